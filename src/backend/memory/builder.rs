@@ -1,0 +1,205 @@
+//! [`InMemoryBuilder`].
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::InMemory;
+use crate::backend::Settings;
+use crate::clock::{Clock, SystemClock};
+use crate::error::BuildError;
+use crate::lock::LockOptions;
+use crate::throttle::OnError;
+
+/// The most shards.
+const MAX_SHARDS: usize = 65_536;
+
+/// In which order those who wait for a lock get it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LockKind {
+    /// Strictly first come, first served.
+    Fair,
+    /// One who comes when the lock is free may take it before those who wait: faster, and mostly in
+    /// order.
+    #[default]
+    Unfair,
+}
+
+/// What is decided about a new key when no more fit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Overflow {
+    /// Deny it, to be tried again after a second. Keys that are counted go on as usual, so a flood of
+    /// made-up keys cannot push out the counter of one that is limited.
+    #[default]
+    Deny,
+    /// Let it pass, uncounted.
+    Allow,
+}
+
+/// Builds an [`InMemory`] backend. Setters cannot fail; `build` checks everything.
+#[must_use = "a builder does nothing until `build`"]
+pub struct InMemoryBuilder {
+    namespace: String,
+    persistent: bool,
+    on_error: OnError,
+    pub(super) number_of_shards: usize,
+    pub(super) cleanup_frequency: Option<Duration>,
+    pub(super) lock_kind: LockKind,
+    lock: LockOptions,
+    pub(super) max_keys: Option<usize>,
+    pub(super) overflow: Overflow,
+    clock: Option<Arc<dyn Clock>>,
+}
+
+impl InMemoryBuilder {
+    pub(super) fn new() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            namespace: ":memory:".into(),
+            persistent: false,
+            on_error: OnError::default(),
+            number_of_shards: (cores * 16).next_power_of_two().max(64),
+            cleanup_frequency: Some(Duration::from_secs(10)),
+            lock_kind: LockKind::default(),
+            lock: LockOptions::new(),
+            max_keys: Some(InMemory::DEFAULT_MAX_KEYS),
+            overflow: Overflow::default(),
+            clock: None,
+        }
+    }
+
+    /// The namespace, for logs: each in-memory backend keeps its keys to itself. 1 to 64 bytes of
+    /// letters, digits and `_.:-`. Defaults to `:memory:`.
+    pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
+        self.namespace = namespace.into();
+        self
+    }
+
+    /// Whether the end of a lifespan keeps what was counted, for the next one of the same backend.
+    /// Defaults to false.
+    pub fn persistent(mut self, persistent: bool) -> Self {
+        self.persistent = persistent;
+        self
+    }
+
+    /// What is decided when the backend fails, where the throttle does not say. Memory itself does not
+    /// fail; a user's strategy that finds its state corrupt does. Defaults to [`OnError::default`].
+    pub fn on_error(mut self, policy: OnError) -> Self {
+        self.on_error = policy;
+        self
+    }
+
+    /// In how many parts the keys are split, each under a lock of its own; 1 to 65,536. Defaults to 16
+    /// for each core, as a power of two, and at least 64.
+    pub fn number_of_shards(mut self, shards: usize) -> Self {
+        self.number_of_shards = shards;
+        self
+    }
+
+    /// How often a background task looks for keys that say nothing any more; above zero. `None` leaves
+    /// that to new keys, each of which looks at a few others. Defaults to 10 s.
+    ///
+    /// The task runs from `initialize` (a lifespan) until the backend is closed or dropped.
+    pub fn cleanup_frequency(mut self, frequency: Option<Duration>) -> Self {
+        self.cleanup_frequency = frequency;
+        self
+    }
+
+    /// In which order waiters get a lock. Defaults to [`LockKind::Unfair`].
+    pub fn lock_kind(mut self, kind: LockKind) -> Self {
+        self.lock_kind = kind;
+        self
+    }
+
+    /// Whether a lock is waited for, where its user does not say. Defaults to true.
+    pub fn lock_blocking(mut self, blocking: bool) -> Self {
+        self.lock = self.lock.blocking(blocking);
+        self
+    }
+
+    /// After what time a lock frees itself, where its user does not say; above zero. Defaults to
+    /// never.
+    pub fn lock_ttl(mut self, ttl: Option<Duration>) -> Self {
+        self.lock = self.lock.ttl(ttl);
+        self
+    }
+
+    /// The longest wait for a lock, where its user does not say. Defaults to none.
+    pub fn lock_blocking_timeout(mut self, timeout: Option<Duration>) -> Self {
+        self.lock = self.lock.blocking_timeout(timeout);
+        self
+    }
+
+    /// The most keys at the same time, above zero; each limit of a throttle counts as one, and so does
+    /// each value. `None` is no bound. Defaults to [`InMemory::DEFAULT_MAX_KEYS`].
+    ///
+    /// A key is kept only while it says something: a bucket that is full again, or a window that is
+    /// over, makes room. When all are in use, a new key gets the [`overflow`](Self::overflow) answer;
+    /// a key in use is never forgotten.
+    pub fn max_keys(mut self, keys: Option<usize>) -> Self {
+        self.max_keys = keys;
+        self
+    }
+
+    /// What is decided about a new key when no more fit. Defaults to [`Overflow::Deny`].
+    pub fn overflow(mut self, overflow: Overflow) -> Self {
+        self.overflow = overflow;
+        self
+    }
+
+    /// Where the time comes from. Defaults to a [`SystemClock`].
+    pub fn clock(mut self, clock: impl Clock) -> Self {
+        self.clock = Some(Arc::new(clock));
+        self
+    }
+
+    /// Checks everything and makes the backend.
+    ///
+    /// # Errors
+    ///
+    /// When a setting is out of its range.
+    pub fn build(self) -> Result<InMemory, BuildError> {
+        if !(1..=MAX_SHARDS).contains(&self.number_of_shards) {
+            let given = self.number_of_shards;
+            return Err(BuildError::setting(
+                "number_of_shards",
+                format!("is {given}; use 1 to {MAX_SHARDS}"),
+            ));
+        }
+        if self.cleanup_frequency == Some(Duration::ZERO) {
+            return Err(BuildError::setting(
+                "cleanup_frequency",
+                "is zero; use some seconds, or None to leave it to new keys",
+            ));
+        }
+        if self.max_keys == Some(0) {
+            return Err(BuildError::setting("max_keys", "is 0; use 1 or more, or None for no bound"));
+        }
+        if self.lock.get_ttl() == Some(Duration::ZERO) {
+            return Err(BuildError::setting("lock_ttl", "is zero; use a duration above it, or None"));
+        }
+        let system = self.clock.is_none().then(SystemClock::new);
+        let clock = match (&self.clock, &system) {
+            (Some(clock), _) => Arc::clone(clock),
+            (None, Some(system)) => Arc::new(system.clone()),
+            (None, None) => unreachable!("a system clock where there is no other"),
+        };
+        let settings = Settings::new(super::NAME, self.namespace.clone(), clock)?
+            .persistent(self.persistent)
+            .on_error(self.on_error.clone())
+            .lock(self.lock);
+        Ok(InMemory::from_parts(self, settings, system))
+    }
+}
+
+impl fmt::Debug for InMemoryBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InMemoryBuilder")
+            .field("namespace", &self.namespace)
+            .field("number_of_shards", &self.number_of_shards)
+            .field("max_keys", &self.max_keys)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,285 @@
+//! [`InMemory`]: state in this process.
+
+mod budget;
+mod builder;
+mod locks;
+mod shard;
+mod slot;
+mod store;
+mod sweeper;
+mod table;
+mod values;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tracing::debug;
+
+pub use builder::{InMemoryBuilder, LockKind, Overflow};
+
+use super::{Backend, Counter, Result, Settings, counter};
+use crate::clock::{Clock, SystemClock, Timestamp};
+use crate::decision::Decision;
+use crate::error::{BackendError, ErrorKind};
+use crate::key::Key;
+use crate::lock::{LockError, LockGuard, LockOptions};
+use crate::strategy::Step;
+use locks::Locks;
+use store::{Event, Store};
+use sweeper::Sweeper;
+use values::Values;
+
+const NAME: &str = "memory";
+
+/// A backend in this process's memory: fast, exact, and gone with the process.
+///
+/// Cheap to clone; clones are the same backend. It works as soon as it is built. A
+/// [`lifespan`](crate::LifespanExt::lifespan) adds the cleanup task and clears it at the end.
+///
+/// Each method of [`Backend`] is atomic, also [`multi_get`](Backend::multi_get) and
+/// [`multi_set`](Backend::multi_set). TTLs count in microseconds of the backend's clock; locks count
+/// in the runtime's monotonic time. Memory is bounded by
+/// [`max_keys`](InMemoryBuilder::max_keys).
+#[derive(Clone)]
+pub struct InMemory {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    settings: Settings,
+    /// The same clock as in the settings, without the detour, where nobody brought another.
+    system_clock: Option<SystemClock>,
+    store: Store,
+    values: Values,
+    locks: Arc<Locks>,
+    sweeper: Sweeper,
+    closed: AtomicBool,
+}
+
+impl InMemory {
+    /// The most keys by default: a million, some 100 MB of short keys.
+    pub const DEFAULT_MAX_KEYS: usize = 1_000_000;
+
+    /// A backend with the default settings.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::builder().build().expect("the default settings are valid")
+    }
+
+    /// Starts from the default settings.
+    pub fn builder() -> InMemoryBuilder {
+        InMemoryBuilder::new()
+    }
+
+    /// How many keys are counted now, each limit and each value for itself.
+    #[must_use]
+    pub fn key_count(&self) -> usize {
+        self.inner.store.budget.used()
+    }
+
+    fn from_parts(
+        builder: InMemoryBuilder,
+        settings: Settings,
+        system_clock: Option<SystemClock>,
+    ) -> Self {
+        let first_fence = settings.clock().now().as_micros();
+        let store = Store::new(builder.number_of_shards, builder.max_keys, builder.overflow);
+        Self {
+            inner: Arc::new(Inner {
+                settings,
+                system_clock,
+                store,
+                values: Values::new(),
+                locks: Arc::new(Locks::new(builder.lock_kind, first_fence)),
+                sweeper: Sweeper::new(builder.cleanup_frequency),
+                closed: AtomicBool::new(false),
+            }),
+        }
+    }
+
+    /// The open backend and its time, for one operation.
+    fn open(&self, operation: &'static str) -> Result<(&Inner, Timestamp)> {
+        self.inner.check_open(operation)?;
+        Ok((&self.inner, self.inner.now()))
+    }
+}
+
+impl Inner {
+    #[inline(always)]
+    fn now(&self) -> Timestamp {
+        match &self.system_clock {
+            Some(clock) => clock.now(),
+            None => self.settings.clock().now(),
+        }
+    }
+
+    #[inline(always)]
+    fn check_open(&self, operation: &'static str) -> Result<()> {
+        if self.closed.load(Ordering::Relaxed) {
+            return Err(BackendError::new(NAME, operation, ErrorKind::Closed));
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn apply(&self, key: &Key<'_>, step: &Step<'_>) -> Result<Decision> {
+        self.check_open("apply")?;
+        let (decision, event) = self.store.apply(key, step, self.now());
+        match event {
+            Event::Nothing => Ok(decision),
+            event => self.note(event, decision),
+        }
+    }
+
+    #[cold]
+    fn note(&self, event: Event, decision: Decision) -> Result<Decision> {
+        match event {
+            Event::Nothing => Ok(decision),
+            Event::Overflowed => {
+                self.settings.increase(Counter::Overflowed);
+                debug!(
+                    namespace = self.settings.namespace(),
+                    keys = self.store.budget.used(),
+                    "no more keys fit"
+                );
+                Ok(decision)
+            }
+            Event::Corrupt => {
+                self.settings.increase(Counter::Corrupt);
+                Err(store::corrupt_error())
+            }
+        }
+    }
+}
+
+impl Default for InMemory {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for InMemory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InMemory")
+            .field("namespace", &self.inner.settings.namespace())
+            .field("keys", &self.key_count())
+            .finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Backend for InMemory {
+    fn settings(&self) -> &Settings {
+        &self.inner.settings
+    }
+
+    async fn initialize(&self) -> Result<()> {
+        self.inner.closed.store(false, Ordering::Relaxed);
+        self.inner.sweeper.start(&self.inner);
+        Ok(())
+    }
+
+    async fn ready(&self) -> Result<()> {
+        self.inner.check_open("ready")
+    }
+
+    async fn clear(&self) -> Result<()> {
+        let (inner, _) = self.open("clear")?;
+        inner.store.clear();
+        inner.values.clear(&inner.store.budget);
+        Ok(())
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.inner.closed.store(true, Ordering::Relaxed);
+        self.inner.sweeper.stop();
+        Ok(())
+    }
+
+    fn abandon(&self) {
+        self.inner.sweeper.stop();
+    }
+
+    async fn get(&self, key: &Key<'_>) -> Result<Option<Vec<u8>>> {
+        let (inner, now) = self.open("get")?;
+        Ok(inner.values.get(key, now))
+    }
+
+    async fn set(&self, key: &Key<'_>, value: &[u8], ttl: Option<Duration>) -> Result<()> {
+        let (inner, now) = self.open("set")?;
+        inner.values.multi_set(&[(*key, value)], ttl, now, &inner.store.budget)
+    }
+
+    async fn delete(&self, key: &Key<'_>) -> Result<bool> {
+        let (inner, now) = self.open("delete")?;
+        Ok(inner.values.delete(key, now, &inner.store.budget))
+    }
+
+    async fn increment(&self, key: &Key<'_>, by: u64) -> Result<u64> {
+        let (inner, now) = self.open("increment")?;
+        let add = |number| counter::add(NAME, "increment", number, by);
+        inner.values.count((key, "increment"), Some(0), add, None, now, &inner.store.budget)
+    }
+
+    async fn decrement(&self, key: &Key<'_>, by: u64) -> Result<u64> {
+        let (inner, now) = self.open("decrement")?;
+        let subtract = |number: u64| Ok(number.saturating_sub(by));
+        inner.values.count((key, "decrement"), None, subtract, None, now, &inner.store.budget)
+    }
+
+    async fn increment_with_ttl(&self, key: &Key<'_>, by: u64, ttl: Duration) -> Result<u64> {
+        const NAMED: &str = "increment_with_ttl";
+        let (inner, now) = self.open(NAMED)?;
+        let add = |number| counter::add(NAME, NAMED, number, by);
+        inner.values.count((key, NAMED), Some(0), add, Some(ttl), now, &inner.store.budget)
+    }
+
+    async fn expire(&self, key: &Key<'_>, ttl: Duration) -> Result<bool> {
+        let (inner, now) = self.open("expire")?;
+        Ok(inner.values.expire(key, ttl, now, &inner.store.budget))
+    }
+
+    async fn compare_and_set(
+        &self,
+        key: &Key<'_>,
+        expected: Option<&[u8]>,
+        new: Option<&[u8]>,
+        ttl: Option<Duration>,
+    ) -> Result<bool> {
+        let (inner, now) = self.open("compare_and_set")?;
+        inner.values.compare_and_set(key, expected, new, ttl, now, &inner.store.budget)
+    }
+
+    async fn multi_get(&self, keys: &[Key<'_>]) -> Result<Vec<Option<Vec<u8>>>> {
+        let (inner, now) = self.open("multi_get")?;
+        Ok(inner.values.multi_get(keys, now))
+    }
+
+    async fn multi_set(&self, pairs: &[(Key<'_>, &[u8])], ttl: Option<Duration>) -> Result<()> {
+        let (inner, now) = self.open("multi_set")?;
+        inner.values.multi_set(pairs, ttl, now, &inner.store.budget)
+    }
+
+    async fn lock(&self, name: &str, options: LockOptions) -> Result<LockGuard, LockError> {
+        self.inner.check_open("lock")?;
+        self.inner.locks.lock(name, options).await
+    }
+
+    #[inline]
+    fn try_apply(&self, key: &Key<'_>, step: &Step<'_>) -> Option<Result<Decision>> {
+        Some(self.inner.apply(key, step))
+    }
+
+    async fn apply(&self, key: &Key<'_>, step: &Step<'_>) -> Result<Decision> {
+        self.inner.apply(key, step)
+    }
+
+    async fn forget(&self, key: &Key<'_>) -> Result<()> {
+        let (inner, _) = self.open("forget")?;
+        inner.store.forget(key);
+        Ok(())
+    }
+}

@@ -1,0 +1,218 @@
+//! One shard: the tables behind one lock, and what is done to them while it is held.
+
+use super::budget::Budget;
+use super::slot::{Body, Identity, LargeSlot, Slot};
+use super::table::Table;
+use crate::clock::Timestamp;
+use crate::strategy::packed::{self, Packed, Settled};
+use crate::strategy::{Cell, Core, Interned, Limit, Op, State, interned};
+
+/// Buckets that are swept for each new key, so that a table cleans itself where it is used.
+const SWEPT_PER_INSERT: usize = 4;
+/// Buckets that are swept for a new key when no more fit.
+const SWEPT_WHEN_FULL: usize = 128;
+/// A spent count is kept this long after its last hit: taking it out and in again costs more than
+/// letting it lie.
+const GRACE_MICROS: u64 = 10_000_000;
+
+/// No more keys fit.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Full;
+
+/// The state of one limit of one key.
+#[derive(Clone, Copy)]
+pub(super) struct Target<'t> {
+    pub(super) identity: &'t Identity<'t>,
+    pub(super) interned: &'static Interned,
+}
+
+impl Target<'_> {
+    #[inline(always)]
+    fn hash(&self) -> u64 {
+        self.identity.hash_of(self.interned.id())
+    }
+
+    #[inline(always)]
+    fn is_small(&self, slot: &Slot) -> bool {
+        slot.is(self.identity, self.interned.id())
+    }
+
+    fn is_large(&self, slot: &LargeSlot) -> bool {
+        slot.is(self.identity, self.interned.id())
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Shard {
+    small: Table<Slot>,
+    large: Table<LargeSlot>,
+}
+
+impl Shard {
+    pub(super) const fn new() -> Self {
+        Self { small: Table::new(), large: Table::new() }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.small.len() + self.large.len()
+    }
+
+    /// One step on the packed count of a short key: the way of nearly every hit.
+    #[inline(always)]
+    pub(super) fn step<P: Packed>(
+        &mut self,
+        meter: &P,
+        target: Target<'_>,
+        asked_at: Timestamp,
+        (cost, op): (u32, Op),
+        budget: &Budget,
+    ) -> Result<(Settled<P::Count>, Timestamp), Full> {
+        if let Some(slot) = self.small.find_mut(target.hash(), |slot| target.is_small(slot)) {
+            let last = slot.last();
+            let at = asked_at.max(last);
+            let settled = packed::run(meter, P::unpack(slot.count()), last, at, cost, op);
+            if settled.changed {
+                slot.write(P::pack(settled.count), at);
+            }
+            return Ok((settled, at));
+        }
+        let fresh = P::Count::default();
+        let settled = packed::run(meter, fresh, Timestamp::ZERO, asked_at, cost, op);
+        if settled.changed {
+            self.make_room(1, asked_at, budget)?;
+            self.insert_small(target, P::pack(settled.count), asked_at);
+        }
+        Ok((settled, asked_at))
+    }
+
+    /// What is known of a limit's state, for a step on cells; `None` if nothing is.
+    ///
+    /// Words are taken out, not copied: they must come back by [`store`](Self::store) or
+    /// [`put_back`](Self::put_back).
+    pub(super) fn load(&mut self, target: Target<'_>, limit: &Limit) -> Option<Cell> {
+        let hash = target.hash();
+        if is_kept_small(target, limit) {
+            let slot = self.small.find(hash, |slot| target.is_small(slot))?;
+            return Some(Cell::Packed { count: slot.count(), last: slot.last() });
+        }
+        if let Some(slot) = self.large.find_mut(hash, |slot| target.is_large(slot)) {
+            return Some(match &mut slot.body {
+                Body::Words { state, .. } => Cell::Words(std::mem::take(state)),
+                Body::Packed { count, last } if target.interned.is_wide() => {
+                    Cell::Words(target.interned.words(*count, *last))
+                }
+                Body::Packed { count, last } => Cell::Packed { count: *count, last: *last },
+            });
+        }
+        // Written as a packed count, before a limit came that needs more.
+        let slot = self.small.find(hash, |slot| target.is_small(slot))?;
+        Some(Cell::Words(target.interned.words(slot.count(), slot.last())))
+    }
+
+    /// Puts words back that a step left as they were.
+    pub(super) fn put_back(&mut self, target: Target<'_>, cell: Cell) {
+        if let Cell::Words(words) = cell
+            && let Some(slot) = self.large.find_mut(target.hash(), |slot| target.is_large(slot))
+            && let Body::Words { state, .. } = &mut slot.body
+        {
+            *state = words;
+        }
+    }
+
+    /// Writes what a step made of a cell, and says whether that is one key more.
+    pub(super) fn store(
+        &mut self,
+        target: Target<'_>,
+        limit: &Limit,
+        cell: Cell,
+        fresh_at: Timestamp,
+    ) -> bool {
+        let hash = target.hash();
+        let body = match cell {
+            Cell::Packed { count, last } if is_kept_small(target, limit) => {
+                if let Some(slot) = self.small.find_mut(hash, |slot| target.is_small(slot)) {
+                    slot.write(count, last);
+                    return false;
+                }
+                self.insert_small(target, count, last);
+                return true;
+            }
+            Cell::Packed { count, last } => Body::Packed { count, last },
+            Cell::Words(state) => Body::Words { state, fresh_at },
+        };
+        if let Some(slot) = self.large.find_mut(hash, |slot| target.is_large(slot)) {
+            slot.body = body;
+            return false;
+        }
+        // The small form of the same state, if there was one, gives way.
+        let replaced = self.small.remove(hash, |slot| target.is_small(slot)).is_some();
+        self.large.insert(hash, LargeSlot::new(target.identity, target.interned.id(), body));
+        !replaced
+    }
+
+    fn insert_small(&mut self, target: Target<'_>, count: u64, last: Timestamp) {
+        if let Some(slot) = Slot::new(target.identity, target.interned.id(), count, last) {
+            self.small.insert(target.hash(), slot);
+        }
+    }
+
+    /// Forgets a limit's state.
+    pub(super) fn remove(&mut self, target: Target<'_>, budget: &Budget) {
+        let hash = target.hash();
+        let small = self.small.remove(hash, |slot| target.is_small(slot));
+        let large = self.large.remove(hash, |slot| target.is_large(slot));
+        budget.give_back(usize::from(small.is_some()) + usize::from(large.is_some()));
+    }
+
+    /// Takes places for `count` new keys, after sweeping a few buckets; some more if none are left.
+    pub(super) fn make_room(
+        &mut self,
+        count: usize,
+        now: Timestamp,
+        budget: &Budget,
+    ) -> Result<(), Full> {
+        self.sweep(SWEPT_PER_INSERT * count, now, GRACE_MICROS, budget);
+        if budget.take(count) {
+            return Ok(());
+        }
+        self.sweep(SWEPT_WHEN_FULL, now, 0, budget);
+        if budget.take(count) { Ok(()) } else { Err(Full) }
+    }
+
+    /// Sweeps the next buckets in the background.
+    pub(super) fn clean(&mut self, buckets: usize, now: Timestamp, budget: &Budget) {
+        self.sweep(buckets, now, GRACE_MICROS, budget);
+    }
+
+    /// Buckets that a whole sweep looks at.
+    pub(super) fn buckets(&self) -> usize {
+        self.small.buckets().max(self.large.buckets())
+    }
+
+    fn sweep(&mut self, buckets: usize, now: Timestamp, grace: u64, budget: &Budget) {
+        let spent = |id: u32, count: u64, last: Timestamp| {
+            last.plus_micros(grace) <= now
+                && interned::by_id(id).is_some_and(|interned| interned.is_spent(count, last, now))
+        };
+        let small =
+            self.small.sweep(buckets, |slot| spent(slot.interned(), slot.count(), slot.last()));
+        let large = self.large.sweep(buckets, |slot| match &slot.body {
+            Body::Packed { count, last } => spent(slot.interned(), *count, *last),
+            Body::Words { fresh_at, .. } => *fresh_at <= now,
+        });
+        budget.give_back(small + large);
+    }
+}
+
+/// Whether the state of a limit is kept in a [`Slot`].
+#[inline(always)]
+fn is_kept_small(target: Target<'_>, limit: &Limit) -> bool {
+    target.identity.is_short()
+        && !target.interned.is_wide()
+        && matches!(limit.core(), Core::Bucket(_) | Core::Fixed(_) | Core::Sliding(_))
+}
+
+/// The cell of a limit whose key was never seen.
+pub(super) fn fresh_cell(target: Target<'_>) -> Cell {
+    if target.interned.is_wide() { Cell::Words(State::default()) } else { Cell::FRESH }
+}

@@ -1,0 +1,227 @@
+//! All shards of an in-memory backend: which one a key is in, and how a step runs there.
+
+use parking_lot::Mutex;
+
+use super::budget::Budget;
+use super::builder::Overflow;
+use super::shard::{Full, Shard, Target, fresh_cell};
+use super::slot::Identity;
+use crate::clock::Timestamp;
+use crate::decision::{Decision, Tally};
+use crate::error::{BackendError, ErrorKind};
+use crate::key::Key;
+use crate::strategy::packed::{self, Packed};
+use crate::strategy::{Applied, Cell, Core, Limit, MAX_LIMITS, Op, Step, apply_step, interned};
+
+/// What a caller is told to wait when its key does not fit, in microseconds.
+const OVERFLOW_WAIT_MICROS: u64 = 1_000_000;
+
+#[derive(Debug)]
+pub(super) struct Store {
+    shards: Box<[Aligned]>,
+    pub(super) budget: Budget,
+    overflow: Overflow,
+}
+
+/// A shard whose lock shares a cache line with no other.
+#[derive(Debug)]
+#[repr(align(128))]
+struct Aligned(Mutex<Shard>);
+
+/// What happened to a step beside its decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Event {
+    Nothing,
+    Overflowed,
+    Corrupt,
+}
+
+impl Store {
+    pub(super) fn new(shards: usize, most: Option<usize>, overflow: Overflow) -> Self {
+        let shards = (0..shards).map(|_| Aligned(Mutex::new(Shard::new()))).collect();
+        Self { shards, budget: Budget::new(most), overflow }
+    }
+
+    /// The shard of a key, from bits of its hash that place nothing inside of a table: a table uses the
+    /// lowest bits and the seven highest.
+    #[inline(always)]
+    fn shard(&self, hash: u64) -> &Mutex<Shard> {
+        let bits = (hash >> 25) & 0xffff_ffff;
+        let index = bits * self.shards.len() as u64 >> 32;
+        &self.shards[usize::try_from(index).unwrap_or(0)].0
+    }
+
+    /// Decides one step, under one lock.
+    #[inline(always)]
+    pub(super) fn apply(
+        &self,
+        key: &Key<'_>,
+        step: &Step<'_>,
+        asked_at: Timestamp,
+    ) -> (Decision, Event) {
+        let identity = Identity::of(key);
+        let throttle = key.throttle().unwrap_or_default();
+        if let [limit] = step.limits()
+            && identity.is_short()
+        {
+            let target = Target { identity: &identity, interned: limit.interned(throttle) };
+            if !target.interned.is_wide() {
+                match limit.core() {
+                    Core::Bucket(meter) => return self.one(meter, limit, target, step, asked_at),
+                    Core::Fixed(meter) => return self.one(meter, limit, target, step, asked_at),
+                    Core::Sliding(meter) => return self.one(meter, limit, target, step, asked_at),
+                    Core::Unlimited | Core::DenyAll | Core::Words { .. } => {}
+                }
+            }
+        }
+        if step.limits().len() <= 2 {
+            self.several::<2>(&identity, throttle, step, asked_at)
+        } else {
+            self.several::<MAX_LIMITS>(&identity, throttle, step, asked_at)
+        }
+    }
+
+    /// One limit with a packed count, on a short key.
+    #[inline(always)]
+    fn one<P: Packed>(
+        &self,
+        meter: &P,
+        limit: &Limit,
+        target: Target<'_>,
+        step: &Step<'_>,
+        asked_at: Timestamp,
+    ) -> (Decision, Event) {
+        let (cost, op) = (step.cost(), step.op());
+        let stepped = {
+            let mut shard = self.shard(target.identity.hash()).lock();
+            shard.step(meter, target, asked_at, (cost, op), &self.budget)
+        };
+        let Ok((settled, at)) = stepped else { return self.overflow(limit) };
+        // All that follows needs the lock no more.
+        let mut tally = Tally::new();
+        tally.add(0, limit, packed::answer(meter, settled, at, cost));
+        let took = if op == Op::Take { cost } else { 0 };
+        (tally.decision(asked_at, at, took), Event::Nothing)
+    }
+
+    /// Any limits, up to `N` of them.
+    #[inline(never)]
+    fn several<const N: usize>(
+        &self,
+        identity: &Identity<'_>,
+        throttle: &str,
+        step: &Step<'_>,
+        asked_at: Timestamp,
+    ) -> (Decision, Event) {
+        let limits = step.limits();
+        let target = |limit: &Limit| Target { identity, interned: limit.interned(throttle) };
+        let mut cells = [const { Cell::FRESH }; N];
+        let cells = &mut cells[..limits.len()];
+        let mut missing = 0;
+
+        let mut shard = self.shard(identity.hash()).lock();
+        for (limit, cell) in limits.iter().zip(&mut *cells) {
+            if limit.core().is_stateless() {
+                continue;
+            }
+            *cell = shard.load(target(limit), limit).unwrap_or_else(|| {
+                missing += 1;
+                fresh_cell(target(limit))
+            });
+        }
+        let take = step.op() == Op::Take && step.cost() > 0;
+        let taken = if take { missing } else { 0 };
+        if taken > 0 && shard.make_room(taken, asked_at, &self.budget) == Err(Full) {
+            put_back(&mut shard, limits, cells, target);
+            return self.overflow(&limits[0]);
+        }
+        let (applied, event) = apply_healing(step, cells, asked_at);
+        let mut inserted = 0;
+        if applied.changed {
+            for ((limit, cell), fresh_at) in limits.iter().zip(cells).zip(applied.fresh_at) {
+                let cell = std::mem::replace(cell, Cell::FRESH);
+                if !limit.core().is_stateless() && !cell.is_fresh() {
+                    let more = shard.store(target(limit), limit, cell, fresh_at);
+                    inserted += usize::from(more);
+                }
+            }
+        } else {
+            put_back(&mut shard, limits, cells, target);
+        }
+        drop(shard);
+        self.budget.settle(taken, inserted);
+        (applied.decision(step, asked_at), event)
+    }
+
+    /// Forgets all limits that a throttle ever had for a key.
+    pub(super) fn forget(&self, key: &Key<'_>) {
+        let identity = Identity::of(key);
+        let mut shard = self.shard(identity.hash()).lock();
+        for interned in interned::of_throttle(key.throttle().unwrap_or_default()) {
+            shard.remove(Target { identity: &identity, interned }, &self.budget);
+        }
+    }
+
+    pub(super) fn clear(&self) {
+        for shard in &self.shards {
+            let cleared = std::mem::replace(&mut *shard.0.lock(), Shard::new());
+            self.budget.give_back(cleared.len());
+        }
+    }
+
+    pub(super) fn shard_count(&self) -> usize {
+        self.shards.len()
+    }
+
+    /// Buckets of one shard, that a whole sweep looks at.
+    pub(super) fn buckets(&self, shard: usize) -> usize {
+        self.shards.get(shard).map_or(0, |shard| shard.0.lock().buckets())
+    }
+
+    /// Sweeps the next buckets of one shard.
+    pub(super) fn clean(&self, shard: usize, buckets: usize, now: Timestamp) {
+        if let Some(shard) = self.shards.get(shard) {
+            shard.0.lock().clean(buckets, now, &self.budget);
+        }
+    }
+
+    #[cold]
+    fn overflow(&self, limit: &Limit) -> (Decision, Event) {
+        let admit = self.overflow == Overflow::Allow;
+        (Decision::overflow(limit.rate(), admit, OVERFLOW_WAIT_MICROS), Event::Overflowed)
+    }
+}
+
+/// Runs a step; a cell that its strategy cannot read starts afresh.
+#[inline(always)]
+fn apply_healing(step: &Step<'_>, cells: &mut [Cell], asked_at: Timestamp) -> (Applied, Event) {
+    let mut event = Event::Nothing;
+    loop {
+        match apply_step(step, cells, asked_at) {
+            Ok(applied) => return (applied, event),
+            Err((index, _corrupt)) => {
+                cells[index] = Cell::Words(crate::strategy::State::default());
+                event = Event::Corrupt;
+            }
+        }
+    }
+}
+
+fn put_back<'t>(
+    shard: &mut Shard,
+    limits: &[Limit],
+    cells: &mut [Cell],
+    target: impl Fn(&Limit) -> Target<'t>,
+) {
+    for (limit, cell) in limits.iter().zip(cells) {
+        if !limit.core().is_stateless() {
+            shard.put_back(target(limit), std::mem::replace(cell, Cell::FRESH));
+        }
+    }
+}
+
+/// The error for a state that could not be read.
+pub(super) fn corrupt_error() -> BackendError {
+    BackendError::new(super::NAME, "apply", ErrorKind::Corrupt)
+}
+

@@ -1,0 +1,269 @@
+//! A hash table whose growth is spread over many inserts.
+//!
+//! A plain table that is full moves all its items at once, and the one insert that hits it waits.
+//! Here a full table is put aside and emptied a few buckets at a time into a new one; meanwhile a
+//! lookup asks both. The same way it gets smaller after a flood, and gets rid of the marks that
+//! removed items leave behind. So no call takes longer because there are more items, but for clearing
+//! the new table's control bytes, one byte a bucket.
+
+use hashbrown::HashTable;
+
+/// Buckets that each insert moves, while the old table is emptied. By the sizes in
+/// [`Table::replace`] it is empty before the new one can be full.
+const MOVED_PER_INSERT: usize = 32;
+/// A table of this many buckets is not made smaller.
+const SMALL: usize = 64;
+
+/// An item that knows its own hash.
+pub(super) trait Hashed {
+    fn hash(&self) -> u64;
+}
+
+#[derive(Debug)]
+pub(super) struct Table<T> {
+    main: HashTable<T>,
+    /// The table before, while it is emptied; else without buckets.
+    old: HashTable<T>,
+    /// Buckets of `old` before this one are empty.
+    moved: usize,
+    /// The bucket of `main` that the next sweep begins with.
+    swept: usize,
+}
+
+impl<T: Hashed> Table<T> {
+    pub(super) const fn new() -> Self {
+        Self { main: HashTable::new(), old: HashTable::new(), moved: 0, swept: 0 }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.main.len() + self.old.len()
+    }
+
+    #[inline(always)]
+    pub(super) fn find(&self, hash: u64, mut eq: impl FnMut(&T) -> bool) -> Option<&T> {
+        match self.main.find(hash, &mut eq) {
+            Some(found) => Some(found),
+            None if self.old.is_empty() => None,
+            None => self.old.find(hash, eq),
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn find_mut(
+        &mut self,
+        hash: u64,
+        mut eq: impl FnMut(&T) -> bool,
+    ) -> Option<&mut T> {
+        match self.main.find_mut(hash, &mut eq) {
+            Some(found) => Some(found),
+            None if self.old.is_empty() => None,
+            None => self.old.find_mut(hash, eq),
+        }
+    }
+
+    pub(super) fn remove(&mut self, hash: u64, mut eq: impl FnMut(&T) -> bool) -> Option<T> {
+        if let Ok(entry) = self.main.find_entry(hash, &mut eq) {
+            return Some(entry.remove().0);
+        }
+        self.old.find_entry(hash, eq).ok().map(|entry| entry.remove().0)
+    }
+
+    /// Inserts an item that is not in the table.
+    pub(super) fn insert(&mut self, hash: u64, item: T) -> &mut T {
+        if self.main.len() == self.main.capacity() {
+            self.replace();
+        }
+        self.move_some(MOVED_PER_INSERT);
+        self.main.insert_unique(hash, item, T::hash).into_mut()
+    }
+
+    /// Looks at the next `buckets` buckets and removes the items that are spent. Says how many were
+    /// removed.
+    pub(super) fn sweep(&mut self, buckets: usize, mut spent: impl FnMut(&T) -> bool) -> usize {
+        if self.is_moving() {
+            self.move_some(buckets);
+            return 0;
+        }
+        let all = self.main.num_buckets();
+        let before = self.main.len();
+        let end = all.min(self.swept + buckets);
+        for bucket in self.swept..end {
+            if self.main.get_bucket(bucket).is_some_and(&mut spent)
+                && let Ok(entry) = self.main.get_bucket_entry(bucket)
+            {
+                entry.remove();
+            }
+        }
+        let removed = before - self.main.len();
+        self.swept = end;
+        if end == all {
+            self.swept = 0;
+            if all > SMALL && self.main.len() < all / 8 {
+                self.replace();
+            }
+        }
+        removed
+    }
+
+    /// Buckets that a whole sweep looks at.
+    pub(super) fn buckets(&self) -> usize {
+        self.main.num_buckets() + self.old.num_buckets()
+    }
+
+    fn is_moving(&self) -> bool {
+        self.old.num_buckets() > 0
+    }
+
+    /// Puts the table aside and begins a new one: twice as large if it is full of items, smaller if it
+    /// is full of marks.
+    ///
+    /// The new one has room for as many new items as the old one has buckets / 32, or more, so the old
+    /// one is empty before the new one is full.
+    fn replace(&mut self) {
+        self.move_some(usize::MAX);
+        let room = (self.main.len() * 2).max(self.main.num_buckets() / 8).max(3);
+        self.old = std::mem::replace(&mut self.main, HashTable::with_capacity(room));
+        self.moved = 0;
+        self.swept = 0;
+    }
+
+    fn move_some(&mut self, buckets: usize) {
+        if !self.is_moving() {
+            return;
+        }
+        let end = self.old.num_buckets().min(self.moved.saturating_add(buckets));
+        for bucket in self.moved..end {
+            if let Ok(entry) = self.old.get_bucket_entry(bucket) {
+                let (item, _) = entry.remove();
+                self.main.insert_unique(item.hash(), item, T::hash);
+            }
+        }
+        self.moved = end;
+        if end == self.old.num_buckets() {
+            self.old = HashTable::new();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    #[derive(Debug)]
+    struct Item(u64, u32);
+
+    fn spread(key: u64) -> u64 {
+        (key ^ key >> 3).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    }
+
+    impl Hashed for Item {
+        fn hash(&self) -> u64 {
+            spread(self.0)
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    enum Do {
+        Put(u64, u32),
+        Remove(u64),
+        Sweep(usize, u32),
+    }
+
+    fn doing() -> impl Strategy<Value = Do> {
+        prop_oneof![
+            6 => (0..2000u64, any::<u32>()).prop_map(|(key, value)| Do::Put(key, value)),
+            2 => (0..2000u64).prop_map(Do::Remove),
+            1 => (1..200usize, any::<u32>()).prop_map(|(buckets, below)| Do::Sweep(buckets, below)),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn behaves_like_a_map(steps in prop::collection::vec(doing(), 1..1500)) {
+            let mut table = Table::new();
+            let mut model = BTreeMap::new();
+            for step in steps {
+                match step {
+                    Do::Put(key, value) => {
+                        match table.find_mut(spread(key), |item: &Item| item.0 == key) {
+                            Some(item) => item.1 = value,
+                            None => { table.insert(spread(key), Item(key, value)); }
+                        }
+                        model.insert(key, value);
+                    }
+                    Do::Remove(key) => {
+                        let removed = table.remove(spread(key), |item| item.0 == key);
+                        prop_assert_eq!(removed.map(|item| item.1), model.remove(&key));
+                    }
+                    Do::Sweep(buckets, below) => {
+                        let mut swept = Vec::new();
+                        let removed = table.sweep(buckets, |item| {
+                            let spent = item.1 < below;
+                            if spent { swept.push(item.0); }
+                            spent
+                        });
+                        prop_assert_eq!(removed, swept.len());
+                        for key in swept {
+                            model.remove(&key);
+                        }
+                    }
+                }
+                prop_assert_eq!(table.len(), model.len());
+            }
+            for (key, value) in model {
+                let found = table.find(spread(key), |item| item.0 == key);
+                prop_assert_eq!(found.map(|item| item.1), Some(value));
+            }
+        }
+    }
+
+    #[test]
+    fn no_insert_moves_more_than_a_few_buckets() {
+        let mut table = Table::new();
+        for key in 0..200_000 {
+            let before = (table.moved, table.old.num_buckets());
+            table.insert(spread(key), Item(key, 0));
+            let finished = before.1 > 0 && table.old.num_buckets() == 0;
+            if finished {
+                assert!(before.1 - before.0 <= MOVED_PER_INSERT);
+            } else if table.old.num_buckets() == before.1 {
+                assert!(table.moved - before.0 <= MOVED_PER_INSERT);
+            } else {
+                assert_eq!(before.1, 0, "a new table began before the old one was empty");
+            }
+        }
+    }
+
+    #[test]
+    fn gets_small_again_and_forgets_nothing_that_lives() {
+        let mut table = Table::new();
+        for key in 0..100_000 {
+            table.insert(spread(key), Item(key, u32::from(key % 1000 == 0)));
+        }
+        let large = table.buckets();
+        for _ in 0..large {
+            table.sweep(64, |item| item.1 == 0);
+        }
+        assert_eq!(table.len(), 100);
+        assert!(table.buckets() <= 1024, "{} buckets", table.buckets());
+        for key in (0..100_000).step_by(1000) {
+            assert!(table.find(spread(key), |item| item.0 == key).is_some());
+        }
+    }
+
+    #[test]
+    fn churn_leaves_no_trace() {
+        let mut table = Table::new();
+        for key in 0..1_000_000u64 {
+            table.insert(spread(key), Item(key, 0));
+            if key >= 1000 {
+                let gone = key - 1000;
+                assert!(table.remove(spread(gone), |item| item.0 == gone).is_some());
+            }
+        }
+        assert_eq!(table.len(), 1000);
+        assert!(table.buckets() <= 8192, "{} buckets", table.buckets());
+    }
+}

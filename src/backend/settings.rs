@@ -1,0 +1,165 @@
+//! [`Settings`]: what every backend has, and what it counts of itself.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use crate::clock::Clock;
+use crate::error::BuildError;
+use crate::lock::LockOptions;
+use crate::throttle::OnError;
+
+/// The settings that every backend has, and its counters.
+#[derive(Debug)]
+pub struct Settings {
+    name: &'static str,
+    namespace: String,
+    persistent: bool,
+    shared: bool,
+    on_error: OnError,
+    lock: LockOptions,
+    clock: Arc<dyn Clock>,
+    lifespans: AtomicUsize,
+    counters: [AtomicU64; Counter::COUNT],
+}
+
+/// What a backend counts of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Counter {
+    /// Stored states that could not be read.
+    Corrupt,
+    /// Hits on new keys that did not fit.
+    Overflowed,
+    /// Steps that lost every attempt to others.
+    Contended,
+}
+
+impl Counter {
+    const COUNT: usize = 3;
+}
+
+impl Settings {
+    /// Settings of a backend called `name`, with a namespace and a clock; else the defaults:
+    /// not persistent, not shared with other processes, [`OnError::default`], [`LockOptions::new`].
+    ///
+    /// # Errors
+    ///
+    /// When the namespace is not 1 to 64 bytes of letters, digits and `_.:-`.
+    pub fn new(
+        name: &'static str,
+        namespace: impl Into<String>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, BuildError> {
+        let namespace = namespace.into();
+        let fits = (1..=64).contains(&namespace.len());
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_.:-".contains(&byte);
+        if !fits || !namespace.bytes().all(allowed) {
+            return Err(BuildError::setting(
+                "namespace",
+                format!("{namespace:?} is not 1 to 64 bytes of letters, digits and \"_.:-\""),
+            ));
+        }
+        Ok(Self {
+            name,
+            namespace,
+            persistent: false,
+            shared: false,
+            on_error: OnError::default(),
+            lock: LockOptions::new(),
+            clock,
+            lifespans: AtomicUsize::new(0),
+            counters: Default::default(),
+        })
+    }
+
+    /// Whether the end of a lifespan keeps what is stored. Defaults to false.
+    #[must_use]
+    pub fn persistent(mut self, persistent: bool) -> Self {
+        self.persistent = persistent;
+        self
+    }
+
+    /// Whether other processes use the same store. Defaults to false.
+    #[must_use]
+    pub fn shared(mut self, shared: bool) -> Self {
+        self.shared = shared;
+        self
+    }
+
+    /// What is decided when the backend fails. Defaults to [`OnError::default`].
+    #[must_use]
+    pub fn on_error(mut self, on_error: OnError) -> Self {
+        self.on_error = on_error;
+        self
+    }
+
+    /// The options of a lock where its user gives none. Defaults to [`LockOptions::new`].
+    #[must_use]
+    pub fn lock(mut self, lock: LockOptions) -> Self {
+        self.lock = lock;
+        self
+    }
+
+    /// The backend's name, for errors and logs.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// The namespace of its keys.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// Whether the end of a lifespan keeps what is stored.
+    #[must_use]
+    pub fn is_persistent(&self) -> bool {
+        self.persistent
+    }
+
+    /// Whether other processes use the same store.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        self.shared
+    }
+
+    /// What is decided when the backend fails.
+    #[must_use]
+    pub fn error_policy(&self) -> &OnError {
+        &self.on_error
+    }
+
+    /// The options of a lock where its user gives none.
+    #[must_use]
+    pub fn lock_options(&self) -> LockOptions {
+        self.lock
+    }
+
+    /// The clock.
+    #[must_use]
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
+    /// How often that happened since the backend was built.
+    #[must_use]
+    pub fn count(&self, counter: Counter) -> u64 {
+        self.counters[counter as usize].load(Ordering::Relaxed)
+    }
+
+    /// Counts one more.
+    pub fn increase(&self, counter: Counter) {
+        self.counters[counter as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One lifespan more; says how many there are now.
+    pub(crate) fn lifespan_begins(&self) -> usize {
+        self.lifespans.fetch_add(1, Ordering::SeqCst) + 1
+    }
+
+    /// One lifespan less; says how many are left.
+    pub(crate) fn lifespan_ends(&self) -> usize {
+        self.lifespans.fetch_sub(1, Ordering::SeqCst) - 1
+    }
+}

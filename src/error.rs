@@ -1,0 +1,269 @@
+//! What can go wrong: [`BackendError`] below the throttle, [`Error`] from it, [`BuildError`] before it.
+
+use std::fmt;
+
+use thiserror::Error;
+
+use crate::decision::Decision;
+use crate::key::{MAX_KEY_BYTES, MAX_KEY_PARTS};
+use crate::rate::RateError;
+use crate::strategy::LimitError;
+
+type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+/// A backend could not do what it was asked.
+///
+/// Says which backend, which operation, what kind of failure, and above all its [`effect`](Self::effect):
+/// whether the operation may have happened all the same.
+pub struct BackendError(Box<Details>);
+
+#[derive(Debug)]
+struct Details {
+    backend: &'static str,
+    operation: &'static str,
+    kind: ErrorKind,
+    effect: Effect,
+    message: Option<String>,
+    cause: Option<Cause>,
+}
+
+/// Whether an operation that failed may have happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Effect {
+    /// It did not happen. Only such an operation is ever tried again by itself.
+    NotApplied,
+    /// It may have happened: a timeout, or a connection lost after a byte was sent. A hit counts as
+    /// used and not admitted.
+    Ambiguous,
+}
+
+/// What kind of failure it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The store cannot be reached, or refuses to work now.
+    Unavailable,
+    /// No answer within the deadline.
+    Timeout,
+    /// Too many requests wait for a connection, or too many waiters for a lock.
+    Overloaded,
+    /// Others changed the key each time in between.
+    Contended,
+    /// The stored value is not what was written.
+    Corrupt,
+    /// No more keys fit.
+    Full,
+    /// There is no such key.
+    NotFound,
+    /// The value is not a number.
+    NotANumber,
+    /// The number would leave its range.
+    OutOfRange,
+    /// The backend cannot do that.
+    Unsupported,
+    /// The backend was closed. A mistake of the program, so no policy applies.
+    Closed,
+    /// The configuration or the credentials are wrong. No policy applies.
+    Misconfigured,
+    /// Anything else.
+    Other,
+}
+
+impl ErrorKind {
+    /// Whether it is a mistake of the program or its operator, which no error policy may hide.
+    #[must_use]
+    pub const fn is_programmer_error(self) -> bool {
+        matches!(self, Self::Closed | Self::Misconfigured)
+    }
+
+    const fn text(self) -> &'static str {
+        match self {
+            Self::Unavailable => "the store is unavailable",
+            Self::Timeout => "no answer within the deadline",
+            Self::Overloaded => "too many requests are waiting",
+            Self::Contended => "the key was changed by others at each attempt",
+            Self::Corrupt => "the stored value is corrupt",
+            Self::Full => "no more keys fit",
+            Self::NotFound => "there is no such key",
+            Self::NotANumber => "the value is not a number",
+            Self::OutOfRange => "the number would leave its range",
+            Self::Unsupported => "not supported by this backend",
+            Self::Closed => "the backend is closed",
+            Self::Misconfigured => "the backend is misconfigured",
+            Self::Other => "the operation failed",
+        }
+    }
+}
+
+impl BackendError {
+    /// An error of `operation` on `backend`, whose effect is [`Effect::NotApplied`], or
+    /// [`Effect::Ambiguous`] for a timeout.
+    #[must_use]
+    pub fn new(backend: &'static str, operation: &'static str, kind: ErrorKind) -> Self {
+        let effect = match kind {
+            ErrorKind::Timeout => Effect::Ambiguous,
+            _ => Effect::NotApplied,
+        };
+        Self(Box::new(Details { backend, operation, kind, effect, message: None, cause: None }))
+    }
+
+    /// Sets whether the operation may have happened.
+    #[must_use]
+    pub fn with_effect(mut self, effect: Effect) -> Self {
+        self.0.effect = effect;
+        self
+    }
+
+    /// Adds what a reader needs to know: no secret, and foreign bytes escaped.
+    #[must_use]
+    pub fn with_message(mut self, message: impl Into<String>) -> Self {
+        self.0.message = Some(message.into());
+        self
+    }
+
+    /// Keeps the error that caused this one.
+    #[must_use]
+    pub fn with_cause(mut self, cause: impl Into<Cause>) -> Self {
+        self.0.cause = Some(cause.into());
+        self
+    }
+
+    /// The backend's name.
+    #[must_use]
+    pub fn backend(&self) -> &'static str {
+        self.0.backend
+    }
+
+    /// What was asked of it.
+    #[must_use]
+    pub fn operation(&self) -> &'static str {
+        self.0.operation
+    }
+
+    /// What kind of failure it was.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// Whether it may have happened all the same.
+    #[must_use]
+    pub fn effect(&self) -> Effect {
+        self.0.effect
+    }
+}
+
+impl fmt::Display for BackendError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Details { backend, operation, kind, effect, message, .. } = &*self.0;
+        write!(f, "{backend}: {operation}: ")?;
+        match message {
+            Some(message) => f.write_str(message)?,
+            None => f.write_str(kind.text())?,
+        }
+        match effect {
+            Effect::NotApplied => Ok(()),
+            Effect::Ambiguous => f.write_str(" (it may have happened)"),
+        }
+    }
+}
+
+impl fmt::Debug for BackendError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+impl std::error::Error for BackendError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.cause.as_deref().map(|cause| cause as _)
+    }
+}
+
+/// What a [`Throttle`](crate::Throttle) can answer instead of a decision.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The backend failed, and the policy is to say so; or the program made a mistake.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    /// The throttle has no backend of its own, and none is current in this task.
+    #[error(
+        "throttle {throttle:?} has no backend, and none is current in this task: give it one with \
+         ThrottleBuilder::backend, or run it inside lifespan::with_current; a spawned task does not \
+         inherit the current backend"
+    )]
+    #[non_exhaustive]
+    NoBackend {
+        /// The throttle's name.
+        throttle: String,
+    },
+    /// The key is too long.
+    #[error("the key has {length} bytes; the most is {MAX_KEY_BYTES}")]
+    #[non_exhaustive]
+    KeyTooLong {
+        /// Its length over all parts.
+        length: usize,
+    },
+    /// The key has too many parts.
+    #[error("the key has too many parts; the most is {MAX_KEY_PARTS}")]
+    TooManyKeyParts,
+    /// The rate of a single hit cannot be kept.
+    #[error(transparent)]
+    Limit(#[from] LimitError),
+    /// A receipt was given to another throttle, or with another key, than its hit had.
+    #[error("the receipt belongs to another throttle or key; refund it where its hit was made")]
+    WrongReceipt,
+    /// The hit was denied, and the caller wanted that as an error.
+    #[error("rate limit exceeded: {0}")]
+    Denied(Box<Decision>),
+}
+
+/// Why a throttle or a backend could not be built.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// A rate could not be read.
+    #[error(transparent)]
+    Rate(#[from] RateError),
+    /// A strategy cannot keep its rate.
+    #[error(transparent)]
+    Limit(#[from] LimitError),
+    /// A throttle without a rate.
+    #[error("throttle {throttle:?} has no rate; give it one with rate(\"100/min\")")]
+    #[non_exhaustive]
+    NoRate {
+        /// The throttle's name.
+        throttle: String,
+    },
+    /// Two limits would share their state.
+    #[error(
+        "throttle {throttle:?}: limits {first} and {second} have the same strategy and period, so they \
+         would share their state; write one with another period (20/s as 40/2s), or drop the weaker"
+    )]
+    #[non_exhaustive]
+    SameState {
+        /// The throttle's name.
+        throttle: String,
+        /// Index of one limit.
+        first: usize,
+        /// Index of the other.
+        second: usize,
+    },
+    /// A setting is out of its range.
+    #[error("{setting} {problem}")]
+    #[non_exhaustive]
+    Setting {
+        /// The setting's name.
+        setting: &'static str,
+        /// What was given and what would be right.
+        problem: String,
+    },
+}
+
+impl BuildError {
+    pub(crate) fn setting(setting: &'static str, problem: impl Into<String>) -> Self {
+        Self::Setting { setting, problem: problem.into() }
+    }
+}

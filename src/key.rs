@@ -1,0 +1,465 @@
+//! Keys: what a limit is counted for.
+//!
+//! A key travels in parts and is never joined to one text, so `("a:b", "c")` and `("a", "b:c")` differ.
+//! It is opaque and may be hostile: any bytes, up to [`MAX_KEY_BYTES`].
+
+use std::borrow::Cow;
+use std::fmt;
+use std::hash::{BuildHasher, Hasher};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::{Arc, LazyLock};
+
+use ahash::RandomState;
+
+use crate::error::Error;
+use crate::text::Excerpt;
+
+/// The most bytes of a key, over all its parts.
+pub const MAX_KEY_BYTES: usize = 4096;
+/// The most parts of a key.
+pub const MAX_KEY_PARTS: usize = 4;
+
+/// Seeded at random once in a process, so that nobody outside can choose keys that collide.
+static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+
+/// A value that names whose limit is meant.
+///
+/// Text and bytes are taken as they are, integers as their big-endian bytes, addresses as their
+/// octets. A tuple of two to four is a key of several parts, in that order.
+///
+/// ```
+/// # use traffik::{InMemory, Throttle};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let throttle = Throttle::builder("doc:keys").rate("5/s").backend(InMemory::new()).build()?;
+/// let address = std::net::Ipv4Addr::LOCALHOST;
+/// let _ = throttle.hit("alice").await?;
+/// let _ = throttle.hit(address).await?;
+/// let _ = throttle.hit(("tenant-7", "alice", 42u64)).await?;
+/// # Ok(())
+/// # }
+/// ```
+pub trait ToKey {
+    /// The parts of the key.
+    fn to_key(&self) -> KeyParts<'_>;
+}
+
+/// A key that is never limited: the backend is not asked.
+///
+/// [`Option`] serves a key that is exempt at times: `None` is exempt too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "a mark without content")]
+pub struct Exempt;
+
+/// The parts of a key, or that it is exempt.
+#[derive(Clone, Copy, Debug)]
+pub struct KeyParts<'a>(Parts<'a>);
+
+#[derive(Clone, Copy, Debug)]
+enum Parts<'a> {
+    Exempt,
+    One(KeyPart<'a>),
+    Several { parts: [KeyPart<'a>; MAX_KEY_PARTS], len: usize },
+    TooMany,
+}
+
+impl<'a> KeyParts<'a> {
+    /// A key that is never limited.
+    pub const EXEMPT: Self = Self(Parts::Exempt);
+
+    /// A key of one part.
+    #[must_use]
+    #[inline]
+    pub const fn one(part: KeyPart<'a>) -> Self {
+        Self(Parts::One(part))
+    }
+
+    /// A key of several parts, at most [`MAX_KEY_PARTS`]; a hit with more is an error.
+    #[must_use]
+    pub fn several(parts: &[KeyPart<'a>]) -> Self {
+        let mut all = [KeyPart::bytes(&[]); MAX_KEY_PARTS];
+        match all.get_mut(..parts.len()) {
+            Some(room) => {
+                room.copy_from_slice(parts);
+                Self(Parts::Several { parts: all, len: parts.len() })
+            }
+            None => Self(Parts::TooMany),
+        }
+    }
+
+    /// Joins the parts of several keys. An exempt one makes the whole exempt.
+    fn join(keys: &[KeyParts<'a>]) -> Self {
+        let mut all = [KeyPart::bytes(&[]); MAX_KEY_PARTS + 1];
+        let mut len = 0;
+        for key in keys {
+            let parts = match key.as_slice() {
+                Ok(Some(parts)) => parts,
+                Ok(None) => return Self::EXEMPT,
+                Err(_) => return Self(Parts::TooMany),
+            };
+            for part in parts {
+                all[len.min(MAX_KEY_PARTS)] = *part;
+                len += 1;
+            }
+        }
+        Self::several(&all[..len.min(MAX_KEY_PARTS + 1)])
+    }
+
+    /// The parts; `None` if the key is exempt.
+    ///
+    /// # Errors
+    ///
+    /// When there are more than [`MAX_KEY_PARTS`] parts.
+    #[inline]
+    pub fn as_slice(&self) -> Result<Option<&[KeyPart<'a>]>, Error> {
+        match &self.0 {
+            Parts::Exempt => Ok(None),
+            Parts::One(part) => Ok(Some(std::slice::from_ref(part))),
+            Parts::Several { parts, len } => Ok(Some(&parts[..*len])),
+            Parts::TooMany => Err(Error::TooManyKeyParts),
+        }
+    }
+}
+
+/// One part of a key: borrowed bytes, or up to 16 bytes by value.
+#[derive(Clone, Copy)]
+pub struct KeyPart<'a>(PartRepr<'a>);
+
+#[derive(Clone, Copy)]
+enum PartRepr<'a> {
+    Borrowed(&'a [u8]),
+    Inline { bytes: [u8; 16], len: u8 },
+}
+
+impl<'a> KeyPart<'a> {
+    /// A part that borrows its bytes.
+    #[must_use]
+    #[inline]
+    pub const fn bytes(bytes: &'a [u8]) -> Self {
+        Self(PartRepr::Borrowed(bytes))
+    }
+
+    /// A part by value.
+    #[must_use]
+    pub fn inline<const N: usize>(value: [u8; N]) -> KeyPart<'static> {
+        const { assert!(N <= 16, "a part by value has at most 16 bytes") };
+        let mut bytes = [0; 16];
+        bytes[..N].copy_from_slice(&value);
+        #[expect(clippy::cast_possible_truncation, reason = "checked above at compile time")]
+        KeyPart(PartRepr::Inline { bytes, len: N as u8 })
+    }
+
+    /// The bytes.
+    #[must_use]
+    #[inline]
+    pub fn as_bytes(&self) -> &[u8] {
+        match &self.0 {
+            PartRepr::Borrowed(bytes) => bytes,
+            PartRepr::Inline { bytes, len } => &bytes[..usize::from(*len)],
+        }
+    }
+}
+
+impl fmt::Debug for KeyPart<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&Excerpt(self.as_bytes()), f)
+    }
+}
+
+/// A key as a backend sees it: whose it is, and its parts.
+///
+/// The namespace is the backend's and not in here.
+#[derive(Clone, Copy, Debug)]
+pub struct Key<'a> {
+    throttle: Option<&'a str>,
+    parts: BorrowedParts<'a>,
+    hash: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum BorrowedParts<'a> {
+    One(KeyPart<'a>),
+    Slice(&'a [KeyPart<'a>]),
+}
+
+impl<'a> Key<'a> {
+    /// A key of the throttle of that name.
+    #[must_use]
+    pub fn new(throttle: &'a str, parts: &'a [KeyPart<'a>]) -> Self {
+        Self::hashed(&HASHER, throttle, parts)
+    }
+
+    /// A key for a value of the user's own, which no throttle touches.
+    #[must_use]
+    pub fn value(name: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {
+        let part = KeyPart::bytes(name.as_ref());
+        let hash = hash(&HASHER, &[part]);
+        Self { throttle: None, parts: BorrowedParts::One(part), hash }
+    }
+
+    #[inline(always)]
+    pub(crate) fn hashed(
+        hasher: &RandomState,
+        throttle: &'a str,
+        parts: &'a [KeyPart<'a>],
+    ) -> Self {
+        let hash = hash(hasher, parts);
+        Self { throttle: Some(throttle), parts: BorrowedParts::Slice(parts), hash }
+    }
+
+    /// The throttle's name; `None` for a value of the user's own.
+    #[must_use]
+    #[inline]
+    pub fn throttle(&self) -> Option<&'a str> {
+        self.throttle
+    }
+
+    /// The parts.
+    #[must_use]
+    #[inline]
+    pub fn parts(&self) -> &[KeyPart<'a>] {
+        match &self.parts {
+            BorrowedParts::One(part) => std::slice::from_ref(part),
+            BorrowedParts::Slice(parts) => parts,
+        }
+    }
+
+    /// A hash of the parts, with a seed that is random in each process; not of the throttle.
+    #[must_use]
+    #[inline]
+    pub fn hash(&self) -> u64 {
+        self.hash
+    }
+
+    /// One byte string that differs for any two different keys.
+    ///
+    /// A byte for the kind, then the throttle's name if there is one and each part, each after its
+    /// length in LEB128.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let parts: usize = self.parts().iter().map(|part| part.as_bytes().len() + 2).sum();
+        let mut out = Vec::with_capacity(parts + self.throttle.map_or(0, str::len) + 3);
+        match self.throttle {
+            None => out.push(b'v'),
+            Some(name) => {
+                out.push(b't');
+                push_prefixed(&mut out, name.as_bytes());
+            }
+        }
+        self.push_parts(&mut out);
+        out
+    }
+
+    /// Appends the parts, each after its length.
+    pub(crate) fn push_parts(&self, out: &mut Vec<u8>) {
+        for part in self.parts() {
+            push_prefixed(out, part.as_bytes());
+        }
+    }
+}
+
+/// Appends the length in LEB128, then the bytes.
+pub(crate) fn push_prefixed(out: &mut Vec<u8>, bytes: &[u8]) {
+    let mut rest = bytes.len();
+    while rest >= 0x80 {
+        out.push((rest & 0x7f) as u8 | 0x80);
+        rest >>= 7;
+    }
+    out.push((rest & 0x7f) as u8);
+    out.extend_from_slice(bytes);
+}
+
+#[inline(always)]
+fn hash(hasher: &RandomState, parts: &[KeyPart<'_>]) -> u64 {
+    hash_pieces(hasher, parts.iter().map(KeyPart::as_bytes))
+}
+
+/// The hash of a key whose parts are these.
+#[inline(always)]
+pub(crate) fn hash_pieces<'a>(
+    hasher: &RandomState,
+    pieces: impl Iterator<Item = &'a [u8]>,
+) -> u64 {
+    let mut state = hasher.build_hasher();
+    for piece in pieces {
+        state.write(piece);
+        state.write_usize(piece.len());
+    }
+    state.finish()
+}
+
+/// Reads back what [`push_prefixed`] wrote.
+#[derive(Clone, Debug)]
+pub(crate) struct Pieces<'a>(pub(crate) &'a [u8]);
+
+impl<'a> Iterator for Pieces<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let mut length = 0;
+        let mut shift = 0;
+        loop {
+            let (&byte, rest) = self.0.split_first()?;
+            self.0 = rest;
+            length |= usize::from(byte & 0x7f) << shift;
+            shift += 7;
+            if byte & 0x80 == 0 {
+                break;
+            }
+        }
+        let (piece, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        Some(piece)
+    }
+}
+
+/// The process's hasher, for a caller that hashes often.
+pub(crate) fn hasher() -> &'static RandomState {
+    &HASHER
+}
+
+impl<T: ToKey + ?Sized> ToKey for &T {
+    #[inline]
+    fn to_key(&self) -> KeyParts<'_> {
+        (**self).to_key()
+    }
+}
+
+impl<T: ToKey> ToKey for Option<T> {
+    fn to_key(&self) -> KeyParts<'_> {
+        self.as_ref().map_or(KeyParts::EXEMPT, ToKey::to_key)
+    }
+}
+
+impl ToKey for Exempt {
+    fn to_key(&self) -> KeyParts<'_> {
+        KeyParts::EXEMPT
+    }
+}
+
+macro_rules! key_of_bytes {
+    ($method:ident: $($name:ty),*) => {$(
+        impl ToKey for $name {
+            #[inline]
+            fn to_key(&self) -> KeyParts<'_> {
+                KeyParts::one(KeyPart::bytes(self.$method()))
+            }
+        }
+    )*};
+}
+
+key_of_bytes!(as_bytes: str, String, Box<str>, Cow<'_, str>);
+key_of_bytes!(as_ref: [u8], Vec<u8>, Box<[u8]>, Cow<'_, [u8]>);
+
+macro_rules! key_of_shared {
+    ($($name:ty),*) => {$(
+        impl ToKey for Arc<$name> {
+            #[inline]
+            fn to_key(&self) -> KeyParts<'_> {
+                (**self).to_key()
+            }
+        }
+    )*};
+}
+
+key_of_shared!(str, String, [u8], Vec<u8>);
+
+impl<const N: usize> ToKey for [u8; N] {
+    #[inline]
+    fn to_key(&self) -> KeyParts<'_> {
+        KeyParts::one(KeyPart::bytes(self))
+    }
+}
+
+macro_rules! key_of_inline {
+    ($method:ident: $($name:ty),*) => {$(
+        impl ToKey for $name {
+            #[inline]
+            fn to_key(&self) -> KeyParts<'_> {
+                KeyParts::one(KeyPart::inline(self.$method()))
+            }
+        }
+    )*};
+}
+
+key_of_inline!(to_be_bytes: u8, u16, u32, u64, u128, usize, i8, i16, i32, i64, i128, isize);
+key_of_inline!(octets: Ipv4Addr, Ipv6Addr);
+
+impl ToKey for IpAddr {
+    fn to_key(&self) -> KeyParts<'_> {
+        match self {
+            Self::V4(address) => address.to_key(),
+            Self::V6(address) => address.to_key(),
+        }
+    }
+}
+
+macro_rules! key_of_tuple {
+    ($($name:ident $index:tt),*) => {
+        impl<$($name: ToKey),*> ToKey for ($($name,)*) {
+            /// An exempt part makes the key exempt.
+            fn to_key(&self) -> KeyParts<'_> {
+                KeyParts::join(&[$(self.$index.to_key()),*])
+            }
+        }
+    };
+}
+
+key_of_tuple!(A 0, B 1);
+key_of_tuple!(A 0, B 1, C 2);
+key_of_tuple!(A 0, B 1, C 2, D 3);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn encoded(key: &impl ToKey) -> Vec<u8> {
+        Key::new("t", key.to_key().as_slice().unwrap().expect("not exempt")).encode()
+    }
+
+    #[test]
+    fn order_and_borders_of_parts_matter() {
+        assert_ne!(encoded(&("a:b", "c")), encoded(&("a", "b:c")));
+        assert_ne!(encoded(&("alice", "bob")), encoded(&("bob", "alice")));
+        assert_ne!(encoded(&("ab", "")), encoded(&"ab"));
+        assert_ne!(Key::value("a").encode(), encoded(&"a"));
+    }
+
+    #[test]
+    fn each_kind_of_key_gives_its_bytes() {
+        let bytes = |key: &dyn ToKey| key.to_key().as_slice().unwrap().unwrap()[0].as_bytes().to_vec();
+        assert_eq!(bytes(&"a"), b"a");
+        assert_eq!(bytes(&String::from("a")), b"a");
+        assert_eq!(bytes(b"a"), b"a");
+        assert_eq!(bytes(&Arc::<str>::from("a")), b"a");
+        assert_eq!(bytes(&258u16), [1, 2]);
+        assert_eq!(bytes(&IpAddr::from([1, 2, 3, 4])), [1, 2, 3, 4]);
+        assert_eq!(bytes(&Ipv6Addr::LOCALHOST), Ipv6Addr::LOCALHOST.octets());
+        assert_eq!(bytes(&Some("a")), b"a");
+        assert!(Exempt.to_key().as_slice().unwrap().is_none());
+        assert!(None::<&str>.to_key().as_slice().unwrap().is_none());
+        assert!((("a", "b"), ("c", "d"), "e").to_key().as_slice().is_err());
+        assert!(("a", Exempt).to_key().as_slice().unwrap().is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn encoding_is_injective(
+            a in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..5), 0..4),
+            b in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..5), 0..4),
+        ) {
+            let code = |parts: &[Vec<u8>]| {
+                let parts: Vec<_> = parts.iter().map(|part| KeyPart::bytes(part)).collect();
+                Key::new("t", &parts).encode()
+            };
+            prop_assert_eq!(a == b, code(&a) == code(&b));
+        }
+
+        #[test]
+        fn the_throttle_is_part_of_the_identity(a in "\\PC{0,6}", b in "\\PC{0,6}", key: Vec<u8>) {
+            let parts = [KeyPart::bytes(&key)];
+            prop_assert_eq!(a == b, Key::new(&a, &parts).encode() == Key::new(&b, &parts).encode());
+        }
+    }
+}

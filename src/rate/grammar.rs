@@ -1,0 +1,241 @@
+//! The text form of a rate.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use super::{DAY, HOUR, MILLI, MINUTE, Rate, RateError, SECOND, WEEK};
+use crate::text::Excerpt;
+
+/// Length in microseconds and names of each unit, longest first; the first name is the one written.
+const UNITS: [(u64, &[&str]); 6] = [
+    (WEEK, &["week", "weeks", "w"]),
+    (DAY, &["day", "days", "d"]),
+    (HOUR, &["h", "hr", "hour", "hours"]),
+    (MINUTE, &["min", "m", "minute", "minutes"]),
+    (SECOND, &["s", "sec", "second", "seconds"]),
+    (MILLI, &["ms"]),
+];
+
+/// The longest unit that measures the period without a rest, and its name.
+pub(super) fn largest_unit(period: u64) -> (u64, &'static str) {
+    UNITS
+        .iter()
+        .find(|(unit, _)| period.is_multiple_of(*unit))
+        .map_or((MILLI, "ms"), |(unit, names)| (*unit, names[0]))
+}
+
+impl FromStr for Rate {
+    type Err = RateError;
+
+    fn from_str(text: &str) -> Result<Self, RateError> {
+        Parser { text, at: 0 }.rate()
+    }
+}
+
+struct Parser<'a> {
+    text: &'a str,
+    at: usize,
+}
+
+impl<'a> Parser<'a> {
+    fn rate(mut self) -> Result<Rate, RateError> {
+        if self.word_is("unlimited") {
+            self.end()?;
+            return Ok(Rate::UNLIMITED);
+        }
+        let limit = self.number("a limit such as the 100 in \"100/min\"")?;
+        if !self.slash() && !self.word_is("per") {
+            return Err(self.error("expected '/' or \"per\" after the limit"));
+        }
+        let rate = Rate::new(limit, self.period()?)
+            .map_err(|error| self.error_at(self.at, error.to_string()))?;
+        let rate = if self.word_is("burst") {
+            rate.burst(self.number("a number after \"burst\"")?)
+        } else {
+            rate
+        };
+        self.end()?;
+        Ok(rate)
+    }
+
+    fn period(&mut self) -> Result<Duration, RateError> {
+        self.spaces();
+        let start = self.at;
+        let count = match self.digits() {
+            "" => 1,
+            _ => {
+                self.at = start;
+                self.number("a period")?
+            }
+        };
+        self.spaces();
+        let (at, name) = (self.at, self.letters());
+        let unit = UNITS.iter().find(|(_, names)| names.iter().any(|n| n.eq_ignore_ascii_case(name)));
+        match unit {
+            Some((unit, _)) => Ok(Duration::from_micros(u64::from(count) * unit)),
+            None if name.is_empty() => Err(self.error("expected a unit: ms, s, min, h, day or week")),
+            None => {
+                let name = Excerpt(name.as_bytes());
+                Err(self.error_at(at, format!("unknown unit {name}; use ms, s, min, h, day or week")))
+            }
+        }
+    }
+
+    fn number(&mut self, wanted: &str) -> Result<u32, RateError> {
+        self.spaces();
+        let (at, digits) = (self.at, self.digits());
+        if digits.is_empty() {
+            return Err(self.error(format!("expected {wanted}, in ASCII digits only")));
+        }
+        digits.parse().map_err(|_| {
+            self.error_at(at, format!("number is too large; the most is {}", u32::MAX))
+        })
+    }
+
+    fn end(&mut self) -> Result<(), RateError> {
+        self.spaces();
+        if self.at == self.text.len() {
+            return Ok(());
+        }
+        Err(self.error("unexpected text; a rate ends here, or goes on with \"burst N\""))
+    }
+
+    fn slash(&mut self) -> bool {
+        self.spaces();
+        let found = self.text[self.at..].starts_with('/');
+        self.at += usize::from(found);
+        found
+    }
+
+    /// Consumes the next word if it is `word`.
+    fn word_is(&mut self, word: &str) -> bool {
+        self.spaces();
+        let start = self.at;
+        let found = self.letters().eq_ignore_ascii_case(word);
+        if !found {
+            self.at = start;
+        }
+        found
+    }
+
+    fn spaces(&mut self) {
+        self.take_while(|byte| byte == b' ' || byte == b'\t');
+    }
+
+    fn digits(&mut self) -> &'a str {
+        self.take_while(|byte| byte.is_ascii_digit())
+    }
+
+    fn letters(&mut self) -> &'a str {
+        self.take_while(|byte| byte.is_ascii_alphabetic())
+    }
+
+    fn take_while(&mut self, wanted: impl Fn(u8) -> bool) -> &'a str {
+        let rest = &self.text[self.at..];
+        let length = rest.bytes().position(|byte| !wanted(byte)).unwrap_or(rest.len());
+        self.at += length;
+        &rest[..length]
+    }
+
+    fn error(&self, problem: impl Into<String>) -> RateError {
+        self.error_at(self.at, problem)
+    }
+
+    fn error_at(&self, at: usize, problem: impl Into<String>) -> RateError {
+        RateError::Syntax { text: self.text.to_owned(), at, problem: problem.into() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn reads_each_form_of_the_grammar() {
+        for (text, limit, period) in [
+            ("100/min", 100, MINUTE),
+            ("5/s", 5, SECOND),
+            ("10/30s", 10, 30 * SECOND),
+            ("2 per second", 2, SECOND),
+            ("1000/500ms", 1000, 500 * MILLI),
+            ("10/30 seconds", 10, 30 * SECOND),
+            ("  7 / 2 Hr ", 7, 2 * HOUR),
+            ("3 PER 2 WEEKS", 3, 2 * WEEK),
+            ("0/min", 0, MINUTE),
+            ("4294967295/d", u32::MAX, DAY),
+        ] {
+            assert_eq!(text.parse::<Rate>(), Ok(Rate::of(limit, period)), "{text}");
+        }
+        for (length, names) in UNITS {
+            for name in names {
+                assert_eq!(format!("1/{name}").parse::<Rate>(), Ok(Rate::of(1, length)), "{name}");
+            }
+        }
+        assert_eq!("100/min burst 150".parse(), Ok(Rate::per_minute(100).burst(150)));
+        assert_eq!(" Unlimited ".parse(), Ok(Rate::UNLIMITED));
+    }
+
+    #[test]
+    fn says_what_is_wrong_and_where() {
+        for (text, at, problem) in [
+            ("", 0, "expected a limit"),
+            ("fast", 0, "expected a limit"),
+            ("+5/s", 0, "ASCII digits only"),
+            ("-5/s", 0, "ASCII digits only"),
+            ("1_000/s", 1, "expected '/' or \"per\""),
+            ("1.5/s", 1, "expected '/' or \"per\""),
+            ("\u{0665}/s", 0, "ASCII digits only"),
+            ("5", 1, "expected '/' or \"per\""),
+            ("5/", 2, "expected a unit"),
+            ("5/fortnight", 2, "unknown unit \"fortnight\""),
+            ("5/s extra", 4, "unexpected text"),
+            ("5/s burst", 9, "expected a number after \"burst\""),
+            ("4294967296/s", 0, "too large"),
+            ("5/0s", 4, "out of range"),
+            ("5/367d", 6, "out of range"),
+            ("5/4294967295w", 13, "out of range"),
+            ("unlimited/s", 9, "unexpected text"),
+        ] {
+            let error = text.parse::<Rate>().expect_err(text);
+            let RateError::Syntax { at: found, .. } = &error else { panic!("{text}: {error:?}") };
+            assert_eq!(*found, at, "{text}: {error}");
+            assert!(error.to_string().contains(problem), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn an_error_is_one_short_line_whatever_was_read() {
+        let error = "x\r\nflush_all".repeat(1000).parse::<Rate>().expect_err("garbage");
+        let text = error.to_string();
+        assert!(text.len() < 300 && !text.contains(['\r', '\n']), "{text}");
+    }
+
+    #[test]
+    fn refuses_periods_outside_the_domain() {
+        for period in [Duration::ZERO, Duration::from_micros(999), Duration::MAX] {
+            assert_eq!(Rate::new(1, period), Err(RateError::PeriodRange { period }));
+        }
+        let period = Duration::from_nanos(1_000_001);
+        assert_eq!(Rate::new(1, period), Err(RateError::PeriodFraction { period }));
+        assert!(Rate::new(1, Rate::MIN_PERIOD).is_ok() && Rate::new(1, Rate::MAX_PERIOD).is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_back(
+            limit: u32,
+            millis in 1..=366u64 * 86_400_000,
+            burst: Option<u32>,
+        ) {
+            let mut rate = Rate::new(limit, Duration::from_millis(millis)).unwrap();
+            rate.burst = burst;
+            prop_assert_eq!(rate.to_string().parse::<Rate>(), Ok(rate));
+        }
+
+        #[test]
+        fn no_text_makes_it_panic(text in "\\PC{0,40}") {
+            let _: Result<Rate, RateError> = text.parse();
+        }
+    }
+}

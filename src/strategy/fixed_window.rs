@@ -1,0 +1,125 @@
+//! Fixed windows, counted from the Unix epoch.
+
+use super::packed::{self, Admission, Packed};
+use super::{Answer, Corrupt, LimitError, Op, State, Strategy, Tag};
+use crate::clock::Timestamp;
+use crate::rate::Rate;
+
+/// Counts hits in windows `[k * period, (k + 1) * period)` from the Unix epoch.
+///
+/// The cheapest to reason about: a daily quota that resets at midnight UTC. Around a boundary up to
+/// twice the limit can pass in one period.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct FixedWindow;
+
+impl FixedWindow {
+    /// Fixed windows.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self
+    }
+}
+
+impl Strategy for FixedWindow {
+    fn step(
+        &self,
+        rate: &Rate,
+        state: &mut State,
+        now: Timestamp,
+        cost: u32,
+        op: Op,
+    ) -> Result<Answer, Corrupt> {
+        packed::step(&FixedMeter::new(rate), state, now, cost, op)
+    }
+
+    fn tag(&self) -> Tag {
+        Tag::FIXED_WINDOW
+    }
+
+    fn check(&self, rate: &Rate) -> Result<(), LimitError> {
+        LimitError::refuse_burst(rate)
+    }
+}
+
+/// The arithmetic of fixed windows for one rate, over the hits in the window of the last one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FixedMeter {
+    limit: u32,
+    period: u64,
+}
+
+impl FixedMeter {
+    pub(crate) fn new(rate: &Rate) -> Self {
+        Self { limit: rate.limit(), period: rate.period_micros() }
+    }
+
+    #[inline(always)]
+    fn window_start(&self, at: Timestamp) -> u64 {
+        at.as_micros() - at.as_micros() % self.period
+    }
+
+    #[inline(always)]
+    fn boundary(&self, now: Timestamp) -> Timestamp {
+        Timestamp::from_micros(self.window_start(now) + self.period)
+    }
+}
+
+impl Packed for FixedMeter {
+    type Count = u32;
+
+    #[inline(always)]
+    fn pack(count: u32) -> u64 {
+        u64::from(count)
+    }
+
+    #[inline(always)]
+    fn unpack(packed: u64) -> u32 {
+        u32::try_from(packed).unwrap_or(u32::MAX)
+    }
+
+    #[inline(always)]
+    fn settle(&self, count: u32, last: Timestamp, now: Timestamp) -> u32 {
+        if last.as_micros() >= self.window_start(now) { count } else { 0 }
+    }
+
+    #[inline(always)]
+    fn admit(&self, count: u32, _now: Timestamp, cost: u32) -> Admission<u32> {
+        match count.checked_add(cost) {
+            _ if cost > self.limit => Admission::Never,
+            Some(after) if after <= self.limit => Admission::Pass(after),
+            _ => Admission::Later,
+        }
+    }
+
+    fn refund(&self, count: u32, taken_at: Timestamp, now: Timestamp, cost: u32) -> Option<u32> {
+        let same_window = self.window_start(taken_at) == self.window_start(now);
+        (same_window && count > 0).then(|| count.saturating_sub(cost))
+    }
+
+    #[inline(always)]
+    fn retry_at(&self, _count: u32, now: Timestamp, _cost: u32) -> Timestamp {
+        self.boundary(now)
+    }
+
+    #[inline(always)]
+    fn remaining(&self, count: u32, _now: Timestamp) -> u32 {
+        self.limit.saturating_sub(count)
+    }
+
+    #[inline(always)]
+    fn fresh_at(&self, count: u32, now: Timestamp) -> Timestamp {
+        if count == 0 { now } else { self.boundary(now) }
+    }
+
+    fn load(&self, words: &[u64]) -> Result<u32, Corrupt> {
+        match *words {
+            [count] => u32::try_from(count).map_err(|_| Corrupt("fixed window: count out of range")),
+            _ => Err(Corrupt("fixed window: expected one word")),
+        }
+    }
+
+    fn store(&self, count: u32, state: &mut State) {
+        state.set(&[u64::from(count)]);
+    }
+}

@@ -1,0 +1,181 @@
+//! [`Limit`]: a rate and the strategy that keeps it, checked and ready to run.
+
+use std::any::Any;
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+
+use thiserror::Error;
+
+use super::{
+    Bucket, FixedMeter, FixedWindow, Gcra, Interned, LeakyBucket, SlidingMeter, SlidingWindowCounter,
+    SlidingWindowLog, Strategy, Tag, TokenBucket, interned,
+};
+use crate::rate::Rate;
+
+/// A rate and the strategy that keeps it. Cheap to clone.
+#[derive(Clone)]
+pub struct Limit {
+    rate: Rate,
+    strategy: Arc<dyn Strategy>,
+    tag: Tag,
+    core: Core,
+    /// Whose limit it is, once a throttle has it.
+    interned: Option<&'static Interned>,
+}
+
+/// The form in which a limit runs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Core {
+    Unlimited,
+    DenyAll,
+    Bucket(Bucket<u64>),
+    Fixed(FixedMeter),
+    Sliding(SlidingMeter),
+    /// On words, by the strategy's own `step`.
+    Words {
+        /// It keeps its hands off the state on a peek or a denial, so it may run on it in place.
+        in_place: bool,
+    },
+}
+
+impl Limit {
+    /// Joins a rate and a strategy.
+    ///
+    /// # Errors
+    ///
+    /// When the strategy cannot keep that rate: a burst on a window strategy, a burst of 0, a burst on a
+    /// limit of 0 or on [`Rate::UNLIMITED`], a bucket that would take more than 100 years to fill, or a
+    /// limit above a log's `max_entries`.
+    pub fn new(rate: Rate, strategy: impl Strategy) -> Result<Self, LimitError> {
+        Self::shared(rate, Arc::new(strategy))
+    }
+
+    /// Joins a rate and a strategy that is already shared.
+    ///
+    /// # Errors
+    ///
+    /// As for [`new`](Self::new).
+    pub fn shared(rate: Rate, strategy: Arc<dyn Strategy>) -> Result<Self, LimitError> {
+        match rate.explicit_burst() {
+            Some(_) if rate.is_unlimited() => {
+                return Err(LimitError::new(&rate, "an unlimited rate takes no burst"));
+            }
+            Some(0) => return Err(LimitError::new(&rate, "a burst must be at least 1")),
+            Some(_) if rate.limit() == 0 => {
+                return Err(LimitError::new(&rate, "a limit of 0 denies all and takes no burst"));
+            }
+            _ => {}
+        }
+        if !rate.is_unlimited() {
+            strategy.check(&rate)?;
+        }
+        let core = Core::of(&rate, &*strategy);
+        Ok(Self { rate, tag: strategy.tag(), strategy, core, interned: None })
+    }
+
+    /// The rate.
+    #[must_use]
+    pub fn rate(&self) -> &Rate {
+        &self.rate
+    }
+
+    /// The strategy.
+    #[must_use]
+    pub fn strategy(&self) -> &Arc<dyn Strategy> {
+        &self.strategy
+    }
+
+    /// Marks the state of this limit where it is stored, together with the period.
+    #[must_use]
+    pub fn tag(&self) -> Tag {
+        self.tag
+    }
+
+    /// The limit of a throttle of that name.
+    pub(crate) fn bound_to(self, throttle: &str) -> Self {
+        Self { interned: Some(interned::intern(throttle, &self)), ..self }
+    }
+
+    /// The number of its state in a throttle of that name.
+    #[inline(always)]
+    pub(crate) fn interned(&self, throttle: &str) -> &'static Interned {
+        match self.interned {
+            Some(interned) if interned.is_of(throttle) => interned,
+            _ => interned::intern(throttle, self),
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn core(&self) -> &Core {
+        &self.core
+    }
+}
+
+impl fmt::Debug for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Limit({} by {:?})", self.rate, self.strategy)
+    }
+}
+
+impl Core {
+    /// Whether it answers without remembering anything.
+    pub(crate) const fn is_stateless(&self) -> bool {
+        matches!(self, Self::Unlimited | Self::DenyAll)
+    }
+
+    fn of(rate: &Rate, strategy: &dyn Strategy) -> Self {
+        let any: &dyn Any = strategy;
+        let debt = if let Some(bucket) = any.downcast_ref::<TokenBucket>() {
+            Some(bucket.debt())
+        } else {
+            (any.is::<LeakyBucket>() || any.is::<Gcra>()).then_some(0)
+        };
+        if rate.is_unlimited() {
+            Self::Unlimited
+        } else if rate.limit() == 0 {
+            Self::DenyAll
+        } else if let Some(debt) = debt {
+            Bucket::new(rate, debt).map_or(Self::Words { in_place: true }, Self::Bucket)
+        } else if any.is::<FixedWindow>() {
+            Self::Fixed(FixedMeter::new(rate))
+        } else if any.is::<SlidingWindowCounter>() {
+            Self::Sliding(SlidingMeter::new(rate))
+        } else {
+            Self::Words { in_place: any.is::<SlidingWindowLog>() }
+        }
+    }
+}
+
+/// A rate that its strategy cannot keep.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("rate {rate}: {problem}")]
+pub struct LimitError {
+    rate: Rate,
+    problem: Cow<'static, str>,
+}
+
+impl LimitError {
+    /// Says what is wrong with a rate, and what would be right.
+    #[must_use]
+    pub fn new(rate: &Rate, problem: impl Into<Cow<'static, str>>) -> Self {
+        Self { rate: *rate, problem: problem.into() }
+    }
+
+    /// Refuses a burst on a strategy that has no use for it.
+    pub(crate) fn refuse_burst(rate: &Rate) -> Result<(), Self> {
+        match rate.explicit_burst() {
+            None => Ok(()),
+            Some(_) => Err(Self::new(
+                rate,
+                "a window strategy takes no burst; drop it, or use a bucket strategy",
+            )),
+        }
+    }
+
+    /// The rate that was refused.
+    #[must_use]
+    pub fn rate(&self) -> &Rate {
+        &self.rate
+    }
+}

@@ -1,0 +1,220 @@
+//! The sliding window log: each hit is remembered until it is one period old.
+
+use super::{Answer, Corrupt, LimitError, Op, State, Strategy, Tag, Verdict};
+use crate::clock::Timestamp;
+use crate::rate::Rate;
+
+/// Remembers each hit for exactly one period: a hit at `t` counts on `(now - period, now]`.
+///
+/// The most exact window: in no period do more than the limit pass. It costs 16 bytes an instant at
+/// which something passed, so its limit is bounded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlidingWindowLog {
+    max_entries: u32,
+}
+
+impl SlidingWindowLog {
+    /// A log of at most 1,000 entries.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { max_entries: 1_000 }
+    }
+
+    /// The largest limit that it accepts. Defaults to 1,000.
+    ///
+    /// A long log is slow where the whole state is read and written at each hit, as in a shared store.
+    #[must_use]
+    pub const fn max_entries(mut self, entries: u32) -> Self {
+        self.max_entries = entries;
+        self
+    }
+}
+
+impl Default for SlidingWindowLog {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Strategy for SlidingWindowLog {
+    fn step(
+        &self,
+        rate: &Rate,
+        state: &mut State,
+        now: Timestamp,
+        cost: u32,
+        op: Op,
+    ) -> Result<Answer, Corrupt> {
+        let log = Log::read(state, rate, now)?;
+        if cost == 0 {
+            return Ok(log.answer(Verdict::Allowed, log.live));
+        }
+        if let Op::Refund { taken_at } = op {
+            log.refund(state, taken_at, cost);
+            let log = Log::read(state, rate, now)?;
+            return Ok(log.answer(Verdict::Allowed, log.live));
+        }
+        if cost > log.limit {
+            return Ok(log.answer(Verdict::Never, log.live));
+        }
+        if log.live.saturating_add(cost) > log.limit {
+            let retry_at = log.retry_at(state, cost)?;
+            return Ok(log.answer(Verdict::Denied { retry_at }, log.live));
+        }
+        if op != Op::Take {
+            return Ok(log.answer(Verdict::Allowed, log.live));
+        }
+        log.take(state, cost);
+        let taken = Log { newest: Some(now), ..log };
+        Ok(taken.answer(Verdict::Allowed, log.live + cost))
+    }
+
+    fn tag(&self) -> Tag {
+        Tag::SLIDING_WINDOW_LOG
+    }
+
+    fn check(&self, rate: &Rate) -> Result<(), LimitError> {
+        LimitError::refuse_burst(rate)?;
+        if rate.limit() > self.max_entries {
+            return Err(LimitError::new(
+                rate,
+                format!(
+                    "the limit is above the log's {} entries; raise it with max_entries, or use \
+                     another strategy",
+                    self.max_entries
+                ),
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// What the stored words say at `now`.
+///
+/// Words: the sum of all counts, then a pair (instant, count) for each instant, oldest first. Only
+/// pairs that have expired are read, from the front, and the newest.
+#[derive(Clone, Copy, Debug)]
+struct Log {
+    limit: u32,
+    period: u64,
+    now: Timestamp,
+    /// Units that still count.
+    live: u32,
+    /// Pairs at the front that no longer count.
+    expired: usize,
+    newest: Option<Timestamp>,
+}
+
+impl Log {
+    fn read(state: &State, rate: &Rate, now: Timestamp) -> Result<Self, Corrupt> {
+        let mut log = Self {
+            limit: rate.limit(),
+            period: rate.period_micros(),
+            now,
+            live: 0,
+            expired: 0,
+            newest: None,
+        };
+        let Some((total, entries)) = state.words().split_first() else { return Ok(log) };
+        let (pairs, []) = entries.as_chunks::<2>() else {
+            return Err(Corrupt("sliding window log: half an entry"));
+        };
+        let mut live = *total;
+        for &[at, count] in pairs {
+            if log.counts(at) {
+                break;
+            }
+            live = live.checked_sub(count).ok_or(Corrupt("sliding window log: wrong total"))?;
+            log.expired += 1;
+        }
+        log.live =
+            u32::try_from(live).map_err(|_| Corrupt("sliding window log: total out of range"))?;
+        if (log.live > 0) != (log.expired < pairs.len()) {
+            return Err(Corrupt("sliding window log: wrong total"));
+        }
+        if log.live > 0
+            && let Some(&[at, _]) = pairs.last()
+        {
+            if at > state.last().as_micros() {
+                return Err(Corrupt("sliding window log: an entry after the last hit"));
+            }
+            log.newest = Some(Timestamp::from_micros(at));
+        }
+        Ok(log)
+    }
+
+    /// Whether an entry of that instant still counts.
+    fn counts(&self, at: u64) -> bool {
+        self.gone_at(at) > self.now
+    }
+
+    fn gone_at(&self, at: u64) -> Timestamp {
+        Timestamp::from_micros(at.saturating_add(self.period))
+    }
+
+    fn answer(&self, verdict: Verdict, live: u32) -> Answer {
+        let fresh_at = match self.newest {
+            Some(newest) if live > 0 => self.gone_at(newest.as_micros()),
+            _ => self.now,
+        };
+        Answer { verdict, remaining: self.limit.saturating_sub(live), fresh_at }
+    }
+
+    /// When enough entries are gone for `cost` to pass.
+    fn retry_at(&self, state: &State, cost: u32) -> Result<Timestamp, Corrupt> {
+        let (pairs, _) = state.words()[1..].as_chunks::<2>();
+        let needed = u64::from(self.live) + u64::from(cost) - u64::from(self.limit);
+        let mut freed = 0u64;
+        for &[at, count] in &pairs[self.expired..] {
+            freed = freed.saturating_add(count);
+            if freed >= needed {
+                return Ok(self.gone_at(at));
+            }
+        }
+        Err(Corrupt("sliding window log: wrong total"))
+    }
+
+    fn take(&self, state: &mut State, cost: u32) {
+        let live = u64::from(self.live) + u64::from(cost);
+        if self.live == 0 {
+            state.set(&[live, self.now.as_micros(), u64::from(cost)]);
+            return;
+        }
+        self.drop_expired(state, live);
+        match state.last_two_mut() {
+            Some([at, count]) if *at == self.now.as_micros() => *count += u64::from(cost),
+            _ => {
+                state.push(self.now.as_micros());
+                state.push(u64::from(cost));
+            }
+        }
+    }
+
+    /// Gives back up to `cost` of what was taken at that instant.
+    fn refund(&self, state: &mut State, taken_at: Timestamp, cost: u32) {
+        if self.live == 0 || !self.counts(taken_at.as_micros()) {
+            return;
+        }
+        let (pairs, _) = state.words()[1..].as_chunks::<2>();
+        let Ok(index) = pairs.binary_search_by_key(&taken_at.as_micros(), |pair| pair[0]) else {
+            return;
+        };
+        let count = pairs[index][1];
+        let back = count.min(u64::from(cost)).min(u64::from(self.live));
+        let words = state.words_mut();
+        if count == back {
+            words.drain(1 + 2 * index..3 + 2 * index);
+        } else {
+            words[2 + 2 * index] = count - back;
+        }
+        self.drop_expired(state, u64::from(self.live) - back);
+    }
+
+    /// Drops the expired pairs and writes the new sum.
+    fn drop_expired(&self, state: &mut State, live: u64) {
+        state.drop_front(2 * self.expired);
+        if let Some(total) = state.first_mut() {
+            *total = live;
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! [`ThrottleBuilder`]. Setters cannot fail; `build` checks everything.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::on_error::{LogLimit, OnError};
+use super::{Inner, Throttle};
+use crate::backend::Backend;
+use crate::clock::micros_ceil;
+use crate::error::BuildError;
+use crate::key;
+use crate::rate::{Rate, RateError};
+use crate::strategy::{Limit, MAX_LIMITS, Strategy, TokenBucket};
+
+/// The most bytes of a throttle's name.
+const MAX_NAME: usize = 128;
+
+/// Builds a [`Throttle`].
+#[must_use = "a builder does nothing until `build`"]
+pub struct ThrottleBuilder {
+    name: String,
+    limits: Vec<(Result<Rate, RateError>, Option<Arc<dyn Strategy>>)>,
+    strategy: Option<Arc<dyn Strategy>>,
+    backend: Option<Arc<dyn Backend>>,
+    on_error: Option<OnError>,
+    deadline: Duration,
+    min_wait: Duration,
+    cost: u32,
+}
+
+/// A [`Rate`], or its text.
+pub trait IntoRate {
+    /// The rate, or why it is none.
+    ///
+    /// # Errors
+    ///
+    /// When the text is not a rate.
+    fn into_rate(self) -> Result<Rate, RateError>;
+}
+
+impl IntoRate for Rate {
+    fn into_rate(self) -> Result<Rate, RateError> {
+        Ok(self)
+    }
+}
+
+impl IntoRate for &str {
+    fn into_rate(self) -> Result<Rate, RateError> {
+        self.parse()
+    }
+}
+
+impl IntoRate for String {
+    fn into_rate(self) -> Result<Rate, RateError> {
+        self.parse()
+    }
+}
+
+impl IntoRate for &String {
+    fn into_rate(self) -> Result<Rate, RateError> {
+        self.parse()
+    }
+}
+
+impl ThrottleBuilder {
+    pub(super) fn new(name: String) -> Self {
+        Self {
+            name,
+            limits: Vec::new(),
+            strategy: None,
+            backend: None,
+            on_error: None,
+            deadline: Throttle::DEFAULT_DEADLINE,
+            min_wait: Duration::ZERO,
+            cost: 1,
+        }
+    }
+
+    /// Adds a rate, kept by the throttle's [`strategy`](Self::strategy). A hit must pass all of them;
+    /// there are at most eight.
+    pub fn rate(mut self, rate: impl IntoRate) -> Self {
+        self.limits.push((rate.into_rate(), None));
+        self
+    }
+
+    /// Adds several rates.
+    pub fn rates(self, rates: impl IntoIterator<Item = impl IntoRate>) -> Self {
+        rates.into_iter().fold(self, Self::rate)
+    }
+
+    /// Adds a rate with a strategy of its own.
+    pub fn limit(mut self, rate: impl IntoRate, strategy: impl Strategy) -> Self {
+        self.limits.push((rate.into_rate(), Some(Arc::new(strategy))));
+        self
+    }
+
+    /// How rates are counted that have no strategy of their own. Defaults to [`TokenBucket`].
+    pub fn strategy(mut self, strategy: impl Strategy) -> Self {
+        self.strategy = Some(Arc::new(strategy));
+        self
+    }
+
+    /// Where the state lives. Defaults to the backend that is current in the task of each hit; see
+    /// [`lifespan::with_current`](crate::lifespan::with_current).
+    pub fn backend(self, backend: impl Backend) -> Self {
+        self.shared_backend(Arc::new(backend))
+    }
+
+    /// Where the state lives, for a backend that is already a trait object.
+    pub fn shared_backend(mut self, backend: Arc<dyn Backend>) -> Self {
+        self.backend = Some(backend);
+        self
+    }
+
+    /// What is decided when the backend fails. Defaults to the backend's own policy.
+    pub fn on_error(mut self, policy: OnError) -> Self {
+        self.on_error = Some(policy);
+        self
+    }
+
+    /// The longest that a hit takes, waiting for connections and retries included; then the error
+    /// policy decides. Above zero. Defaults to 250 ms.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// The least `retry_after` of a denied hit, rounded up to the microsecond; a hit that passes never
+    /// waits. Defaults to zero.
+    pub fn min_wait(mut self, wait: Duration) -> Self {
+        self.min_wait = wait;
+        self
+    }
+
+    /// Units that a hit costs where it does not say. Defaults to 1.
+    pub fn cost(mut self, units: u32) -> Self {
+        self.cost = units;
+        self
+    }
+
+    /// Checks everything and makes the throttle.
+    ///
+    /// # Errors
+    ///
+    /// When a rate cannot be read or its strategy cannot keep it, when there is no rate or more than
+    /// eight, when two limits would share their state, when the name is not 1 to 128 bytes without
+    /// control characters, or when the deadline is zero.
+    pub fn build(self) -> Result<Throttle, BuildError> {
+        self.check_settings()?;
+        let Self { name, limits: wanted, strategy, backend, on_error, .. } = self;
+        let strategy = strategy.unwrap_or_else(|| Arc::new(TokenBucket::new()));
+        let mut limits = Vec::with_capacity(wanted.len());
+        for (rate, own) in wanted {
+            limits.push(Limit::shared(rate?, own.unwrap_or_else(|| Arc::clone(&strategy)))?);
+        }
+        let Some(first) = limits.first().cloned() else {
+            return Err(BuildError::NoRate { throttle: name });
+        };
+        check_states(&name, &limits)?;
+        let name: Arc<str> = name.into();
+        let limits = limits
+            .into_iter()
+            .filter(|limit| !limit.rate().is_unlimited())
+            .map(|limit| limit.bound_to(&name))
+            .collect();
+        let hasher = key::hasher().clone();
+        Ok(Throttle {
+            inner: Arc::new(Inner {
+                seed: hasher.hash_one(&*name),
+                name,
+                hasher,
+                limits,
+                first,
+                backend,
+                on_error,
+                deadline: self.deadline,
+                min_wait: micros_ceil(self.min_wait),
+                cost: self.cost,
+                log: LogLimit::default(),
+            }),
+        })
+    }
+
+    fn check_settings(&self) -> Result<(), BuildError> {
+        let name = &self.name;
+        if name.is_empty() || name.len() > MAX_NAME || name.chars().any(char::is_control) {
+            let shown = crate::text::Excerpt(name.as_bytes());
+            return Err(BuildError::setting(
+                "throttle name",
+                format!("{shown} is not 1 to {MAX_NAME} bytes without control characters"),
+            ));
+        }
+        if self.limits.len() > MAX_LIMITS {
+            return Err(BuildError::setting(
+                "rates",
+                format!("of throttle {name:?} are {}; the most is {MAX_LIMITS}", self.limits.len()),
+            ));
+        }
+        if self.deadline.is_zero() {
+            return Err(BuildError::setting(
+                "deadline",
+                format!("of throttle {name:?} is zero; use some milliseconds at least"),
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Refuses two limits whose state could not be told apart where it is stored.
+fn check_states(throttle: &str, limits: &[Limit]) -> Result<(), BuildError> {
+    for (second, limit) in limits.iter().enumerate() {
+        let same = |other: &Limit| {
+            other.tag() == limit.tag() && other.rate().period() == limit.rate().period()
+        };
+        if let Some(first) = limits[..second].iter().position(same) {
+            return Err(BuildError::SameState { throttle: throttle.to_owned(), first, second });
+        }
+    }
+    Ok(())
+}
+
+impl fmt::Debug for ThrottleBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ThrottleBuilder")
+            .field("name", &self.name)
+            .field("limits", &self.limits)
+            .field("backend", &self.backend)
+            .finish_non_exhaustive()
+    }
+}

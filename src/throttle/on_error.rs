@@ -1,0 +1,239 @@
+//! [`OnError`]: what is decided when a backend fails. The only place that applies a policy.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tracing::warn;
+
+use crate::clock::monotonic_now;
+use crate::decision::Decision;
+use crate::error::{BackendError, Error};
+use crate::unwind;
+
+/// What is decided about a hit when the backend fails.
+///
+/// Which one fits: [`Throttle`](Self::Throttle) where letting too much through does harm (logins,
+/// payments, a fragile downstream); [`Allow`](Self::Allow) where turning away a customer is worse than
+/// an unlimited minute; [`Raise`](Self::Raise) where the caller has a better idea; a
+/// [`handler`](Self::handler) where it depends on the key or on the error.
+///
+/// A mistake of the program (a closed backend, wrong credentials) is an error under every policy.
+#[derive(Clone)]
+#[non_exhaustive]
+pub enum OnError {
+    /// Deny, and say to come back after a while. The default, with one second.
+    #[non_exhaustive]
+    Throttle {
+        /// What a denied caller is told to wait.
+        retry_after: Duration,
+    },
+    /// Let it pass, uncounted.
+    Allow,
+    /// Return the error.
+    Raise,
+    /// Ask an async function.
+    Handler(ErrorHandler),
+}
+
+impl OnError {
+    /// What a denied caller is told to wait by default.
+    pub const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(1);
+    /// How long a handler may take by default.
+    pub const DEFAULT_HANDLER_TIME: Duration = Duration::from_millis(250);
+
+    /// Denies, and says to come back after `retry_after`.
+    #[must_use]
+    pub const fn throttle(retry_after: Duration) -> Self {
+        Self::Throttle { retry_after }
+    }
+
+    /// Asks `handler`, which has 250 ms; a panic or more time than that counts as
+    /// [`throttle`](Self::throttle) with the default wait.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use traffik::{Decision, OnError};
+    ///
+    /// let policy = OnError::handler(|failure| async move {
+    ///     if failure.cost() > 10 {
+    ///         Decision::deny(Duration::from_secs(5))
+    ///     } else {
+    ///         Decision::allow()
+    ///     }
+    /// });
+    /// # drop(policy);
+    /// ```
+    #[must_use]
+    pub fn handler<F, Fut>(handler: F) -> Self
+    where
+        F: Fn(Failure) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Decision> + Send + 'static,
+    {
+        Self::handler_within(Self::DEFAULT_HANDLER_TIME, handler)
+    }
+
+    /// As [`handler`](Self::handler), with another time limit.
+    #[must_use]
+    pub fn handler_within<F, Fut>(time_limit: Duration, handler: F) -> Self
+    where
+        F: Fn(Failure) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Decision> + Send + 'static,
+    {
+        let call = Arc::new(move |failure| Box::pin(handler(failure)) as HandlerFuture);
+        Self::Handler(ErrorHandler { call, time_limit })
+    }
+}
+
+impl Default for OnError {
+    fn default() -> Self {
+        Self::throttle(Self::DEFAULT_RETRY_AFTER)
+    }
+}
+
+impl fmt::Debug for OnError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Throttle { retry_after } => write!(f, "Throttle({retry_after:?})"),
+            Self::Allow => f.write_str("Allow"),
+            Self::Raise => f.write_str("Raise"),
+            Self::Handler(handler) => handler.fmt(f),
+        }
+    }
+}
+
+type HandlerFuture = Pin<Box<dyn Future<Output = Decision> + Send>>;
+
+/// An async function that decides when the backend fails; see [`OnError::handler`].
+#[derive(Clone)]
+pub struct ErrorHandler {
+    call: Arc<dyn Fn(Failure) -> HandlerFuture + Send + Sync>,
+    time_limit: Duration,
+}
+
+impl fmt::Debug for ErrorHandler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Handler(within {:?})", self.time_limit)
+    }
+}
+
+/// What an error handler is told.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    throttle: Arc<str>,
+    key: Vec<Vec<u8>>,
+    cost: u32,
+    error: Arc<BackendError>,
+}
+
+impl Failure {
+    /// The throttle's name.
+    #[must_use]
+    pub fn throttle(&self) -> &str {
+        &self.throttle
+    }
+
+    /// The parts of the key.
+    #[must_use]
+    pub fn key(&self) -> &[Vec<u8>] {
+        &self.key
+    }
+
+    /// The cost of the hit.
+    #[must_use]
+    pub fn cost(&self) -> u32 {
+        self.cost
+    }
+
+    /// What went wrong.
+    #[must_use]
+    pub fn error(&self) -> &BackendError {
+        &self.error
+    }
+}
+
+/// Decides about a hit whose backend failed.
+pub(super) async fn decide(
+    policy: &OnError,
+    throttle: &Arc<str>,
+    key: impl Fn() -> Vec<Vec<u8>>,
+    cost: u32,
+    error: BackendError,
+    log: &LogLimit,
+) -> Result<Decision, Error> {
+    if error.kind().is_programmer_error() {
+        return Err(error.into());
+    }
+    if let Some(suppressed) = log.pass() {
+        warn!(
+            throttle = &**throttle,
+            backend = error.backend(),
+            operation = error.operation(),
+            kind = ?error.kind(),
+            effect = ?error.effect(),
+            policy = ?policy,
+            suppressed,
+            "the backend failed, the error policy decides"
+        );
+    }
+    match policy {
+        OnError::Throttle { retry_after } => Ok(Decision::deny(*retry_after)),
+        OnError::Allow => Ok(Decision::allow()),
+        OnError::Raise => Err(error.into()),
+        OnError::Handler(handler) => {
+            let failure =
+                Failure { throttle: Arc::clone(throttle), key: key(), cost, error: Arc::new(error) };
+            Ok(ask(handler, failure).await)
+        }
+    }
+}
+
+async fn ask(handler: &ErrorHandler, failure: Failure) -> Decision {
+    let throttle = Arc::clone(&failure.throttle);
+    // The call itself may panic, before there is a future.
+    let answer = unwind::catch(async { (handler.call)(failure).await });
+    match tokio::time::timeout(handler.time_limit, answer).await {
+        Ok(Ok(decision)) => decision.by_policy(),
+        Ok(Err(_panic)) => {
+            warn!(throttle = &*throttle, "the error handler panicked, the hit is denied");
+            Decision::deny(OnError::DEFAULT_RETRY_AFTER)
+        }
+        Err(_elapsed) => {
+            warn!(throttle = &*throttle, "the error handler took too long, the hit is denied");
+            Decision::deny(OnError::DEFAULT_RETRY_AFTER)
+        }
+    }
+}
+
+/// Lets one log line through in a second, and counts the others.
+#[derive(Debug, Default)]
+pub(super) struct LogLimit {
+    /// Milliseconds of the runtime's monotonic time, from an arbitrary start.
+    next: AtomicU64,
+    suppressed: AtomicU64,
+}
+
+impl LogLimit {
+    /// How many lines were suppressed before this one; `None` if it is one of them.
+    fn pass(&self) -> Option<u64> {
+        static START: std::sync::OnceLock<tokio::time::Instant> = std::sync::OnceLock::new();
+        let start = *START.get_or_init(monotonic_now);
+        let elapsed = monotonic_now().saturating_duration_since(start);
+        let now = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
+        let next = self.next.load(Ordering::Relaxed);
+        let won = now >= next
+            && self
+                .next
+                .compare_exchange(next, now + 1000, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok();
+        if won {
+            Some(self.suppressed.swap(0, Ordering::Relaxed))
+        } else {
+            self.suppressed.fetch_add(1, Ordering::Relaxed);
+            None
+        }
+    }
+}
