@@ -17,19 +17,19 @@ pub struct Decision {
     speaker: u8,
     limit: u32,
     remaining: u32,
-    retry_after: Option<u64>,
+    /// The cost that was taken; 0 for none.
+    taken: u32,
+    /// In microseconds; [`NO_WAIT`] for none.
+    retry_after: u64,
     reset_after: u64,
-    taken: Taken,
+    taken_at: Timestamp,
+    /// Of the throttle and the key.
+    fingerprint: u64,
+    /// Of the hit's own rate, whose limit is `limit`; 0 if it had none.
+    own_period: u64,
 }
 
-/// What a receipt needs to know.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Taken {
-    pub(crate) cost: u32,
-    pub(crate) at: Timestamp,
-    pub(crate) fingerprint: u64,
-    pub(crate) rate: Option<Rate>,
-}
+const NO_WAIT: u64 = u64::MAX;
 
 /// Why a hit was denied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -70,9 +70,12 @@ impl Decision {
             speaker: 0,
             limit: u32::MAX,
             remaining: u32::MAX,
-            retry_after: None,
+            taken: 0,
+            retry_after: NO_WAIT,
             reset_after: 0,
-            taken: Taken { cost: 0, at: Timestamp::ZERO, fingerprint: 0, rate: None },
+            taken_at: Timestamp::ZERO,
+            fingerprint: 0,
+            own_period: 0,
         }
     }
 
@@ -83,7 +86,7 @@ impl Decision {
             denial: Some(Denial::Policy),
             limit: 0,
             remaining: 0,
-            retry_after: Some(wait),
+            retry_after: wait,
             reset_after: wait,
             ..Self::allow()
         }
@@ -95,16 +98,16 @@ impl Decision {
 
     /// The answer for a new key when no more keys fit.
     pub(crate) fn overflow(limit: &Rate, admit: bool, retry_after: u64) -> Self {
-        let (denial, retry_after) =
-            if admit { (None, None) } else { (Some(Denial::Full), Some(retry_after)) };
+        let allowed = Self { source: Source::Overflow, limit: limit.limit(), ..Self::allow() };
+        if admit {
+            return allowed;
+        }
         Self {
-            denial,
-            source: Source::Overflow,
-            limit: limit.limit(),
+            denial: Some(Denial::Full),
             remaining: 0,
             retry_after,
-            reset_after: retry_after.unwrap_or(0),
-            ..Self::allow()
+            reset_after: retry_after,
+            ..allowed
         }
     }
 
@@ -162,7 +165,7 @@ impl Decision {
     #[must_use]
     #[inline]
     pub fn retry_after(&self) -> Option<Duration> {
-        self.retry_after.map(Duration::from_micros)
+        (self.retry_after != NO_WAIT).then(|| Duration::from_micros(self.retry_after))
     }
 
     /// How long until the limiter answers like a fresh one if nobody else comes; the longest over
@@ -177,34 +180,31 @@ impl Decision {
     /// if it took nothing.
     #[must_use]
     pub fn receipt(self) -> Option<Receipt> {
-        (self.taken.cost > 0).then_some(Receipt(self.taken))
+        (self.taken > 0).then_some(Receipt(self))
     }
 
     /// The denial waits at least this long. A denial that no wait ends stays as it is.
-    pub(crate) fn wait_at_least(&mut self, min_wait: u64) {
-        if let Some(wait) = &mut self.retry_after {
-            *wait = (*wait).max(min_wait);
-        }
+    #[inline(always)]
+    pub(crate) fn wait_at_least(self, min_wait: u64) -> Self {
+        // No wait is the largest number, and stays.
+        Self { retry_after: self.retry_after.max(min_wait), ..self }
     }
 
     /// The same, marked as made by an error policy.
     pub(crate) fn by_policy(self) -> Self {
-        Self { source: Source::Policy, taken: Self::allow().taken, ..self }
+        Self { source: Source::Policy, taken: 0, ..self }
     }
 
     /// Binds what was taken to a throttle and key.
     #[inline(always)]
-    pub(crate) fn bind(&mut self, fingerprint: u64) {
-        self.taken.fingerprint = fingerprint;
+    pub(crate) fn bound_to(self, fingerprint: u64) -> Self {
+        Self { fingerprint, ..self }
     }
 
-    pub(crate) fn taken(&self) -> &Taken {
-        &self.taken
-    }
-
-    #[inline(always)]
-    pub(crate) fn set_taken(&mut self, taken: Taken) {
-        self.taken = taken;
+    /// Notes that the hit had a rate of its own.
+    pub(crate) fn by_rate(mut self, rate: Option<Rate>) -> Self {
+        self.own_period = rate.map_or(0, |rate| rate.period_micros());
+        self
     }
 }
 
@@ -215,27 +215,28 @@ impl Decision {
 /// window lasts.
 #[derive(Debug)]
 #[must_use = "a receipt does nothing by itself; give it to Throttle::refund"]
-pub struct Receipt(Taken);
+pub struct Receipt(Decision);
 
 impl Receipt {
     /// The cost that was taken.
     #[must_use]
     pub const fn cost(&self) -> u32 {
-        self.0.cost
+        self.0.taken
     }
 
     /// The instant at which it was taken, by the backend's clock.
     #[must_use]
     pub const fn taken_at(&self) -> Timestamp {
-        self.0.at
+        self.0.taken_at
     }
 
     pub(crate) fn fingerprint(&self) -> u64 {
         self.0.fingerprint
     }
 
+    /// The hit's own rate, if it had one; without its burst, which a refund has no use for.
     pub(crate) fn rate(&self) -> Option<Rate> {
-        self.0.rate
+        (self.0.own_period > 0).then(|| Rate::from_micros(self.0.limit, self.0.own_period))
     }
 }
 
@@ -301,20 +302,19 @@ impl Tally {
         let from_now = |instant: Timestamp| {
             instant.as_micros().saturating_sub(asked_at.as_micros())
         };
+        let denied_for_now = self.denial == Some(Denial::Limited);
         Decision {
             denial: self.denial,
             source: Source::Backend,
             speaker: self.speaker,
             limit: self.limit,
             remaining: self.remaining,
-            retry_after: (self.denial == Some(Denial::Limited)).then(|| from_now(self.retry_at)),
+            taken: if self.denial.is_none() { took } else { 0 },
+            retry_after: if denied_for_now { from_now(self.retry_at) } else { NO_WAIT },
             reset_after: from_now(self.fresh_at),
-            taken: Taken {
-                cost: if self.denial.is_none() { took } else { 0 },
-                at,
-                fingerprint: 0,
-                rate: None,
-            },
+            taken_at: at,
+            fingerprint: 0,
+            own_period: 0,
         }
     }
 }

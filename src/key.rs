@@ -3,6 +3,8 @@
 //! A key travels in parts and is never joined to one text, so `("a:b", "c")` and `("a", "b:c")` differ.
 //! It is opaque and may be hostile: any bytes, up to [`MAX_KEY_BYTES`].
 
+mod short;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::hash::{BuildHasher, Hasher};
@@ -10,6 +12,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, LazyLock};
 
 use ahash::RandomState;
+
+pub(crate) use short::Short;
 
 use crate::error::Error;
 use crate::text::Excerpt;
@@ -173,6 +177,7 @@ impl fmt::Debug for KeyPart<'_> {
 pub struct Key<'a> {
     throttle: Option<&'a str>,
     parts: BorrowedParts<'a>,
+    short: Option<Short>,
     hash: u64,
 }
 
@@ -193,8 +198,8 @@ impl<'a> Key<'a> {
     #[must_use]
     pub fn value(name: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {
         let part = KeyPart::bytes(name.as_ref());
-        let hash = hash(&HASHER, &[part]);
-        Self { throttle: None, parts: BorrowedParts::One(part), hash }
+        let (short, hash) = digest(&HASHER, &[part]);
+        Self { throttle: None, parts: BorrowedParts::One(part), short, hash }
     }
 
     #[inline(always)]
@@ -203,8 +208,8 @@ impl<'a> Key<'a> {
         throttle: &'a str,
         parts: &'a [KeyPart<'a>],
     ) -> Self {
-        let hash = hash(hasher, parts);
-        Self { throttle: Some(throttle), parts: BorrowedParts::Slice(parts), hash }
+        let (short, hash) = digest(hasher, parts);
+        Self { throttle: Some(throttle), parts: BorrowedParts::Slice(parts), short, hash }
     }
 
     /// The throttle's name; `None` for a value of the user's own.
@@ -229,6 +234,12 @@ impl<'a> Key<'a> {
     #[inline]
     pub fn hash(&self) -> u64 {
         self.hash
+    }
+
+    /// The key in 16 bytes, if it fits.
+    #[inline(always)]
+    pub(crate) fn short(&self) -> Option<&Short> {
+        self.short.as_ref()
     }
 
     /// One byte string that differs for any two different keys.
@@ -269,21 +280,24 @@ pub(crate) fn push_prefixed(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
+/// The short form and the hash of a key.
 #[inline(always)]
-fn hash(hasher: &RandomState, parts: &[KeyPart<'_>]) -> u64 {
-    hash_pieces(hasher, parts.iter().map(KeyPart::as_bytes))
+fn digest(hasher: &RandomState, parts: &[KeyPart<'_>]) -> (Option<Short>, u64) {
+    let short = Short::of(parts);
+    let hash = match &short {
+        Some(short) => short.hash(hasher),
+        None => hash_long(hasher, parts),
+    };
+    (short, hash)
 }
 
-/// The hash of a key whose parts are these.
-#[inline(always)]
-pub(crate) fn hash_pieces<'a>(
-    hasher: &RandomState,
-    pieces: impl Iterator<Item = &'a [u8]>,
-) -> u64 {
+#[inline(never)]
+fn hash_long(hasher: &RandomState, parts: &[KeyPart<'_>]) -> u64 {
     let mut state = hasher.build_hasher();
-    for piece in pieces {
-        state.write(piece);
-        state.write_usize(piece.len());
+    for part in parts {
+        let bytes = part.as_bytes();
+        state.write(bytes);
+        state.write_usize(bytes.len());
     }
     state.finish()
 }

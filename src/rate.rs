@@ -74,40 +74,40 @@ impl Rate {
             return Err(RateError::PeriodFraction { period });
         }
         let micros = period.as_secs() * SECOND + u64::from(period.subsec_micros());
-        Ok(Self::of(limit, micros))
+        Ok(Self::from_micros(limit, micros))
     }
 
     /// `limit` units in each second.
     #[must_use]
     pub const fn per_second(limit: u32) -> Self {
-        Self::of(limit, SECOND)
+        Self::from_micros(limit, SECOND)
     }
 
     /// `limit` units in each minute.
     #[must_use]
     pub const fn per_minute(limit: u32) -> Self {
-        Self::of(limit, MINUTE)
+        Self::from_micros(limit, MINUTE)
     }
 
     /// `limit` units in each hour.
     #[must_use]
     pub const fn per_hour(limit: u32) -> Self {
-        Self::of(limit, HOUR)
+        Self::from_micros(limit, HOUR)
     }
 
     /// `limit` units in each day of 24 hours.
     #[must_use]
     pub const fn per_day(limit: u32) -> Self {
-        Self::of(limit, DAY)
+        Self::from_micros(limit, DAY)
     }
 
     /// `limit` units in each week of 7 days.
     #[must_use]
     pub const fn per_week(limit: u32) -> Self {
-        Self::of(limit, WEEK)
+        Self::from_micros(limit, WEEK)
     }
 
-    const fn of(limit: u32, period: u64) -> Self {
+    pub(crate) const fn from_micros(limit: u32, period: u64) -> Self {
         Self { limit, burst: None, period }
     }
 

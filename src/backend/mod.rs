@@ -13,6 +13,7 @@ mod forward;
 mod memory;
 mod settings;
 
+use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,7 +56,7 @@ pub const MAX_COUNTER: u64 = i64::MAX as u64;
 /// * **After [`close`](Backend::close)** every method but the lifecycle and the settings fails with
 ///   [`ErrorKind::Closed`].
 #[async_trait]
-pub trait Backend: fmt::Debug + Send + Sync + 'static {
+pub trait Backend: Any + fmt::Debug + Send + Sync {
     /// The settings and counters.
     fn settings(&self) -> &Settings;
 

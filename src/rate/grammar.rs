@@ -43,14 +43,14 @@ impl<'a> Parser<'a> {
             self.end()?;
             return Ok(Rate::UNLIMITED);
         }
-        let limit = self.number("a limit such as the 100 in \"100/min\"")?;
+        let limit = self.small_number("a limit such as the 100 in \"100/min\"")?;
         if !self.slash() && !self.word_is("per") {
             return Err(self.error("expected '/' or \"per\" after the limit"));
         }
         let rate = Rate::new(limit, self.period()?)
             .map_err(|error| self.error_at(self.at, error.to_string()))?;
         let rate = if self.word_is("burst") {
-            rate.burst(self.number("a number after \"burst\"")?)
+            rate.burst(self.small_number("a number after \"burst\"")?)
         } else {
             rate
         };
@@ -72,7 +72,8 @@ impl<'a> Parser<'a> {
         let (at, name) = (self.at, self.letters());
         let unit = UNITS.iter().find(|(_, names)| names.iter().any(|n| n.eq_ignore_ascii_case(name)));
         match unit {
-            Some((unit, _)) => Ok(Duration::from_micros(u64::from(count) * unit)),
+            // Far out of range either way, if it does not fit.
+            Some((unit, _)) => Ok(Duration::from_micros(count.saturating_mul(*unit))),
             None if name.is_empty() => Err(self.error("expected a unit: ms, s, min, h, day or week")),
             None => {
                 let name = Excerpt(name.as_bytes());
@@ -81,15 +82,22 @@ impl<'a> Parser<'a> {
         }
     }
 
-    fn number(&mut self, wanted: &str) -> Result<u32, RateError> {
+    fn small_number(&mut self, wanted: &str) -> Result<u32, RateError> {
         self.spaces();
-        let (at, digits) = (self.at, self.digits());
+        let at = self.at;
+        u32::try_from(self.number(wanted)?)
+            .map_err(|_| self.error_at(at, format!("too large a number; use {} at most", u32::MAX)))
+    }
+
+    /// Held at `u64::MAX`.
+    fn number(&mut self, wanted: &str) -> Result<u64, RateError> {
+        self.spaces();
+        let digits = self.digits();
         if digits.is_empty() {
             return Err(self.error(format!("expected {wanted}, in ASCII digits only")));
         }
-        digits.parse().map_err(|_| {
-            self.error_at(at, format!("number is too large; the most is {}", u32::MAX))
-        })
+        // Nothing but digits, so only the size can be wrong.
+        Ok(digits.parse().unwrap_or(u64::MAX))
     }
 
     fn end(&mut self) -> Result<(), RateError> {
@@ -165,11 +173,11 @@ mod tests {
             ("0/min", 0, MINUTE),
             ("4294967295/d", u32::MAX, DAY),
         ] {
-            assert_eq!(text.parse::<Rate>(), Ok(Rate::of(limit, period)), "{text}");
+            assert_eq!(text.parse::<Rate>(), Ok(Rate::from_micros(limit, period)), "{text}");
         }
         for (length, names) in UNITS {
             for name in names {
-                assert_eq!(format!("1/{name}").parse::<Rate>(), Ok(Rate::of(1, length)), "{name}");
+                assert_eq!(format!("1/{name}").parse::<Rate>(), Ok(Rate::from_micros(1, length)), "{name}");
             }
         }
         assert_eq!("100/min burst 150".parse(), Ok(Rate::per_minute(100).burst(150)));
@@ -192,6 +200,8 @@ mod tests {
             ("5/s extra", 4, "unexpected text"),
             ("5/s burst", 9, "expected a number after \"burst\""),
             ("4294967296/s", 0, "too large"),
+            ("99999999999999999999/s", 0, "too large"),
+            ("5/99999999999999999999ms", 24, "out of range"),
             ("5/0s", 4, "out of range"),
             ("5/367d", 6, "out of range"),
             ("5/4294967295w", 13, "out of range"),

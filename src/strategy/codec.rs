@@ -168,7 +168,7 @@ mod tests {
             state: State::new(Timestamp::from_micros(1_704_067_200_000_000), vec![1, 0]),
         };
         let expected = "0101\
-            04000000008793030000000000806fd1d80d060000a778d1d80d060002000000\
+            04000000008793030000000000202110d70d0600c0472a10d70d060002000000\
             01000000000000000000000000000000";
         let hex: String = encode(&[part]).iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(hex.len(), expected.len());

@@ -1,12 +1,13 @@
 //! [`ThrottleBuilder`]. Setters cannot fail; `build` checks everything.
 
+use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::on_error::{LogLimit, OnError};
 use super::{Inner, Throttle};
-use crate::backend::Backend;
+use crate::backend::{Backend, InMemory};
 use crate::clock::micros_ceil;
 use crate::error::BuildError;
 use crate::key;
@@ -172,6 +173,7 @@ impl ThrottleBuilder {
                 hasher,
                 limits,
                 first,
+                in_memory: backend.as_deref().and_then(as_in_memory).cloned(),
                 backend,
                 on_error,
                 deadline: self.deadline,
@@ -205,6 +207,11 @@ impl ThrottleBuilder {
         }
         Ok(())
     }
+}
+
+fn as_in_memory(backend: &dyn Backend) -> Option<&InMemory> {
+    let any: &dyn Any = backend;
+    any.downcast_ref()
 }
 
 /// Refuses two limits whose state could not be told apart where it is stored.

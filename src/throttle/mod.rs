@@ -16,8 +16,8 @@ pub use builder::{IntoRate, ThrottleBuilder};
 pub use on_error::{ErrorHandler, Failure, OnError};
 pub use options::HitOptions;
 
-use crate::backend::Backend;
-use crate::decision::{Decision, Receipt, Source, Taken};
+use crate::backend::{Backend, InMemory};
+use crate::decision::{Decision, Receipt, Source};
 use crate::error::{BackendError, Error, ErrorKind};
 use crate::key::{Key, KeyPart, MAX_KEY_BYTES, ToKey};
 use crate::lifespan;
@@ -59,6 +59,8 @@ struct Inner {
     /// The strategy of the first limit, for a hit with a rate of its own.
     first: Limit,
     backend: Option<Arc<dyn Backend>>,
+    /// The same backend where it is in memory, to ask it without a detour.
+    in_memory: Option<InMemory>,
     on_error: Option<OnError>,
     deadline: Duration,
     min_wait: u64,
@@ -92,7 +94,10 @@ impl Throttle {
     /// dropped future may have consumed the cost.
     #[inline]
     pub async fn hit(&self, key: impl ToKey) -> Result<Decision, Error> {
-        self.run(&key, &self.inner.limits, self.inner.cost, Op::Take).await
+        match self.try_in_memory(&key) {
+            Some(decision) => Ok(decision),
+            None => self.run(&key, &self.inner.limits, self.inner.cost, Op::Take).await,
+        }
     }
 
     /// Counts a hit with a cost or a rate of its own.
@@ -111,12 +116,8 @@ impl Throttle {
     ) -> Result<Decision, Error> {
         let cost = options.cost.unwrap_or(self.inner.cost);
         let limits = self.limits_for(options.rate)?;
-        let mut decision = self.run(&key, &limits, cost, Op::Take).await?;
-        if options.rate.is_some() {
-            let taken = Taken { rate: options.rate, ..*decision.taken() };
-            decision.set_taken(taken);
-        }
-        Ok(decision)
+        let decision = self.run(&key, &limits, cost, Op::Take).await?;
+        Ok(decision.by_rate(options.rate))
     }
 
     /// Answers as [`hit`](Self::hit) would, but consumes nothing.
@@ -204,7 +205,18 @@ impl Throttle {
         &self.inner.limits
     }
 
+    /// The way of nearly every hit in memory; `None`, with nothing done, to take the other.
     #[inline(always)]
+    fn try_in_memory(&self, key: &(impl ToKey + ?Sized)) -> Option<Decision> {
+        let inner = &*self.inner;
+        let [limit] = &*inner.limits else { return None };
+        let backend = inner.in_memory.as_ref()?;
+        let parts = key.to_key();
+        let key = Key::hashed(&inner.hasher, &inner.name, parts.as_slice().ok()??);
+        let decision = backend.try_hit(&key, limit, inner.cost)?;
+        Some(self.finish(&key, decision))
+    }
+
     async fn run(
         &self,
         key: &(impl ToKey + ?Sized),
@@ -220,7 +232,7 @@ impl Throttle {
         }
         let step = Step::new(limits, cost, op);
         let backend = self.backend()?;
-        let mut decision = match backend.try_apply(&key, &step) {
+        let decision = match backend.try_apply(&key, &step) {
             Some(Ok(decision)) => decision,
             Some(Err(error)) => self.decide_by_policy(&**backend, &key, cost, error).await?,
             None => match self.apply(&**backend, &key, &step).await {
@@ -228,13 +240,25 @@ impl Throttle {
                 Err(error) => self.decide_by_policy(&**backend, &key, cost, error).await?,
             },
         };
-        if decision.is_denied() {
-            decision.wait_at_least(self.inner.min_wait);
-            trace!(throttle = &*self.inner.name, key = ?key.parts(), ?decision, "denied");
-        } else {
-            decision.bind(self.fingerprint(&key));
+        Ok(self.finish(&key, decision))
+    }
+
+    /// What every decision goes through. By value: a decision that lies in memory is slower.
+    #[inline(always)]
+    fn finish(&self, key: &Key<'_>, decision: Decision) -> Decision {
+        if decision.is_allowed() {
+            return decision.bound_to(self.fingerprint(key));
         }
-        Ok(decision)
+        let decision = decision.wait_at_least(self.inner.min_wait);
+        if tracing::enabled!(tracing::Level::TRACE) {
+            self.trace_denied(key, &decision.clone());
+        }
+        decision
+    }
+
+    #[cold]
+    fn trace_denied(&self, key: &Key<'_>, decision: &Decision) {
+        trace!(throttle = &*self.inner.name, key = ?key.parts(), ?decision, "denied");
     }
 
     #[inline(always)]

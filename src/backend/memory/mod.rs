@@ -26,7 +26,7 @@ use crate::decision::Decision;
 use crate::error::{BackendError, ErrorKind};
 use crate::key::Key;
 use crate::lock::{LockError, LockGuard, LockOptions};
-use crate::strategy::Step;
+use crate::strategy::{Limit, Step};
 use locks::Locks;
 use store::{Event, Store};
 use sweeper::Sweeper;
@@ -78,6 +78,17 @@ impl InMemory {
     #[must_use]
     pub fn key_count(&self) -> usize {
         self.inner.store.budget.used()
+    }
+
+    /// A hit of one limit on a short key, if that is all there is to it; `None`, with nothing done, if
+    /// not.
+    #[inline(always)]
+    pub(crate) fn try_hit(&self, key: &Key<'_>, limit: &Limit, cost: u32) -> Option<Decision> {
+        let inner = &*self.inner;
+        if inner.closed.load(Ordering::Relaxed) {
+            return None;
+        }
+        inner.store.try_hit(key, limit, cost, || inner.now())
     }
 
     fn from_parts(

@@ -1,9 +1,10 @@
 //! One shard: the tables behind one lock, and what is done to them while it is held.
 
 use super::budget::Budget;
-use super::slot::{Body, Identity, LargeSlot, Slot};
+use super::slot::{self, Body, LargeSlot, Slot};
 use super::table::Table;
 use crate::clock::Timestamp;
+use crate::key::{Key, Short};
 use crate::strategy::packed::{self, Packed, Settled};
 use crate::strategy::{Cell, Core, Interned, Limit, Op, State, interned};
 
@@ -22,23 +23,22 @@ pub(super) struct Full;
 /// The state of one limit of one key.
 #[derive(Clone, Copy)]
 pub(super) struct Target<'t> {
-    pub(super) identity: &'t Identity<'t>,
+    pub(super) key: &'t Key<'t>,
     pub(super) interned: &'static Interned,
 }
 
 impl Target<'_> {
     #[inline(always)]
     fn hash(&self) -> u64 {
-        self.identity.hash_of(self.interned.id())
+        slot::hash_of(self.key, self.interned.id())
     }
 
-    #[inline(always)]
     fn is_small(&self, slot: &Slot) -> bool {
-        slot.is(self.identity, self.interned.id())
+        self.key.short().is_some_and(|short| slot.is(short, self.interned.id()))
     }
 
     fn is_large(&self, slot: &LargeSlot) -> bool {
-        slot.is(self.identity, self.interned.id())
+        slot.is(self.key, self.interned.id())
     }
 }
 
@@ -62,12 +62,13 @@ impl Shard {
     pub(super) fn step<P: Packed>(
         &mut self,
         meter: &P,
-        target: Target<'_>,
+        (target, short): (Target<'_>, &Short),
         asked_at: Timestamp,
         (cost, op): (u32, Op),
         budget: &Budget,
     ) -> Result<(Settled<P::Count>, Timestamp), Full> {
-        if let Some(slot) = self.small.find_mut(target.hash(), |slot| target.is_small(slot)) {
+        let (hash, id) = (target.hash(), target.interned.id());
+        if let Some(slot) = self.small.find_mut(hash, |slot| slot.is(short, id)) {
             let last = slot.last();
             let at = asked_at.max(last);
             let settled = packed::run(meter, P::unpack(slot.count()), last, at, cost, op);
@@ -80,7 +81,8 @@ impl Shard {
         let settled = packed::run(meter, fresh, Timestamp::ZERO, asked_at, cost, op);
         if settled.changed {
             self.make_room(1, asked_at, budget)?;
-            self.insert_small(target, P::pack(settled.count), asked_at);
+            let slot = Slot::new(short, id, P::pack(settled.count), asked_at);
+            self.small.insert(hash, slot);
         }
         Ok((settled, asked_at))
     }
@@ -134,7 +136,10 @@ impl Shard {
                     slot.write(count, last);
                     return false;
                 }
-                self.insert_small(target, count, last);
+                if let Some(short) = target.key.short() {
+                    let slot = Slot::new(short, target.interned.id(), count, last);
+                    self.small.insert(hash, slot);
+                }
                 return true;
             }
             Cell::Packed { count, last } => Body::Packed { count, last },
@@ -146,14 +151,8 @@ impl Shard {
         }
         // The small form of the same state, if there was one, gives way.
         let replaced = self.small.remove(hash, |slot| target.is_small(slot)).is_some();
-        self.large.insert(hash, LargeSlot::new(target.identity, target.interned.id(), body));
+        self.large.insert(hash, LargeSlot::new(target.key, target.interned.id(), body));
         !replaced
-    }
-
-    fn insert_small(&mut self, target: Target<'_>, count: u64, last: Timestamp) {
-        if let Some(slot) = Slot::new(target.identity, target.interned.id(), count, last) {
-            self.small.insert(target.hash(), slot);
-        }
     }
 
     /// Forgets a limit's state.
@@ -207,7 +206,7 @@ impl Shard {
 /// Whether the state of a limit is kept in a [`Slot`].
 #[inline(always)]
 fn is_kept_small(target: Target<'_>, limit: &Limit) -> bool {
-    target.identity.is_short()
+    target.key.short().is_some()
         && !target.interned.is_wide()
         && matches!(limit.core(), Core::Bucket(_) | Core::Fixed(_) | Core::Sliding(_))
 }

@@ -5,11 +5,10 @@ use parking_lot::Mutex;
 use super::budget::Budget;
 use super::builder::Overflow;
 use super::shard::{Full, Shard, Target, fresh_cell};
-use super::slot::Identity;
 use crate::clock::Timestamp;
 use crate::decision::{Decision, Tally};
 use crate::error::{BackendError, ErrorKind};
-use crate::key::Key;
+use crate::key::{Key, Short};
 use crate::strategy::packed::{self, Packed};
 use crate::strategy::{Applied, Cell, Core, Limit, MAX_LIMITS, Op, Step, apply_step, interned};
 
@@ -52,74 +51,78 @@ impl Store {
     }
 
     /// Decides one step, under one lock.
-    #[inline(always)]
     pub(super) fn apply(
         &self,
         key: &Key<'_>,
         step: &Step<'_>,
         asked_at: Timestamp,
     ) -> (Decision, Event) {
-        let identity = Identity::of(key);
-        let throttle = key.throttle().unwrap_or_default();
-        if let [limit] = step.limits()
-            && identity.is_short()
-        {
-            let target = Target { identity: &identity, interned: limit.interned(throttle) };
-            if !target.interned.is_wide() {
-                match limit.core() {
-                    Core::Bucket(meter) => return self.one(meter, limit, target, step, asked_at),
-                    Core::Fixed(meter) => return self.one(meter, limit, target, step, asked_at),
-                    Core::Sliding(meter) => return self.one(meter, limit, target, step, asked_at),
-                    Core::Unlimited | Core::DenyAll | Core::Words { .. } => {}
-                }
-            }
-        }
         if step.limits().len() <= 2 {
-            self.several::<2>(&identity, throttle, step, asked_at)
+            self.several::<2>(key, step, asked_at)
         } else {
-            self.several::<MAX_LIMITS>(&identity, throttle, step, asked_at)
+            self.several::<MAX_LIMITS>(key, step, asked_at)
         }
     }
 
-    /// One limit with a packed count, on a short key.
+    /// A hit of one limit with a packed count on a short key: the way of nearly every hit.
+    ///
+    /// `None`, with nothing done, if it is not that, or if the key is new and there is no room.
+    #[inline(always)]
+    pub(super) fn try_hit(
+        &self,
+        key: &Key<'_>,
+        limit: &Limit,
+        cost: u32,
+        now: impl FnOnce() -> Timestamp,
+    ) -> Option<Decision> {
+        let interned = limit.interned(key.throttle()?);
+        let target = (Target { key, interned }, key.short()?);
+        if interned.is_wide() {
+            return None;
+        }
+        match limit.core() {
+            Core::Bucket(meter) => self.one(meter, limit, target, cost, now()),
+            Core::Fixed(meter) => self.one(meter, limit, target, cost, now()),
+            Core::Sliding(meter) => self.one(meter, limit, target, cost, now()),
+            Core::Unlimited | Core::DenyAll | Core::Words { .. } => None,
+        }
+    }
+
     #[inline(always)]
     fn one<P: Packed>(
         &self,
         meter: &P,
         limit: &Limit,
-        target: Target<'_>,
-        step: &Step<'_>,
+        target: (Target<'_>, &Short),
+        cost: u32,
         asked_at: Timestamp,
-    ) -> (Decision, Event) {
-        let (cost, op) = (step.cost(), step.op());
-        let stepped = {
-            let mut shard = self.shard(target.identity.hash()).lock();
-            shard.step(meter, target, asked_at, (cost, op), &self.budget)
+    ) -> Option<Decision> {
+        let (settled, at) = {
+            let mut shard = self.shard(target.0.key.hash()).lock();
+            shard.step(meter, target, asked_at, (cost, Op::Take), &self.budget).ok()?
         };
-        let Ok((settled, at)) = stepped else { return self.overflow(limit) };
         // All that follows needs the lock no more.
         let mut tally = Tally::new();
         tally.add(0, limit, packed::answer(meter, settled, at, cost));
-        let took = if op == Op::Take { cost } else { 0 };
-        (tally.decision(asked_at, at, took), Event::Nothing)
+        Some(tally.decision(asked_at, at, cost))
     }
 
     /// Any limits, up to `N` of them.
     #[inline(never)]
     fn several<const N: usize>(
         &self,
-        identity: &Identity<'_>,
-        throttle: &str,
+        key: &Key<'_>,
         step: &Step<'_>,
         asked_at: Timestamp,
     ) -> (Decision, Event) {
         let limits = step.limits();
-        let target = |limit: &Limit| Target { identity, interned: limit.interned(throttle) };
+        let throttle = key.throttle().unwrap_or_default();
+        let target = |limit: &Limit| Target { key, interned: limit.interned(throttle) };
         let mut cells = [const { Cell::FRESH }; N];
         let cells = &mut cells[..limits.len()];
         let mut missing = 0;
 
-        let mut shard = self.shard(identity.hash()).lock();
+        let mut shard = self.shard(key.hash()).lock();
         for (limit, cell) in limits.iter().zip(&mut *cells) {
             if limit.core().is_stateless() {
                 continue;
@@ -155,10 +158,9 @@ impl Store {
 
     /// Forgets all limits that a throttle ever had for a key.
     pub(super) fn forget(&self, key: &Key<'_>) {
-        let identity = Identity::of(key);
-        let mut shard = self.shard(identity.hash()).lock();
+        let mut shard = self.shard(key.hash()).lock();
         for interned in interned::of_throttle(key.throttle().unwrap_or_default()) {
-            shard.remove(Target { identity: &identity, interned }, &self.budget);
+            shard.remove(Target { key, interned }, &self.budget);
         }
     }
 

@@ -22,29 +22,33 @@ pub(super) trait Hashed {
 #[derive(Debug)]
 pub(super) struct Table<T> {
     main: HashTable<T>,
-    /// The table before, while it is emptied; else without buckets.
-    old: HashTable<T>,
-    /// Buckets of `old` before this one are empty.
-    moved: usize,
+    /// The table before, while it is emptied.
+    old: Option<Old<T>>,
     /// The bucket of `main` that the next sweep begins with.
     swept: usize,
 }
 
+#[derive(Debug)]
+struct Old<T> {
+    table: HashTable<T>,
+    /// Buckets before this one are empty.
+    moved: usize,
+}
+
 impl<T: Hashed> Table<T> {
     pub(super) const fn new() -> Self {
-        Self { main: HashTable::new(), old: HashTable::new(), moved: 0, swept: 0 }
+        Self { main: HashTable::new(), old: None, swept: 0 }
     }
 
     pub(super) fn len(&self) -> usize {
-        self.main.len() + self.old.len()
+        self.main.len() + self.old.as_ref().map_or(0, |old| old.table.len())
     }
 
     #[inline(always)]
     pub(super) fn find(&self, hash: u64, mut eq: impl FnMut(&T) -> bool) -> Option<&T> {
         match self.main.find(hash, &mut eq) {
             Some(found) => Some(found),
-            None if self.old.is_empty() => None,
-            None => self.old.find(hash, eq),
+            None => self.old.as_ref()?.table.find(hash, eq),
         }
     }
 
@@ -56,8 +60,7 @@ impl<T: Hashed> Table<T> {
     ) -> Option<&mut T> {
         match self.main.find_mut(hash, &mut eq) {
             Some(found) => Some(found),
-            None if self.old.is_empty() => None,
-            None => self.old.find_mut(hash, eq),
+            None => self.old.as_mut()?.table.find_mut(hash, eq),
         }
     }
 
@@ -65,7 +68,8 @@ impl<T: Hashed> Table<T> {
         if let Ok(entry) = self.main.find_entry(hash, &mut eq) {
             return Some(entry.remove().0);
         }
-        self.old.find_entry(hash, eq).ok().map(|entry| entry.remove().0)
+        let entry = self.old.as_mut()?.table.find_entry(hash, eq).ok()?;
+        Some(entry.remove().0)
     }
 
     /// Inserts an item that is not in the table.
@@ -80,7 +84,7 @@ impl<T: Hashed> Table<T> {
     /// Looks at the next `buckets` buckets and removes the items that are spent. Says how many were
     /// removed.
     pub(super) fn sweep(&mut self, buckets: usize, mut spent: impl FnMut(&T) -> bool) -> usize {
-        if self.is_moving() {
+        if self.old.is_some() {
             self.move_some(buckets);
             return 0;
         }
@@ -107,11 +111,7 @@ impl<T: Hashed> Table<T> {
 
     /// Buckets that a whole sweep looks at.
     pub(super) fn buckets(&self) -> usize {
-        self.main.num_buckets() + self.old.num_buckets()
-    }
-
-    fn is_moving(&self) -> bool {
-        self.old.num_buckets() > 0
+        self.main.num_buckets() + self.old.as_ref().map_or(0, |old| old.table.num_buckets())
     }
 
     /// Puts the table aside and begins a new one: twice as large if it is full of items, smaller if it
@@ -122,25 +122,24 @@ impl<T: Hashed> Table<T> {
     fn replace(&mut self) {
         self.move_some(usize::MAX);
         let room = (self.main.len() * 2).max(self.main.num_buckets() / 8).max(3);
-        self.old = std::mem::replace(&mut self.main, HashTable::with_capacity(room));
-        self.moved = 0;
+        let table = std::mem::replace(&mut self.main, HashTable::with_capacity(room));
+        self.old = Some(Old { table, moved: 0 });
         self.swept = 0;
     }
 
     fn move_some(&mut self, buckets: usize) {
-        if !self.is_moving() {
-            return;
-        }
-        let end = self.old.num_buckets().min(self.moved.saturating_add(buckets));
-        for bucket in self.moved..end {
-            if let Ok(entry) = self.old.get_bucket_entry(bucket) {
+        let Some(old) = &mut self.old else { return };
+        let all = old.table.num_buckets();
+        let end = all.min(old.moved.saturating_add(buckets));
+        for bucket in old.moved..end {
+            if let Ok(entry) = old.table.get_bucket_entry(bucket) {
                 let (item, _) = entry.remove();
                 self.main.insert_unique(item.hash(), item, T::hash);
             }
         }
-        self.moved = end;
-        if end == self.old.num_buckets() {
-            self.old = HashTable::new();
+        old.moved = end;
+        if end == all {
+            self.old = None;
         }
     }
 }
@@ -223,15 +222,15 @@ mod tests {
     fn no_insert_moves_more_than_a_few_buckets() {
         let mut table = Table::new();
         for key in 0..200_000 {
-            let before = (table.moved, table.old.num_buckets());
+            let left = |table: &Table<Item>| {
+                table.old.as_ref().map(|old| old.table.num_buckets() - old.moved)
+            };
+            let before = left(&table);
             table.insert(spread(key), Item(key, 0));
-            let finished = before.1 > 0 && table.old.num_buckets() == 0;
-            if finished {
-                assert!(before.1 - before.0 <= MOVED_PER_INSERT);
-            } else if table.old.num_buckets() == before.1 {
-                assert!(table.moved - before.0 <= MOVED_PER_INSERT);
-            } else {
-                assert_eq!(before.1, 0, "a new table began before the old one was empty");
+            match (before, left(&table)) {
+                (None, _) => {}
+                (Some(before), None) => assert!(before <= MOVED_PER_INSERT),
+                (Some(before), Some(after)) => assert_eq!(before - after, MOVED_PER_INSERT),
             }
         }
     }

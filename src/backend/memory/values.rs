@@ -41,7 +41,7 @@ impl Hashed for Value {
 }
 
 fn hash(encoded: &[u8]) -> u64 {
-    key::hash_pieces(key::hasher(), std::iter::once(encoded))
+    key::hasher().hash_one(encoded)
 }
 
 impl Values {
