@@ -157,14 +157,6 @@ pub(crate) enum Cell {
 impl Cell {
     pub(crate) const FRESH: Self = Self::Packed { count: 0, last: Timestamp::ZERO };
 
-    /// Whether it says nothing.
-    pub(crate) fn is_fresh(&self) -> bool {
-        match self {
-            Self::Packed { count, .. } => *count == 0,
-            Self::Words(state) => state.is_fresh(),
-        }
-    }
-
     fn last(&self) -> Timestamp {
         match self {
             Self::Packed { last, .. } => *last,

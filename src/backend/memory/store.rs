@@ -143,7 +143,13 @@ impl Store {
         if applied.changed {
             for ((limit, cell), fresh_at) in limits.iter().zip(cells).zip(applied.fresh_at) {
                 let cell = std::mem::replace(cell, Cell::FRESH);
-                if !limit.core().is_stateless() && !cell.is_fresh() {
+                if limit.core().is_stateless() {
+                    continue;
+                }
+                // As where states are stored as bytes: what a refund made fresh is forgotten.
+                if fresh_at <= applied.at {
+                    shard.remove(target(limit), &self.budget);
+                } else {
                     let more = shard.store(target(limit), limit, cell, fresh_at);
                     inserted += usize::from(more);
                 }
