@@ -91,8 +91,13 @@ impl ThrottleBuilder {
     }
 
     /// Adds a rate with a strategy of its own.
-    pub fn limit(mut self, rate: impl IntoRate, strategy: impl Strategy) -> Self {
-        self.limits.push((rate.into_rate(), Some(Arc::new(strategy))));
+    pub fn limit(self, rate: impl IntoRate, strategy: impl Strategy) -> Self {
+        self.shared_limit(rate, Arc::new(strategy))
+    }
+
+    /// Adds a rate with a strategy that is already shared.
+    pub fn shared_limit(mut self, rate: impl IntoRate, strategy: Arc<dyn Strategy>) -> Self {
+        self.limits.push((rate.into_rate(), Some(strategy)));
         self
     }
 

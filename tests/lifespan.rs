@@ -1,0 +1,266 @@
+//! Lifespans: what begins, ends, nests, and what a dropped one does.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Metadata, Subscriber};
+use traffik::{
+    Backend, Error, ErrorKind, InMemory, Key, LifespanExt, ManualClock, Throttle, lifespan,
+};
+
+fn throttle(backend: &InMemory) -> Throttle {
+    Throttle::builder("life").rate("5/h").backend(backend.clone()).build().unwrap()
+}
+
+fn is_closed(error: &Error) -> bool {
+    matches!(error, Error::Backend(error) if error.kind() == ErrorKind::Closed)
+}
+
+#[tokio::test]
+async fn close_clears_and_closes() {
+    let backend = InMemory::new();
+    let throttle = throttle(&backend);
+    let life = backend.lifespan().await.unwrap();
+    assert!(throttle.hit("a").await.unwrap().is_allowed());
+    life.close().await.unwrap();
+    assert_eq!(backend.key_count(), 0);
+    assert!(is_closed(&throttle.hit("a").await.unwrap_err()), "an error, not the policy");
+    assert!(is_closed(&throttle.peek("a").await.unwrap_err()));
+    // And opens again.
+    let life = backend.lifespan().await.unwrap();
+    assert_eq!(throttle.hit("a").await.unwrap().remaining(), 4, "cleared");
+    life.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_persistent_backend_is_not_cleared() {
+    let backend = InMemory::builder().persistent(true).build().unwrap();
+    let throttle = throttle(&backend);
+    let life = backend.lifespan().await.unwrap();
+    let _ = throttle.hit("a").await.unwrap();
+    life.close().await.unwrap();
+    let life = backend.lifespan().await.unwrap();
+    assert_eq!(throttle.hit("a").await.unwrap().remaining(), 3, "kept");
+    life.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn nested_use_neither_clears_nor_closes() {
+    let backend = InMemory::new();
+    let throttle = throttle(&backend);
+    let outer = backend.lifespan().await.unwrap();
+    let inner = backend.lifespan().await.unwrap();
+    let _ = throttle.hit("a").await.unwrap();
+    inner.close().await.unwrap();
+    assert_eq!(throttle.hit("a").await.unwrap().remaining(), 3);
+    drop(backend.lifespan().await.unwrap());
+    assert_eq!(throttle.hit("a").await.unwrap().remaining(), 2);
+    outer.close().await.unwrap();
+    assert!(is_closed(&throttle.hit("a").await.unwrap_err()));
+}
+
+#[tokio::test]
+async fn every_form_of_a_backend_has_one() {
+    let backend = InMemory::new();
+    let shared: Arc<InMemory> = Arc::new(backend.clone());
+    let object: Arc<dyn Backend> = Arc::new(backend.clone());
+    let lives = [
+        backend.lifespan().await.unwrap(),
+        shared.lifespan().await.unwrap(),
+        object.lifespan().await.unwrap(),
+    ];
+    for life in lives {
+        assert!(throttle(&backend).hit("a").await.is_ok(), "open while one is left");
+        life.close().await.unwrap();
+    }
+    assert!(is_closed(&throttle(&backend).hit("a").await.unwrap_err()));
+}
+
+#[tokio::test]
+async fn a_scope_closes_on_every_way_out() {
+    let backend = InMemory::new();
+    let throttle = throttle(&backend);
+
+    let returned =
+        lifespan::scoped(backend.clone(), async || throttle.hit("a").await.unwrap().remaining());
+    assert_eq!(returned.await.unwrap(), 4);
+    assert!(is_closed(&throttle.hit("a").await.unwrap_err()), "after a return");
+
+    let failed: Result<(), &str> =
+        lifespan::scoped(backend.clone(), async || Err("an error of the work")).await.unwrap();
+    assert_eq!(failed, Err("an error of the work"));
+    assert!(is_closed(&throttle.hit("a").await.unwrap_err()), "after an error");
+
+    let task = {
+        let backend = backend.clone();
+        tokio::spawn(async move {
+            lifespan::scoped(backend, async || panic!("part of the test")).await.unwrap();
+        })
+    };
+    assert!(task.await.unwrap_err().is_panic(), "the panic goes on");
+    assert!(is_closed(&throttle.hit("a").await.unwrap_err()), "after a panic");
+}
+
+#[tokio::test]
+async fn a_cancelled_scope_ends_its_lifespan() {
+    let backend = InMemory::new();
+    let scope = lifespan::scoped(backend.clone(), async || std::future::pending::<()>().await);
+    assert!(tokio::time::timeout(Duration::from_millis(5), scope).await.is_err());
+    // The next lifespan is the only one again: so its end closes.
+    backend.lifespan().await.unwrap().close().await.unwrap();
+    assert!(is_closed(&throttle(&backend).hit("a").await.unwrap_err()));
+}
+
+#[test]
+fn f29_dropped_in_and_out_of_a_runtime_twice_and_under_load() {
+    for _ in 0..2 {
+        let backend = InMemory::new();
+        let throttle = throttle(&backend);
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+        let outside = runtime.block_on(async {
+            drop(backend.lifespan().await.unwrap());
+            let mut load = tokio::task::JoinSet::new();
+            for _ in 0..8 {
+                let throttle = throttle.clone();
+                load.spawn(async move {
+                    for _ in 0..500 {
+                        assert!(throttle.hit("a").await.is_ok());
+                        tokio::task::yield_now().await;
+                    }
+                });
+            }
+            drop(backend.lifespan().await.unwrap());
+            load.join_all().await;
+            backend.lifespan().await.unwrap()
+        });
+        drop(runtime);
+        drop(outside);
+        assert!(backend.key_count() > 0, "nothing is cleared by a drop");
+        // Also by a panic in a plain thread.
+        let life = ready(backend.lifespan()).unwrap();
+        let unwound = std::panic::catch_unwind(AssertUnwindSafe(move || {
+            let _life = life;
+            panic!("part of the test");
+        }));
+        assert!(unwound.is_err());
+    }
+}
+
+/// In memory all futures are ready at their first poll.
+fn ready<T>(future: impl Future<Output = T>) -> T {
+    let mut future = std::pin::pin!(future);
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    match future.as_mut().poll(&mut context) {
+        std::task::Poll::Ready(output) => output,
+        std::task::Poll::Pending => panic!("not ready at the first poll"),
+    }
+}
+
+#[test]
+fn a_drop_says_so_once_and_a_close_says_nothing() {
+    let warnings = Warnings::default();
+    tracing::subscriber::with_default(warnings.clone(), || {
+        let backend = InMemory::new();
+        let life = ready(backend.lifespan()).unwrap();
+        ready(life.close()).unwrap();
+        assert_eq!(warnings.seen.load(Ordering::SeqCst), 0);
+        drop(ready(backend.lifespan()).unwrap());
+        assert_eq!(warnings.seen.load(Ordering::SeqCst), 1);
+    });
+}
+
+#[test]
+fn f28_background_tasks_end_with_their_runtime_or_backend() {
+    for round in 0..1000 {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let builder = InMemory::builder().clock(ManualClock::new());
+        let backend =
+            builder.cleanup_frequency(Some(Duration::from_micros(1))).build().unwrap();
+        let life = runtime.block_on(async {
+            let life = backend.lifespan().await.unwrap();
+            tokio::task::yield_now().await;
+            life
+        });
+        match round % 3 {
+            0 => drop((runtime, life, backend)),
+            1 => drop((life, backend, runtime)),
+            _ => {
+                runtime.block_on(async {
+                    life.close().await.unwrap();
+                    // The aborted task is taken down when the runtime comes to it.
+                    tokio::task::yield_now().await;
+                });
+                drop(backend);
+                assert_eq!(runtime.metrics().num_alive_tasks(), 0, "the task was stopped");
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_cleanup_task_removes_what_expired_and_ends_with_the_backend() {
+    let clock = ManualClock::new();
+    let backend = InMemory::builder().clock(clock.clone()).build().unwrap();
+    let life = backend.lifespan().await.unwrap();
+    let throttle = throttle(&backend);
+    for key in 0..5_000u32 {
+        let _ = throttle.hit(key).await.unwrap();
+    }
+    backend.set(&Key::value("v"), b"1", Some(Duration::from_secs(1))).await.unwrap();
+    assert_eq!(backend.key_count(), 5_001);
+    clock.advance(Duration::from_secs(3600));
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(backend.key_count(), 0, "swept in the background");
+    let metrics = tokio::runtime::Handle::current().metrics();
+    assert_eq!(metrics.num_alive_tasks(), 1);
+    drop((throttle, backend));
+    life.close().await.unwrap();
+    tokio::task::yield_now().await;
+    assert_eq!(metrics.num_alive_tasks(), 0);
+}
+
+#[tokio::test]
+async fn the_current_backend_serves_throttles_built_without_one() {
+    let tenant = Throttle::builder("tenant").rate("1/h").build().unwrap();
+    let error = tenant.hit("a").await.unwrap_err();
+    let text = error.to_string();
+    assert!(matches!(error, Error::NoBackend { .. }));
+    assert!(text.contains("with_current") && text.contains("spawned task"), "{text}");
+
+    for _ in 0..2 {
+        // Each scope has a backend of its own, so the only unit is there again.
+        let decision = lifespan::with_current(InMemory::new(), tenant.hit("a")).await;
+        assert!(decision.unwrap().is_allowed());
+    }
+    let spawned = lifespan::with_current(InMemory::new(), async {
+        let tenant = tenant.clone();
+        tokio::spawn(async move { tenant.hit("a").await.map(drop) }).await.unwrap()
+    });
+    assert!(matches!(spawned.await, Err(Error::NoBackend { .. })), "not inherited");
+    assert!(lifespan::current().is_none());
+}
+
+/// Counts warnings.
+#[derive(Clone, Default)]
+struct Warnings {
+    seen: Arc<AtomicUsize>,
+}
+
+impl Subscriber for Warnings {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        *metadata.level() <= tracing::Level::WARN
+    }
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+    fn event(&self, _: &Event<'_>) {
+        self.seen.fetch_add(1, Ordering::SeqCst);
+    }
+    fn enter(&self, _: &Id) {}
+    fn exit(&self, _: &Id) {}
+}

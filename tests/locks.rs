@@ -1,0 +1,195 @@
+//! Locks in memory, beyond what the conformance suite asks of every backend.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use traffik::backend::LockKind;
+use traffik::{Backend, InMemory, LockError, LockOptions};
+
+fn backend(kind: LockKind) -> InMemory {
+    InMemory::builder().lock_kind(kind).build().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn sixty_four_tasks_exclude_each_other_and_tokens_rise() {
+    for kind in [LockKind::Fair, LockKind::Unfair] {
+        let backend = backend(kind);
+        let shared = Arc::new(AtomicU64::new(0));
+        let last_fence = Arc::new(AtomicU64::new(0));
+        let mut tasks = tokio::task::JoinSet::new();
+        for _ in 0..64 {
+            let (backend, shared) = (backend.clone(), Arc::clone(&shared));
+            let last_fence = Arc::clone(&last_fence);
+            tasks.spawn(async move {
+                for round in 0..50 {
+                    let guard = backend.lock("a", LockOptions::new()).await.unwrap();
+                    let read = shared.load(Ordering::SeqCst);
+                    let fence = guard.fence().unwrap();
+                    assert!(last_fence.swap(fence, Ordering::SeqCst) < fence);
+                    tokio::task::yield_now().await;
+                    shared.store(read + 1, Ordering::SeqCst);
+                    // Both ways to let go.
+                    if round % 2 == 0 {
+                        assert!(guard.release().await.unwrap());
+                    }
+                }
+            });
+        }
+        tasks.join_all().await;
+        assert_eq!(shared.load(Ordering::SeqCst), 64 * 50, "{kind:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fair_lock_is_first_come_first_served() {
+    let backend = backend(LockKind::Fair);
+    let order = Arc::new(Mutex::new(Vec::new()));
+    let holder = backend.lock("a", LockOptions::new()).await.unwrap();
+    let mut tasks = tokio::task::JoinSet::new();
+    for number in 0..20 {
+        let (backend, order) = (backend.clone(), Arc::clone(&order));
+        tasks.spawn(async move {
+            let guard = backend.lock("a", LockOptions::new()).await.unwrap();
+            order.lock().push(number);
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            drop(guard);
+            // Comes again: behind all who wait already.
+            let _guard = backend.lock("a", LockOptions::new()).await.unwrap();
+            order.lock().push(number + 100);
+        });
+        // In the queue before the next one comes.
+        tokio::task::yield_now().await;
+    }
+    drop(holder);
+    let newcomer = backend.lock("a", LockOptions::new().blocking(false)).await;
+    assert!(matches!(newcomer, Err(LockError::Held)), "a newcomer does not pass those who wait");
+    tasks.join_all().await;
+    let expected: Vec<i32> = (0..20).chain(100..120).collect();
+    assert_eq!(*order.lock(), expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_timeout_or_a_cancelled_waiter_leaves_nothing_behind() {
+    for kind in [LockKind::Fair, LockKind::Unfair] {
+        let backend = backend(kind);
+        let within = |millis| LockOptions::new().blocking_timeout(Some(Duration::from_millis(millis)));
+        let holder = backend.lock("a", LockOptions::new()).await.unwrap();
+        let before = tokio::time::Instant::now();
+        let waited = backend.lock("a", within(40)).await;
+        assert!(matches!(waited, Err(LockError::TimedOut { waited, .. }) if waited.as_millis() == 40));
+        assert_eq!(before.elapsed().as_millis(), 40);
+        // The first in the queue goes away just when it would be its turn.
+        let first = tokio::spawn({
+            let backend = backend.clone();
+            async move { backend.lock("a", LockOptions::new()).await.map(drop) }
+        });
+        tokio::task::yield_now().await;
+        let second = tokio::spawn({
+            let backend = backend.clone();
+            async move { backend.lock("a", LockOptions::new()).await.map(drop) }
+        });
+        tokio::task::yield_now().await;
+        drop(holder);
+        first.abort();
+        second.await.unwrap().unwrap();
+        assert!(backend.lock("a", LockOptions::new().blocking(false)).await.is_ok(), "{kind:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn waiters_take_over_at_the_ttl_in_order() {
+    let backend = backend(LockKind::Fair);
+    let ttl = |seconds| LockOptions::new().ttl(Some(Duration::from_secs(seconds)));
+    let lost = backend.lock("a", ttl(5)).await.unwrap();
+    let start = tokio::time::Instant::now();
+    let mut tasks = tokio::task::JoinSet::new();
+    for number in 1..4u64 {
+        let backend = backend.clone();
+        tasks.spawn(async move {
+            let guard = backend.lock("a", ttl(5)).await.unwrap();
+            // Held beyond its time, and never let go.
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            assert!(!guard.is_valid());
+            (number, guard.fence().unwrap())
+        });
+        tokio::task::yield_now().await;
+    }
+    let last = backend.lock("a", ttl(5)).await.unwrap();
+    assert_eq!(start.elapsed().as_secs(), 20, "four holders of five seconds each");
+    assert!(!lost.is_valid() && !lost.release().await.unwrap());
+    assert!(last.is_valid());
+    let mut fences: Vec<(u64, u64)> = tasks.join_all().await;
+    fences.sort_unstable();
+    assert!(fences.windows(2).all(|pair| pair[0].1 < pair[1].1), "{fences:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn extend_keeps_waiters_waiting() {
+    let backend = backend(LockKind::Unfair);
+    let guard =
+        backend.lock("a", LockOptions::new().ttl(Some(Duration::from_secs(1)))).await.unwrap();
+    let start = tokio::time::Instant::now();
+    let waiter = tokio::spawn({
+        let backend = backend.clone();
+        async move { backend.lock("a", LockOptions::new()).await.map(drop) }
+    });
+    tokio::task::yield_now().await;
+    assert!(guard.extend(Duration::from_secs(3)).await.unwrap());
+    waiter.await.unwrap().unwrap();
+    assert_eq!(start.elapsed().as_secs(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn locks_that_nobody_holds_take_no_memory_of_the_clear() {
+    let backend = backend(LockKind::Unfair);
+    let guard = backend.lock("a", LockOptions::new()).await.unwrap();
+    backend.clear().await.unwrap();
+    assert!(matches!(
+        backend.lock("a", LockOptions::new().blocking(false)).await,
+        Err(LockError::Held)
+    ));
+    assert!(guard.release().await.unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_backends_defaults_are_there_to_start_from() {
+    let backend = InMemory::builder()
+        .lock_blocking(false)
+        .lock_ttl(Some(Duration::from_secs(2)))
+        .lock_blocking_timeout(Some(Duration::from_secs(3)))
+        .build()
+        .unwrap();
+    let defaults = backend.lock_options();
+    assert!(!defaults.is_blocking());
+    assert_eq!(defaults.get_ttl(), Some(Duration::from_secs(2)));
+    assert_eq!(defaults.get_blocking_timeout(), Some(Duration::from_secs(3)));
+    let library = InMemory::new().lock_options();
+    assert!(library.is_blocking() && library.get_ttl().is_none());
+    assert_eq!(library.get_blocking_timeout(), None);
+}
+
+#[test]
+fn f23_a_guard_may_be_dropped_anywhere() {
+    let backend = backend(LockKind::Unfair);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let [a, b, c] = ["a", "b", "c"]
+        .map(|name| runtime.block_on(backend.lock(name, LockOptions::new())).unwrap());
+    std::thread::spawn(move || drop(a)).join().unwrap();
+    assert!(
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
+            let _b = b;
+            panic!("part of the test");
+        }))
+        .is_err()
+    );
+    // A runtime that is gone.
+    drop(runtime);
+    drop(c);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    for name in ["a", "b", "c"] {
+        let free = runtime.block_on(backend.lock(name, LockOptions::new().blocking(false)));
+        assert!(free.is_ok(), "{name}");
+    }
+}

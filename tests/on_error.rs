@@ -1,0 +1,190 @@
+//! What is decided when a backend fails.
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use support::{Failing, Mode};
+use traffik::{
+    BackendError, Decision, Denial, Effect, Error, ErrorKind, Exempt, HitOptions, InMemory, OnError,
+    Rate, Source, Throttle,
+};
+
+fn throttle(mode: Mode, policy: OnError) -> Throttle {
+    Throttle::builder("policy")
+        .rate("5/s")
+        .backend(Failing::new(mode))
+        .on_error(policy)
+        .build()
+        .unwrap()
+}
+
+const DOWN: Mode = Mode::Fail(ErrorKind::Unavailable);
+
+#[tokio::test(start_paused = true)]
+async fn throttle_denies_for_a_while() {
+    let decision = throttle(DOWN, OnError::default()).hit("a").await.unwrap();
+    assert_eq!(decision.denial(), Some(Denial::Policy));
+    assert_eq!(decision.source(), Source::Policy);
+    assert_eq!(decision.retry_after(), Some(Duration::from_secs(1)), "the documented default");
+    assert_eq!(decision.denied_by(), None, "no limit denied it");
+    assert_eq!(decision.receipt().map(|receipt| receipt.cost()), None, "nothing was taken");
+    let longer = OnError::throttle(Duration::from_secs(9));
+    let decision = throttle(DOWN, longer).hit("a").await.unwrap();
+    assert_eq!(decision.retry_after(), Some(Duration::from_secs(9)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn allow_lets_pass_uncounted() {
+    let decision = throttle(DOWN, OnError::Allow).hit("a").await.unwrap();
+    assert!(decision.is_allowed());
+    assert_eq!(decision.source(), Source::Policy);
+    assert!(decision.receipt().is_none(), "nothing was taken");
+}
+
+#[tokio::test(start_paused = true)]
+async fn raise_gives_the_error() {
+    let error = throttle(DOWN, OnError::Raise).hit("a").await.unwrap_err();
+    let Error::Backend(error) = error else { panic!("{error:?}") };
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert_eq!(error.effect(), Effect::NotApplied);
+    let text = error.to_string();
+    assert!(text.contains("failing") && text.contains("apply"), "names backend and operation: {text}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_backend_has_a_policy_and_the_throttle_overrides_it() {
+    let backend = || Failing::new(DOWN).with_policy(OnError::Allow);
+    let builder = || Throttle::builder("policy").rate("5/s").backend(backend());
+    assert!(builder().build().unwrap().hit("a").await.unwrap().is_allowed());
+    let denies = builder().on_error(OnError::default()).build().unwrap();
+    assert!(denies.hit("a").await.unwrap().is_denied());
+    // For a peek too.
+    assert!(denies.peek("a").await.unwrap().is_denied());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_is_told_all_and_decides() {
+    let policy = OnError::handler(|failure| async move {
+        assert_eq!(failure.throttle(), "policy");
+        assert_eq!(failure.key(), [b"tenant".to_vec(), b"alice".to_vec()]);
+        assert_eq!(failure.cost(), 3);
+        assert_eq!(failure.error().kind(), ErrorKind::Unavailable);
+        Decision::deny(Duration::from_secs(7))
+    });
+    let throttle = throttle(DOWN, policy);
+    let decision = throttle.hit_with(("tenant", "alice"), HitOptions::new().cost(3)).await.unwrap();
+    assert_eq!(decision.retry_after(), Some(Duration::from_secs(7)));
+    assert_eq!(decision.source(), Source::Policy);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_may_ask_another_throttle() {
+    let spare = Throttle::builder("spare").rate("1/h").backend(InMemory::new()).build().unwrap();
+    let policy = OnError::handler(move |failure| {
+        let spare = spare.clone();
+        async move { spare.hit(failure.key()[0].clone()).await.unwrap_or(Decision::allow()) }
+    });
+    let throttle = throttle(DOWN, policy);
+    let first = throttle.hit("a").await.unwrap();
+    assert!(first.is_allowed());
+    assert_eq!(first.source(), Source::Policy, "decided by policy, whoever was asked");
+    assert!(throttle.hit("a").await.unwrap().is_denied());
+}
+
+#[tokio::test(start_paused = true)]
+async fn f35_a_handler_that_hangs_or_panics_counts_as_throttle() {
+    let hangs = OnError::handler(|_| std::future::pending());
+    let panics = OnError::handler(|_| async { panic!("part of the test") });
+    let panics_at_once = OnError::handler(|_| -> std::future::Ready<Decision> {
+        panic!("part of the test");
+    });
+    for policy in [hangs, panics, panics_at_once] {
+        let before = tokio::time::Instant::now();
+        let decision = throttle(DOWN, policy.clone()).hit("a").await.unwrap();
+        assert_eq!(decision.denial(), Some(Denial::Policy), "{policy:?}");
+        assert_eq!(decision.retry_after(), Some(Duration::from_secs(1)), "{policy:?}");
+        assert!(before.elapsed() <= Duration::from_millis(251), "{policy:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hit_ends_at_its_deadline() {
+    for (deadline, expected) in [(None, 250), (Some(Duration::from_millis(40)), 40)] {
+        let mut builder = Throttle::builder("deadline")
+            .rate("5/s")
+            .backend(Failing::new(Mode::Hang))
+            .on_error(OnError::Raise);
+        if let Some(deadline) = deadline {
+            builder = builder.deadline(deadline);
+        }
+        let throttle = builder.build().unwrap();
+        let before = tokio::time::Instant::now();
+        let error = throttle.hit("a").await.unwrap_err();
+        assert_eq!(before.elapsed().as_millis(), expected);
+        let Error::Backend(error) = error else { panic!("{error:?}") };
+        assert_eq!((error.kind(), error.effect()), (ErrorKind::Timeout, Effect::Ambiguous));
+        // Also what no policy decides about.
+        let error = throttle.reset("a").await.unwrap_err();
+        assert!(matches!(error, Error::Backend(error) if error.kind() == ErrorKind::Timeout));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn mistakes_of_the_program_are_never_decided_by_policy() {
+    for kind in [ErrorKind::Closed, ErrorKind::Misconfigured] {
+        for policy in [OnError::default(), OnError::Allow, OnError::handler(|_| async { Decision::allow() })] {
+            let error = throttle(Mode::Fail(kind), policy.clone()).hit("a").await.unwrap_err();
+            assert!(matches!(&error, Error::Backend(e) if e.kind() == kind), "{policy:?}: {error}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_ambiguous_hit_is_not_tried_again() {
+    let calls = Arc::new(AtomicU32::new(0));
+    let backend = Failing::new(Mode::Ambiguous).counting(Arc::clone(&calls));
+    let throttle = Throttle::builder("once").rate("5/s").backend(backend).build().unwrap();
+    assert!(throttle.hit("a").await.unwrap().is_denied());
+    assert_eq!(calls.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_needs_no_backend_does_not_ask_it() {
+    let limited = throttle(DOWN, OnError::Raise);
+    let decision = limited.hit(Exempt).await.unwrap();
+    assert_eq!((decision.is_allowed(), decision.source()), (true, Source::Exempt));
+    assert_eq!(limited.hit(None::<&str>).await.unwrap().source(), Source::Exempt);
+    let unlimited = Throttle::builder("free")
+        .rate(Rate::UNLIMITED)
+        .backend(Failing::new(DOWN))
+        .on_error(OnError::Raise)
+        .build()
+        .unwrap();
+    assert_eq!(unlimited.hit("a").await.unwrap().source(), Source::Unlimited);
+    let vip = HitOptions::new().rate(Rate::UNLIMITED);
+    assert_eq!(limited.hit_with("a", vip).await.unwrap().source(), Source::Unlimited);
+}
+
+#[tokio::test(start_paused = true)]
+async fn enforce_turns_a_denial_into_an_error() {
+    let throttle =
+        Throttle::builder("enforce").rate("1/h").backend(InMemory::new()).build().unwrap();
+    assert!(throttle.enforce("a").await.is_ok());
+    let Err(Error::Denied(decision)) = throttle.enforce("a").await else { panic!("denied") };
+    assert_eq!(decision.denial(), Some(Denial::Limited));
+    let error = Error::Denied(decision).to_string();
+    assert!(error.starts_with("rate limit exceeded: denied, retry after"), "{error}");
+}
+
+#[test]
+fn an_error_keeps_its_cause() {
+    let cause = std::io::Error::other("cut");
+    let error = BackendError::new("b", "get", ErrorKind::Unavailable)
+        .with_effect(Effect::Ambiguous)
+        .with_cause(cause);
+    assert_eq!(error.to_string(), "b: get: the store is unavailable (it may have happened)");
+    assert_eq!(std::error::Error::source(&error).unwrap().to_string(), "cut");
+}
