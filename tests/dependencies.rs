@@ -1,0 +1,88 @@
+//! What the crate depends on: few, on the supported Rust version, under known licences.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+
+use serde_json::Value;
+
+/// What the core may depend on directly, without any feature.
+const CORE: [&str; 8] = [
+    "ahash", "async-trait", "hashbrown", "parking_lot", "quanta", "thiserror", "tokio", "tracing",
+];
+const LICENCES: [&str; 8] = [
+    "MIT", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "ISC", "Zlib", "Unlicense",
+    "Unicode-3.0",
+];
+
+fn cargo(arguments: &[&str]) -> String {
+    let output = Command::new(env!("CARGO"))
+        .args(arguments)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The names of a build's packages, without those that only tests need.
+fn tree(arguments: &[&str]) -> BTreeSet<String> {
+    let mut all = vec!["tree", "--edges", "normal,build", "--prefix", "none", "--format", "{p}"];
+    all.extend(arguments);
+    cargo(&all)
+        .lines()
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|name| *name != "traffik")
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn the_core_has_the_few_dependencies_that_it_says() {
+    let direct = tree(&["--depth", "1", "--no-default-features"]);
+    assert_eq!(direct, CORE.map(str::to_owned).into());
+    let default = tree(&["--depth", "1"]);
+    assert_eq!(default, direct, "no default feature pulls anything in");
+}
+
+#[test]
+fn a_feature_that_is_off_leaves_its_dependency_out() {
+    assert!(!tree(&[]).contains("serde"));
+    assert!(tree(&["--features", "serde"]).contains("serde"));
+    for client in ["redis", "memcache-async", "http", "tower"] {
+        assert!(!tree(&[]).contains(client), "{client}");
+    }
+}
+
+#[test]
+fn dependencies_keep_to_the_supported_rust_version_and_licences() {
+    let metadata: Value =
+        serde_json::from_str(&cargo(&["metadata", "--format-version", "1", "--all-features"]))
+            .unwrap();
+    let ours = version(env!("CARGO_PKG_RUST_VERSION"));
+    let needed = tree(&["--all-features"]);
+    let mut seen = 0;
+    for package in metadata["packages"].as_array().unwrap() {
+        let name = package["name"].as_str().unwrap();
+        if !needed.contains(name) {
+            continue;
+        }
+        seen += 1;
+        if let Some(theirs) = package["rust_version"].as_str() {
+            assert!(version(theirs) <= ours, "{name} needs Rust {theirs}");
+        }
+        let licence = package["license"].as_str().unwrap_or_default();
+        let known = licence.split(['/']).flat_map(|part| part.split(" OR ")).any(|choice| {
+            choice.trim_matches(['(', ')', ' ']).split(" AND ").all(|one| {
+                LICENCES.contains(&one.trim_matches(['(', ')', ' ']))
+            })
+        });
+        assert!(known, "{name} is under {licence:?}");
+    }
+    assert!(seen >= CORE.len(), "{seen} packages were looked at");
+}
+
+fn version(text: &str) -> Vec<u64> {
+    let mut parts: Vec<u64> = text.split('.').map(|part| part.parse().unwrap()).collect();
+    parts.resize(3, 0);
+    parts
+}
