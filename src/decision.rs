@@ -299,9 +299,8 @@ impl Tally {
     /// The decision for a caller whose clock says `asked_at`, of a step that counted at `at`.
     #[inline(always)]
     pub(crate) fn decision(self, asked_at: Timestamp, at: Timestamp, took: u32) -> Decision {
-        let from_now = |instant: Timestamp| {
-            instant.as_micros().saturating_sub(asked_at.as_micros())
-        };
+        let from_now =
+            |instant: Timestamp| instant.as_micros().saturating_sub(asked_at.as_micros());
         let denied_for_now = self.denial == Some(Denial::Limited);
         Decision {
             denial: self.denial,

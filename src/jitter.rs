@@ -14,7 +14,7 @@ pub(crate) fn up_to(most: Duration) -> Duration {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let random = KEY.hash_one(NEXT.fetch_add(1, Ordering::Relaxed));
     let nanos = u64::try_from(most.as_nanos()).unwrap_or(u64::MAX);
-    let scaled = u128::from(random) * (u128::from(nanos) + 1) >> 64;
+    let scaled = (u128::from(random) * (u128::from(nanos) + 1)) >> 64;
     Duration::from_nanos(u64::try_from(scaled).unwrap_or(nanos))
 }
 

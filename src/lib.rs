@@ -1,4 +1,95 @@
-//! guide
+//! Exact, fast, embeddable rate limiting for async services.
+//!
+//! A [`Throttle`] has a name, one or more [`Rate`]s, a [`Strategy`] and an error policy. It asks a
+//! [`Backend`] whether a key may pass, and gives a [`Decision`].
+//!
+//! ```
+//! use traffik::{InMemory, LifespanExt, Throttle};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let backend = InMemory::new();
+//! let life = backend.lifespan().await?; // starts the background cleanup
+//!
+//! let throttle = Throttle::builder("api:items")
+//!     .rate("100/min burst 150")
+//!     .backend(backend)
+//!     .build()?;
+//!
+//! let decision = throttle.hit("alice").await?;
+//! if let Some(wait) = decision.retry_after() {
+//!     println!("429 Too Many Requests, Retry-After: {}", wait.as_secs_f64().ceil());
+//! }
+//! assert_eq!(decision.remaining(), 149);
+//!
+//! life.close().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What it keeps
+//!
+//! * A denied hit consumes nothing.
+//! * A hit of cost `c` passes exactly when `c` hits of cost 1 at that instant would all pass; over
+//!   several limits it is all or nothing.
+//! * [`retry_after`](Decision::retry_after) is the least wait: after it, the same hit passes if nobody
+//!   else came. A cost that can never pass is denied as [`Denial::Never`] instead.
+//! * A clock that steps back grants nothing extra and takes nothing away.
+//! * A changed limit or burst acts at once on what was counted.
+//! * Integers only: every answer is exact, for limits up to `u32::MAX` and periods of 1 ms to 366 days.
+//!
+//! # Which strategy
+//!
+//! | strategy | choose it for | bursts | accuracy | memory of a key |
+//! | --- | --- | --- | --- | --- |
+//! | [`TokenBucket`] (default) | most APIs: smooth, with a burst that you set | up to the burst | exact | one table slot |
+//! | [`LeakyBucket`], [`Gcra`] | the same, if your team knows it by that name | up to the burst | exact | one table slot |
+//! | [`FixedWindow`] | quotas of a calendar: a day, an hour | the limit at once; twice around a boundary | exact in its window | one table slot |
+//! | [`SlidingWindowCounter`] | "N in any minute", about, for little memory | the limit, fading | an estimate | one table slot |
+//! | [`SlidingWindowLog`] | "N in any minute", exactly; small N | the limit | exact in every window | 16 bytes a hit |
+//!
+//! # Which backend
+//!
+//! | backend | survives a restart | shared by processes | locks | a hit costs | feature |
+//! | --- | --- | --- | --- | --- | --- |
+//! | [`InMemory`] | no | no | in the process, FIFO or not | well under a microsecond | none |
+//! | your own | as you build it | as you build it | as you build it | | `conformance` has the test suite |
+//!
+//! # When the backend fails
+//!
+//! | [`OnError`] | a hit is then | choose it where |
+//! | --- | --- | --- |
+//! | `Throttle` (default) | denied, to be tried again in a second | too much let through does harm: logins, payments |
+//! | `Allow` | passed, uncounted | a customer turned away is worse than an unlimited minute |
+//! | `Raise` | an `Err` | the caller has a better idea |
+//! | [`handler`](OnError::handler) | what your async function says | it depends on the key, the cost or the error |
+//!
+//! A decision says in [`source`](Decision::source) that a policy made it. Every hit ends within its
+//! deadline, 250 ms by default. A mistake of the program, such as a closed backend, is always an
+//! `Err`.
+//!
+//! # Names, keys and namespaces
+//!
+//! * A throttle's **name** says what is limited (`"api:items"`), its **key** who is. Two throttles of
+//!   the same name on one backend share what they count.
+//! * A key is opaque bytes in up to four parts: `hit(("tenant-7", user_id))`. Parts are never joined
+//!   to one text, so no key can pretend to be another. [`Exempt`] passes uncounted.
+//! * A backend's **namespace** separates applications on one store: use one for each application and
+//!   environment, such as `shop:prod`. Ending a non-persistent lifespan clears the whole namespace.
+//!
+//! # Testing your service
+//!
+//! Build throttles without a backend and run each test inside
+//! [`lifespan::with_current`] with an [`InMemory`] of its own, whose [`ManualClock`] the test moves.
+//!
+//! # Features
+//!
+//! | feature | adds |
+//! | --- | --- |
+//! | `serde` | `Serialize` and `Deserialize` for [`Rate`], as its text |
+//! | `conformance` | the suite that every backend must pass, for authors of backends |
+//!
+//! None is on by default.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod backend;
@@ -29,4 +120,6 @@ pub use strategy::{
     FixedWindow, Gcra, LeakyBucket, Limit, SlidingWindowCounter, SlidingWindowLog, Strategy,
     TokenBucket,
 };
-pub use throttle::{ErrorHandler, Failure, HitOptions, IntoRate, OnError, Throttle, ThrottleBuilder};
+pub use throttle::{
+    ErrorHandler, Failure, HitOptions, IntoRate, OnError, Throttle, ThrottleBuilder,
+};

@@ -153,8 +153,7 @@ impl Lifespan {
             return Ok(());
         }
         let mut unfinished = AbandonUnlessDone { backend: &*self.backend, done: false };
-        let cleared =
-            if settings.is_persistent() { Ok(()) } else { self.backend.clear().await };
+        let cleared = if settings.is_persistent() { Ok(()) } else { self.backend.clear().await };
         let closed = self.backend.close().await;
         unfinished.done = true;
         cleared.and(closed)

@@ -1,5 +1,7 @@
 //! Exactness in memory under concurrency: 64 tasks, a frozen clock, every strategy.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
+
 use std::sync::Arc;
 
 use traffik::{

@@ -1,5 +1,7 @@
 //! The conformance suite on the in-memory backend, as it is and behind each kind of pointer.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
+
 use std::sync::Arc;
 
 use async_trait::async_trait;

@@ -1,5 +1,7 @@
 //! Lifespans: what begins, ends, nests, and what a dropped one does.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
+
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -177,8 +179,7 @@ fn f28_background_tasks_end_with_their_runtime_or_backend() {
     for round in 0..1000 {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let builder = InMemory::builder().clock(ManualClock::new());
-        let backend =
-            builder.cleanup_frequency(Some(Duration::from_micros(1))).build().unwrap();
+        let backend = builder.cleanup_frequency(Some(Duration::from_micros(1))).build().unwrap();
         let life = runtime.block_on(async {
             let life = backend.lifespan().await.unwrap();
             tokio::task::yield_now().await;

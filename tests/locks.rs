@@ -1,5 +1,11 @@
 //! Locks in memory, beyond what the conformance suite asks of every backend.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test fails by it, and measures paused time"
+)]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -74,11 +80,14 @@ async fn a_fair_lock_is_first_come_first_served() {
 async fn a_timeout_or_a_cancelled_waiter_leaves_nothing_behind() {
     for kind in [LockKind::Fair, LockKind::Unfair] {
         let backend = backend(kind);
-        let within = |millis| LockOptions::new().blocking_timeout(Some(Duration::from_millis(millis)));
+        let within =
+            |millis| LockOptions::new().blocking_timeout(Some(Duration::from_millis(millis)));
         let holder = backend.lock("a", LockOptions::new()).await.unwrap();
         let before = tokio::time::Instant::now();
         let waited = backend.lock("a", within(40)).await;
-        assert!(matches!(waited, Err(LockError::TimedOut { waited, .. }) if waited.as_millis() == 40));
+        assert!(
+            matches!(waited, Err(LockError::TimedOut { waited, .. }) if waited.as_millis() == 40)
+        );
         assert_eq!(before.elapsed().as_millis(), 40);
         // The first in the queue goes away just when it would be its turn.
         let first = tokio::spawn({

@@ -1,5 +1,11 @@
 //! What is decided when a backend fails.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test fails by it, and measures paused time"
+)]
+
 mod support;
 
 use std::sync::Arc;
@@ -8,8 +14,8 @@ use std::time::Duration;
 
 use support::{Failing, Mode};
 use traffik::{
-    BackendError, Decision, Denial, Effect, Error, ErrorKind, Exempt, HitOptions, InMemory, OnError,
-    Rate, Source, Throttle,
+    BackendError, Decision, Denial, Effect, Error, ErrorKind, Exempt, HitOptions, InMemory,
+    OnError, Rate, Source, Throttle,
 };
 
 fn throttle(mode: Mode, policy: OnError) -> Throttle {
@@ -51,7 +57,10 @@ async fn raise_gives_the_error() {
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     assert_eq!(error.effect(), Effect::NotApplied);
     let text = error.to_string();
-    assert!(text.contains("failing") && text.contains("apply"), "names backend and operation: {text}");
+    assert!(
+        text.contains("failing") && text.contains("apply"),
+        "names backend and operation: {text}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -135,7 +144,9 @@ async fn a_hit_ends_at_its_deadline() {
 #[tokio::test(start_paused = true)]
 async fn mistakes_of_the_program_are_never_decided_by_policy() {
     for kind in [ErrorKind::Closed, ErrorKind::Misconfigured] {
-        for policy in [OnError::default(), OnError::Allow, OnError::handler(|_| async { Decision::allow() })] {
+        for policy in
+            [OnError::default(), OnError::Allow, OnError::handler(|_| async { Decision::allow() })]
+        {
             let error = throttle(Mode::Fail(kind), policy.clone()).hit("a").await.unwrap_err();
             assert!(matches!(&error, Error::Backend(e) if e.kind() == kind), "{policy:?}: {error}");
         }

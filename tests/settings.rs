@@ -1,5 +1,7 @@
 //! What builders refuse, and what they say.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
+
 use std::time::Duration;
 
 use traffik::{
@@ -17,12 +19,18 @@ fn a_rate_that_its_strategy_cannot_keep() {
     let bucket = TokenBucket::new;
     for (error, expected) in [
         (refused("5/fortnight", bucket()), "at byte 2: unknown unit \"fortnight\""),
-        (refused("5/s burst 9", FixedWindow::new()), "rate 5/s burst 9: a window strategy takes no burst"),
+        (
+            refused("5/s burst 9", FixedWindow::new()),
+            "rate 5/s burst 9: a window strategy takes no burst",
+        ),
         (refused("5/s burst 9", SlidingWindowCounter::new()), "takes no burst"),
         (refused("5/s burst 9", SlidingWindowLog::new()), "takes no burst"),
         (refused("0/s burst 9", bucket()), "a limit of 0 denies all and takes no burst"),
         (refused("5/s burst 0", bucket()), "a burst must be at least 1"),
-        (refused(Rate::UNLIMITED.burst(5), bucket()), "unlimited burst 5: an unlimited rate takes no"),
+        (
+            refused(Rate::UNLIMITED.burst(5), bucket()),
+            "unlimited burst 5: an unlimited rate takes no",
+        ),
         (refused("1/366d burst 101", bucket()), "more than 100 years to fill"),
         (refused("1/366d", bucket().max_debt(100)), "more than 100 years to fill"),
         (refused("1001/s", SlidingWindowLog::new()), "above the log's 1000 entries; raise it"),

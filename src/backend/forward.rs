@@ -86,11 +86,7 @@ macro_rules! forward {
             ) -> Result<()> {
                 (**self).multi_set(pairs, ttl).await
             }
-            async fn lock(
-                &self,
-                name: &str,
-                options: LockOptions,
-            ) -> Result<LockGuard, LockError> {
+            async fn lock(&self, name: &str, options: LockOptions) -> Result<LockGuard, LockError> {
                 (**self).lock(name, options).await
             }
             fn try_apply(&self, key: &Key<'_>, step: &Step<'_>) -> Option<Result<Decision>> {

@@ -215,9 +215,9 @@ pub(crate) mod counter {
         operation: &'static str,
         value: &[u8],
     ) -> Result<u64> {
-        let number = std::str::from_utf8(value).ok().filter(|text| {
-            !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
-        });
+        let number = std::str::from_utf8(value)
+            .ok()
+            .filter(|text| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()));
         number
             .and_then(|text| text.parse().ok())
             .filter(|number| *number <= MAX_COUNTER)

@@ -131,7 +131,6 @@ impl Settings {
     }
 
     /// The options of a lock where its user gives none.
-    #[must_use]
     pub fn lock_options(&self) -> LockOptions {
         self.lock
     }

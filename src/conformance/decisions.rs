@@ -150,7 +150,8 @@ async fn agrees_with_the_pure_function(harness: &dyn Harness, limits: &[Limit]) 
             let expected = reference.apply(&step, clock.now());
             let decision = backend.apply(&key, &step).await.expect("apply");
             assert_eq!(
-                decision, expected,
+                decision,
+                expected,
                 "{limits:?}, timeline {timeline}, move {number}: {op:?} of {cost} at {:?}",
                 clock.now()
             );
@@ -183,9 +184,8 @@ async fn peeks_and_denials_write_nothing(harness: &dyn Harness) {
     let limits = [Limit::new(Rate::per_hour(2), TokenBucket::new()).expect("a valid limit")];
     let parts = [KeyPart::bytes(b"a")];
     let key = Key::new("t", &parts);
-    let apply = async |cost, op| {
-        backend.apply(&key, &Step::new(&limits, cost, op)).await.expect("apply")
-    };
+    let apply =
+        async |cost, op| backend.apply(&key, &Step::new(&limits, cost, op)).await.expect("apply");
     assert_eq!(apply(1, Op::Peek).await.remaining(), 2, "a peek takes nothing");
     assert!(apply(3, Op::Take).await.is_denied(), "more than ever fits");
     assert!(apply(0, Op::Take).await.is_allowed(), "a cost of 0 passes");

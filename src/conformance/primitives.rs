@@ -136,7 +136,8 @@ async fn counters_refuse_what_is_none(harness: &dyn Harness) {
     assert_eq!(value(&*backend, "missing").await, None, "and stays missing");
 
     backend.set(&key, MAX_COUNTER.to_string().as_bytes(), None).await.expect("set");
-    for result in [backend.increment(&key, 1).await, backend.increment_with_ttl(&key, 1, ttl).await] {
+    for result in [backend.increment(&key, 1).await, backend.increment_with_ttl(&key, 1, ttl).await]
+    {
         let kind = result.map_err(|error| error.kind());
         assert_eq!(kind, Err(ErrorKind::OutOfRange), "beyond the largest counter");
     }

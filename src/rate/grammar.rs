@@ -70,14 +70,18 @@ impl<'a> Parser<'a> {
         };
         self.spaces();
         let (at, name) = (self.at, self.letters());
-        let unit = UNITS.iter().find(|(_, names)| names.iter().any(|n| n.eq_ignore_ascii_case(name)));
+        let unit =
+            UNITS.iter().find(|(_, names)| names.iter().any(|n| n.eq_ignore_ascii_case(name)));
         match unit {
             // Far out of range either way, if it does not fit.
             Some((unit, _)) => Ok(Duration::from_micros(count.saturating_mul(*unit))),
-            None if name.is_empty() => Err(self.error("expected a unit: ms, s, min, h, day or week")),
+            None if name.is_empty() => {
+                Err(self.error("expected a unit: ms, s, min, h, day or week"))
+            }
             None => {
                 let name = Excerpt(name.as_bytes());
-                Err(self.error_at(at, format!("unknown unit {name}; use ms, s, min, h, day or week")))
+                Err(self
+                    .error_at(at, format!("unknown unit {name}; use ms, s, min, h, day or week")))
             }
         }
     }
@@ -177,7 +181,11 @@ mod tests {
         }
         for (length, names) in UNITS {
             for name in names {
-                assert_eq!(format!("1/{name}").parse::<Rate>(), Ok(Rate::from_micros(1, length)), "{name}");
+                assert_eq!(
+                    format!("1/{name}").parse::<Rate>(),
+                    Ok(Rate::from_micros(1, length)),
+                    "{name}"
+                );
             }
         }
         assert_eq!("100/min burst 150".parse(), Ok(Rate::per_minute(100).burst(150)));

@@ -111,7 +111,13 @@ mod tests {
 
     fn parts() -> impl Strategy<Value = Vec<Part>> {
         let micros = 0..=Timestamp::MAX.as_micros();
-        let part = (any::<u32>(), any::<u64>(), micros.clone(), micros, prop::collection::vec(any::<u64>(), 0..5));
+        let part = (
+            any::<u32>(),
+            any::<u64>(),
+            micros.clone(),
+            micros,
+            prop::collection::vec(any::<u64>(), 0..5),
+        );
         prop::collection::vec(part, 0..4).prop_map(|parts| {
             parts
                 .into_iter()

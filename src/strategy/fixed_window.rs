@@ -114,7 +114,9 @@ impl Packed for FixedMeter {
 
     fn load(&self, words: &[u64]) -> Result<u32, Corrupt> {
         match *words {
-            [count] => u32::try_from(count).map_err(|_| Corrupt("fixed window: count out of range")),
+            [count] => {
+                u32::try_from(count).map_err(|_| Corrupt("fixed window: count out of range"))
+            }
             _ => Err(Corrupt("fixed window: expected one word")),
         }
     }

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use super::{
-    Bucket, FixedMeter, FixedWindow, Gcra, Interned, LeakyBucket, SlidingMeter, SlidingWindowCounter,
-    SlidingWindowLog, Strategy, Tag, TokenBucket, interned,
+    Bucket, FixedMeter, FixedWindow, Gcra, Interned, LeakyBucket, SlidingMeter,
+    SlidingWindowCounter, SlidingWindowLog, Strategy, Tag, TokenBucket, interned,
 };
 use crate::rate::Rate;
 

@@ -40,8 +40,8 @@ pub use state::State;
 pub use step::{MAX_LIMITS, Outcome, Step, Write};
 
 pub(crate) use bucket::Bucket;
-pub(crate) use interned::Interned;
 pub(crate) use fixed_window::FixedMeter;
+pub(crate) use interned::Interned;
 pub(crate) use limit::Core;
 pub(crate) use sliding_window_counter::SlidingMeter;
 pub(crate) use step::{Applied, Cell, apply as apply_step};
@@ -123,7 +123,10 @@ pub enum Op {
 
 /// A strategy's answer for one limit. Instants are absolute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(clippy::exhaustive_structs, reason = "a user's strategy makes it; a new field is a new contract")]
+#[expect(
+    clippy::exhaustive_structs,
+    reason = "a user's strategy makes it; a new field is a new contract"
+)]
 pub struct Answer {
     /// Whether it passes.
     pub verdict: Verdict,

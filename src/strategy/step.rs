@@ -138,9 +138,7 @@ fn write(mut parts: Vec<Part>, asked_at: Timestamp, at: Timestamp) -> Write {
         parts.remove(index);
     }
     match parts.iter().map(|part| part.fresh_at).max() {
-        Some(last) => {
-            Write::Put { value: codec::encode(&parts), keep_for: last.since(asked_at) }
-        }
+        Some(last) => Write::Put { value: codec::encode(&parts), keep_for: last.since(asked_at) },
         None => Write::Delete,
     }
 }

@@ -21,13 +21,21 @@ const MAX_NAME: usize = 128;
 #[must_use = "a builder does nothing until `build`"]
 pub struct ThrottleBuilder {
     name: String,
-    limits: Vec<(Result<Rate, RateError>, Option<Arc<dyn Strategy>>)>,
+    limits: Vec<Wanted>,
     strategy: Option<Arc<dyn Strategy>>,
     backend: Option<Arc<dyn Backend>>,
     on_error: Option<OnError>,
     deadline: Duration,
     min_wait: Duration,
     cost: u32,
+}
+
+/// A limit as the user gave it.
+#[derive(Debug)]
+struct Wanted {
+    rate: Result<Rate, RateError>,
+    /// Its own strategy, if not the throttle's.
+    strategy: Option<Arc<dyn Strategy>>,
 }
 
 /// A [`Rate`], or its text.
@@ -81,7 +89,7 @@ impl ThrottleBuilder {
     /// Adds a rate, kept by the throttle's [`strategy`](Self::strategy). A hit must pass all of them;
     /// there are at most eight.
     pub fn rate(mut self, rate: impl IntoRate) -> Self {
-        self.limits.push((rate.into_rate(), None));
+        self.limits.push(Wanted { rate: rate.into_rate(), strategy: None });
         self
     }
 
@@ -97,7 +105,7 @@ impl ThrottleBuilder {
 
     /// Adds a rate with a strategy that is already shared.
     pub fn shared_limit(mut self, rate: impl IntoRate, strategy: Arc<dyn Strategy>) -> Self {
-        self.limits.push((rate.into_rate(), Some(strategy)));
+        self.limits.push(Wanted { rate: rate.into_rate(), strategy: Some(strategy) });
         self
     }
 
@@ -157,8 +165,9 @@ impl ThrottleBuilder {
         let Self { name, limits: wanted, strategy, backend, on_error, .. } = self;
         let strategy = strategy.unwrap_or_else(|| Arc::new(TokenBucket::new()));
         let mut limits = Vec::with_capacity(wanted.len());
-        for (rate, own) in wanted {
-            limits.push(Limit::shared(rate?, own.unwrap_or_else(|| Arc::clone(&strategy)))?);
+        for wanted in wanted {
+            let own = wanted.strategy.unwrap_or_else(|| Arc::clone(&strategy));
+            limits.push(Limit::shared(wanted.rate?, own)?);
         }
         let Some(first) = limits.first().cloned() else {
             return Err(BuildError::NoRate { throttle: name });

@@ -109,11 +109,7 @@ impl Throttle {
     /// # Cancel safety
     ///
     /// As for [`hit`](Self::hit).
-    pub async fn hit_with(
-        &self,
-        key: impl ToKey,
-        options: HitOptions,
-    ) -> Result<Decision, Error> {
+    pub async fn hit_with(&self, key: impl ToKey, options: HitOptions) -> Result<Decision, Error> {
         let cost = options.cost.unwrap_or(self.inner.cost);
         let limits = self.limits_for(options.rate)?;
         let decision = self.run(&key, &limits, cost, Op::Take).await?;

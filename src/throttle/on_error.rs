@@ -184,8 +184,12 @@ pub(super) async fn decide(
         OnError::Allow => Ok(Decision::allow()),
         OnError::Raise => Err(error.into()),
         OnError::Handler(handler) => {
-            let failure =
-                Failure { throttle: Arc::clone(throttle), key: key(), cost, error: Arc::new(error) };
+            let failure = Failure {
+                throttle: Arc::clone(throttle),
+                key: key(),
+                cost,
+                error: Arc::new(error),
+            };
             Ok(ask(handler, failure).await)
         }
     }

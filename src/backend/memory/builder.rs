@@ -175,10 +175,16 @@ impl InMemoryBuilder {
             ));
         }
         if self.max_keys == Some(0) {
-            return Err(BuildError::setting("max_keys", "is 0; use 1 or more, or None for no bound"));
+            return Err(BuildError::setting(
+                "max_keys",
+                "is 0; use 1 or more, or None for no bound",
+            ));
         }
         if self.lock.get_ttl() == Some(Duration::ZERO) {
-            return Err(BuildError::setting("lock_ttl", "is zero; use a duration above it, or None"));
+            return Err(BuildError::setting(
+                "lock_ttl",
+                "is zero; use a duration above it, or None",
+            ));
         }
         let system = self.clock.is_none().then(SystemClock::new);
         let clock = match (&self.clock, &system) {

@@ -230,9 +230,8 @@ impl Queues {
 impl Queue {
     /// Who holds it, if the time is not over.
     fn holder(&mut self) -> Option<Holder> {
-        self.holder = self
-            .holder
-            .filter(|holder| holder.until.is_none_or(|until| monotonic_now() < until));
+        self.holder =
+            self.holder.filter(|holder| holder.until.is_none_or(|until| monotonic_now() < until));
         self.holder
     }
 }

@@ -65,6 +65,7 @@ impl InMemory {
 
     /// A backend with the default settings.
     #[must_use]
+    #[expect(clippy::missing_panics_doc, reason = "the default settings are valid")]
     pub fn new() -> Self {
         Self::builder().build().expect("the default settings are valid")
     }

@@ -61,7 +61,6 @@ impl Slot {
 
     #[inline(always)]
     fn key(&self) -> Short {
-        #[expect(clippy::cast_possible_truncation, reason = "six bits")]
         let shape = (joined(self.meta) & SHAPE) as u8;
         Short { words: self.key.map(joined), shape }
     }
@@ -127,8 +126,7 @@ impl LargeSlot {
 
     #[inline(always)]
     pub(super) fn is(&self, key: &Key<'_>, interned: u32) -> bool {
-        self.interned == interned
-            && Pieces(&self.key).eq(key.parts().iter().map(KeyPart::as_bytes))
+        self.interned == interned && Pieces(&self.key).eq(key.parts().iter().map(KeyPart::as_bytes))
     }
 
     pub(super) fn interned(&self) -> u32 {

@@ -46,7 +46,7 @@ impl Store {
     #[inline(always)]
     fn shard(&self, hash: u64) -> &Mutex<Shard> {
         let bits = (hash >> 25) & 0xffff_ffff;
-        let index = bits * self.shards.len() as u64 >> 32;
+        let index = (bits * self.shards.len() as u64) >> 32;
         &self.shards[usize::try_from(index).unwrap_or(0)].0
     }
 
@@ -232,4 +232,3 @@ fn put_back<'t>(
 pub(super) fn corrupt_error() -> BackendError {
     BackendError::new(super::NAME, "apply", ErrorKind::Corrupt)
 }
-

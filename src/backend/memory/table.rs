@@ -53,11 +53,7 @@ impl<T: Hashed> Table<T> {
     }
 
     #[inline(always)]
-    pub(super) fn find_mut(
-        &mut self,
-        hash: u64,
-        mut eq: impl FnMut(&T) -> bool,
-    ) -> Option<&mut T> {
+    pub(super) fn find_mut(&mut self, hash: u64, mut eq: impl FnMut(&T) -> bool) -> Option<&mut T> {
         match self.main.find_mut(hash, &mut eq) {
             Some(found) => Some(found),
             None => self.old.as_mut()?.table.find_mut(hash, eq),
