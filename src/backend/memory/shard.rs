@@ -46,11 +46,13 @@ impl Target<'_> {
 pub(super) struct Shard {
     small: Table<Slot>,
     large: Table<LargeSlot>,
+    /// Buckets until the background sweep is through.
+    left_to_clean: usize,
 }
 
 impl Shard {
     pub(super) const fn new() -> Self {
-        Self { small: Table::new(), large: Table::new() }
+        Self { small: Table::new(), large: Table::new(), left_to_clean: 0 }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -178,14 +180,16 @@ impl Shard {
         if budget.take(count) { Ok(()) } else { Err(Full) }
     }
 
-    /// Sweeps the next buckets in the background.
-    pub(super) fn clean(&mut self, buckets: usize, now: Timestamp, budget: &Budget) {
+    /// Sweeps the next buckets in the background; says whether both tables have been swept to their
+    /// ends since the last time.
+    pub(super) fn clean(&mut self, buckets: usize, now: Timestamp, budget: &Budget) -> bool {
         self.sweep(buckets, now, GRACE_MICROS, budget);
-    }
-
-    /// Buckets that a whole sweep looks at.
-    pub(super) fn buckets(&self) -> usize {
-        self.small.buckets().max(self.large.buckets())
+        self.left_to_clean = match self.left_to_clean {
+            0 => self.small.buckets().max(self.large.buckets()),
+            left => left,
+        }
+        .saturating_sub(buckets);
+        self.left_to_clean == 0
     }
 
     fn sweep(&mut self, buckets: usize, now: Timestamp, grace: u64, budget: &Budget) {

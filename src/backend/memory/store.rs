@@ -181,16 +181,9 @@ impl Store {
         self.shards.len()
     }
 
-    /// Buckets of one shard, that a whole sweep looks at.
-    pub(super) fn buckets(&self, shard: usize) -> usize {
-        self.shards.get(shard).map_or(0, |shard| shard.0.lock().buckets())
-    }
-
-    /// Sweeps the next buckets of one shard.
-    pub(super) fn clean(&self, shard: usize, buckets: usize, now: Timestamp) {
-        if let Some(shard) = self.shards.get(shard) {
-            shard.0.lock().clean(buckets, now, &self.budget);
-        }
+    /// Sweeps the next buckets of one shard; says whether it has been swept to its end.
+    pub(super) fn clean(&self, shard: usize, buckets: usize, now: Timestamp) -> bool {
+        self.shards.get(shard).is_none_or(|shard| shard.0.lock().clean(buckets, now, &self.budget))
     }
 
     #[cold]

@@ -16,11 +16,41 @@ const CHUNK: usize = 512;
 pub(super) struct Sweeper {
     frequency: Option<Duration>,
     task: Mutex<Option<AbortHandle>>,
+    next: Mutex<Next>,
+}
+
+/// Where the sweep goes on.
+#[derive(Clone, Copy, Debug)]
+enum Next {
+    Shard(usize),
+    /// The user's values, and how many of their buckets were swept.
+    Values(usize),
 }
 
 impl Sweeper {
     pub(super) const fn new(frequency: Option<Duration>) -> Self {
-        Self { frequency, task: Mutex::new(None) }
+        Self { frequency, task: Mutex::new(None), next: Mutex::new(Next::Shard(0)) }
+    }
+
+    /// Sweeps one chunk; says whether that was the last one of a round.
+    pub(super) fn step(&self, inner: &Inner) -> bool {
+        // Two who sweep at the same time take turns; neither does anything twice.
+        let mut next = self.next.lock();
+        let now = inner.now();
+        let (then, is_last) = match *next {
+            Next::Shard(shard) => match inner.store.clean(shard, CHUNK, now) {
+                false => (Next::Shard(shard), false),
+                true if shard + 1 < inner.store.shard_count() => (Next::Shard(shard + 1), false),
+                true => (Next::Values(0), false),
+            },
+            Next::Values(swept) => {
+                let all = inner.values.clean(CHUNK, now, &inner.store.budget);
+                let swept = swept + CHUNK;
+                if swept < all { (Next::Values(swept), false) } else { (Next::Shard(0), true) }
+            }
+        };
+        *next = then;
+        is_last
     }
 
     /// Starts the task if it does not run and there is a runtime for it.
@@ -57,32 +87,13 @@ impl Drop for Sweeper {
 async fn run(backend: Weak<Inner>, frequency: Duration) {
     loop {
         tokio::time::sleep(frequency).await;
-        if sweep(&backend).await.is_none() {
-            return;
-        }
-    }
-}
-
-/// One sweep over everything, in chunks; `None` when the backend is gone.
-async fn sweep(backend: &Weak<Inner>) -> Option<()> {
-    let shards = backend.upgrade()?.store.shard_count();
-    for shard in 0..shards {
-        let mut left = backend.upgrade()?.store.buckets(shard);
-        while left > 0 {
-            let inner = backend.upgrade()?;
-            inner.store.clean(shard, CHUNK, inner.now());
+        loop {
+            let Some(inner) = backend.upgrade() else { return };
+            if inner.sweeper.step(&inner) {
+                break;
+            }
             drop(inner);
-            left = left.saturating_sub(CHUNK);
             yield_now().await;
         }
     }
-    let mut left = backend.upgrade()?.values.buckets();
-    while left > 0 {
-        let inner = backend.upgrade()?;
-        inner.values.clean(CHUNK, inner.now(), &inner.store.budget);
-        drop(inner);
-        left = left.saturating_sub(CHUNK);
-        yield_now().await;
-    }
-    Some(())
 }

@@ -172,13 +172,11 @@ impl Values {
         budget.give_back(cleared.len());
     }
 
-    pub(super) fn buckets(&self) -> usize {
-        self.table.lock().buckets()
-    }
-
-    /// Sweeps the next buckets.
-    pub(super) fn clean(&self, buckets: usize, now: Timestamp, budget: &Budget) {
-        Open { table: &mut self.table.lock(), now }.sweep(buckets, budget);
+    /// Sweeps the next buckets; says how many there are.
+    pub(super) fn clean(&self, buckets: usize, now: Timestamp, budget: &Budget) -> usize {
+        let mut table = self.table.lock();
+        Open { table: &mut table, now }.sweep(buckets, budget);
+        table.buckets()
     }
 }
 
