@@ -104,6 +104,7 @@ pub mod lifespan;
 pub mod lock;
 mod rate;
 pub mod strategy;
+mod sync;
 mod text;
 mod throttle;
 mod unwind;

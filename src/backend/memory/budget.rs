@@ -1,6 +1,8 @@
 //! How many keys there may be.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
+
+use crate::sync::AtomicUsize;
 
 /// Counts what is stored, up to a bound.
 #[derive(Debug)]
@@ -11,12 +13,8 @@ pub(super) struct Budget {
 
 impl Budget {
     /// `None` for no bound.
-    pub(super) const fn new(most: Option<usize>) -> Self {
-        let most = match most {
-            Some(most) => most,
-            None => usize::MAX,
-        };
-        Self { used: AtomicUsize::new(0), most }
+    pub(super) fn new(most: Option<usize>) -> Self {
+        Self { used: AtomicUsize::new(0), most: most.unwrap_or(usize::MAX) }
     }
 
     pub(super) fn used(&self) -> usize {
@@ -48,7 +46,7 @@ impl Budget {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(traffik_model)))]
 mod tests {
     use super::*;
 

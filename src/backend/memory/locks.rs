@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
@@ -18,6 +17,7 @@ use super::builder::LockKind;
 use crate::clock::monotonic_now;
 use crate::error::{BackendError, ErrorKind};
 use crate::lock::{HeldLock, LockError, LockGuard, LockOptions};
+use crate::sync::Mutex;
 
 /// The most that wait for one lock.
 const MAX_WAITERS: usize = 65_536;

@@ -3,6 +3,8 @@
 mod budget;
 mod builder;
 mod locks;
+#[cfg(all(test, traffik_model))]
+mod model;
 mod shard;
 mod slot;
 mod store;
@@ -93,7 +95,8 @@ impl InMemory {
     }
 
     /// Looks at the next 512 table slots and removes those that say nothing any more; says whether
-    /// that was the last chunk of a round over everything.
+    /// that was the last chunk of a round over everything. A table that is being moved to another size
+    /// is moved on instead, and swept in the next round.
     ///
     /// The cleanup task does this by itself during a lifespan. Without one, or with a
     /// [`cleanup_frequency`](InMemoryBuilder::cleanup_frequency) of `None`, call it when it suits. It

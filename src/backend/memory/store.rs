@@ -1,7 +1,5 @@
 //! All shards of an in-memory backend: which one a key is in, and how a step runs there.
 
-use parking_lot::Mutex;
-
 use super::budget::Budget;
 use super::builder::Overflow;
 use super::shard::{Full, Shard, Target, fresh_cell};
@@ -11,6 +9,7 @@ use crate::error::{BackendError, ErrorKind};
 use crate::key::{Key, Short};
 use crate::strategy::packed::{self, Packed};
 use crate::strategy::{Applied, Cell, Core, Limit, MAX_LIMITS, Op, Step, apply_step, interned};
+use crate::sync::Mutex;
 
 /// What a caller is told to wait when its key does not fit, in microseconds.
 const OVERFLOW_WAIT_MICROS: u64 = 1_000_000;
@@ -175,6 +174,11 @@ impl Store {
             let cleared = std::mem::replace(&mut *shard.0.lock(), Shard::new());
             self.budget.give_back(cleared.len());
         }
+    }
+
+    #[cfg(all(test, traffik_model))]
+    pub(super) fn len(&self) -> usize {
+        self.shards.iter().map(|shard| shard.0.lock().len()).sum()
     }
 
     pub(super) fn shard_count(&self) -> usize {

@@ -1,0 +1,153 @@
+//! The shards' insert, expire and full paths and the queue of a lock, under a scheduler that chooses
+//! the interleaving: `RUSTFLAGS="--cfg traffik_model" cargo test --lib model`.
+
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use shuttle::{future, thread};
+
+use super::builder::{LockKind, Overflow};
+use super::locks::Locks;
+use super::store::{Event, Store};
+use crate::clock::Timestamp;
+use crate::decision::{Decision, Denial};
+use crate::key::{Key, KeyPart};
+use crate::lock::LockOptions;
+use crate::rate::Rate;
+use crate::strategy::{Limit, Op, SlidingWindowLog, Step, TokenBucket};
+
+/// Interleavings that are tried of each model, half of them at random and half with few preemptions,
+/// which find most bugs.
+const SCHEDULES: usize = 2_000;
+
+const START: Timestamp = Timestamp::from_micros(1_000_000_000_000);
+
+fn check(model: impl Fn() + Clone + Send + Sync + 'static) {
+    shuttle::check_random(model.clone(), SCHEDULES);
+    shuttle::check_pct(model, SCHEDULES, 3);
+}
+
+fn hit(store: &Store, key: &str, limits: &[Limit], at: Timestamp) -> (Decision, Event) {
+    let parts = [KeyPart::bytes(key.as_bytes())];
+    store.apply(&Key::new("model", &parts), &Step::new(limits, 1, Op::Take), at)
+}
+
+fn after(seconds: u64) -> Timestamp {
+    START.after(Duration::from_secs(seconds))
+}
+
+/// One unit a minute, with a packed count and with words.
+fn both_forms() -> [Limit; 2] {
+    let rate = Rate::per_minute(1);
+    [
+        Limit::new(rate, TokenBucket::new()).expect("a valid limit"),
+        Limit::new(rate, SlidingWindowLog::new()).expect("a valid limit"),
+    ]
+}
+
+#[test]
+fn model_insert_and_sweep_lose_no_live_key_and_count_right() {
+    check(|| {
+        let store = Arc::new(Store::new(1, Some(100), Overflow::Deny));
+        let limits = both_forms();
+        let expired = Arc::new(limits.clone());
+        for key in ["old1", "old2", "old3"] {
+            assert!(hit(&store, key, &expired[..1], START).0.is_allowed());
+        }
+        let threads: Vec<_> = ["a", "b"]
+            .into_iter()
+            .map(|key| {
+                let (store, limits) = (Arc::clone(&store), limits.clone());
+                thread::spawn(move || {
+                    assert!(hit(&store, key, &limits, after(200)).0.is_allowed());
+                    let again = hit(&store, key, &limits, after(200)).0;
+                    assert_eq!(again.denial(), Some(Denial::Limited), "a live key is kept");
+                })
+            })
+            .collect();
+        let sweeper = {
+            let store = Arc::clone(&store);
+            thread::spawn(move || while !store.clean(0, 2, after(200)) {})
+        };
+        for thread in threads.into_iter().chain([sweeper]) {
+            thread.join().expect("no panic");
+        }
+        while !store.clean(0, 64, after(200)) {}
+        assert_eq!(store.budget.used(), store.len(), "places taken and keys stored");
+        assert_eq!(store.len(), 4, "two keys with two limits each");
+    });
+}
+
+#[test]
+fn model_no_more_keys_than_the_bound_and_none_forgotten() {
+    check(|| {
+        let store = Arc::new(Store::new(2, Some(2), Overflow::Deny));
+        let threads: Vec<_> = ["a", "b", "c"]
+            .into_iter()
+            .map(|key| {
+                let store = Arc::clone(&store);
+                thread::spawn(move || {
+                    let limits = &both_forms()[..1];
+                    let (first, event) = hit(&store, key, limits, START);
+                    let (second, _) = hit(&store, key, limits, START);
+                    assert!(second.is_denied(), "used up, or no room");
+                    assert!(store.budget.used() <= 2 + 2, "takes are undone at once");
+                    assert_eq!(event == Event::Overflowed, first.denial() == Some(Denial::Full));
+                    u32::from(first.is_allowed())
+                })
+            })
+            .collect();
+        let admitted: u32 = threads.into_iter().map(|t| t.join().expect("no panic")).sum();
+        assert!((1..=2).contains(&admitted), "{admitted} admitted");
+        assert_eq!(store.budget.used(), store.len());
+        assert_eq!(store.len(), admitted as usize, "those that were admitted are there");
+        // When their time is over, they make room.
+        let (late, _) = hit(&store, "d", &both_forms()[..1], after(3600));
+        assert!(late.is_allowed() || store.len() == 2);
+    });
+}
+
+#[test]
+fn model_a_fair_lock_passes_a_cancelled_waiters_turn_on() {
+    for kind in [LockKind::Fair, LockKind::Unfair] {
+        check(move || {
+            let locks = Arc::new(Locks::new(kind, 0));
+            let inside = Arc::new(shuttle::sync::Mutex::new(0u32));
+            let holder = future::block_on(locks.lock("a", LockOptions::new())).expect("free");
+            let waits = {
+                let (locks, inside) = (Arc::clone(&locks), Arc::clone(&inside));
+                thread::spawn(move || {
+                    let guard = future::block_on(locks.lock("a", LockOptions::new()));
+                    let guard = guard.expect("its turn comes");
+                    *inside.lock().expect("not poisoned") += 1;
+                    assert_eq!(*inside.lock().expect("not poisoned"), 1, "alone");
+                    *inside.lock().expect("not poisoned") -= 1;
+                    drop(guard);
+                })
+            };
+            let gives_up = {
+                let locks = Arc::clone(&locks);
+                thread::spawn(move || {
+                    let mut future = Box::pin(locks.lock("a", LockOptions::new()));
+                    let mut context = Context::from_waker(Waker::noop());
+                    // Waits a while, then is dropped: as a waiter, or with the lock just taken.
+                    for _ in 0..2 {
+                        if let Poll::Ready(guard) = future.as_mut().poll(&mut context) {
+                            drop(guard);
+                            return;
+                        }
+                        thread::yield_now();
+                    }
+                })
+            };
+            drop(holder);
+            for thread in [waits, gives_up] {
+                thread.join().expect("no panic");
+            }
+            let options = LockOptions::new().blocking(false);
+            let last = future::block_on(locks.lock("a", options));
+            assert!(last.is_ok(), "nobody holds it");
+        });
+    }
+}

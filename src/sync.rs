@@ -1,0 +1,25 @@
+//! The primitives of the code that is checked by a model: real ones, or, with the private
+//! `--cfg traffik_model`, ones whose every interleaving the checker chooses.
+
+#[cfg(not(all(test, traffik_model)))]
+pub(crate) use {parking_lot::Mutex, std::sync::atomic::AtomicUsize};
+
+#[cfg(all(test, traffik_model))]
+pub(crate) use {model::Mutex, shuttle::sync::atomic::AtomicUsize};
+
+#[cfg(all(test, traffik_model))]
+mod model {
+    /// The model's mutex, with the interface of the real one.
+    #[derive(Debug)]
+    pub(crate) struct Mutex<T>(shuttle::sync::Mutex<T>);
+
+    impl<T> Mutex<T> {
+        pub(crate) const fn new(value: T) -> Self {
+            Self(shuttle::sync::Mutex::new(value))
+        }
+
+        pub(crate) fn lock(&self) -> shuttle::sync::MutexGuard<'_, T> {
+            self.0.lock().expect("no thread of a model panics while it holds a lock")
+        }
+    }
+}
