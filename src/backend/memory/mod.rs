@@ -101,6 +101,7 @@ impl InMemory {
     /// The cleanup task does this by itself during a lifespan. Without one, or with a
     /// [`cleanup_frequency`](InMemoryBuilder::cleanup_frequency) of `None`, call it when it suits. It
     /// holds one lock for some tens of microseconds at most, whatever the number of keys.
+    #[must_use = "says whether the round is over"]
     pub fn clean_some(&self) -> bool {
         self.inner.sweeper.step(&self.inner)
     }
