@@ -30,6 +30,7 @@ pub struct Decision {
 }
 
 const NO_WAIT: u64 = u64::MAX;
+const LONGEST_WAIT: u64 = NO_WAIT - 1;
 
 /// Why a hit was denied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -81,7 +82,7 @@ impl Decision {
 
     /// Denies a hit, to be tried again after a while: for an error handler.
     pub fn deny(retry_after: Duration) -> Self {
-        let wait = crate::clock::micros_ceil(retry_after);
+        let wait = LONGEST_WAIT.min(crate::clock::micros_ceil(retry_after));
         Self {
             denial: Some(Denial::Policy),
             limit: 0,
@@ -187,7 +188,7 @@ impl Decision {
     #[inline(always)]
     pub(crate) fn wait_at_least(self, min_wait: u64) -> Self {
         // No wait is the largest number, and stays.
-        Self { retry_after: self.retry_after.max(min_wait), ..self }
+        Self { retry_after: self.retry_after.max(min_wait.min(LONGEST_WAIT)), ..self }
     }
 
     /// The same, marked as made by an error policy.

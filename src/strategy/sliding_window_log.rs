@@ -57,7 +57,7 @@ impl Strategy for SlidingWindowLog {
         if cost > log.limit {
             return Ok(log.answer(Verdict::Never, log.live));
         }
-        if log.live.saturating_add(cost) > log.limit {
+        if u64::from(log.live) + u64::from(cost) > u64::from(log.limit) {
             let retry_at = log.retry_at(state, cost)?;
             return Ok(log.answer(Verdict::Denied { retry_at }, log.live));
         }
