@@ -7,10 +7,12 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+use super::packed::{self, Settled};
 use super::{
-    Bucket, FixedMeter, FixedWindow, Gcra, Interned, LeakyBucket, SlidingMeter,
+    Answer, Bucket, FixedMeter, FixedWindow, Gcra, Interned, LeakyBucket, Op, SlidingMeter,
     SlidingWindowCounter, SlidingWindowLog, Strategy, Tag, TokenBucket, interned,
 };
+use crate::clock::Timestamp;
 use crate::rate::Rate;
 
 /// A rate and the strategy that keeps it. Cheap to clone.
@@ -122,6 +124,46 @@ impl Core {
     /// Whether it answers without remembering anything.
     pub(crate) const fn is_stateless(&self) -> bool {
         matches!(self, Self::Unlimited | Self::DenyAll)
+    }
+
+    /// Whether its state fits a packed count.
+    #[inline(always)]
+    pub(crate) const fn is_packed(&self) -> bool {
+        matches!(self, Self::Bucket(_) | Self::Fixed(_) | Self::Sliding(_))
+    }
+
+    /// One step on a packed count; `None` for a core that has none.
+    #[inline(always)]
+    pub(crate) fn run_packed(
+        &self,
+        count: u64,
+        last: Timestamp,
+        at: Timestamp,
+        cost: u32,
+        op: Op,
+    ) -> Option<Settled<u64>> {
+        match self {
+            Self::Bucket(meter) => Some(packed::run_packed(meter, count, last, at, cost, op)),
+            Self::Fixed(meter) => Some(packed::run_packed(meter, count, last, at, cost, op)),
+            Self::Sliding(meter) => Some(packed::run_packed(meter, count, last, at, cost, op)),
+            Self::Unlimited | Self::DenyAll | Self::Words { .. } => None,
+        }
+    }
+
+    /// The answer after a step on a packed count; `None` for a core that has none.
+    #[inline(always)]
+    pub(crate) fn answer_packed(
+        &self,
+        settled: Settled<u64>,
+        at: Timestamp,
+        cost: u32,
+    ) -> Option<Answer> {
+        match self {
+            Self::Bucket(meter) => Some(packed::answer(meter, settled.unpack(meter), at, cost)),
+            Self::Fixed(meter) => Some(packed::answer(meter, settled.unpack(meter), at, cost)),
+            Self::Sliding(meter) => Some(packed::answer(meter, settled.unpack(meter), at, cost)),
+            Self::Unlimited | Self::DenyAll | Self::Words { .. } => None,
+        }
     }
 
     fn of(rate: &Rate, strategy: &dyn Strategy) -> Self {

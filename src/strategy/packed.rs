@@ -126,6 +126,27 @@ pub(crate) fn answer<P: Packed>(
     }
 }
 
+/// One step on a count that is packed.
+#[inline(always)]
+pub(crate) fn run_packed<P: Packed>(
+    meter: &P,
+    count: u64,
+    last: Timestamp,
+    at: Timestamp,
+    cost: u32,
+    op: Op,
+) -> Settled<u64> {
+    let Settled { count, passed, changed } = run(meter, P::unpack(count), last, at, cost, op);
+    Settled { count: P::pack(count), passed, changed }
+}
+
+impl Settled<u64> {
+    #[inline(always)]
+    pub(crate) fn unpack<P: Packed>(self, _meter: &P) -> Settled<P::Count> {
+        Settled { count: P::unpack(self.count), passed: self.passed, changed: self.changed }
+    }
+}
+
 /// One step on stored words.
 pub(crate) fn step<P: Packed>(
     meter: &P,

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use super::codec::{self, MAX_PARTS, Part};
-use super::packed::{self, Packed};
 use super::{Answer, Core, Corrupt, Limit, Op, State, Verdict};
 use crate::clock::Timestamp;
 use crate::decision::{Decision, Tally};
@@ -226,14 +225,14 @@ fn run_one(
     match (limit.core(), cell) {
         (Core::Unlimited, _) => Ok((stateless(Verdict::Allowed, u32::MAX, at), false)),
         (Core::DenyAll, _) => Ok((deny_all(cost, op, at), false)),
-        (Core::Bucket(meter), Cell::Packed { count, last }) => {
-            Ok(run_packed(meter, count, last, at, cost, op))
-        }
-        (Core::Fixed(meter), Cell::Packed { count, last }) => {
-            Ok(run_packed(meter, count, last, at, cost, op))
-        }
-        (Core::Sliding(meter), Cell::Packed { count, last }) => {
-            Ok(run_packed(meter, count, last, at, cost, op))
+        (core, Cell::Packed { count, last }) if core.is_packed() => {
+            let settled = core.run_packed(*count, *last, at, cost, op);
+            let settled = settled.expect("the core is packed");
+            if settled.changed {
+                (*count, *last) = (settled.count, at);
+            }
+            let answer = core.answer_packed(settled, at, cost).expect("the core is packed");
+            Ok((answer, settled.changed))
         }
         (Core::Words { in_place }, cell) => {
             if let Cell::Packed { .. } = cell {
@@ -244,24 +243,8 @@ fn run_one(
             run_words(limit, state, at, cost, op, *in_place)
         }
         (_, Cell::Words(state)) => run_words(limit, state, at, cost, op, true),
+        (_, Cell::Packed { .. }) => unreachable!("every other core is packed"),
     }
-}
-
-#[inline(always)]
-fn run_packed<P: Packed>(
-    meter: &P,
-    count: &mut u64,
-    last: &mut Timestamp,
-    at: Timestamp,
-    cost: u32,
-    op: Op,
-) -> (Answer, bool) {
-    let settled = packed::run(meter, P::unpack(*count), *last, at, cost, op);
-    if settled.changed {
-        *count = P::pack(settled.count);
-        *last = at;
-    }
-    (packed::answer(meter, settled, at, cost), settled.changed)
 }
 
 /// On words. A strategy that is not trusted to keep its hands off runs on a draft.

@@ -205,11 +205,10 @@ impl Throttle {
     #[inline(always)]
     fn try_in_memory(&self, key: &(impl ToKey + ?Sized)) -> Option<Decision> {
         let inner = &*self.inner;
-        let [limit] = &*inner.limits else { return None };
         let backend = inner.in_memory.as_ref()?;
         let parts = key.to_key();
         let key = Key::hashed(&inner.hasher, &inner.name, parts.as_slice().ok()??);
-        let decision = backend.try_hit(&key, limit, inner.cost)?;
+        let decision = backend.try_hit(&key, &inner.limits, inner.cost)?;
         Some(self.finish(&key, decision))
     }
 

@@ -83,15 +83,15 @@ impl InMemory {
         self.inner.store.budget.used()
     }
 
-    /// A hit of one limit on a short key, if that is all there is to it; `None`, with nothing done, if
-    /// not.
+    /// A hit of one or two limits on a short key, if that is all there is to it; `None`, with nothing
+    /// done, if not.
     #[inline(always)]
-    pub(crate) fn try_hit(&self, key: &Key<'_>, limit: &Limit, cost: u32) -> Option<Decision> {
+    pub(crate) fn try_hit(&self, key: &Key<'_>, limits: &[Limit], cost: u32) -> Option<Decision> {
         let inner = &*self.inner;
         if inner.closed.load(Ordering::Relaxed) {
             return None;
         }
-        inner.store.try_hit(key, limit, cost, || inner.now())
+        inner.store.try_hit(key, limits, cost, || inner.now())
     }
 
     /// Looks at the next 512 table slots and removes those that say nothing any more; says whether

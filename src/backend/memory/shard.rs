@@ -5,8 +5,8 @@ use super::slot::{self, Body, LargeSlot, Slot};
 use super::table::Table;
 use crate::clock::Timestamp;
 use crate::key::{Key, Short};
-use crate::strategy::packed::{self, Packed, Settled};
-use crate::strategy::{Cell, Core, Interned, Limit, Op, State, interned};
+use crate::strategy::packed::{self, Packed, Passed, Settled};
+use crate::strategy::{Cell, Interned, Limit, Op, State, interned};
 
 /// Buckets that are swept for each new key, so that a table cleans itself where it is used.
 const SWEPT_PER_INSERT: usize = 4;
@@ -89,6 +89,69 @@ impl Shard {
         Ok((settled, asked_at))
     }
 
+    /// One hit on the packed counts of two limits of a short key, all or nothing; `None`, with nothing
+    /// done, if there is no room.
+    #[inline(always)]
+    pub(super) fn step_two(
+        &mut self,
+        limits: &[Limit; 2],
+        targets: [Target<'_>; 2],
+        short: &Short,
+        asked_at: Timestamp,
+        cost: u32,
+        budget: &Budget,
+    ) -> Option<([Settled<u64>; 2], Timestamp)> {
+        let found = targets.map(|target| {
+            let id = target.interned.id();
+            let slot = self.small.find(target.hash(), |slot| slot.is(short, id));
+            slot.map(|slot| (slot.count(), slot.last()))
+        });
+        let [first, second] = found.map(|found| found.unwrap_or((0, Timestamp::ZERO)));
+        let at = asked_at.max(first.1).max(second.1);
+        let run = |op| {
+            let first = limits[0].core().run_packed(first.0, first.1, at, cost, op)?;
+            let second = limits[1].core().run_packed(second.0, second.1, at, cost, op)?;
+            Some([first, second])
+        };
+        let settled = run(Op::Take)?;
+        if settled.iter().any(|settled| settled.passed != Passed::Yes) {
+            return Some((run(Op::Peek)?, at));
+        }
+        if cost == 0 {
+            return Some((settled, at));
+        }
+        let missing = found.iter().filter(|found| found.is_none()).count();
+        if missing > 0 {
+            self.make_room(missing, asked_at, budget).ok()?;
+        }
+        let mut inserted = 0;
+        for (target, settled) in targets.into_iter().zip(settled) {
+            inserted += usize::from(self.write_small(target, short, settled.count, at));
+        }
+        if inserted != missing {
+            budget.settle(missing, inserted);
+        }
+        Some((settled, at))
+    }
+
+    /// Writes a packed count, and says whether that is one key more.
+    #[inline(always)]
+    fn write_small(
+        &mut self,
+        target: Target<'_>,
+        short: &Short,
+        count: u64,
+        last: Timestamp,
+    ) -> bool {
+        let (hash, id) = (target.hash(), target.interned.id());
+        if let Some(slot) = self.small.find_mut(hash, |slot| slot.is(short, id)) {
+            slot.write(count, last);
+            return false;
+        }
+        self.small.insert(hash, Slot::new(short, id, count, last));
+        true
+    }
+
     /// What is known of a limit's state, for a step on cells; `None` if nothing is.
     ///
     /// Words are taken out, not copied: they must come back by [`store`](Self::store) or
@@ -134,15 +197,10 @@ impl Shard {
         let hash = target.hash();
         let body = match cell {
             Cell::Packed { count, last } if is_kept_small(target, limit) => {
-                if let Some(slot) = self.small.find_mut(hash, |slot| target.is_small(slot)) {
-                    slot.write(count, last);
-                    return false;
-                }
-                if let Some(short) = target.key.short() {
-                    let slot = Slot::new(short, target.interned.id(), count, last);
-                    self.small.insert(hash, slot);
-                }
-                return true;
+                let Some(short) = target.key.short() else {
+                    unreachable!("only a short key is kept small")
+                };
+                return self.write_small(target, short, count, last);
             }
             Cell::Packed { count, last } => Body::Packed { count, last },
             Cell::Words(state) => Body::Words { state, fresh_at },
@@ -210,9 +268,7 @@ impl Shard {
 /// Whether the state of a limit is kept in a [`Slot`].
 #[inline(always)]
 fn is_kept_small(target: Target<'_>, limit: &Limit) -> bool {
-    target.key.short().is_some()
-        && !target.interned.is_wide()
-        && matches!(limit.core(), Core::Bucket(_) | Core::Fixed(_) | Core::Sliding(_))
+    target.key.short().is_some() && !target.interned.is_wide() && limit.core().is_packed()
 }
 
 /// The cell of a limit whose key was never seen.

@@ -63,17 +63,20 @@ impl Store {
         }
     }
 
-    /// A hit of one limit with a packed count on a short key: the way of nearly every hit.
+    /// A hit of one or two limits with packed counts on a short key: the way of nearly every hit.
     ///
     /// `None`, with nothing done, if it is not that, or if the key is new and there is no room.
     #[inline(always)]
     pub(super) fn try_hit(
         &self,
         key: &Key<'_>,
-        limit: &Limit,
+        limits: &[Limit],
         cost: u32,
         now: impl FnOnce() -> Timestamp,
     ) -> Option<Decision> {
+        let [limit] = limits else {
+            return self.two(key, limits.try_into().ok()?, cost, now());
+        };
         let interned = limit.interned(key.throttle()?);
         let target = (Target { key, interned }, key.short()?);
         if interned.is_wide() {
@@ -85,6 +88,32 @@ impl Store {
             Core::Sliding(meter) => self.one(meter, limit, target, cost, now()),
             Core::Unlimited | Core::DenyAll | Core::Words { .. } => None,
         }
+    }
+
+    /// Two limits with packed counts on a short key.
+    fn two(
+        &self,
+        key: &Key<'_>,
+        limits: &[Limit; 2],
+        cost: u32,
+        asked_at: Timestamp,
+    ) -> Option<Decision> {
+        let (throttle, short) = (key.throttle()?, key.short()?);
+        let interned = [limits[0].interned(throttle), limits[1].interned(throttle)];
+        let fits = |i: usize| limits[i].core().is_packed() && !interned[i].is_wide();
+        if !fits(0) || !fits(1) {
+            return None;
+        }
+        let targets = interned.map(|interned| Target { key, interned });
+        let (settled, at) = {
+            let mut shard = self.shard(key.hash()).lock();
+            shard.step_two(limits, targets, short, asked_at, cost, &self.budget)?
+        };
+        let mut tally = Tally::new();
+        for (index, (limit, settled)) in limits.iter().zip(settled).enumerate() {
+            tally.add(index, limit, limit.core().answer_packed(settled, at, cost)?);
+        }
+        Some(tally.decision(asked_at, at, cost))
     }
 
     #[inline(always)]
