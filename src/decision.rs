@@ -138,8 +138,9 @@ impl Decision {
         self.source
     }
 
-    /// Which of several limits denied, by its index in the order of the throttle's builder; the one
-    /// with the longest wait if several did. `None` if the hit passes or no limit denied it.
+    /// Which of several limits denied, by its index in [`Throttle::limits`](crate::Throttle::limits);
+    /// the one with the longest wait if several did. `None` if the hit passes or no limit denied it.
+    /// [`Throttle::denied_by`](crate::Throttle::denied_by) gives the limit itself.
     #[must_use]
     pub fn denied_by(&self) -> Option<usize> {
         matches!(self.denial, Some(Denial::Limited | Denial::Never))
@@ -162,7 +163,8 @@ impl Decision {
     }
 
     /// The least wait after which the same hit passes if nobody else comes, in microseconds rounded up;
-    /// the longest over the limits that denied. `None` if it passes, or never will.
+    /// the longest over the limits that denied. `None` if it passes, and also if it never will: ask
+    /// [`is_denied`](Self::is_denied) to tell them apart.
     #[must_use]
     #[inline]
     pub fn retry_after(&self) -> Option<Duration> {

@@ -90,8 +90,10 @@ impl LockOptions {
         Ok(())
     }
 
-    /// When the wait ends: at once if not blocking, never if `None`.
-    pub(crate) fn deadline(&self) -> Option<Instant> {
+    /// When a wait that begins now ends: at once if not blocking, never if `None`. For authors of
+    /// backends.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
         let wait = if self.blocking { self.blocking_timeout? } else { Duration::ZERO };
         monotonic_now().checked_add(wait)
     }
@@ -127,6 +129,14 @@ pub enum LockError {
     /// The backend failed.
     #[error(transparent)]
     Backend(#[from] BackendError),
+}
+
+impl LockError {
+    /// The lock did not become free within `waited`. For authors of backends.
+    #[must_use]
+    pub const fn timed_out(waited: Duration) -> Self {
+        Self::TimedOut { waited }
+    }
 }
 
 /// A lock that is held. Dropping it lets go of it as well as can be done without waiting, with the TTL

@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 use traffik::lock::HeldLock;
-use traffik::{BackendError, Effect, ErrorKind, LockError, LockGuard, LockOptions};
+use traffik::{BackendError, LockError, LockGuard, LockOptions};
 
 #[derive(Debug)]
 pub(super) struct Locks {
@@ -54,8 +54,7 @@ impl Locks {
         options: LockOptions,
     ) -> Result<LockGuard, LockError> {
         options.check(name)?;
-        let timeout = options.get_blocking_timeout();
-        let deadline = timeout.and_then(|timeout| now().checked_add(timeout));
+        let deadline = options.deadline();
         loop {
             let mut released = pin!(self.released.notified());
             // Before the look at the lock, or a release right after it would be missed.
@@ -68,7 +67,9 @@ impl Locks {
                 return Err(LockError::Held);
             }
             if deadline.is_some_and(|deadline| deadline <= now()) {
-                return Err(timed_out(timeout.unwrap_or_default()));
+                return Err(LockError::timed_out(
+                    options.get_blocking_timeout().unwrap_or_default(),
+                ));
             }
             match [expires, deadline].into_iter().flatten().min() {
                 None => released.await,
@@ -155,14 +156,6 @@ impl HeldLock for Held {
     fn abandon(&self) {
         self.let_go();
     }
-}
-
-/// The library keeps `LockError::TimedOut` for its own backends.
-fn timed_out(waited: Duration) -> LockError {
-    super::error("lock", ErrorKind::Timeout)
-        .with_effect(Effect::NotApplied)
-        .with_message(format!("the lock did not become free within {waited:?}"))
-        .into()
 }
 
 #[expect(

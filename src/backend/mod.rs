@@ -53,8 +53,9 @@ pub const MAX_COUNTER: u64 = i64::MAX as u64;
 ///   [`Effect`](crate::Effect). Nothing ambiguous is tried again by itself.
 /// * **Cancel safety.** A future of this trait may be dropped at any await. The operation may then
 ///   have happened or not; no later call sees its reply, and no lock stays held by it.
-/// * **After [`close`](Backend::close)** every method but the lifecycle and the settings fails with
-///   [`ErrorKind::Closed`].
+/// * **After [`close`](Backend::close)** every method fails with [`ErrorKind::Closed`], but for the
+///   settings, [`initialize`](Backend::initialize), [`close`](Backend::close) and
+///   [`abandon`](Backend::abandon). Who waits for a lock already goes on waiting.
 #[async_trait]
 pub trait Backend: Any + fmt::Debug + Send + Sync {
     /// The settings and counters.

@@ -44,7 +44,7 @@ pub(crate) use fixed_window::FixedMeter;
 pub(crate) use interned::Interned;
 pub(crate) use limit::Core;
 pub(crate) use sliding_window_counter::SlidingMeter;
-pub(crate) use step::{Applied, Cell, apply as apply_step};
+pub(crate) use step::{Cell, apply_healing};
 
 use crate::clock::Timestamp;
 use crate::rate::Rate;
@@ -114,7 +114,6 @@ pub enum Op {
     /// Consume the cost if it passes.
     Take,
     /// Give back what a hit took.
-    #[non_exhaustive]
     Refund {
         /// The instant at which it was taken. Window strategies give back only in the same window.
         taken_at: Timestamp,

@@ -15,7 +15,9 @@ pub struct State {
 }
 
 impl State {
-    pub(crate) fn new(last: Timestamp, words: Vec<u64>) -> Self {
+    /// A state that was last written at `last`; to test a strategy.
+    #[must_use]
+    pub fn new(last: Timestamp, words: Vec<u64>) -> Self {
         Self { last, words, head: 0 }
     }
 

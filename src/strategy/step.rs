@@ -28,8 +28,8 @@ pub struct Outcome {
     pub decision: Decision,
     /// What must be stored for the answer to hold; `None` if the stored value stays as it is.
     pub write: Option<Write>,
-    /// The stored value could not be read. The decision and the write are those of a key that was
-    /// never seen; the error policy decides about the hit.
+    /// The stored value could not be read. The write is that of a key that was never seen; the error
+    /// policy decides about the hit, not the decision.
     pub corrupt: Option<Corrupt>,
 }
 
@@ -97,15 +97,10 @@ impl<'a> Step<'a> {
             let state = place(&parts, limit).map(|at| std::mem::take(&mut parts[at].state));
             cells.push(Cell::Words(state.unwrap_or_default()));
         }
-        let applied = loop {
-            match apply(self, &mut cells, asked_at) {
-                Ok(applied) => break applied,
-                // A fresh state is never corrupt, so this ends.
-                Err((index, error)) => {
-                    cells[index] = Cell::Words(State::default());
-                    corrupt = Some(error);
-                }
-            }
+        let (applied, healed) = apply_healing(self, &mut cells, asked_at);
+        corrupt = healed.or(corrupt);
+        let Some(applied) = applied else {
+            return Outcome { decision: Decision::deny(Duration::ZERO), write: None, corrupt };
         };
         let write = applied.changed.then(|| {
             for ((limit, cell), fresh_at) in self.limits.iter().zip(cells).zip(applied.fresh_at) {
@@ -184,7 +179,7 @@ impl Applied {
 ///
 /// The error names the cell that is corrupt; the others are as they were.
 #[inline(always)]
-pub(crate) fn apply(
+fn apply(
     step: &Step<'_>,
     cells: &mut [Cell],
     asked_at: Timestamp,
@@ -197,6 +192,29 @@ pub(crate) fn apply(
         }
     }
     run(step, cells, at)
+}
+
+/// Runs a step; a cell that its strategy cannot read starts afresh, and the error is returned beside.
+///
+/// `None` if a strategy cannot even read a fresh state: then nothing is changed.
+#[inline(always)]
+pub(crate) fn apply_healing(
+    step: &Step<'_>,
+    cells: &mut [Cell],
+    asked_at: Timestamp,
+) -> (Option<Applied>, Option<Corrupt>) {
+    let mut corrupt = None;
+    // Each cell can be healed once.
+    for _ in 0..=cells.len() {
+        match apply(step, cells, asked_at) {
+            Ok(applied) => return (Some(applied), corrupt),
+            Err((index, error)) => {
+                cells[index] = Cell::Words(State::default());
+                corrupt = Some(error);
+            }
+        }
+    }
+    (None, corrupt)
 }
 
 #[inline(always)]
@@ -271,8 +289,12 @@ fn run_words(
     if cost == 0 || matches!(op, Op::Refund { .. }) {
         answer.verdict = Verdict::Allowed;
     }
-    let changed =
-        op != Op::Peek && answer.verdict == Verdict::Allowed && draft.words() != state.words();
+    let changed = match op {
+        Op::Peek => false,
+        // Also with equal words: that there was a hit, and when, is part of the state.
+        Op::Take => answer.verdict == Verdict::Allowed,
+        Op::Refund { .. } => draft.words() != state.words(),
+    };
     if changed {
         draft.touch(at);
         *state = draft;

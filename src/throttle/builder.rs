@@ -110,8 +110,13 @@ impl ThrottleBuilder {
     }
 
     /// How rates are counted that have no strategy of their own. Defaults to [`TokenBucket`].
-    pub fn strategy(mut self, strategy: impl Strategy) -> Self {
-        self.strategy = Some(Arc::new(strategy));
+    pub fn strategy(self, strategy: impl Strategy) -> Self {
+        self.shared_strategy(Arc::new(strategy))
+    }
+
+    /// As [`strategy`](Self::strategy), for one that is already shared, or chosen at run time.
+    pub fn shared_strategy(mut self, strategy: Arc<dyn Strategy>) -> Self {
+        self.strategy = Some(strategy);
         self
     }
 

@@ -212,6 +212,12 @@ impl Throttle {
         Some(self.finish(&key, decision))
     }
 
+    /// The limit that denied, of a decision of this throttle's own rates.
+    #[must_use]
+    pub fn denied_by(&self, decision: &Decision) -> Option<&Limit> {
+        self.inner.limits.get(decision.denied_by()?)
+    }
+
     async fn run(
         &self,
         key: &(impl ToKey + ?Sized),

@@ -105,7 +105,7 @@ impl Locks {
             };
             if deadline.is_some_and(|deadline| deadline <= monotonic_now()) {
                 let waited = options.get_blocking_timeout().unwrap_or_default();
-                return Err(LockError::TimedOut { waited });
+                return Err(LockError::timed_out(waited));
             }
             let soonest = [expires, deadline].into_iter().flatten().min();
             match soonest {

@@ -1,5 +1,7 @@
 //! All shards of an in-memory backend: which one a key is in, and how a step runs there.
 
+use std::time::Duration;
+
 use super::budget::Budget;
 use super::builder::Overflow;
 use super::shard::{Full, Shard, Target, fresh_cell};
@@ -8,7 +10,7 @@ use crate::decision::{Decision, Tally};
 use crate::error::{BackendError, ErrorKind};
 use crate::key::{Key, Short};
 use crate::strategy::packed::{self, Packed};
-use crate::strategy::{Applied, Cell, Core, Limit, MAX_LIMITS, Op, Step, apply_step, interned};
+use crate::strategy::{Cell, Core, Limit, MAX_LIMITS, Op, Step, apply_healing, interned};
 use crate::sync::Mutex;
 
 /// What a caller is told to wait when its key does not fit, in microseconds.
@@ -166,7 +168,14 @@ impl Store {
             put_back(&mut shard, limits, cells, target);
             return self.overflow(&limits[0]);
         }
-        let (applied, event) = apply_healing(step, cells, asked_at);
+        let (applied, corrupt) = apply_healing(step, cells, asked_at);
+        let event = if corrupt.is_some() { Event::Corrupt } else { Event::Nothing };
+        let Some(applied) = applied else {
+            put_back(&mut shard, limits, cells, target);
+            drop(shard);
+            self.budget.give_back(taken);
+            return (Decision::deny(Duration::ZERO), event);
+        };
         let mut inserted = 0;
         if applied.changed {
             for ((limit, cell), fresh_at) in limits.iter().zip(cells).zip(applied.fresh_at) {
@@ -223,21 +232,6 @@ impl Store {
     fn overflow(&self, limit: &Limit) -> (Decision, Event) {
         let admit = self.overflow == Overflow::Allow;
         (Decision::overflow(limit.rate(), admit, OVERFLOW_WAIT_MICROS), Event::Overflowed)
-    }
-}
-
-/// Runs a step; a cell that its strategy cannot read starts afresh.
-#[inline(always)]
-fn apply_healing(step: &Step<'_>, cells: &mut [Cell], asked_at: Timestamp) -> (Applied, Event) {
-    let mut event = Event::Nothing;
-    loop {
-        match apply_step(step, cells, asked_at) {
-            Ok(applied) => return (applied, event),
-            Err((index, _corrupt)) => {
-                cells[index] = Cell::Words(crate::strategy::State::default());
-                event = Event::Corrupt;
-            }
-        }
     }
 }
 
