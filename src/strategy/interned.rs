@@ -18,6 +18,8 @@ use crate::clock::Timestamp;
 #[derive(Debug)]
 pub(crate) struct Interned {
     id: u32,
+    /// Places the state in a table, together with the hash of the key.
+    salt: u64,
     throttle: Arc<str>,
     tag: Tag,
     period: u64,
@@ -46,6 +48,16 @@ impl Interned {
     #[inline(always)]
     pub(crate) fn id(&self) -> u32 {
         self.id
+    }
+
+    /// What is mixed into the hash of a key, to place this state of it in a table.
+    ///
+    /// Random bits for the throttle, so that the same key of many throttles spreads; and in the seven
+    /// highest, by which a table tells apart what is in one group of buckets, the number of the state
+    /// within its throttle. So all limits of one key lie close together.
+    #[inline(always)]
+    pub(crate) fn salt(&self) -> u64 {
+        self.salt
     }
 
     /// Whether the state may need more than a packed count.
@@ -144,8 +156,10 @@ impl Index {
             Some((name, _)) => Arc::clone(name),
             None => Arc::from(throttle),
         };
+        let within = self.throttles.get(throttle).map_or(0, Vec::len) as u64;
         let interned: &'static Interned = Box::leak(Box::new(Interned {
             id: self.next,
+            salt: (crate::key::hasher().hash_one(throttle) >> 7) ^ (within << 57),
             throttle: Arc::clone(&name),
             tag,
             period,

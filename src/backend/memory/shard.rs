@@ -30,7 +30,7 @@ pub(super) struct Target<'t> {
 impl Target<'_> {
     #[inline(always)]
     fn hash(&self) -> u64 {
-        slot::hash_of(self.key, self.interned.id())
+        slot::hash_of(self.key, self.interned)
     }
 
     fn is_small(&self, slot: &Slot) -> bool {
@@ -103,10 +103,12 @@ impl Shard {
     ) -> Option<([Settled<u64>; 2], Timestamp)> {
         let found = targets.map(|target| {
             let id = target.interned.id();
-            let slot = self.small.find(target.hash(), |slot| slot.is(short, id));
-            slot.map(|slot| (slot.count(), slot.last()))
+            self.small.locate(target.hash(), |slot| slot.is(short, id))
         });
-        let [first, second] = found.map(|found| found.unwrap_or((0, Timestamp::ZERO)));
+        let [first, second] = found.map(|spot| {
+            let slot = spot.and_then(|spot| self.small.at(spot));
+            slot.map_or((0, Timestamp::ZERO), |slot| (slot.count(), slot.last()))
+        });
         let at = asked_at.max(first.1).max(second.1);
         let run = |op| {
             let first = limits[0].core().run_packed(first.0, first.1, at, cost, op)?;
@@ -121,16 +123,21 @@ impl Shard {
             return Some((settled, at));
         }
         let missing = found.iter().filter(|found| found.is_none()).count();
-        if missing > 0 {
-            self.make_room(missing, asked_at, budget).ok()?;
+        if missing == 0 {
+            for (spot, settled) in found.into_iter().zip(settled) {
+                if let Some(slot) = spot.and_then(|spot| self.small.at(spot)) {
+                    slot.write(settled.count, at);
+                }
+            }
+            return Some((settled, at));
         }
+        // From here on items move, so what was found is looked for again.
+        self.make_room(missing, asked_at, budget).ok()?;
         let mut inserted = 0;
         for (target, settled) in targets.into_iter().zip(settled) {
             inserted += usize::from(self.write_small(target, short, settled.count, at));
         }
-        if inserted != missing {
-            budget.settle(missing, inserted);
-        }
+        budget.settle(missing, inserted);
         Some((settled, at))
     }
 
@@ -211,7 +218,7 @@ impl Shard {
         }
         // The small form of the same state, if there was one, gives way.
         let replaced = self.small.remove(hash, |slot| target.is_small(slot)).is_some();
-        self.large.insert(hash, LargeSlot::new(target.key, target.interned.id(), body));
+        self.large.insert(hash, LargeSlot::new(target.key, target.interned, body));
         !replaced
     }
 

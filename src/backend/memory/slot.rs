@@ -3,22 +3,16 @@
 use super::table::Hashed;
 use crate::clock::Timestamp;
 use crate::key::{self, Key, KeyPart, Pieces, Short};
-use crate::strategy::State;
+use crate::strategy::{Interned, State, interned};
 
 /// Bits below the instant in a slot's `meta`, for the shape of its key.
 const SHAPE_BITS: u32 = 6;
 const SHAPE: u64 = (1 << SHAPE_BITS) - 1;
 
-/// Sends the limits of one key to different places of a table.
-#[inline(always)]
-fn salt(interned: u32) -> u64 {
-    (u64::from(interned) + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)
-}
-
 /// The hash under which a limit's state of a key is kept.
 #[inline(always)]
-pub(super) fn hash_of(key: &Key<'_>, interned: u32) -> u64 {
-    key.hash() ^ salt(interned)
+pub(super) fn hash_of(key: &Key<'_>, interned: &Interned) -> u64 {
+    key.hash() ^ interned.salt()
 }
 
 /// The packed count of a short key: 36 bytes, aligned to 4.
@@ -90,7 +84,8 @@ impl Slot {
 
 impl Hashed for Slot {
     fn hash(&self) -> u64 {
-        self.key().hash(key::hasher()) ^ salt(self.interned)
+        let salt = interned::by_id(self.interned).map_or(0, Interned::salt);
+        self.key().hash(key::hasher()) ^ salt
     }
 }
 
@@ -118,10 +113,11 @@ pub(super) enum Body {
 }
 
 impl LargeSlot {
-    pub(super) fn new(key: &Key<'_>, interned: u32, body: Body) -> Self {
+    pub(super) fn new(key: &Key<'_>, interned: &Interned, body: Body) -> Self {
         let mut parts = Vec::new();
         key.push_parts(&mut parts);
-        Self { hash: hash_of(key, interned), interned, key: parts.into(), body }
+        let hash = hash_of(key, interned);
+        Self { hash, interned: interned.id(), key: parts.into(), body }
     }
 
     #[inline(always)]
@@ -143,6 +139,8 @@ impl Hashed for LargeSlot {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rate::Rate;
+    use crate::strategy::{Limit, TokenBucket};
     use proptest::prelude::*;
 
     fn parts(pieces: &[Vec<u8>]) -> Vec<KeyPart<'_>> {
@@ -155,19 +153,27 @@ mod tests {
 
     proptest! {
         #[test]
-        fn f31_a_slot_is_found_by_its_own_key_only(a in pieces(), b in pieces(), id in 0..3u32) {
+        fn f31_a_slot_is_found_by_its_own_key_only(
+            a in pieces(),
+            b in pieces(),
+            period in 1..4u32,
+        ) {
+            let rate = Rate::per_second(period);
+            let limit = Limit::new(rate, TokenBucket::new()).unwrap();
+            let interned = interned::intern(&format!("slots{period}"), &limit);
+            let id = interned.id();
             let (parts_a, parts_b) = (parts(&a), parts(&b));
             let (key_a, key_b) = (Key::new("t", &parts_a), Key::new("t", &parts_b));
             let body = Body::Packed { count: 7, last: Timestamp::ZERO };
-            let large = LargeSlot::new(&key_a, id, body);
+            let large = LargeSlot::new(&key_a, interned, body);
             prop_assert!(large.is(&key_a, id) && !large.is(&key_a, id + 1));
             prop_assert_eq!(large.is(&key_b, id), a == b);
-            prop_assert_eq!(large.hash(), hash_of(&key_a, id));
+            prop_assert_eq!(large.hash(), hash_of(&key_a, interned));
             if let Some(short) = key_a.short() {
                 let slot = Slot::new(short, id, 7, Timestamp::MAX);
                 prop_assert!(slot.is(short, id) && !slot.is(short, id + 1));
                 prop_assert_eq!(key_b.short().is_some_and(|b| slot.is(b, id)), a == b);
-                prop_assert_eq!(slot.hash(), hash_of(&key_a, id));
+                prop_assert_eq!(slot.hash(), hash_of(&key_a, interned));
                 prop_assert_eq!((slot.count(), slot.last()), (7, Timestamp::MAX));
             }
         }

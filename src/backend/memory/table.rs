@@ -35,6 +35,13 @@ struct Old<T> {
     moved: usize,
 }
 
+/// Where an item of a table is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Spot {
+    index: usize,
+    old: bool,
+}
+
 impl<T: Hashed> Table<T> {
     pub(super) const fn new() -> Self {
         Self { main: HashTable::new(), old: None, swept: 0 }
@@ -58,6 +65,25 @@ impl<T: Hashed> Table<T> {
             Some(found) => Some(found),
             None => self.old.as_mut()?.table.find_mut(hash, eq),
         }
+    }
+
+    /// Where an item is. Good until the next call that inserts, removes or sweeps.
+    #[inline(always)]
+    pub(super) fn locate(&self, hash: u64, mut eq: impl FnMut(&T) -> bool) -> Option<Spot> {
+        match self.main.find_bucket_index(hash, &mut eq) {
+            Some(index) => Some(Spot { index, old: false }),
+            None => {
+                let index = self.old.as_ref()?.table.find_bucket_index(hash, eq)?;
+                Some(Spot { index, old: true })
+            }
+        }
+    }
+
+    /// The item at a spot.
+    #[inline(always)]
+    pub(super) fn at(&mut self, spot: Spot) -> Option<&mut T> {
+        let table = if spot.old { &mut self.old.as_mut()?.table } else { &mut self.main };
+        table.get_bucket_mut(spot.index)
     }
 
     pub(super) fn remove(&mut self, hash: u64, mut eq: impl FnMut(&T) -> bool) -> Option<T> {
