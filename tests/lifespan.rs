@@ -2,11 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
+mod support;
+
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use support::{Failing, Mode};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 use traffik::{
@@ -171,6 +174,21 @@ fn a_drop_says_so_once_and_a_close_says_nothing() {
         assert_eq!(warnings.seen.load(Ordering::SeqCst), 0);
         drop(ready(backend.lifespan()).unwrap());
         assert_eq!(warnings.seen.load(Ordering::SeqCst), 1);
+    });
+}
+
+#[test]
+fn a_lifespan_that_will_clear_what_others_count_warns() {
+    let warnings = Warnings::default();
+    tracing::subscriber::with_default(warnings.clone(), || {
+        for (persistent, expected) in [(true, 0), (false, 1)] {
+            let backend = Arc::new(Failing::new(Mode::Hang).shared(persistent));
+            let outer = ready(backend.lifespan()).unwrap();
+            let nested = ready(backend.lifespan()).unwrap();
+            assert_eq!(warnings.seen.load(Ordering::SeqCst), expected, "once, by the outer one");
+            ready(nested.close()).unwrap();
+            ready(outer.close()).unwrap();
+        }
     });
 }
 

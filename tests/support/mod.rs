@@ -1,4 +1,5 @@
 //! A backend that fails as told, for tests of what is around a backend.
+#![allow(dead_code, reason = "each test uses a part of it")]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -40,6 +41,11 @@ impl Failing {
 
     pub(crate) fn with_policy(mut self, policy: OnError) -> Self {
         self.settings = self.settings.on_error(policy);
+        self
+    }
+
+    pub(crate) fn shared(mut self, persistent: bool) -> Self {
+        self.settings = self.settings.shared(true).persistent(persistent);
         self
     }
 

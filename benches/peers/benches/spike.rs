@@ -113,12 +113,20 @@ fn main() {
         if std::env::var("CG").is_ok() {
             let o = if std::env::var("LOOP").is_ok() { &order[..] } else { &order[..200_000] };
             if std::env::var("LOOP").is_ok() {
-                for _ in 0..60 {
-                    ours(&t, &keys, o, true);
+                for _ in 0..20 {
+                    if std::env::var("LOOP").as_deref() == Ok("2") {
+                        ours(&t2, &keys, o, true);
+                    } else {
+                        ours(&t, &keys, o, true);
+                    }
                 }
             }
             if std::env::var("CG").unwrap() == "o" {
-                ours(&t, &keys, o, true);
+                if std::env::var("LOOP").as_deref() == Ok("2") {
+                    ours(&t2, &keys, o, true);
+                } else {
+                    ours(&t, &keys, o, true);
+                }
             } else {
                 gov(&g, &keys, o);
             }

@@ -45,18 +45,27 @@ impl Target<'_> {
 #[derive(Debug)]
 pub(super) struct Shard {
     small: Table<Slot>,
+    rare: Box<Rare>,
+}
+
+/// What most hits do not need; boxed, see [`Table`] on the cache line.
+#[derive(Debug)]
+struct Rare {
     large: Table<LargeSlot>,
     /// Buckets until the background sweep is through.
     left_to_clean: usize,
 }
 
+/// With the lock it is one cache line.
+const _: () = assert!(size_of::<Shard>() < 64);
+
 impl Shard {
-    pub(super) const fn new() -> Self {
-        Self { small: Table::new(), large: Table::new(), left_to_clean: 0 }
+    pub(super) fn new() -> Self {
+        Self { small: Table::new(), rare: Box::new(Rare { large: Table::new(), left_to_clean: 0 }) }
     }
 
     pub(super) fn len(&self) -> usize {
-        self.small.len() + self.large.len()
+        self.small.len() + self.rare.large.len()
     }
 
     /// One step on the packed count of a short key: the way of nearly every hit.
@@ -169,7 +178,7 @@ impl Shard {
             let slot = self.small.find(hash, |slot| target.is_small(slot))?;
             return Some(Cell::Packed { count: slot.count(), last: slot.last() });
         }
-        if let Some(slot) = self.large.find_mut(hash, |slot| target.is_large(slot)) {
+        if let Some(slot) = self.rare.large.find_mut(hash, |slot| target.is_large(slot)) {
             return Some(match &mut slot.body {
                 Body::Words { state, .. } => Cell::Words(std::mem::take(state)),
                 Body::Packed { count, last } if target.interned.is_wide() => {
@@ -186,7 +195,8 @@ impl Shard {
     /// Puts words back that a step left as they were.
     pub(super) fn put_back(&mut self, target: Target<'_>, cell: Cell) {
         if let Cell::Words(words) = cell
-            && let Some(slot) = self.large.find_mut(target.hash(), |slot| target.is_large(slot))
+            && let Some(slot) =
+                self.rare.large.find_mut(target.hash(), |slot| target.is_large(slot))
             && let Body::Words { state, .. } = &mut slot.body
         {
             *state = words;
@@ -212,13 +222,13 @@ impl Shard {
             Cell::Packed { count, last } => Body::Packed { count, last },
             Cell::Words(state) => Body::Words { state, fresh_at },
         };
-        if let Some(slot) = self.large.find_mut(hash, |slot| target.is_large(slot)) {
+        if let Some(slot) = self.rare.large.find_mut(hash, |slot| target.is_large(slot)) {
             slot.body = body;
             return false;
         }
         // The small form of the same state, if there was one, gives way.
         let replaced = self.small.remove(hash, |slot| target.is_small(slot)).is_some();
-        self.large.insert(hash, LargeSlot::new(target.key, target.interned, body));
+        self.rare.large.insert(hash, LargeSlot::new(target.key, target.interned, body));
         !replaced
     }
 
@@ -226,7 +236,7 @@ impl Shard {
     pub(super) fn remove(&mut self, target: Target<'_>, budget: &Budget) {
         let hash = target.hash();
         let small = self.small.remove(hash, |slot| target.is_small(slot));
-        let large = self.large.remove(hash, |slot| target.is_large(slot));
+        let large = self.rare.large.remove(hash, |slot| target.is_large(slot));
         budget.give_back(usize::from(small.is_some()) + usize::from(large.is_some()));
     }
 
@@ -249,12 +259,12 @@ impl Shard {
     /// ends since the last time.
     pub(super) fn clean(&mut self, buckets: usize, now: Timestamp, budget: &Budget) -> bool {
         self.sweep(buckets, now, GRACE_MICROS, budget);
-        self.left_to_clean = match self.left_to_clean {
-            0 => self.small.buckets().max(self.large.buckets()),
+        let left = match self.rare.left_to_clean {
+            0 => self.small.buckets().max(self.rare.large.buckets()),
             left => left,
-        }
-        .saturating_sub(buckets);
-        self.left_to_clean == 0
+        };
+        self.rare.left_to_clean = left.saturating_sub(buckets);
+        self.rare.left_to_clean == 0
     }
 
     fn sweep(&mut self, buckets: usize, now: Timestamp, grace: u64, budget: &Budget) {
@@ -264,7 +274,7 @@ impl Shard {
         };
         let small =
             self.small.sweep(buckets, |slot| spent(slot.interned(), slot.count(), slot.last()));
-        let large = self.large.sweep(buckets, |slot| match &slot.body {
+        let large = self.rare.large.sweep(buckets, |slot| match &slot.body {
             Body::Packed { count, last } => spent(slot.interned(), *count, *last),
             Body::Words { fresh_at, .. } => *fresh_at <= now,
         });

@@ -22,10 +22,11 @@ pub(super) trait Hashed {
 #[derive(Debug)]
 pub(super) struct Table<T> {
     main: HashTable<T>,
-    /// The table before, while it is emptied.
-    old: Option<Old<T>>,
+    /// The table before, while it is emptied. Boxed, as it is rare: so what every hit needs, the lock
+    /// of the shard included, fits one cache line.
+    old: Option<Box<Old<T>>>,
     /// The bucket of `main` that the next sweep begins with.
-    swept: usize,
+    swept: u32,
 }
 
 #[derive(Debug)]
@@ -112,8 +113,9 @@ impl<T: Hashed> Table<T> {
         }
         let all = self.main.num_buckets();
         let before = self.main.len();
-        let end = all.min(self.swept + buckets);
-        for bucket in self.swept..end {
+        let start = usize::try_from(self.swept).unwrap_or(0);
+        let end = all.min(start + buckets);
+        for bucket in start..end {
             if self.main.get_bucket(bucket).is_some_and(&mut spent)
                 && let Ok(entry) = self.main.get_bucket_entry(bucket)
             {
@@ -121,7 +123,8 @@ impl<T: Hashed> Table<T> {
             }
         }
         let removed = before - self.main.len();
-        self.swept = end;
+        // A table of more than 2^32 buckets is swept in its first part only.
+        self.swept = u32::try_from(end).unwrap_or(0);
         if end == all {
             self.swept = 0;
             if all > SMALL && self.main.len() < all / 8 {
@@ -145,7 +148,7 @@ impl<T: Hashed> Table<T> {
         self.move_some(usize::MAX);
         let room = (self.main.len() * 2).max(self.main.num_buckets() / 8).max(3);
         let table = std::mem::replace(&mut self.main, HashTable::with_capacity(room));
-        self.old = Some(Old { table, moved: 0 });
+        self.old = Some(Box::new(Old { table, moved: 0 }));
         self.swept = 0;
     }
 
