@@ -5,7 +5,7 @@ use std::fmt;
 use thiserror::Error;
 
 use crate::decision::Decision;
-use crate::key::{MAX_KEY_BYTES, MAX_KEY_PARTS};
+use crate::key::KeyError;
 use crate::rate::RateError;
 use crate::strategy::LimitError;
 
@@ -199,16 +199,9 @@ pub enum Error {
         /// The throttle's name.
         throttle: String,
     },
-    /// The key is too long.
-    #[error("the key has {length} bytes; the most is {MAX_KEY_BYTES}")]
-    #[non_exhaustive]
-    KeyTooLong {
-        /// Its length over all parts.
-        length: usize,
-    },
-    /// The key has too many parts.
-    #[error("the key has too many parts; the most is {MAX_KEY_PARTS}")]
-    TooManyKeyParts,
+    /// The key is too long, or has too many parts.
+    #[error(transparent)]
+    Key(#[from] KeyError),
     /// The rate of a single hit cannot be kept.
     #[error(transparent)]
     Limit(#[from] LimitError),

@@ -11,10 +11,10 @@ use std::hash::{BuildHasher, Hasher};
 use std::sync::LazyLock;
 
 use ahash::RandomState;
+use thiserror::Error;
 
 pub(crate) use short::Short;
 
-use crate::error::Error;
 use crate::text::Excerpt;
 
 /// The most bytes of a key, over all its parts.
@@ -53,6 +53,22 @@ pub trait ToKey {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_structs, reason = "a mark without content")]
 pub struct Exempt;
+
+/// Why a key was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum KeyError {
+    /// It is too long.
+    #[error("the key has {length} bytes; the most is {MAX_KEY_BYTES}")]
+    #[non_exhaustive]
+    TooLong {
+        /// Its length over all parts.
+        length: usize,
+    },
+    /// It has too many parts.
+    #[error("the key has too many parts; the most is {MAX_KEY_PARTS}")]
+    TooManyParts,
+}
 
 /// The parts of a key, or that it is exempt.
 #[derive(Clone, Copy, Debug)]
@@ -114,12 +130,12 @@ impl<'a> KeyParts<'a> {
     ///
     /// When there are more than [`MAX_KEY_PARTS`] parts.
     #[inline]
-    pub fn as_slice(&self) -> Result<Option<&[KeyPart<'a>]>, Error> {
+    pub fn as_slice(&self) -> Result<Option<&[KeyPart<'a>]>, KeyError> {
         match &self.0 {
             Parts::Exempt => Ok(None),
             Parts::One(part) => Ok(Some(std::slice::from_ref(part))),
             Parts::Several { parts, len } => Ok(Some(&parts[..*len])),
-            Parts::TooMany => Err(Error::TooManyKeyParts),
+            Parts::TooMany => Err(KeyError::TooManyParts),
         }
     }
 }

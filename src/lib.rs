@@ -102,6 +102,7 @@ mod jitter;
 pub mod key;
 pub mod lifespan;
 pub mod lock;
+mod on_error;
 mod rate;
 pub mod strategy;
 mod sync;
@@ -113,14 +114,13 @@ pub use backend::{Backend, InMemory};
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp, WallClock};
 pub use decision::{Decision, Denial, Receipt, Source};
 pub use error::{BackendError, BuildError, Effect, Error, ErrorKind};
-pub use key::{Exempt, Key, ToKey};
+pub use key::{Exempt, Key, KeyError, ToKey};
 pub use lifespan::{Lifespan, LifespanExt};
 pub use lock::{LockError, LockGuard, LockOptions};
+pub use on_error::{ErrorHandler, Failure, OnError};
 pub use rate::{Rate, RateError};
 pub use strategy::{
     FixedWindow, Gcra, LeakyBucket, Limit, SlidingWindowCounter, SlidingWindowLog, Strategy,
     TokenBucket,
 };
-pub use throttle::{
-    ErrorHandler, Failure, HitOptions, IntoRate, OnError, Throttle, ThrottleBuilder,
-};
+pub use throttle::{HitOptions, IntoRate, Throttle, ThrottleBuilder};

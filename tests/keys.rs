@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use proptest::prelude::*;
 use proptest::test_runner::Config;
 use traffik::key::{KeyPart, KeyParts, MAX_KEY_BYTES};
-use traffik::{Error, InMemory, ManualClock, Rate, Throttle, ToKey};
+use traffik::{Error, InMemory, KeyError, ManualClock, Rate, Throttle, ToKey};
 
 fn once() -> Throttle {
     let backend = InMemory::builder().clock(ManualClock::new()).build().unwrap();
@@ -99,10 +99,12 @@ async fn f31_a_corpus_of_bad_keys() {
 async fn what_is_too_large_is_a_clear_error() {
     let throttle = once();
     let error = throttle.hit("k".repeat(MAX_KEY_BYTES + 1)).await.unwrap_err();
-    assert!(matches!(error, Error::KeyTooLong { length, .. } if length == MAX_KEY_BYTES + 1));
+    assert!(
+        matches!(error, Error::Key(KeyError::TooLong { length, .. }) if length == MAX_KEY_BYTES + 1)
+    );
     assert_eq!(error.to_string(), "the key has 4097 bytes; the most is 4096");
     let halves = ("k".repeat(MAX_KEY_BYTES / 2), "k".repeat(MAX_KEY_BYTES / 2 + 1));
-    assert!(matches!(throttle.peek(halves).await, Err(Error::KeyTooLong { .. })));
+    assert!(matches!(throttle.peek(halves).await, Err(Error::Key(KeyError::TooLong { .. }))));
     let error = throttle.hit((("a", "b"), ("c", "d"), "e")).await.unwrap_err();
     assert_eq!(error.to_string(), "the key has too many parts; the most is 4");
 }

@@ -13,8 +13,8 @@ use crate::clock::Clock;
 use crate::decision::Decision;
 use crate::key::Key;
 use crate::lock::{LockError, LockGuard, LockOptions};
+use crate::on_error::OnError;
 use crate::strategy::Step;
-use crate::throttle::OnError;
 
 macro_rules! forward {
     ($pointer:ident) => {

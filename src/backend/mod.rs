@@ -28,8 +28,8 @@ use crate::decision::Decision;
 use crate::error::{BackendError, ErrorKind};
 use crate::key::Key;
 use crate::lock::{LockError, LockGuard, LockOptions};
+use crate::on_error::OnError;
 use crate::strategy::Step;
-use crate::throttle::OnError;
 
 /// A result of a backend.
 pub type Result<T, E = BackendError> = std::result::Result<T, E>;

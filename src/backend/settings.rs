@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::clock::Clock;
 use crate::error::BuildError;
 use crate::lock::LockOptions;
-use crate::throttle::OnError;
+use crate::on_error::OnError;
 
 /// The settings that every backend has, and its counters.
 #[derive(Debug)]

@@ -5,12 +5,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::on_error::{LogLimit, OnError};
 use super::{Inner, Throttle};
 use crate::backend::{Backend, InMemory};
 use crate::clock::micros_ceil;
 use crate::error::BuildError;
 use crate::key;
+use crate::on_error::{LogLimit, OnError};
 use crate::rate::{Rate, RateError};
 use crate::strategy::{Limit, MAX_LIMITS, Strategy, TokenBucket};
 

@@ -1,7 +1,6 @@
 //! [`Throttle`]: what a service holds and asks.
 
 mod builder;
-mod on_error;
 mod options;
 
 use std::borrow::Cow;
@@ -13,17 +12,16 @@ use ahash::RandomState;
 use tracing::trace;
 
 pub use builder::{IntoRate, ThrottleBuilder};
-pub use on_error::{ErrorHandler, Failure, OnError};
 pub use options::HitOptions;
 
 use crate::backend::{Backend, InMemory};
 use crate::decision::{Decision, Receipt, Source};
 use crate::error::{BackendError, Error, ErrorKind};
-use crate::key::{Key, KeyPart, MAX_KEY_BYTES, ToKey};
+use crate::key::{Key, KeyError, KeyPart, MAX_KEY_BYTES, ToKey};
 use crate::lifespan;
+use crate::on_error::{self, LogLimit, OnError};
 use crate::rate::Rate;
 use crate::strategy::{Limit, Op, Step};
-use on_error::LogLimit;
 
 /// A named limit: asks its backend whether a key may pass.
 ///
@@ -266,7 +264,7 @@ impl Throttle {
     fn key<'a>(&'a self, parts: &'a [KeyPart<'a>]) -> Result<Key<'a>, Error> {
         let length = parts.iter().map(|part| part.as_bytes().len()).sum();
         if length > MAX_KEY_BYTES {
-            return Err(Error::KeyTooLong { length });
+            return Err(KeyError::TooLong { length }.into());
         }
         Ok(Key::hashed(&self.inner.hasher, &self.inner.name, parts))
     }

@@ -9,7 +9,7 @@ use crate::backend::Settings;
 use crate::clock::{Clock, SystemClock};
 use crate::error::BuildError;
 use crate::lock::LockOptions;
-use crate::throttle::OnError;
+use crate::on_error::OnError;
 
 /// The most shards.
 const MAX_SHARDS: usize = 65_536;

@@ -156,7 +156,7 @@ impl Failure {
 }
 
 /// Decides about a hit whose backend failed.
-pub(super) async fn decide(
+pub(crate) async fn decide(
     policy: &OnError,
     throttle: &Arc<str>,
     key: impl Fn() -> Vec<Vec<u8>>,
@@ -214,7 +214,7 @@ async fn ask(handler: &ErrorHandler, failure: Failure) -> Decision {
 
 /// Lets one log line through in a second, and counts the others.
 #[derive(Debug, Default)]
-pub(super) struct LogLimit {
+pub(crate) struct LogLimit {
     /// Milliseconds of the runtime's monotonic time, from an arbitrary start.
     next: AtomicU64,
     suppressed: AtomicU64,
