@@ -138,8 +138,7 @@ impl Decision {
         self.source
     }
 
-    /// Which of several limits denied, by its index in [`Throttle::limits`](crate::Throttle::limits);
-    /// the one with the longest wait if several did. `None` if the hit passes or no limit denied it.
+    /// Which of several limits denied, by its index in the order of the throttle's builder; the one with the longest wait if several did. `None` if the hit passes or no limit denied it.
     /// [`Throttle::denied_by`](crate::Throttle::denied_by) gives the limit itself.
     #[must_use]
     pub fn denied_by(&self) -> Option<usize> {

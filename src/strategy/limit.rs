@@ -76,6 +76,13 @@ impl Limit {
         Ok(Self { rate, tag: strategy.tag(), strategy, core, interned: None })
     }
 
+    /// For a refund of a hit that was counted at that rate. A refund has no use for the burst, so the
+    /// rate may come without, and is not checked again.
+    pub(crate) fn for_refund(rate: Rate, strategy: Arc<dyn Strategy>) -> Self {
+        let core = Core::of(&rate, &*strategy);
+        Self { rate, tag: strategy.tag(), strategy, core, interned: None }
+    }
+
     /// The rate.
     #[must_use]
     pub fn rate(&self) -> &Rate {

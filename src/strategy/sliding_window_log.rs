@@ -133,10 +133,10 @@ impl Log {
             return Err(Corrupt("sliding window log: wrong total"));
         }
         if log.live > 0
-            && let Some(&[at, _]) = pairs.last()
+            && let Some(&[at, count]) = pairs.last()
         {
-            if at > state.last().as_micros() {
-                return Err(Corrupt("sliding window log: an entry after the last hit"));
+            if at > state.last().as_micros() || count > live {
+                return Err(Corrupt("sliding window log: a wrong last entry"));
             }
             log.newest = Some(Timestamp::from_micros(at));
         }

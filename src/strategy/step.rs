@@ -104,7 +104,11 @@ impl<'a> Step<'a> {
         };
         let write = applied.changed.then(|| {
             for ((limit, cell), fresh_at) in self.limits.iter().zip(cells).zip(applied.fresh_at) {
-                let Cell::Words(state) = cell else { continue };
+                let Cell::Words(mut state) = cell else { continue };
+                if fresh_at <= applied.at {
+                    // Given back to the last: nothing is left to remember.
+                    state = State::default();
+                }
                 let period = limit.rate().period_micros();
                 let part = Part { tag: limit.tag(), period, fresh_at, state };
                 match place(&parts, limit) {
@@ -112,7 +116,7 @@ impl<'a> Step<'a> {
                     None => parts.push(part),
                 }
             }
-            write(parts, asked_at, applied.at)
+            write(parts, asked_at)
         });
         Outcome { decision: applied.decision(self, asked_at), write, corrupt }
     }
@@ -124,8 +128,10 @@ impl Part {
     }
 }
 
-fn write(mut parts: Vec<Part>, asked_at: Timestamp, at: Timestamp) -> Write {
-    parts.retain(|part| part.fresh_at > at && !part.state.is_fresh());
+fn write(mut parts: Vec<Part>, asked_at: Timestamp) -> Write {
+    // By the caller's clock: after it went back, a part of another rate may count again that was over
+    // by this state's time.
+    parts.retain(|part| part.fresh_at > asked_at && !part.state.is_fresh());
     while parts.len() > MAX_PARTS {
         let soonest = parts.iter().enumerate().min_by_key(|(_, part)| part.fresh_at);
         let Some((index, _)) = soonest else { break };

@@ -174,16 +174,12 @@ impl ThrottleBuilder {
             let own = wanted.strategy.unwrap_or_else(|| Arc::clone(&strategy));
             limits.push(Limit::shared(wanted.rate?, own)?);
         }
-        let Some(first) = limits.first().cloned() else {
+        if limits.is_empty() {
             return Err(BuildError::NoRate { throttle: name });
-        };
+        }
         check_states(&name, &limits)?;
         let name: Arc<str> = name.into();
-        let limits = limits
-            .into_iter()
-            .filter(|limit| !limit.rate().is_unlimited())
-            .map(|limit| limit.bound_to(&name))
-            .collect();
+        let limits = limits.into_iter().map(|limit| limit.bound_to(&name)).collect();
         let hasher = key::hasher().clone();
         Ok(Throttle {
             inner: Arc::new(Inner {
@@ -191,7 +187,6 @@ impl ThrottleBuilder {
                 name,
                 hasher,
                 limits,
-                first,
                 in_memory: backend.as_deref().and_then(as_in_memory).cloned(),
                 backend,
                 on_error,
@@ -239,6 +234,9 @@ fn check_states(throttle: &str, limits: &[Limit]) -> Result<(), BuildError> {
         let same = |other: &Limit| {
             other.tag() == limit.tag() && other.rate().period() == limit.rate().period()
         };
+        if limit.rate().is_unlimited() {
+            continue;
+        }
         if let Some(first) = limits[..second].iter().position(same) {
             return Err(BuildError::SameState { throttle: throttle.to_owned(), first, second });
         }

@@ -53,9 +53,8 @@ struct Inner {
     /// A random number of this name in this process, to bind receipts to it.
     seed: u64,
     hasher: RandomState,
+    /// At least one.
     limits: Box<[Limit]>,
-    /// The strategy of the first limit, for a hit with a rate of its own.
-    first: Limit,
     backend: Option<Arc<dyn Backend>>,
     /// The same backend where it is in memory, to ask it without a detour.
     in_memory: Option<InMemory>,
@@ -161,10 +160,13 @@ impl Throttle {
         if self.fingerprint(&key) != receipt.fingerprint() {
             return Err(Error::WrongReceipt);
         }
-        let limits = self.limits_for(receipt.rate())?;
+        let own = receipt
+            .rate()
+            .map(|rate| [Limit::for_refund(rate, Arc::clone(self.inner.limits[0].strategy()))]);
+        let limits = own.as_ref().map_or(&*self.inner.limits, |own| own);
         let op = Op::Refund { taken_at: receipt.taken_at() };
         let backend = self.backend()?;
-        let step = Step::new(&limits, receipt.cost(), op);
+        let step = Step::new(limits, receipt.cost(), op);
         self.ask(&**backend, &key, &step).await.map(drop)?;
         Ok(())
     }
@@ -193,7 +195,7 @@ impl Throttle {
         &self.inner.name
     }
 
-    /// The limits, in the order of the builder. Unlimited ones are left out.
+    /// The limits, in the order of the builder.
     #[must_use]
     pub fn limits(&self) -> &[Limit] {
         &self.inner.limits
@@ -226,7 +228,7 @@ impl Throttle {
         let parts = key.to_key();
         let Some(parts) = parts.as_slice()? else { return Ok(Decision::pass(Source::Exempt)) };
         let key = self.key(parts)?;
-        if limits.is_empty() {
+        if limits.iter().all(|limit| limit.rate().is_unlimited()) {
             return Ok(Decision::pass(Source::Unlimited));
         }
         let step = Step::new(limits, cost, op);
@@ -287,11 +289,8 @@ impl Throttle {
     fn limits_for(&self, rate: Option<Rate>) -> Result<Cow<'_, [Limit]>, Error> {
         match rate {
             None => Ok(Cow::Borrowed(&self.inner.limits)),
-            Some(rate) if rate.is_unlimited() && rate.explicit_burst().is_none() => {
-                Ok(Cow::Borrowed(&[]))
-            }
             Some(rate) => {
-                let strategy = Arc::clone(self.inner.first.strategy());
+                let strategy = Arc::clone(self.inner.limits[0].strategy());
                 Ok(Cow::Owned(vec![Limit::shared(rate, strategy)?]))
             }
         }

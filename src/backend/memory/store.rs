@@ -184,7 +184,8 @@ impl Store {
                     continue;
                 }
                 // As where states are stored as bytes: what a refund made fresh is forgotten.
-                if fresh_at <= applied.at {
+                let fresh = matches!(&cell, Cell::Words(state) if state.is_fresh());
+                if fresh || fresh_at <= applied.at {
                     shard.remove(target(limit), &self.budget);
                 } else {
                     let more = shard.store(target(limit), limit, cell, fresh_at);
