@@ -66,6 +66,13 @@ impl Interned {
         self.wide.load(Ordering::Relaxed)
     }
 
+    /// The throttle's name; every throttle of that name should hold this very one.
+    pub(crate) fn throttle(&self) -> &Arc<str> {
+        &self.throttle
+    }
+
+    /// Whether it is of that throttle. Asked at each hit, so by the place of the name where that is
+    /// enough.
     #[inline(always)]
     pub(crate) fn is_of(&self, throttle: &str) -> bool {
         std::ptr::eq(&*self.throttle, throttle) || *self.throttle == *throttle

@@ -178,8 +178,8 @@ impl ThrottleBuilder {
             return Err(BuildError::NoRate { throttle: name });
         }
         check_states(&name, &limits)?;
-        let name: Arc<str> = name.into();
-        let limits = limits.into_iter().map(|limit| limit.bound_to(&name)).collect();
+        let limits: Box<[Limit]> = limits.into_iter().map(|limit| limit.bound_to(&name)).collect();
+        let name = Arc::clone(limits[0].interned(&name).throttle());
         let hasher = key::hasher().clone();
         Ok(Throttle {
             inner: Arc::new(Inner {

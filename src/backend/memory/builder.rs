@@ -44,7 +44,7 @@ pub struct InMemoryBuilder {
     namespace: String,
     persistent: bool,
     on_error: OnError,
-    pub(super) number_of_shards: usize,
+    number_of_shards: Option<usize>,
     pub(super) cleanup_frequency: Option<Duration>,
     pub(super) lock_kind: LockKind,
     lock: LockOptions,
@@ -55,12 +55,11 @@ pub struct InMemoryBuilder {
 
 impl InMemoryBuilder {
     pub(super) fn new() -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             namespace: ":memory:".into(),
             persistent: false,
             on_error: OnError::default(),
-            number_of_shards: (cores * 16).next_power_of_two().max(64),
+            number_of_shards: None,
             cleanup_frequency: Some(Duration::from_secs(10)),
             lock_kind: LockKind::default(),
             lock: LockOptions::new(),
@@ -91,11 +90,21 @@ impl InMemoryBuilder {
         self
     }
 
-    /// In how many parts the keys are split, each under a lock of its own; 1 to 65,536. Defaults to 16
-    /// for each core, as a power of two, and at least 64.
+    /// In how many parts the keys are split, each under a lock of its own; 1 to 65,536. More of them
+    /// make the pauses shorter in which one grows. Defaults to 16 for each core, or one for each 4,096
+    /// of [`max_keys`](Self::max_keys), whichever is more; as a power of two, at least 64, and 256
+    /// where the keys have no bound.
     pub fn number_of_shards(mut self, shards: usize) -> Self {
-        self.number_of_shards = shards;
+        self.number_of_shards = Some(shards);
         self
+    }
+
+    pub(super) fn shards(&self) -> usize {
+        self.number_of_shards.unwrap_or_else(|| {
+            let cores = std::thread::available_parallelism().map_or(1, usize::from);
+            let by_keys = self.max_keys.map_or(256, |keys| keys / 4_096);
+            by_keys.max(cores * 16).clamp(64, MAX_SHARDS).next_power_of_two()
+        })
     }
 
     /// How often a background task looks for keys that say nothing any more; above zero. `None` leaves
@@ -161,8 +170,8 @@ impl InMemoryBuilder {
     ///
     /// When a setting is out of its range.
     pub fn build(self) -> Result<InMemory, BuildError> {
-        if !(1..=MAX_SHARDS).contains(&self.number_of_shards) {
-            let given = self.number_of_shards;
+        let given = self.shards();
+        if !(1..=MAX_SHARDS).contains(&given) {
             return Err(BuildError::setting(
                 "number_of_shards",
                 format!("is {given}; use 1 to {MAX_SHARDS}"),
@@ -204,7 +213,7 @@ impl fmt::Debug for InMemoryBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("InMemoryBuilder")
             .field("namespace", &self.namespace)
-            .field("number_of_shards", &self.number_of_shards)
+            .field("number_of_shards", &self.shards())
             .field("max_keys", &self.max_keys)
             .finish_non_exhaustive()
     }

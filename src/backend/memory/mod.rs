@@ -112,7 +112,7 @@ impl InMemory {
         system_clock: Option<SystemClock>,
     ) -> Self {
         let first_fence = settings.clock().now().as_micros();
-        let store = Store::new(builder.number_of_shards, builder.max_keys, builder.overflow);
+        let store = Store::new(builder.shards(), builder.max_keys, builder.overflow);
         Self {
             inner: Arc::new(Inner {
                 settings,
