@@ -81,9 +81,6 @@ impl Store {
         };
         let interned = limit.interned(key.throttle()?);
         let target = (Target { key, interned }, key.short()?);
-        if interned.is_wide() {
-            return None;
-        }
         match limit.core() {
             Core::Bucket(meter) => self.one(meter, limit, target, cost, now()),
             Core::Fixed(meter) => self.one(meter, limit, target, cost, now()),
@@ -102,13 +99,15 @@ impl Store {
     ) -> Option<Decision> {
         let (throttle, short) = (key.throttle()?, key.short()?);
         let interned = [limits[0].interned(throttle), limits[1].interned(throttle)];
-        let fits = |i: usize| limits[i].core().is_packed() && !interned[i].is_wide();
-        if !fits(0) || !fits(1) {
+        if !limits.iter().all(|limit| limit.core().is_packed()) {
             return None;
         }
         let targets = interned.map(|interned| Target { key, interned });
         let (settled, at) = {
             let mut shard = self.shard(key.hash()).lock();
+            if interned.iter().any(|interned| interned.is_wide()) {
+                return None;
+            }
             shard.step_two(limits, targets, short, asked_at, cost, &self.budget)?
         };
         let mut tally = Tally::new();
@@ -129,6 +128,10 @@ impl Store {
     ) -> Option<Decision> {
         let (settled, at) = {
             let mut shard = self.shard(target.0.key.hash()).lock();
+            // Under the lock: whoever wrote the state in its other form did so after it became wide.
+            if target.0.interned.is_wide() {
+                return None;
+            }
             shard.step(meter, target, asked_at, (cost, Op::Take), &self.budget).ok()?
         };
         // All that follows needs the lock no more.
