@@ -160,9 +160,10 @@ impl Throttle {
         if self.fingerprint(&key) != receipt.fingerprint() {
             return Err(Error::WrongReceipt);
         }
-        let own = receipt
-            .rate()
-            .map(|rate| [Limit::for_refund(rate, Arc::clone(self.inner.limits[0].strategy()))]);
+        let own = receipt.rate().map(|rate| {
+            let strategy = Arc::clone(self.inner.limits[0].strategy());
+            [Limit::for_refund(rate, strategy).bound_to(&self.inner.name)]
+        });
         let limits = own.as_ref().map_or(&*self.inner.limits, |own| own);
         let op = Op::Refund { taken_at: receipt.taken_at() };
         let backend = self.backend()?;
@@ -291,7 +292,8 @@ impl Throttle {
             None => Ok(Cow::Borrowed(&self.inner.limits)),
             Some(rate) => {
                 let strategy = Arc::clone(self.inner.limits[0].strategy());
-                Ok(Cow::Owned(vec![Limit::shared(rate, strategy)?]))
+                let limit = Limit::shared(rate, strategy)?.bound_to(&self.inner.name);
+                Ok(Cow::Owned(vec![limit]))
             }
         }
     }
