@@ -91,9 +91,8 @@ impl InMemoryBuilder {
     }
 
     /// In how many parts the keys are split, each under a lock of its own; 1 to 65,536. More of them
-    /// make the pauses shorter in which one grows. Defaults to 16 for each core, or one for each 4,096
-    /// of [`max_keys`](Self::max_keys), whichever is more; as a power of two, at least 64, and 256
-    /// where the keys have no bound.
+    /// make the pauses shorter in which one grows, and take more memory. Defaults to 16 for each core,
+    /// as a power of two, and at least 64.
     pub fn number_of_shards(mut self, shards: usize) -> Self {
         self.number_of_shards = Some(shards);
         self
@@ -102,8 +101,7 @@ impl InMemoryBuilder {
     pub(super) fn shards(&self) -> usize {
         self.number_of_shards.unwrap_or_else(|| {
             let cores = std::thread::available_parallelism().map_or(1, usize::from);
-            let by_keys = self.max_keys.map_or(256, |keys| keys / 4_096);
-            by_keys.max(cores * 16).clamp(64, MAX_SHARDS).next_power_of_two()
+            (cores * 16).clamp(64, MAX_SHARDS).next_power_of_two()
         })
     }
 

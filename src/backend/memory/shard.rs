@@ -256,15 +256,21 @@ impl Shard {
     }
 
     /// Sweeps the next buckets in the background; says whether both tables have been swept to their
-    /// ends since the last time.
-    pub(super) fn clean(&mut self, buckets: usize, now: Timestamp, budget: &Budget) -> bool {
+    /// ends since the last time, and gives what is to be freed outside of the lock.
+    pub(super) fn clean(
+        &mut self,
+        buckets: usize,
+        now: Timestamp,
+        budget: &Budget,
+    ) -> (bool, impl Sized + use<>) {
+        let emptied = (self.small.move_on(buckets), self.rare.large.move_on(buckets));
         self.sweep(buckets, now, GRACE_MICROS, budget);
         let left = match self.rare.left_to_clean {
             0 => self.small.buckets().max(self.rare.large.buckets()),
             left => left,
         };
         self.rare.left_to_clean = left.saturating_sub(buckets);
-        self.rare.left_to_clean == 0
+        (self.rare.left_to_clean == 0, emptied)
     }
 
     fn sweep(&mut self, buckets: usize, now: Timestamp, grace: u64, budget: &Budget) {

@@ -229,7 +229,11 @@ impl Store {
 
     /// Sweeps the next buckets of one shard; says whether it has been swept to its end.
     pub(super) fn clean(&self, shard: usize, buckets: usize, now: Timestamp) -> bool {
-        self.shards.get(shard).is_none_or(|shard| shard.0.lock().clean(buckets, now, &self.budget))
+        let Some(shard) = self.shards.get(shard) else { return true };
+        let (done, emptied) = shard.0.lock().clean(buckets, now, &self.budget);
+        // The lock is free again.
+        drop(emptied);
+        done
     }
 
     #[cold]

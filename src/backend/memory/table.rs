@@ -36,6 +36,16 @@ struct Old<T> {
     moved: usize,
 }
 
+impl<T> Old<T> {
+    fn is_empty(&self) -> bool {
+        self.moved == self.table.num_buckets()
+    }
+}
+
+/// An old table without items; to be dropped outside of a lock.
+#[derive(Debug)]
+pub(super) struct Emptied<T>(#[expect(dead_code, reason = "kept to be dropped")] Box<Old<T>>);
+
 /// Where an item of a table is.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Spot {
@@ -104,6 +114,13 @@ impl<T: Hashed> Table<T> {
         self.main.insert_unique(hash, item, T::hash).into_mut()
     }
 
+    /// Goes on with the move to another size, if there is one; gives the old table once it is empty, to
+    /// be freed where nobody waits: a large one takes the system a while.
+    pub(super) fn move_on(&mut self, buckets: usize) -> Option<Emptied<T>> {
+        self.move_buckets(buckets);
+        self.old.take_if(|old| old.is_empty()).map(Emptied)
+    }
+
     /// Looks at the next `buckets` buckets and removes the items that are spent. Says how many were
     /// removed.
     pub(super) fn sweep(&mut self, buckets: usize, mut spent: impl FnMut(&T) -> bool) -> usize {
@@ -153,6 +170,10 @@ impl<T: Hashed> Table<T> {
     }
 
     fn move_some(&mut self, buckets: usize) {
+        drop(self.move_on(buckets));
+    }
+
+    fn move_buckets(&mut self, buckets: usize) {
         let Some(old) = &mut self.old else { return };
         let all = old.table.num_buckets();
         let end = all.min(old.moved.saturating_add(buckets));
@@ -163,9 +184,6 @@ impl<T: Hashed> Table<T> {
             }
         }
         old.moved = end;
-        if end == all {
-            self.old = None;
-        }
     }
 }
 

@@ -67,7 +67,6 @@ macro_rules! walk {
         }
     };
 }
-pub(crate) use walk;
 
 impl dyn Limiter + '_ {
     /// Asks for one key, and says whether it passes.
