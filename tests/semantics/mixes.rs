@@ -121,7 +121,8 @@ const LONG_PERIODS: std::ops::RangeInclusive<u64> = 300 * 86_400_000..=366 * 86_
 
 /// Limits, bursts, debts and periods at the far end of the domain.
 fn big_rule() -> impl Strategy<Value = Rule> {
-    let units = || prop_oneof![Just(u32::MAX), u32::MAX - 3..=u32::MAX, 1_u32 << 26..=u32::MAX];
+    // At least so much that a burst and a debt of all 32 bits come back within 100 years.
+    let units = || prop_oneof![Just(u32::MAX), u32::MAX - 3..=u32::MAX, 1_u32 << 27..=u32::MAX];
     let millis = prop_oneof![Just(*LONG_PERIODS.end()), LONG_PERIODS];
     let kinds = prop::sample::select(&KINDS[..]);
     (kinds, units(), prop::option::of(units()), prop::option::of(units()), millis).prop_map(

@@ -232,12 +232,23 @@ impl Part {
             Kind::Log => taken_at + rule.period > at,
             _ => rule.window_start(taken_at) == rule.window_start(at),
         };
-        let hit = self.hits.iter().position(|hit| *hit == (taken_at, cost));
-        let Some(hit) = hit.filter(|_| still_counts) else { return false };
-        self.hits.remove(hit);
-        self.last = at;
-        self.note_clean_at(rule, at);
-        true
+        let mut left = if still_counts { cost } else { 0 };
+        for (hit_at, counted) in &mut self.hits {
+            // One window knows how much passed, and not which of its hits did.
+            let alike = match rule.kind {
+                Kind::Log => *hit_at == taken_at,
+                _ => rule.window_start(*hit_at) == rule.window_start(at),
+            };
+            let back = if alike { left.min(*counted) } else { 0 };
+            *counted -= back;
+            left -= back;
+        }
+        let changed = still_counts && left < cost;
+        if changed {
+            self.last = at;
+            self.note_clean_at(rule, at);
+        }
+        changed
     }
 }
 

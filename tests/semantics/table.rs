@@ -143,6 +143,16 @@ fn a_limit_of_0_denies_all_that_costs_something() {
             assert!(place.is_empty(), "{rule:?} in {}", place.label);
         }
     }
+    // Also as the rate of one hit, of a key that is counted.
+    for rule in rules() {
+        for place in Place::each(&[rule]) {
+            place.take(1);
+            let before = place.says();
+            let denied = place.hit_rate(Rate::new(0, secs(10)).unwrap());
+            assert_eq!((denied.denial(), denied.limit()), (Some(Denial::Never), 0), "{rule:?}");
+            assert_eq!(place.says(), before, "{rule:?} in {}", place.label);
+        }
+    }
 }
 
 #[test]

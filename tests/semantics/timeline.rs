@@ -186,7 +186,7 @@ fn step(world: &mut World, rule: Rule, next: Move) -> Tested {
 }
 
 fn near(at: u64, offset: i64) -> u64 {
-    at.checked_add_signed(offset).unwrap()
+    at.saturating_add_signed(offset)
 }
 
 fn units(world: &World, rule: Rule, cost: Cost) -> u32 {

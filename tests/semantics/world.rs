@@ -62,7 +62,11 @@ pub(crate) fn memory(clock: &ManualClock) -> InMemory {
 
 /// A throttle of these limits, in this order.
 pub(crate) fn throttle(name: &str, rules: &[Rule], backend: impl Backend) -> Throttle {
-    let builder = Throttle::builder(name).backend(backend);
+    shared_throttle(name, rules, Arc::new(backend))
+}
+
+fn shared_throttle(name: &str, rules: &[Rule], backend: Arc<dyn Backend>) -> Throttle {
+    let builder = Throttle::builder(name).shared_backend(backend);
     rules.iter().fold(builder, |builder, rule| rule.add_to(builder)).build().unwrap()
 }
 
@@ -139,7 +143,7 @@ impl Lane {
         self.throttles.resize(variants.len(), None);
         let (name, backend) = (&self.name, &self.backend);
         self.throttles[variant]
-            .get_or_insert_with(|| throttle(name, &variants[variant], Arc::clone(backend)))
+            .get_or_insert_with(|| shared_throttle(name, &variants[variant], Arc::clone(backend)))
     }
 
     fn hit(&mut self, variants: &[Vec<Rule>], variant: usize, cost: u32) -> Decision {

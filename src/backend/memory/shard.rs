@@ -263,8 +263,8 @@ impl Shard {
         now: Timestamp,
         budget: &Budget,
     ) -> (bool, impl Sized + use<>) {
-        let emptied = (self.small.move_on(buckets), self.rare.large.move_on(buckets));
         self.sweep(buckets, now, GRACE_MICROS, budget);
+        let emptied = (self.small.move_on(0), self.rare.large.move_on(0));
         let left = match self.rare.left_to_clean {
             0 => self.small.buckets().max(self.rare.large.buckets()),
             left => left,

@@ -125,7 +125,8 @@ impl<T: Hashed> Table<T> {
     /// removed.
     pub(super) fn sweep(&mut self, buckets: usize, mut spent: impl FnMut(&T) -> bool) -> usize {
         if self.old.is_some() {
-            self.move_some(buckets);
+            // Not freed here: see `move_on`.
+            self.move_buckets(buckets);
             return 0;
         }
         let all = self.main.num_buckets();
