@@ -176,7 +176,11 @@ impl Values {
     pub(super) fn clean(&self, buckets: usize, now: Timestamp, budget: &Budget) -> usize {
         let mut table = self.table.lock();
         Open { table: &mut table, now }.sweep(buckets, budget);
-        table.buckets()
+        let emptied = table.move_on(0);
+        let left = table.buckets();
+        drop(table);
+        drop(emptied);
+        left
     }
 }
 
