@@ -1,52 +1,100 @@
-//! Decisions from `get` and `compare_and_set`, for a store that has nothing better.
+//! Decisions by an optimistic loop, for a store that has nothing better.
 
+use std::future::Future;
 use std::time::Duration;
 
-use super::{Backend, Counter, Result};
+use super::{Backend, Counter, Result, Settings};
+use crate::clock::Timestamp;
 use crate::decision::Decision;
 use crate::error::{BackendError, ErrorKind};
-use crate::jitter;
 use crate::key::Key;
+use crate::random;
 use crate::strategy::{Step, Write};
 
 /// Enough that 64 tasks on one key all get through; the caller's deadline usually ends it before.
 const MAX_ATTEMPTS: u32 = 256;
 const LONGEST_PAUSE: Duration = Duration::from_millis(5);
 
-pub(super) async fn apply<B: Backend + ?Sized>(
-    backend: &B,
+/// A store that can tell whether a value was changed since it was read.
+pub(crate) trait Optimistic: Sync {
+    /// What it needs to tell that.
+    type Version: Send + Sync;
+
+    /// The value and the time.
+    fn read(&self, key: &Key<'_>) -> impl Future<Output = Result<Seen<Self::Version>>> + Send;
+
+    /// Writes if the value is still the one that was seen, and says whether it was.
+    fn write(
+        &self,
+        key: &Key<'_>,
+        seen: &Seen<Self::Version>,
+        write: &Write,
+    ) -> impl Future<Output = Result<bool>> + Send;
+}
+
+/// What was read.
+#[derive(Debug)]
+pub(crate) struct Seen<V> {
+    pub(crate) stored: Option<Vec<u8>>,
+    pub(crate) version: V,
+    pub(crate) now: Timestamp,
+}
+
+/// Reads, decides and writes, until nobody came between or the attempts are used up.
+pub(crate) async fn apply<S: Optimistic>(
+    settings: &Settings,
+    store: &S,
     key: &Key<'_>,
     step: &Step<'_>,
 ) -> Result<Decision> {
-    let name = backend.settings().name();
     for attempt in 0..MAX_ATTEMPTS {
         if attempt > 0 {
             let most = Duration::from_micros(50 << attempt.min(10)).min(LONGEST_PAUSE);
-            tokio::time::sleep(jitter::up_to(most)).await;
+            tokio::time::sleep(random::up_to(most)).await;
         }
-        let stored = backend.get(key).await?;
-        let outcome = step.decide(stored.as_deref(), backend.clock().now());
+        let seen = store.read(key).await?;
+        let outcome = step.decide(seen.stored.as_deref(), seen.now);
         let written = match &outcome.write {
             None => true,
-            Some(Write::Put { value, keep_for }) => {
-                let keep_for = Some(*keep_for);
-                backend.compare_and_set(key, stored.as_deref(), Some(value), keep_for).await?
-            }
-            Some(Write::Delete) => {
-                backend.compare_and_set(key, stored.as_deref(), None, None).await?
-            }
+            Some(write) => store.write(key, &seen, write).await?,
         };
         if !written {
             continue;
         }
         return match outcome.corrupt {
             None => Ok(outcome.decision),
-            Some(corrupt) => {
-                backend.settings().increase(Counter::Corrupt);
-                Err(BackendError::new(name, "apply", ErrorKind::Corrupt).with_cause(corrupt))
-            }
+            Some(corrupt) => Err(corrupted(settings, corrupt)),
         };
     }
-    backend.settings().increase(Counter::Contended);
-    Err(BackendError::new(name, "apply", ErrorKind::Contended))
+    settings.increase(Counter::Contended);
+    Err(BackendError::new(settings.name(), "apply", ErrorKind::Contended))
+}
+
+/// Counts a state that could not be read, and makes the error of it.
+pub(crate) fn corrupted(
+    settings: &Settings,
+    corrupt: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> BackendError {
+    settings.increase(Counter::Corrupt);
+    BackendError::new(settings.name(), "apply", ErrorKind::Corrupt).with_cause(corrupt)
+}
+
+/// Any backend, by its primitives: a version is the value itself.
+pub(super) struct ByPrimitives<'a, B: ?Sized>(pub(super) &'a B);
+
+impl<B: Backend + ?Sized> Optimistic for ByPrimitives<'_, B> {
+    type Version = ();
+
+    async fn read(&self, key: &Key<'_>) -> Result<Seen<()>> {
+        let stored = self.0.get(key).await?;
+        Ok(Seen { stored, version: (), now: self.0.clock().now() })
+    }
+
+    async fn write(&self, key: &Key<'_>, seen: &Seen<()>, write: &Write) -> Result<bool> {
+        let (new, ttl) = match write {
+            Write::Put { value, keep_for } => (Some(&**value), Some(*keep_for)),
+            Write::Delete => (None, None),
+        };
+        self.0.compare_and_set(key, seen.stored.as_deref(), new, ttl).await
+    }
 }

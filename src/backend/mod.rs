@@ -170,7 +170,7 @@ pub trait Backend: Any + fmt::Debug + Send + Sync {
     /// pauses; then it fails with [`ErrorKind::Contended`]. A state that cannot be read is replaced by
     /// one that holds this hit, counted, and reported as [`ErrorKind::Corrupt`].
     async fn apply(&self, key: &Key<'_>, step: &Step<'_>) -> Result<Decision> {
-        cas::apply(self, key, step).await
+        cas::apply(self.settings(), &cas::ByPrimitives(self), key, step).await
     }
 
     /// Forgets all limits of a throttle's key.

@@ -16,11 +16,8 @@ use super::NAME;
 use super::builder::LockKind;
 use crate::clock::monotonic_now;
 use crate::error::{BackendError, ErrorKind};
-use crate::lock::{HeldLock, LockError, LockGuard, LockOptions};
+use crate::lock::{HeldLock, LockError, LockGuard, LockOptions, MAX_WAITERS};
 use crate::sync::Mutex;
-
-/// The most that wait for one lock.
-const MAX_WAITERS: usize = 65_536;
 
 #[derive(Debug)]
 pub(super) struct Locks {

@@ -5,6 +5,9 @@
 //! [`fence`](LockGuard::fence) to the resource that the lock protects, and let that refuse a token
 //! lower than one it has seen.
 
+#[cfg(any(feature = "redis", test))]
+mod turns;
+
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,6 +20,11 @@ use tokio::time::Instant;
 use crate::clock::monotonic_now;
 use crate::error::BackendError;
 
+#[cfg(any(feature = "redis", test))]
+pub(crate) use turns::{Attempt, Turns};
+
+/// The most that wait for one lock in a process.
+pub(crate) const MAX_WAITERS: usize = 65_536;
 /// The most bytes of a lock's name.
 pub const MAX_LOCK_NAME: usize = 200;
 
