@@ -110,6 +110,8 @@ mod text;
 mod throttle;
 mod unwind;
 
+#[cfg(feature = "memcached")]
+pub use backend::Memcached;
 pub use backend::{Backend, InMemory};
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp, WallClock};
 pub use decision::{Decision, Denial, Receipt, Source};

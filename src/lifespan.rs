@@ -23,7 +23,7 @@ use async_trait::async_trait;
 use tracing::warn;
 
 use crate::backend::Backend;
-use crate::error::BackendError;
+use crate::error::{BackendError, ErrorKind};
 use crate::unwind;
 
 tokio::task_local! {
@@ -153,7 +153,7 @@ impl Lifespan {
             return Ok(());
         }
         let mut unfinished = AbandonUnlessDone { backend: &*self.backend, done: false };
-        let cleared = if settings.is_persistent() { Ok(()) } else { self.backend.clear().await };
+        let cleared = if settings.is_persistent() { Ok(()) } else { clear(&*self.backend).await };
         let closed = self.backend.close().await;
         unfinished.done = true;
         cleared.and(closed)
@@ -163,6 +163,23 @@ impl Lifespan {
     #[must_use]
     pub fn backend(&self) -> &Arc<dyn Backend> {
         &self.backend
+    }
+}
+
+/// Clears a backend. One that cannot keeps what it has, and the log says so once.
+async fn clear(backend: &dyn Backend) -> Result<(), BackendError> {
+    match backend.clear().await {
+        Err(error) if error.kind() == ErrorKind::Unsupported => {
+            let settings = backend.settings();
+            warn!(
+                backend = settings.name(),
+                namespace = settings.namespace(),
+                %error,
+                "the end of a lifespan left the backend as it is"
+            );
+            Ok(())
+        }
+        cleared => cleared,
     }
 }
 

@@ -17,7 +17,7 @@ pub(crate) fn up_to(most: Duration) -> Duration {
 }
 
 /// 128 random bits as 32 hexadecimal digits, for one who owns something for a while.
-#[cfg(any(feature = "redis", test))]
+#[cfg(any(feature = "redis", feature = "memcached", test))]
 pub(crate) fn id() -> String {
     format!("{:016x}{:016x}", next(), next())
 }

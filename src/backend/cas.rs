@@ -12,7 +12,7 @@ use crate::random;
 use crate::strategy::{Step, Write};
 
 /// Enough that 64 tasks on one key all get through; the caller's deadline usually ends it before.
-const MAX_ATTEMPTS: u32 = 256;
+pub(crate) const MAX_ATTEMPTS: u32 = 256;
 const LONGEST_PAUSE: Duration = Duration::from_millis(5);
 
 /// A store that can tell whether a value was changed since it was read.
@@ -48,10 +48,7 @@ pub(crate) async fn apply<S: Optimistic>(
     step: &Step<'_>,
 ) -> Result<Decision> {
     for attempt in 0..MAX_ATTEMPTS {
-        if attempt > 0 {
-            let most = Duration::from_micros(50 << attempt.min(10)).min(LONGEST_PAUSE);
-            tokio::time::sleep(random::up_to(most)).await;
-        }
+        pause(attempt).await;
         let seen = store.read(key).await?;
         let outcome = step.decide(seen.stored.as_deref(), seen.now);
         let written = match &outcome.write {
@@ -68,6 +65,14 @@ pub(crate) async fn apply<S: Optimistic>(
     }
     settings.increase(Counter::Contended);
     Err(BackendError::new(settings.name(), "apply", ErrorKind::Contended))
+}
+
+/// Lets others finish before a further attempt.
+pub(crate) async fn pause(attempt: u32) {
+    if attempt > 0 {
+        let most = Duration::from_micros(50 << attempt.min(10)).min(LONGEST_PAUSE);
+        tokio::time::sleep(random::up_to(most)).await;
+    }
 }
 
 /// Counts a state that could not be read, and makes the error of it.

@@ -3,6 +3,7 @@
 //! | backend | what survives a restart | shared by | locks | a hit costs | feature |
 //! | --- | --- | --- | --- | --- | --- |
 //! | [`InMemory`] | nothing | one process | FIFO or not, in the process | well under a microsecond | none |
+//! | `Memcached` | nothing of the server's | processes | best effort, no fencing token | one round trip (fixed window) or two | `memcached` |
 //!
 //! A backend of your own implements [`Backend`]: the settings, the primitives, and a lock. The default
 //! [`apply`](Backend::apply) makes decisions from the primitives. The suite in
@@ -10,6 +11,8 @@
 
 mod cas;
 mod forward;
+#[cfg(feature = "memcached")]
+pub mod memcached;
 mod memory;
 mod settings;
 
@@ -20,6 +23,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+#[cfg(feature = "memcached")]
+pub use memcached::{Memcached, MemcachedBuilder};
 pub use memory::{InMemory, InMemoryBuilder, LockKind, Overflow};
 pub use settings::{Counter, Settings};
 

@@ -32,10 +32,12 @@ pub enum Counter {
     Overflowed,
     /// Steps that lost every attempt to others.
     Contended,
+    /// Keys that could not be tracked, so that a clear will not find them.
+    Untracked,
 }
 
 impl Counter {
-    const COUNT: usize = 3;
+    const COUNT: usize = 4;
 }
 
 impl Settings {

@@ -1,0 +1,230 @@
+//! [`MemcachedBuilder`].
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::address::{Address, DEFAULT_PORT};
+use super::{Memcached, NAME};
+use crate::backend::Settings;
+use crate::clock::{Clock, WallClock};
+use crate::error::BuildError;
+use crate::lock::LockOptions;
+use crate::on_error::OnError;
+
+const DEFAULT_HOST: &str = "127.0.0.1";
+const MAX_POOL: usize = 4096;
+const LONGEST_CALL: Duration = Duration::from_secs(60);
+/// Below it a renewal might come too late.
+const SHORTEST_LEASE: Duration = Duration::from_secs(1);
+
+/// Builds a [`Memcached`] backend. Setters cannot fail; `build` checks everything.
+#[must_use = "a builder does nothing until `build`"]
+pub struct MemcachedBuilder {
+    host: Option<String>,
+    port: Option<u16>,
+    urls: Vec<String>,
+    pub(super) pool_size: usize,
+    pub(super) pool_minsize: usize,
+    pub(super) call_timeout: Duration,
+    pub(super) track_keys: bool,
+    pub(super) lock_ttl: Duration,
+    namespace: String,
+    persistent: bool,
+    on_error: OnError,
+    lock: LockOptions,
+    pub(super) clock: Option<Arc<dyn Clock>>,
+}
+
+impl MemcachedBuilder {
+    pub(super) fn new() -> Self {
+        Self {
+            host: None,
+            port: None,
+            urls: Vec::new(),
+            pool_size: Memcached::DEFAULT_POOL_SIZE,
+            pool_minsize: 1,
+            call_timeout: Memcached::DEFAULT_CALL_TIMEOUT,
+            track_keys: false,
+            lock_ttl: Memcached::DEFAULT_LOCK_TTL,
+            namespace: ":memcached:".into(),
+            persistent: false,
+            on_error: OnError::default(),
+            lock: LockOptions::new(),
+            clock: None,
+        }
+    }
+
+    /// The server's name or address. Defaults to `127.0.0.1`.
+    pub fn host(mut self, host: impl Into<String>) -> Self {
+        self.host = Some(host.into());
+        self
+    }
+
+    /// The server's port. Defaults to 11211.
+    pub fn port(mut self, port: u16) -> Self {
+        self.port = Some(port);
+        self
+    }
+
+    /// The server as `memcached://host`, `memcached://host:port` or `memcached+unix:///path`, instead
+    /// of a host and port.
+    ///
+    /// Each further call adds a node; keys are spread over all of them by rendezvous hashing, so every
+    /// process must name the same nodes, letter by letter; their order is no matter. A node that goes or
+    /// comes moves only its own share of the keys, which start afresh.
+    pub fn url(mut self, url: impl Into<String>) -> Self {
+        self.urls.push(url.into());
+        self
+    }
+
+    /// The most connections to each node; 1 to 4096. Defaults to
+    /// [`Memcached::DEFAULT_POOL_SIZE`]. One connection serves one call at a time.
+    pub fn pool_size(mut self, connections: usize) -> Self {
+        self.pool_size = connections;
+        self
+    }
+
+    /// How many connections to each node `initialize` (a lifespan) opens at once; at most
+    /// [`pool_size`](Self::pool_size). Defaults to 1.
+    pub fn pool_minsize(mut self, connections: usize) -> Self {
+        self.pool_minsize = connections;
+        self
+    }
+
+    /// How long one call to a server may take, with the wait for a connection and, within half of it,
+    /// the making of one; above zero, at most a minute. A decision takes one call or two, and more if others change the same
+    /// key. Defaults to [`Memcached::DEFAULT_CALL_TIMEOUT`], below a throttle's own deadline, so
+    /// that an error says what was slow.
+    pub fn call_timeout(mut self, timeout: Duration) -> Self {
+        self.call_timeout = timeout;
+        self
+    }
+
+    /// Whether the names of keys are written down, so that [`clear`](crate::Backend::clear) finds them.
+    /// Defaults to false: then `clear` is not supported, and the end of a lifespan leaves
+    /// everything to expire.
+    ///
+    /// Costs two more round trips when a process first writes a key, and once an hour; holds some 160,000
+    /// names of a namespace, in at most 8 MiB. See the [module's](super) guarantees.
+    pub fn track_keys(mut self, track_keys: bool) -> Self {
+        self.track_keys = track_keys;
+        self
+    }
+
+    /// The namespace, which begins every key; 1 to 64 bytes of letters, digits and `_.:-`. Defaults to
+    /// `:memcached:`.
+    pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
+        self.namespace = namespace.into();
+        self
+    }
+
+    /// Whether the end of a lifespan keeps what was counted. Defaults to false.
+    pub fn persistent(mut self, persistent: bool) -> Self {
+        self.persistent = persistent;
+        self
+    }
+
+    /// What is decided when the backend fails, where the throttle does not say. Defaults to
+    /// [`OnError::default`].
+    pub fn on_error(mut self, policy: OnError) -> Self {
+        self.on_error = policy;
+        self
+    }
+
+    /// Whether a lock is waited for, where its user does not say. Defaults to true.
+    pub fn lock_blocking(mut self, blocking: bool) -> Self {
+        self.lock = self.lock.blocking(blocking);
+        self
+    }
+
+    /// The lease of a lock whose options have no TTL: it is renewed every third of this while the guard
+    /// lives, for a day at most. After a crash the lock is free when the lease ends. At least 1 s.
+    /// Defaults to [`Memcached::DEFAULT_LOCK_TTL`].
+    pub fn lock_ttl(mut self, ttl: Duration) -> Self {
+        self.lock_ttl = ttl;
+        self
+    }
+
+    /// The longest wait for a lock, where its user does not say. Defaults to none.
+    pub fn lock_blocking_timeout(mut self, timeout: Option<Duration>) -> Self {
+        self.lock = self.lock.blocking_timeout(timeout);
+        self
+    }
+
+    /// Where the time comes from. Defaults to the [`WallClock`], on which all processes must agree.
+    /// With another one servers keep each item for an hour at least.
+    pub fn clock(mut self, clock: impl Clock) -> Self {
+        self.clock = Some(Arc::new(clock));
+        self
+    }
+
+    /// Checks everything and makes the backend. Connects to nothing yet.
+    ///
+    /// # Errors
+    ///
+    /// When a setting is out of its range, or the server is given both as a URL and as a host or port.
+    pub fn build(self) -> Result<Memcached, BuildError> {
+        if !(1..=MAX_POOL).contains(&self.pool_size) {
+            let problem = format!("is {}; use 1 to {MAX_POOL}", self.pool_size);
+            return Err(BuildError::setting("pool_size", problem));
+        }
+        if self.pool_minsize > self.pool_size {
+            let (least, most) = (self.pool_minsize, self.pool_size);
+            let problem = format!("is {least}, above the pool_size of {most}; use at most that");
+            return Err(BuildError::setting("pool_minsize", problem));
+        }
+        if self.call_timeout.is_zero() || self.call_timeout > LONGEST_CALL {
+            let problem = format!("is {:?}; use above zero to a minute", self.call_timeout);
+            return Err(BuildError::setting("call_timeout", problem));
+        }
+        if self.lock_ttl < SHORTEST_LEASE {
+            let problem = format!("is {:?}; use a second or more", self.lock_ttl);
+            return Err(BuildError::setting("lock_ttl", problem));
+        }
+        let addresses = self.addresses()?;
+        let clock = self.clock.clone().unwrap_or_else(|| Arc::new(WallClock::new()));
+        let settings = Settings::new(NAME, self.namespace.clone(), clock)?
+            .persistent(self.persistent)
+            .shared(true)
+            .on_error(self.on_error.clone())
+            .lock(self.lock);
+        Ok(Memcached::from_parts(&self, settings, addresses))
+    }
+
+    fn addresses(&self) -> Result<Vec<Address>, BuildError> {
+        if self.urls.is_empty() {
+            let host = self.host.as_deref().unwrap_or(DEFAULT_HOST);
+            let address = Address::tcp(host, self.port.unwrap_or(DEFAULT_PORT));
+            let problem = "is not a host name or an address";
+            return Ok(vec![address.ok_or_else(|| BuildError::setting("host", problem))?]);
+        }
+        if self.host.is_some() || self.port.is_some() {
+            let problem = "was given together with a host or port; use one of them";
+            return Err(BuildError::setting("url", problem));
+        }
+        let mut addresses: Vec<Address> = Vec::with_capacity(self.urls.len());
+        for url in &self.urls {
+            let address =
+                Address::parse(url).map_err(|problem| BuildError::setting("url", problem))?;
+            if addresses.contains(&address) {
+                let problem = format!("names {address} twice; name each node once");
+                return Err(BuildError::setting("url", problem));
+            }
+            addresses.push(address);
+        }
+        Ok(addresses)
+    }
+}
+
+impl fmt::Debug for MemcachedBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Not the URLs, which may hold a password by mistake.
+        f.debug_struct("MemcachedBuilder")
+            .field("namespace", &self.namespace)
+            .field("nodes", &self.urls.len().max(1))
+            .field("pool_size", &self.pool_size)
+            .field("track_keys", &self.track_keys)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,165 @@
+//! Names of items: from a small alphabet, at most 250 bytes, different for any two different keys.
+//!
+//! ```text
+//! <namespace>/v/<name>               a user's value
+//! <namespace>/t/<throttle>/<part>... the state of a throttle's key
+//! <namespace>/l/<name>               a lock
+//! <namespace>/k/<shard>              a list of names, for `clear`
+//! <namespace>/V/<hash>               the same as the first two, for a key that is long or has other
+//! <namespace>/T/<hash>               bytes; likewise for a lock
+//! <namespace>/L/<hash>
+//! ```
+//!
+//! A namespace and a readable part have no slash, so the borders are certain. The hash is SHA-256 of the
+//! injective form of the key, cut to 192 bits.
+
+use sha2::{Digest, Sha256};
+
+use super::tracking::SHARDS;
+use crate::key::{Key, push_prefixed};
+
+/// A server takes 250 bytes.
+const MAX_NAME: usize = 200;
+const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+
+/// The name of a value's or a state's item.
+pub(super) fn of_key(namespace: &str, key: &Key<'_>) -> String {
+    let kind = if key.throttle().is_some() { 't' } else { 'v' };
+    let throttle = key.throttle().map(str::as_bytes);
+    let parts = throttle.into_iter().chain(key.parts().iter().map(|part| part.as_bytes()));
+    readable(namespace, kind, parts).unwrap_or_else(|| hashed(namespace, kind, &key.encode()))
+}
+
+/// The name of a lock's item.
+pub(super) fn of_lock(namespace: &str, name: &str) -> String {
+    readable(namespace, 'l', std::iter::once(name.as_bytes())).unwrap_or_else(|| {
+        let mut encoded = Vec::with_capacity(name.len() + 2);
+        push_prefixed(&mut encoded, name.as_bytes());
+        hashed(namespace, 'l', &encoded)
+    })
+}
+
+/// The name of a list of names.
+pub(super) fn of_list(namespace: &str, shard: usize) -> String {
+    debug_assert!(shard < SHARDS);
+    format!("{namespace}/k/{shard}")
+}
+
+/// The part after the namespace, and back.
+pub(super) fn without_namespace<'a>(namespace: &str, name: &'a str) -> &'a str {
+    &name[namespace.len()..]
+}
+
+/// Whether it could be a name after its namespace: only then may it go to a server.
+pub(super) fn is_plain_rest(rest: &str) -> bool {
+    let kinds = ["/v/", "/t/", "/V/", "/T/"];
+    rest.len() <= MAX_NAME
+        && kinds.iter().any(|kind| rest.starts_with(kind))
+        && rest.bytes().all(|byte| is_plain(byte) || byte == b'/')
+}
+
+fn readable<'a>(
+    namespace: &str,
+    kind: char,
+    parts: impl Iterator<Item = &'a [u8]> + Clone,
+) -> Option<String> {
+    let length: usize = parts.clone().map(|part| part.len() + 1).sum();
+    if length > MAX_NAME - namespace.len() - 2 {
+        return None;
+    }
+    let mut name = String::with_capacity(namespace.len() + 2 + length);
+    name.push_str(namespace);
+    name.push('/');
+    name.push(kind);
+    for part in parts {
+        if !part.iter().all(|byte| is_plain(*byte)) {
+            return None;
+        }
+        name.push('/');
+        // Plain bytes are ASCII.
+        name.push_str(std::str::from_utf8(part).ok()?);
+    }
+    Some(name)
+}
+
+fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"_.:-".contains(&byte)
+}
+
+fn hashed(namespace: &str, kind: char, encoded: &[u8]) -> String {
+    let digest = Sha256::digest(encoded);
+    let mut name = format!("{namespace}/{}/", kind.to_ascii_uppercase());
+    for three in digest[..24].chunks_exact(3) {
+        let bits = u32::from_be_bytes([0, three[0], three[1], three[2]]);
+        for shift in [18, 12, 6, 0] {
+            name.push(char::from(ALPHABET[(bits >> shift & 63) as usize]));
+        }
+    }
+    name
+}
+
+/// A number that is the same in every process, to choose a node by.
+pub(super) fn stable_hash(bytes: &[u8]) -> u64 {
+    let digest = Sha256::digest(bytes);
+    digest[..8].iter().fold(0, |all, byte| all << 8 | u64::from(*byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+    use crate::key::KeyPart;
+    use proptest::prelude::*;
+
+    fn name(throttle: &str, parts: &[Vec<u8>]) -> String {
+        let parts: Vec<_> = parts.iter().map(|part| KeyPart::bytes(part)).collect();
+        of_key("n", &Key::new(throttle, &parts))
+    }
+
+    fn is_safe(name: &str) -> bool {
+        name.len() <= 250 && name.bytes().all(|byte| is_plain(byte) || byte == b'/')
+    }
+
+    #[test]
+    fn short_plain_keys_are_readable() {
+        assert_eq!(name("api", &[b"alice".to_vec()]), "n/t/api/alice");
+        assert_eq!(name("api", &[b"a:b".to_vec(), b"".to_vec()]), "n/t/api/a:b/");
+        assert_eq!(of_key("n", &Key::value("x")), "n/v/x");
+        assert_eq!(of_lock("n", "x"), "n/l/x");
+        assert!(name("api", &[b"a b".to_vec()]).starts_with("n/T/"));
+    }
+
+    #[test]
+    fn f31_every_byte_and_every_length_is_safe_and_no_two_meet() {
+        let namespace = "n".repeat(64);
+        let mut seen = HashSet::new();
+        let mut check = |bytes: &[u8]| {
+            for key in [Key::value(bytes), Key::new("t", &[KeyPart::bytes(bytes)])] {
+                let name = of_key(&namespace, &key);
+                assert!(is_safe(&name), "{name}");
+                assert!(seen.insert(name), "{key:?}");
+            }
+        };
+        (0..=255).for_each(|byte| check(&[byte]));
+        (2..300).chain([4096]).for_each(|length| check(&vec![b'k'; length]));
+        check(b"a\r\nflush_all\r\n");
+        check(b"a/b");
+    }
+
+    proptest! {
+        #[test]
+        fn f31_names_are_injective(
+            a in prop::collection::vec("[a/ ]{0,3}", 0..4),
+            b in prop::collection::vec("[a/ ]{0,3}", 0..4),
+            t in "[a/ ]{0,2}",
+            u in "[a/ ]{0,2}",
+        ) {
+            let bytes = |parts: &[String]| parts.iter().map(|it| it.clone().into_bytes()).collect::<Vec<_>>();
+            let same = t == u && a == b;
+            let (first, second) = (name(&t, &bytes(&a)), name(&u, &bytes(&b)));
+            prop_assert!(is_safe(&first));
+            prop_assert_eq!(same, first == second);
+        }
+    }
+}

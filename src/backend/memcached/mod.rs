@@ -1,0 +1,382 @@
+//! [`Memcached`]: state on Memcached servers, for stacks that already run them. Feature `memcached`.
+//!
+//! The same decisions as every backend, by the same pure functions, shared by all processes that name the
+//! same servers and namespace. What a Memcached server does not promise, this backend cannot either:
+//!
+//! | matter | what holds |
+//! | --- | --- |
+//! | **atomicity** | A decision, also over several limits, is one `cas` of one item: exact, however many processes hit the key. [`multi_set`](Backend::multi_set) sets one value after the other; [`multi_get`](Backend::multi_get) reads 64 keys of one node at a time. Every other primitive is atomic. |
+//! | **eviction** | A server that is short of memory drops the items that were not used for longest, and one that restarts has none: such a limit starts afresh, so more may pass. Give limits a server that does not evict (`evictions` in its `stats`). Out of memory under `-M` is an error for the policy. |
+//! | **expiry** | Each item carries its own end, to the microsecond. The server's, in whole seconds, is later, and only frees memory: the TTL rounded up and one second more; beyond 30 days a date, and no later than 2038. |
+//! | **clocks** | Time is the client's wall clock, read at each call. A process whose clock is ahead by some seconds ends windows and fills buckets for all by so much early, once: within a key time only goes forward. One whose clock is behind counts in the newest window that others reached. Keep the clocks of all processes together (NTP). |
+//! | **locks** | Best effort: see below. |
+//! | **clear** | Only with [`track_keys`](MemcachedBuilder::track_keys). |
+//!
+//! # What a decision costs
+//!
+//! | | round trips |
+//! | --- | --- |
+//! | a hit of cost 1 on a lone fixed window of a usual period (below) | 1; 2 for a new key, 3 for the first of a window |
+//! | any denied hit, a peek | 1; 3 for the first denied one of such a window in each process |
+//! | every other hit | 2, and 2 more each time another process came between |
+//! | hits on one key at the same time in one process | decided together: 2 for a whole batch |
+//!
+//! An attempt that lost against another process is made again after a short, random pause, at most 256
+//! times or until the throttle's deadline; then it is [`ErrorKind::Contended`], for the policy.
+//!
+//! **Fixed windows.** A [`FixedWindow`](crate::FixedWindow) that is a throttle's only limit, with a period
+//! of 1, 2, 3, 5, 10, 15, 20 or 30 seconds or minutes, 1, 2, 3, 4, 6, 8 or 12 hours, or 1, 2, 3, 5, 7, 10, 14 or 30
+//! days, is kept as one decimal number, so that a hit of cost 1 is one `incr`. That adds before it looks:
+//!
+//! * A hit that turns out denied is given back at once. A process that dies in between, or loses its
+//!   connection, leaves one unit counted until the window ends.
+//! * Between the two, others see a count above the limit. They would be denied in any case, unless just
+//!   then somebody refunds a hit or raises the limit: such a hit may be denied although it would fit.
+//! * Never does more pass than the limit.
+//! * After a clock went back, a receipt names the caller's instant, not that of the latest hit.
+//! * Hits of other costs, peeks and refunds on such a key go by `cas`. Against a flood of unit hits of
+//!   *other* processes on the same key they may lose every attempt, and are then `Contended`.
+//!
+//! # Locks
+//!
+//! A lock is an item that only one process can add, released and extended by `cas`, so never another's.
+//! It is **best effort**: an evicted lock or a restarted server lets a second holder in while the first
+//! still believes to hold it, and for that reason [`fence`](LockGuard::fence) is `None`. Use one for work
+//! that is only wasted when done twice. [`is_valid`](LockGuard::is_valid) goes by the monotonic clock, from
+//! before the server was asked.
+//!
+//! Without a TTL a lock is a lease of [`lock_ttl`](MemcachedBuilder::lock_ttl), renewed every third of it
+//! while the guard lives, for a day at most. A guard that is dropped hands its release to a task; on a
+//! thread whose runtime is gone, the TTL frees the lock. An acquisition that is cancelled goes on to its
+//! end and lets go.
+//!
+//! # Clearing
+//!
+//! A server cannot list its keys. With [`track_keys`](MemcachedBuilder::track_keys) their names are written
+//! down in lists on the servers, and [`clear`](Backend::clear) deletes them one by one; what did not fit
+//! is counted in [`Counter::Untracked`](crate::backend::Counter::Untracked). Without it `clear` is [`ErrorKind::Unsupported`],
+//! and the end of a lifespan says so in one warning and leaves everything to expire.
+//! [`flush_all_of_dedicated_servers`](Memcached::flush_all_of_dedicated_servers) is for servers that
+//! nobody else uses.
+//!
+//! # Errors
+//!
+//! Each call has a [time of its own](MemcachedBuilder::call_timeout). A connection whose call was dropped
+//! or failed is closed, so no reply ever reaches another caller. After a byte was written and no answer
+//! was read, a write is [`Effect::Ambiguous`](crate::Effect); all else did not happen. Nothing is tried again but a call of
+//! which nothing was sent, or a read, on a connection that turns out to be dead.
+//!
+//! # Security
+//!
+//! The text protocol has no password and no encryption: keep the servers on a private network or a UNIX
+//! socket. Keys are mapped to a small alphabet before anything is sent, so no key can smuggle in a
+//! command; long or odd ones by SHA-256. Replies are bounded.
+
+mod address;
+mod builder;
+mod connection;
+mod decide;
+mod errors;
+mod expiry;
+mod fixed;
+mod item;
+mod keys;
+mod lines;
+mod lock;
+mod pool;
+mod primitives;
+mod tracking;
+mod wire;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+pub use builder::MemcachedBuilder;
+
+use super::{Backend, Result, Settings, counter};
+use crate::decision::Decision;
+use crate::error::{BackendError, ErrorKind};
+use crate::key::Key;
+use crate::lock::{LockError, LockGuard, LockOptions, Releaser, Turns};
+use crate::strategy::Step;
+use address::Address;
+use connection::Command;
+use decide::Full;
+use item::Keeping;
+use lines::Lines;
+use pool::Nodes;
+use primitives::{Change, ends_at};
+use tracking::Tracker;
+
+const NAME: &str = "memcached";
+/// Values that are changed at the same time without waiting for each other.
+const VALUE_TURNS: usize = 1024;
+/// While somebody else moves the clock.
+const KEEP_BY_ANOTHER_CLOCK: Duration = Duration::from_secs(60 * 60);
+
+/// A backend on one Memcached server or several. See the [module](self) for its guarantees.
+///
+/// Cheap to clone; clones are the same backend. It connects when it is first used, or when a
+/// [`lifespan`](crate::LifespanExt::lifespan) begins.
+///
+/// ```no_run
+/// use traffik::{LifespanExt, Memcached, Throttle};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let backend = Memcached::builder()
+///     .url("memcached://cache-1.internal")
+///     .url("memcached://cache-2.internal")
+///     .namespace("shop:prod")
+///     .persistent(true)
+///     .build()?;
+/// let life = backend.lifespan().await?;
+/// let throttle = Throttle::builder("api").rate("100/min").backend(backend).build()?;
+/// let decision = throttle.hit("alice").await?;
+/// # drop(decision);
+/// life.close().await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Memcached {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    settings: Settings,
+    nodes: Nodes,
+    call_timeout: Duration,
+    keeping: Keeping,
+    lines: Lines,
+    full: Full,
+    turns_of_values: Box<[tokio::sync::Mutex<()>]>,
+    tracker: Option<Tracker>,
+    turns: Turns,
+    releaser: Releaser,
+    lease_ttl: Duration,
+}
+
+impl Memcached {
+    /// Connections to each node by default: where one more brought nothing in a measurement with 64
+    /// tasks.
+    pub const DEFAULT_POOL_SIZE: usize = 32;
+    /// How long a call may take by default.
+    pub const DEFAULT_CALL_TIMEOUT: Duration = Duration::from_millis(200);
+    /// The lease of a lock without a TTL by default.
+    pub const DEFAULT_LOCK_TTL: Duration = Duration::from_secs(30);
+
+    /// Starts from the default settings: one server on `127.0.0.1:11211`.
+    pub fn builder() -> MemcachedBuilder {
+        MemcachedBuilder::new()
+    }
+
+    /// Deletes **everything** on every node, whoever wrote it: other namespaces, other applications, and
+    /// the locks. For servers that nobody else uses.
+    ///
+    /// # Errors
+    ///
+    /// When a node cannot be reached; the ones before it are empty then.
+    ///
+    /// # Cancel safety
+    ///
+    /// When dropped, some nodes may be empty and others not.
+    pub async fn flush_all_of_dedicated_servers(&self) -> Result<()> {
+        const OPERATION: &str = "flush_all";
+        let inner = self.open(OPERATION)?;
+        for node in 0..inner.nodes.len() {
+            inner.nodes.call(node, OPERATION, Command::FlushAll).await?;
+        }
+        Ok(())
+    }
+
+    fn from_parts(builder: &MemcachedBuilder, settings: Settings, addresses: Vec<Address>) -> Self {
+        let for_at_least =
+            if builder.clock.is_some() { KEEP_BY_ANOTHER_CLOCK } else { Duration::ZERO };
+        let (least, most) = (builder.pool_minsize, builder.pool_size);
+        Self {
+            inner: Arc::new(Inner {
+                settings,
+                nodes: Nodes::new(addresses, builder.call_timeout, least, most),
+                call_timeout: builder.call_timeout,
+                keeping: Keeping { for_at_least },
+                lines: Lines::new(),
+                full: Full::new(),
+                turns_of_values: (0..VALUE_TURNS).map(|_| tokio::sync::Mutex::default()).collect(),
+                tracker: builder.track_keys.then(Tracker::new),
+                turns: Turns::new(NAME),
+                releaser: Releaser::new(),
+                lease_ttl: builder.lock_ttl,
+            }),
+        }
+    }
+
+    /// The open backend, for one operation.
+    fn open(&self, operation: &'static str) -> Result<&Arc<Inner>> {
+        if self.inner.nodes.is_closed() {
+            return Err(errors::closed(operation));
+        }
+        Ok(&self.inner)
+    }
+}
+
+impl fmt::Debug for Memcached {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Memcached")
+            .field("namespace", &self.inner.settings.namespace())
+            .field("nodes", &self.inner.nodes)
+            .finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Backend for Memcached {
+    fn settings(&self) -> &Settings {
+        &self.inner.settings
+    }
+
+    async fn initialize(&self) -> Result<()> {
+        self.inner.nodes.open();
+        self.inner.nodes.warm_up("initialize").await
+    }
+
+    async fn ready(&self) -> Result<()> {
+        let inner = self.open("ready")?;
+        for node in 0..inner.nodes.len() {
+            inner.nodes.call(node, "ready", Command::Version).await?;
+        }
+        Ok(())
+    }
+
+    async fn clear(&self) -> Result<()> {
+        let inner = self.open("clear")?;
+        if inner.tracker.is_none() {
+            return Err(BackendError::new(NAME, "clear", ErrorKind::Unsupported).with_message(
+                "a server cannot list its keys; build with track_keys(true), or let them expire",
+            ));
+        }
+        inner.clear_tracked().await
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.inner.nodes.close();
+        Ok(())
+    }
+
+    async fn get(&self, key: &Key<'_>) -> Result<Option<Vec<u8>>> {
+        self.open("get")?.value(key).await
+    }
+
+    async fn set(&self, key: &Key<'_>, value: &[u8], ttl: Option<Duration>) -> Result<()> {
+        let put = |_: Option<&_>, now| {
+            Ok(((), Change::Put { value: value.to_vec(), ends_at: ends_at(ttl, now) }))
+        };
+        self.open("set")?.update("set", key, put).await
+    }
+
+    async fn delete(&self, key: &Key<'_>) -> Result<bool> {
+        let remove = |item: Option<&_>, _| Ok((item.is_some(), Change::Remove));
+        self.open("delete")?.update("delete", key, remove).await
+    }
+
+    async fn increment(&self, key: &Key<'_>, by: u64) -> Result<u64> {
+        self.count("increment", key, by, None).await
+    }
+
+    async fn decrement(&self, key: &Key<'_>, by: u64) -> Result<u64> {
+        const NAMED: &str = "decrement";
+        let inner = self.open(NAMED)?;
+        let subtract = |item: Option<&item::Item>, _| {
+            let item = item.ok_or_else(|| BackendError::new(NAME, NAMED, ErrorKind::NotFound))?;
+            let left = counter::parse(NAME, NAMED, &item.value)?.saturating_sub(by);
+            let value = left.to_string().into_bytes();
+            Ok((left, Change::Put { value, ends_at: item.ends_at }))
+        };
+        inner.update(NAMED, key, subtract).await
+    }
+
+    async fn increment_with_ttl(&self, key: &Key<'_>, by: u64, ttl: Duration) -> Result<u64> {
+        self.count("increment_with_ttl", key, by, Some(ttl)).await
+    }
+
+    async fn expire(&self, key: &Key<'_>, ttl: Duration) -> Result<bool> {
+        let set_end = |item: Option<&item::Item>, now| {
+            Ok(match item {
+                None => (false, Change::Keep),
+                Some(item) => {
+                    let ends_at = ends_at(Some(ttl), now);
+                    (true, Change::Put { value: item.value.clone(), ends_at })
+                }
+            })
+        };
+        self.open("expire")?.update("expire", key, set_end).await
+    }
+
+    async fn compare_and_set(
+        &self,
+        key: &Key<'_>,
+        expected: Option<&[u8]>,
+        new: Option<&[u8]>,
+        ttl: Option<Duration>,
+    ) -> Result<bool> {
+        let replace = |item: Option<&item::Item>, now| {
+            let found = item.map(|item| &item.value[..]);
+            let change = match new {
+                _ if found != expected => return Ok((false, Change::Keep)),
+                None => Change::Remove,
+                Some(new) => Change::Put { value: new.to_vec(), ends_at: ends_at(ttl, now) },
+            };
+            Ok((true, change))
+        };
+        self.open("compare_and_set")?.update("compare_and_set", key, replace).await
+    }
+
+    async fn multi_get(&self, keys: &[Key<'_>]) -> Result<Vec<Option<Vec<u8>>>> {
+        self.open("multi_get")?.values(keys).await
+    }
+
+    async fn multi_set(&self, pairs: &[(Key<'_>, &[u8])], ttl: Option<Duration>) -> Result<()> {
+        let inner = self.open("multi_set")?;
+        for (key, value) in pairs {
+            let put = |_: Option<&_>, now| {
+                Ok(((), Change::Put { value: value.to_vec(), ends_at: ends_at(ttl, now) }))
+            };
+            inner.update("multi_set", key, put).await?;
+        }
+        Ok(())
+    }
+
+    async fn lock(&self, name: &str, options: LockOptions) -> Result<LockGuard, LockError> {
+        self.open("lock")?.lock(name, options).await
+    }
+
+    async fn apply(&self, key: &Key<'_>, step: &Step<'_>) -> Result<Decision> {
+        self.open("apply")?.apply(key, step).await
+    }
+}
+
+impl Memcached {
+    /// Adds to a counter, and gives it an end if it has none and one is asked for.
+    async fn count(
+        &self,
+        operation: &'static str,
+        key: &Key<'_>,
+        by: u64,
+        ttl: Option<Duration>,
+    ) -> Result<u64> {
+        let add = |item: Option<&item::Item>, now| {
+            let (number, end) = match item {
+                None => (0, None),
+                Some(item) => (counter::parse(NAME, operation, &item.value)?, item.ends_at),
+            };
+            let sum = counter::add(NAME, operation, number, by)?;
+            let ends_at = end.or(ends_at(ttl, now));
+            Ok((sum, Change::Put { value: sum.to_string().into_bytes(), ends_at }))
+        };
+        self.open(operation)?.update(operation, key, add).await
+    }
+}
