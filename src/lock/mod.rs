@@ -5,7 +5,11 @@
 //! [`fence`](LockGuard::fence) to the resource that the lock protects, and let that refuse a token
 //! lower than one it has seen.
 
-#[cfg(any(feature = "redis", test))]
+#[cfg(any(feature = "redis", feature = "memcached", test))]
+mod lease;
+#[cfg(any(feature = "redis", feature = "memcached", test))]
+mod releaser;
+#[cfg(any(feature = "redis", feature = "memcached", test))]
 mod turns;
 
 use std::fmt;
@@ -20,8 +24,13 @@ use tokio::time::Instant;
 use crate::clock::monotonic_now;
 use crate::error::BackendError;
 
-#[cfg(any(feature = "redis", test))]
-pub(crate) use turns::{Attempt, Turns};
+#[cfg(any(feature = "redis", feature = "memcached", test))]
+#[cfg_attr(test, allow(unused_imports, reason = "for the backends on servers"))]
+pub(crate) use self::{
+    lease::Lease,
+    releaser::Releaser,
+    turns::{Attempt, Turns},
+};
 
 /// The most that wait for one lock in a process.
 pub(crate) const MAX_WAITERS: usize = 65_536;
