@@ -11,6 +11,9 @@
 mod cas;
 mod forward;
 mod memory;
+#[cfg(feature = "redis")]
+#[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
+pub mod redis;
 mod settings;
 
 use std::any::Any;
