@@ -11,6 +11,8 @@
 mod cas;
 mod forward;
 mod memory;
+#[cfg(feature = "redis")]
+mod redis;
 mod settings;
 
 use std::any::Any;
