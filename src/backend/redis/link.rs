@@ -149,14 +149,28 @@ impl Link {
         });
     }
 
+    /// Stops the task in the background. The connection stays; if it is lost, the next call starts the
+    /// task again.
+    pub(super) fn rest(&self) {
+        self.supervisor.stop();
+    }
+
+    /// Whether several servers stand behind it.
+    pub(super) fn is_cluster(&self) -> bool {
+        match &self.shared.source {
+            #[cfg(feature = "redis-cluster")]
+            Source::Cluster(..) => true,
+            _ => match &*self.shared.status.borrow() {
+                Status::Up(line) => line.connection.is_cluster(),
+                _ => false,
+            },
+        }
+    }
+
     /// Lets go of the connection, without waiting.
     pub(super) fn close(&self) {
         self.supervisor.stop();
         self.shared.status.send_replace(Status::Closed);
-    }
-
-    pub(super) fn source(&self) -> &Source {
-        &self.shared.source
     }
 }
 

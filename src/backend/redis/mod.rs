@@ -65,7 +65,7 @@ use self::lock::{Keeper, Locks};
 use self::node::LockNode;
 use self::redlock::Quorum;
 use self::source::Source;
-use crate::backend::{Backend, Result, Settings};
+use crate::backend::{Backend, Result, Settings, cas};
 use crate::clock::{Clock, Timestamp};
 use crate::decision::Decision;
 use crate::error::{BackendError, BuildError, ErrorKind};
@@ -232,6 +232,21 @@ impl Inner {
     /// The time of the clock that was given in place of the server's.
     fn given_time(&self) -> Option<Timestamp> {
         self.given_clock.as_ref().map(|clock| clock.now())
+    }
+
+    async fn apply(&self, key: &Key<'_>, step: &Step<'_>) -> Result<Decision> {
+        let Some(request) = decide::Request::new(step, self.given_time()) else {
+            // A user's own strategy has no script.
+            return cas::apply(&self.settings, self, key, step).await;
+        };
+        let key = self.keys.of(key);
+        let reply = self.client.run("apply", request.script, &[&key], &[&request.argument]).await?;
+        let reply = decide::Reply::read(step, &reply)
+            .map_err(|bad| primitives::unexpected("apply", &reply).with_cause(bad))?;
+        match reply.corrupt {
+            None => Ok(reply.decision),
+            Some(corrupt) => Err(cas::corrupted(&self.settings, corrupt)),
+        }
     }
 
     fn is_cluster(&self) -> bool {

@@ -6,7 +6,6 @@ use std::time::Duration;
 use redis::Value;
 use tokio::time::Instant;
 
-use super::NAME;
 use super::client::Client;
 use super::failure::Failure;
 use super::keys::{Keys, LockKeys};

@@ -18,6 +18,11 @@ impl Script {
         Self { source, hash }
     }
 
+    /// One script of several files, in this order; each sees the locals of those before it.
+    pub(super) fn compose<'a>(files: impl IntoIterator<Item = &'a str>) -> Self {
+        Self::new(files.into_iter().collect::<String>())
+    }
+
     /// The command for a server that knows it.
     pub(super) fn by_hash(&self, keys: &[&[u8]], arguments: &[&[u8]]) -> Cmd {
         command("EVALSHA", &self.hash, keys, arguments)
