@@ -52,7 +52,7 @@ pub struct RedisBuilder {
 /// Where connections come from, before anything is checked.
 enum Wanted {
     Url(String),
-    Ready(Source),
+    Ready(Box<Source>),
     #[cfg(feature = "redis-cluster")]
     Cluster(Vec<String>),
     #[cfg(feature = "redis-sentinel")]
@@ -77,7 +77,7 @@ impl RedisBuilder {
         }
     }
 
-    fn from_source(mut self, name: &'static str, source: Wanted) -> Self {
+    fn source(mut self, name: &'static str, source: Wanted) -> Self {
         self.given.push(name);
         self.source = Some(source);
         self
@@ -86,7 +86,7 @@ impl RedisBuilder {
     /// One server: `redis://[user:password@]host[:port][/db]`, `rediss://` for TLS (feature
     /// `redis-rustls`), or `unix:///path`.
     pub fn url(self, url: impl Into<String>) -> Self {
-        self.from_source("url", Wanted::Url(url.into()))
+        self.source("url", Wanted::Url(url.into()))
     }
 
     /// Full control: an async function that returns a connection. It is called again for each
@@ -114,21 +114,21 @@ impl RedisBuilder {
         C: Into<Connection>,
         F: Future<Output = RedisResult<C>> + Send + 'static,
     {
-        self.from_source("factory", Wanted::Ready(Source::factory(make)))
+        self.source("factory", Wanted::Ready(Box::new(Source::factory(make))))
     }
 
     /// A connection manager that the program has already. It reconnects by its own settings; the backend
     /// cannot replace a connection of it that went silent, so give it a response timeout and few
     /// retries, or prefer a URL.
     pub fn connection_manager(self, manager: ConnectionManager) -> Self {
-        self.from_source("connection_manager", Wanted::Ready(Source::Given(manager.into())))
+        self.source("connection_manager", Wanted::Ready(Box::new(Source::Given(manager.into()))))
     }
 
     /// A Redis cluster, by the URLs of some of its nodes. Feature `redis-cluster`.
     #[cfg(feature = "redis-cluster")]
     pub fn cluster<U: Into<String>>(self, urls: impl IntoIterator<Item = U>) -> Self {
         let urls = urls.into_iter().map(Into::into).collect();
-        self.from_source("cluster", Wanted::Cluster(urls))
+        self.source("cluster", Wanted::Cluster(urls))
     }
 
     /// The master that sentinels name for `service`, by the URLs of the sentinels. Credentials, database
@@ -140,7 +140,7 @@ impl RedisBuilder {
         service: impl Into<String>,
     ) -> Self {
         let urls = urls.into_iter().map(Into::into).collect();
-        self.from_source("sentinels", Wanted::Sentinels(urls, service.into()))
+        self.source("sentinels", Wanted::Sentinels(urls, service.into()))
     }
 
     /// Separates applications on one server: 1 to 64 bytes of letters, digits and `_.:-`. Defaults to
@@ -258,7 +258,7 @@ impl RedisBuilder {
                 "is missing; say where the server is, as with url(\"redis://127.0.0.1\")",
             )),
             Some(Wanted::Url(url)) => Source::server(&url),
-            Some(Wanted::Ready(source)) => Ok(source),
+            Some(Wanted::Ready(source)) => Ok(*source),
             #[cfg(feature = "redis-cluster")]
             Some(Wanted::Cluster(urls)) => Source::cluster(&urls, self.connect_timeout),
             #[cfg(feature = "redis-sentinel")]

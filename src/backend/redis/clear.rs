@@ -12,16 +12,19 @@ const SCANNED: usize = 500;
 
 impl Inner {
     pub(super) async fn clear(&self) -> Result<()> {
-        if !self.is_cluster() {
-            return self.clear_on(&Route::Natural).await;
-        }
-        for master in self.masters().await? {
-            self.clear_on(&Route::Node(master)).await?;
+        let is_cluster = self.client.is_cluster("clear").await?;
+        let servers = if is_cluster {
+            self.masters().await?.into_iter().map(Route::Node).collect()
+        } else {
+            vec![Route::Natural]
+        };
+        for server in servers {
+            self.clear_on(&server, is_cluster).await?;
         }
         Ok(())
     }
 
-    async fn clear_on(&self, server: &Route) -> Result<()> {
+    async fn clear_on(&self, server: &Route, is_cluster: bool) -> Result<()> {
         let pattern = self.keys.pattern();
         let mut cursor = b"0".to_vec();
         loop {
@@ -29,7 +32,7 @@ impl Inner {
             scan.arg(&cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(SCANNED);
             let reply = self.client.call_on("clear", &scan, server.clone()).await?;
             let (next, keys) = page(reply)?;
-            self.unlink(&keys).await?;
+            self.unlink(&keys, is_cluster).await?;
             if next == b"0" {
                 return Ok(());
             }
@@ -37,8 +40,8 @@ impl Inner {
         }
     }
 
-    async fn unlink(&self, keys: &[Vec<u8>]) -> Result<()> {
-        let groups = super::slots::group(keys, self.is_cluster());
+    async fn unlink(&self, keys: &[Vec<u8>], is_cluster: bool) -> Result<()> {
+        let groups = super::slots::group(keys, is_cluster);
         let removed = groups.iter().map(|group| {
             let mut unlink = redis::cmd("UNLINK");
             for index in group {

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use redis::{Cmd, RedisResult, Value};
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::connection::Route;
 use super::failure::{Failure, Retry};
@@ -41,6 +41,16 @@ impl Client {
     /// The longest that a call takes.
     pub(super) fn timeout(&self) -> Duration {
         self.timeout
+    }
+
+    /// Whether several servers stand behind it, so that a command's keys must be of one slot. Connects
+    /// to know it.
+    pub(super) async fn is_cluster(&self, operation: &'static str) -> Result<bool> {
+        match timeout(self.timeout, self.link.line()).await {
+            Ok(line) => line.map(|line| line.connection.is_cluster()),
+            Err(_elapsed) => Err(Failure::new(ErrorKind::Timeout, Effect::NotApplied)),
+        }
+        .map_err(|failure| failure.into_error(operation))
     }
 
     /// Sends a command and waits for its answer.

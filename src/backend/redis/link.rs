@@ -5,10 +5,12 @@
 //! silent death of the network is found by a probe and not by a user's hit.
 
 use std::fmt;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures_util::future::{Either, select};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
@@ -155,18 +157,6 @@ impl Link {
         self.supervisor.stop();
     }
 
-    /// Whether several servers stand behind it.
-    pub(super) fn is_cluster(&self) -> bool {
-        match &self.shared.source {
-            #[cfg(feature = "redis-cluster")]
-            Source::Cluster(..) => true,
-            _ => match &*self.shared.status.borrow() {
-                Status::Up(line) => line.connection.is_cluster(),
-                _ => false,
-            },
-        }
-    }
-
     /// Lets go of the connection, without waiting.
     pub(super) fn close(&self) {
         self.supervisor.stop();
@@ -236,22 +226,20 @@ impl Shared {
 
     /// Looks after a connection until it is lost.
     async fn watch(&self, line: &Line, address: Option<&str>) {
-        let lost = self.lost.notified();
-        tokio::pin!(lost);
+        let mut lost = pin!(self.lost.notified());
         loop {
             let answers = self.answers.load(Ordering::Relaxed);
             let jitter = random::up_to(PROBE_EVERY / 4);
-            tokio::select! {
-                () = &mut lost => return,
-                () = sleep(PROBE_EVERY - jitter) => {}
+            if timeout(PROBE_EVERY - jitter, &mut lost).await.is_ok() {
+                return;
             }
             if line.connection.is_cluster() {
                 // Only what was missed lately counts.
                 self.missed.store(0, Ordering::Relaxed);
             }
-            tokio::select! {
-                () = &mut lost => return,
-                () = self.probe(line, answers) => {}
+            let probed = pin!(self.probe(line, answers));
+            if let Either::Left(_) = select(&mut lost, probed).await {
+                return;
             }
             if self.source.may_move() && self.has_moved(address).await {
                 info!(source = ?self.source, "the sentinels name another master");

@@ -18,9 +18,7 @@ use super::redlock::Quorum;
 use crate::backend::Result;
 use crate::clock::monotonic_now;
 use crate::error::{BackendError, Effect};
-use crate::lock::{
-    Attempt, HeldLock, Lease, LockError, LockGuard, LockOptions, Releaser, Turns,
-};
+use crate::lock::{Attempt, HeldLock, Lease, LockError, LockGuard, LockOptions, Releaser, Turns};
 use crate::random;
 
 /// The TTL of a lock where nothing else is said.

@@ -248,10 +248,6 @@ impl Inner {
             Some(corrupt) => Err(cas::corrupted(&self.settings, corrupt)),
         }
     }
-
-    fn is_cluster(&self) -> bool {
-        self.client.link().is_cluster()
-    }
 }
 
 impl fmt::Debug for Redis {

@@ -38,10 +38,6 @@ impl LockNode {
         Self { client, keys, time: Some(time) }
     }
 
-    pub(super) fn client(&self) -> &Client {
-        &self.client
-    }
-
     pub(super) async fn acquire(&self, name: &str, owner: &str, ttl: Duration) -> Result<Answer> {
         let LockKeys { lock, fence } = self.keys.of_lock(name);
         let (ttl_millis, fence_ttl) = (millis(ttl), millis(FENCE_TTL.max(ttl)));
@@ -68,9 +64,8 @@ impl LockNode {
     ) -> Result<Option<Instant>> {
         let lock = self.keys.of_lock(name).lock;
         let sent = monotonic_now();
-        let arguments = [owner.as_bytes(), millis(ttl).as_bytes()].map(<[u8]>::to_vec);
-        let arguments = [&*arguments[0], &*arguments[1]];
-        match self.run(&EXTEND, &[&lock], &arguments).await? {
+        let ttl = millis(ttl);
+        match self.run(&EXTEND, &[&lock], &[owner.as_bytes(), ttl.as_bytes()]).await? {
             Value::Int(left) if left > 0 => Ok(Some(valid_until(sent, positive(left)))),
             Value::Int(_) => Ok(None),
             other => Err(unexpected("lock", &other)),

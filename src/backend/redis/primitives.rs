@@ -142,12 +142,8 @@ impl Inner {
         let new = new.filter(|_| ttl != Some(Duration::ZERO));
         let ttl = ttl.map(millis);
         let mark = |value: Option<_>| if value.is_some() { &b"1"[..] } else { b"0" };
-        let mut arguments = vec![
-            mark(expected),
-            expected.unwrap_or_default(),
-            mark(new),
-            new.unwrap_or_default(),
-        ];
+        let mut arguments =
+            vec![mark(expected), expected.unwrap_or_default(), mark(new), new.unwrap_or_default()];
         arguments.extend(ttl.as_ref().map(String::as_bytes));
         flag(operation, &self.client.run(operation, &COMPARE_AND_SET, &[&key], &arguments).await?)
     }
@@ -155,7 +151,7 @@ impl Inner {
     pub(super) async fn multi_get(&self, keys: &[Key<'_>]) -> Result<Vec<Option<Vec<u8>>>> {
         let keys: Vec<Vec<u8>> = keys.iter().map(|key| self.keys.of(key)).collect();
         let mut values = vec![None; keys.len()];
-        let groups = slots::group(&keys, self.is_cluster());
+        let groups = slots::group(&keys, self.client.is_cluster("multi_get").await?);
         let asked = groups.iter().map(|group| {
             let mut cmd = redis::cmd("MGET");
             for index in group {
@@ -190,7 +186,7 @@ impl Inner {
         }
         let keys: Vec<Vec<u8>> = pairs.iter().map(|(key, _)| self.keys.of(key)).collect();
         let ttl = ttl.map(millis).unwrap_or_default();
-        let groups = slots::group(&keys, self.is_cluster());
+        let groups = slots::group(&keys, self.client.is_cluster("multi_set").await?);
         let asked = groups.iter().map(|group| {
             let group_keys: Vec<&[u8]> = group.iter().map(|index| &*keys[*index]).collect();
             let mut arguments = vec![ttl.as_bytes()];
@@ -206,9 +202,9 @@ impl Inner {
         let key = self.keys.of(key);
         let reply = self.client.run("apply", &READ, &[&key], &[]).await?;
         let fields: [Value; 3] = match reply {
-            Value::Array(fields) => fields
-                .try_into()
-                .map_err(|fields| unexpected("apply", &Value::Array(fields)))?,
+            Value::Array(fields) => {
+                fields.try_into().map_err(|fields| unexpected("apply", &Value::Array(fields)))?
+            }
             other => return Err(unexpected("apply", &other)),
         };
         match fields {

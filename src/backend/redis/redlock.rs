@@ -46,10 +46,6 @@ impl Quorum {
         Self { nodes }
     }
 
-    pub(super) fn nodes(&self) -> &[LockNode] {
-        &self.nodes
-    }
-
     fn majority(&self) -> usize {
         self.nodes.len() / 2 + 1
     }
@@ -117,23 +113,19 @@ impl Quorum {
         owner: &str,
         ttl: Duration,
     ) -> Result<Option<Instant>> {
-        let until = valid_until(monotonic_now(), ttl);
         let nodes = self.nodes.iter().map(|node| node.within(time_of_one(ttl)));
         let nodes: Vec<LockNode> = nodes.collect();
-        let mut asked: FuturesUnordered<_> =
+        let asked: FuturesUnordered<_> =
             nodes.iter().map(|node| node.extend(name, owner, ttl)).collect();
-        let (mut extended, mut refused) = (0, 0);
-        while let Some(answer) = asked.next().await {
-            match answer {
-                Ok(Some(_)) => extended += 1,
-                Ok(None) => refused += 1,
-                Err(_) => {}
-            }
+        let answers: Vec<Option<Instant>> =
+            asked.filter_map(async |ours| ours.ok()).collect().await;
+        let mut ours: Vec<Instant> = answers.iter().flatten().copied().collect();
+        ours.sort_by(|a, b| b.cmp(a));
+        if let Some(until) = ours.get(self.majority() - 1) {
+            // As long as a majority has it.
+            return Ok(Some(*until));
         }
-        if extended >= self.majority() {
-            return Ok((monotonic_now() < until).then_some(until));
-        }
-        if refused + extended >= self.majority() {
+        if answers.len() >= self.majority() {
             return Ok(None);
         }
         Err(self.no_majority("extended"))
@@ -158,11 +150,7 @@ impl Quorum {
                 return Ok(true);
             }
         }
-        if answered >= self.majority() {
-            Ok(false)
-        } else {
-            Err(self.no_majority("released"))
-        }
+        if answered >= self.majority() { Ok(false) } else { Err(self.no_majority("released")) }
     }
 
     fn no_majority(&self, what: &str) -> BackendError {

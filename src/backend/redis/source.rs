@@ -27,7 +27,7 @@ pub(super) enum Source {
     /// A connection of the user's that cares for itself.
     Given(Connection),
     #[cfg(feature = "redis-cluster")]
-    Cluster(redis::cluster::ClusterClient, Arc<str>),
+    Cluster(Box<redis::cluster::ClusterClient>, Arc<str>),
     #[cfg(feature = "redis-sentinel")]
     Sentinel(Arc<tokio::sync::Mutex<redis::sentinel::SentinelClient>>, Arc<str>),
 }
@@ -71,7 +71,7 @@ impl Source {
             .tcp_settings(tcp_settings())
             .build()
             .map_err(|error| refuse(&error))?;
-        Ok(Self::Cluster(client, names.join(",").into()))
+        Ok(Self::Cluster(Box::new(client), names.join(",").into()))
     }
 
     #[cfg(feature = "redis-sentinel")]
@@ -100,7 +100,7 @@ impl Source {
         let names = format!("{service} by {}", names.join(","));
         let client = SentinelClient::build(
             sentinels,
-            service.to_owned(),
+            String::from(service),
             Some(node),
             SentinelServerType::Master,
         )
