@@ -28,8 +28,11 @@ impl FakeTime {
     /// For `RedisServer::with_env` and `MemcachedServer::with_env`.
     pub(crate) fn env(&self) -> Vec<(String, String)> {
         let file = self.file();
+        // libc comes first so that its `malloc` wins over jemalloc's: that asks for the time when
+        // it begins, libfaketime then asks for memory, and each waits for the other.
+        let preload = format!("{} libc.so.6", self.library.display());
         [
-            ("LD_PRELOAD", self.library.to_str().unwrap()),
+            ("LD_PRELOAD", preload.as_str()),
             ("FAKETIME_TIMESTAMP_FILE", file.to_str().unwrap()),
             // Look at the file each time, not every ten seconds.
             ("FAKETIME_NO_CACHE", "1"),
