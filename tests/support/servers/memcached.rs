@@ -50,7 +50,7 @@ impl MemcachedServer {
                 return server;
             }
             let log = tail(&server.log());
-            assert!(log.contains("in use"), "memcached does not start:\n{log}");
+            assert!(log.contains("Address already in use"), "memcached does not start:\n{log}");
         }
         panic!("memcached found no free port in {ATTEMPTS} attempts");
     }
@@ -94,9 +94,9 @@ impl MemcachedServer {
         self.process().pid()
     }
 
-    /// Whether it was started and not killed; also true while paused.
+    /// Whether it was started, and not killed, and is not paused.
     pub(crate) fn is_running(&self) -> bool {
-        self.process.is_some()
+        self.process.as_ref().is_some_and(|process| !process.is_paused())
     }
 
     /// Ends it at once, as by a crash (SIGKILL).

@@ -7,15 +7,27 @@
 #![allow(unused_imports, reason = "each test uses a part of it")]
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
+pub(crate) mod certificates;
+pub(crate) mod cluster;
 pub(crate) mod dir;
+pub(crate) mod faketime;
 pub(crate) mod memcached;
 pub(crate) mod ports;
 pub(crate) mod process;
+pub(crate) mod proxy;
 pub(crate) mod redis;
 pub(crate) mod resp;
+pub(crate) mod sentinel;
 pub(crate) mod wait;
+pub(crate) mod workers;
 
+pub(crate) use certificates::Certificates;
+pub(crate) use cluster::RedisCluster;
+pub(crate) use faketime::FakeTime;
 pub(crate) use memcached::MemcachedServer;
+pub(crate) use proxy::{Direction, Proxy};
 pub(crate) use redis::RedisServer;
 pub(crate) use resp::Value;
+pub(crate) use sentinel::Sentinels;
 pub(crate) use wait::wait_until;
+pub(crate) use workers::Workers;

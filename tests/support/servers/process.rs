@@ -2,8 +2,9 @@
 
 use std::fs::File;
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Waits for its standard input to end, which is when the tests' process ends in whatever way
 /// without dropping the server; then it ends the server.
@@ -14,6 +15,7 @@ const WATCH: &str = r#"trap '' INT TERM; read -r _; kill -KILL "$1" 2>/dev/null;
 pub(crate) struct Process {
     child: Child,
     watch: Child,
+    paused: AtomicBool,
 }
 
 impl Process {
@@ -41,7 +43,7 @@ impl Process {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        Self { child, watch }
+        Self { child, watch, paused: AtomicBool::new(false) }
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -60,10 +62,16 @@ impl Process {
     /// Stops it where it is (SIGSTOP): its connections stay open and nothing answers.
     pub(crate) fn pause(&self) {
         self.signal("STOP");
+        self.paused.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::SeqCst)
     }
 
     pub(crate) fn resume(&self) {
         self.signal("CONT");
+        self.paused.store(false, Ordering::SeqCst);
     }
 
     pub(crate) fn signal(&self, name: &str) {
@@ -94,9 +102,4 @@ pub(crate) fn tail(log: &Path) -> String {
     let text = String::from_utf8_lossy(&text);
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(40)..].join("\n")
-}
-
-/// The file, if it is there.
-pub(crate) fn first_existing(mut paths: impl Iterator<Item = PathBuf>) -> Option<PathBuf> {
-    paths.find(|path| path.exists())
 }

@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::certificates::Certificates;
 use super::dir::TempDir;
 use super::ports;
 use super::process::{Process, tail};
@@ -22,6 +24,7 @@ pub(crate) struct RedisServer {
     /// None while it is killed.
     process: Option<Process>,
     port: u16,
+    tls_port: Option<u16>,
     setup: Setup,
     // Last: what is in it is in use until the process ends.
     dir: TempDir,
@@ -34,6 +37,7 @@ pub(crate) struct Setup {
     pub(crate) envs: Vec<(String, String)>,
     /// For a sentinel, its configuration.
     pub(crate) sentinel: Option<String>,
+    pub(crate) certificates: Option<Arc<Certificates>>,
 }
 
 impl Setup {
@@ -59,16 +63,28 @@ impl RedisServer {
         Self::from_setup(Setup { envs: envs.to_vec(), ..Setup::new(arguments) })
     }
 
+    /// A server that also speaks TLS, on a port of its own.
+    pub(crate) fn with_tls(arguments: &[&str]) -> Self {
+        Self::with_certificates(arguments, Certificates::new())
+    }
+
+    /// ... with those certificates.
+    pub(crate) fn with_certificates(arguments: &[&str], certificates: Certificates) -> Self {
+        let certificates = Some(Arc::new(certificates));
+        Self::from_setup(Setup { certificates, ..Setup::new(arguments) })
+    }
+
     pub(crate) fn from_setup(setup: Setup) -> Self {
         for _ in 0..ATTEMPTS {
             let (dir, port) = (TempDir::new(), ports::free());
-            let mut server = Self { process: None, port, setup: setup.clone(), dir };
+            let tls_port = setup.certificates.as_ref().map(|_| ports::free());
+            let mut server = Self { process: None, port, tls_port, setup: setup.clone(), dir };
             server.start_again_without_wait();
             if server.answers() {
                 return server;
             }
             let log = tail(&server.log());
-            assert!(log.contains("in use"), "redis-server does not start:\n{log}");
+            assert!(log.contains("Address already in use"), "redis-server does not start:\n{log}");
         }
         panic!("redis-server found no free port in {ATTEMPTS} attempts");
     }
@@ -79,8 +95,24 @@ impl RedisServer {
 
     /// `redis://127.0.0.1:port`, with the password if `--requirepass` gives one.
     pub(crate) fn url(&self) -> String {
-        let password = self.password().map(|password| format!(":{password}@"));
-        format!("redis://{}127.0.0.1:{}", password.unwrap_or_default(), self.port)
+        format!("redis://{}127.0.0.1:{}", self.user(), self.port)
+    }
+
+    /// `rediss://127.0.0.1:port`, of a server that speaks TLS.
+    #[track_caller]
+    pub(crate) fn tls_url(&self) -> String {
+        format!("rediss://{}127.0.0.1:{}", self.user(), self.tls_port())
+    }
+
+    #[track_caller]
+    pub(crate) fn tls_port(&self) -> u16 {
+        self.tls_port.expect("the server speaks no TLS")
+    }
+
+    /// What a client of TLS must trust.
+    #[track_caller]
+    pub(crate) fn certificates(&self) -> &Certificates {
+        self.setup.certificates.as_ref().expect("the server speaks no TLS")
     }
 
     /// Its unix socket.
@@ -108,9 +140,9 @@ impl RedisServer {
         self.process().pid()
     }
 
-    /// Whether it was started and not killed; also true while paused.
+    /// Whether it was started, and not killed, and is not paused.
     pub(crate) fn is_running(&self) -> bool {
-        self.process.is_some()
+        self.process.as_ref().is_some_and(|process| !process.is_paused())
     }
 
     /// Ends it at once, as by a crash (SIGKILL).
@@ -140,6 +172,12 @@ impl RedisServer {
             command.arg(path).args(["--sentinel", "--bind", "127.0.0.1"]);
         } else {
             command.args(DEFAULTS).arg("--unixsocket").arg(self.socket());
+        }
+        if let (Some(port), Some(certificates)) = (self.tls_port, &self.setup.certificates) {
+            command.args(["--tls-port", &port.to_string(), "--tls-auth-clients", "no"]);
+            command.arg("--tls-ca-cert-file").arg(certificates.ca());
+            command.arg("--tls-cert-file").arg(certificates.certificate());
+            command.arg("--tls-key-file").arg(certificates.key());
         }
         command
             .args(["--port", &self.port.to_string(), "--dir"])
@@ -220,6 +258,11 @@ impl RedisServer {
     #[track_caller]
     fn process(&self) -> &Process {
         self.process.as_ref().expect("the server was killed")
+    }
+
+    /// The part of a URL that has the password.
+    fn user(&self) -> String {
+        self.password().map(|password| format!(":{password}@")).unwrap_or_default()
     }
 
     fn password(&self) -> Option<&str> {

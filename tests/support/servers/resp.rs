@@ -109,10 +109,10 @@ impl Connection {
 
     fn read(&mut self) -> Result<Value> {
         let mut line = String::new();
-        if self.0.read_line(&mut line)? == 0 {
-            return Err(Error::other("the server closed the connection"));
-        }
-        let line = line.trim_end();
+        self.0.read_line(&mut line)?;
+        let Some(line) = line.strip_suffix("\r\n") else {
+            return Err(Error::other(format!("the connection was closed after {line:?}")));
+        };
         let (kind, rest) = line.split_at_checked(1).ok_or_else(|| unexpected(line))?;
         let number = || rest.parse::<i64>().map_err(|_| unexpected(line));
         Ok(match kind {
