@@ -93,6 +93,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod backend;
+mod background;
 pub mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;
@@ -110,8 +111,15 @@ mod text;
 mod throttle;
 mod unwind;
 
+#[cfg(feature = "redis")]
+#[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
+pub use ::redis;
 #[cfg(feature = "memcached")]
-pub use backend::Memcached;
+#[cfg_attr(docsrs, doc(cfg(feature = "memcached")))]
+pub use backend::memcached::Memcached;
+#[cfg(feature = "redis")]
+#[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
+pub use backend::redis::Redis;
 pub use backend::{Backend, InMemory};
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp, WallClock};
 pub use decision::{Decision, Denial, Receipt, Source};

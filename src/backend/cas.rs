@@ -36,6 +36,7 @@ pub(crate) trait Optimistic: Sync {
 #[derive(Debug)]
 pub(crate) struct Seen<V> {
     pub(crate) stored: Option<Vec<u8>>,
+    #[allow(dead_code, reason = "not every store needs one")]
     pub(crate) version: V,
     pub(crate) now: Timestamp,
 }

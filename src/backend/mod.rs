@@ -14,6 +14,9 @@ mod forward;
 #[cfg(feature = "memcached")]
 pub mod memcached;
 mod memory;
+#[cfg(feature = "redis")]
+#[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
+pub mod redis;
 mod settings;
 
 use std::any::Any;

@@ -12,6 +12,7 @@ mod releaser;
 #[cfg(any(feature = "redis", feature = "memcached", test))]
 mod turns;
 
+use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -171,7 +172,7 @@ struct Held {
 
 /// A lock that is held, as its backend sees it. For authors of backends.
 #[async_trait]
-pub trait HeldLock: fmt::Debug + Send + Sync {
+pub trait HeldLock: Any + fmt::Debug + Send + Sync {
     /// A number larger than that of every earlier holder; `None` if the backend cannot promise it.
     fn fence(&self) -> Option<u64>;
 
@@ -196,6 +197,13 @@ impl LockGuard {
     pub fn new(lock: impl HeldLock + 'static) -> Self {
         let held = Held { lock: Box::new(lock), guards: AtomicUsize::new(1) };
         Self { held: Arc::new(held), released: false }
+    }
+
+    /// The lock, if it is of that type: for a backend that gets a guard of its own back.
+    #[cfg(feature = "redis")]
+    pub(crate) fn held_as<L: HeldLock>(&self) -> Option<&L> {
+        let lock: &dyn Any = &*self.held.lock;
+        lock.downcast_ref()
     }
 
     /// The fencing token: larger than that of every earlier holder of this lock. `None` if the backend

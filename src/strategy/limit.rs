@@ -22,8 +22,39 @@ pub struct Limit {
     strategy: Arc<dyn Strategy>,
     tag: Tag,
     core: Core,
+    builtin: Option<Builtin>,
     /// Whose limit it is, once a throttle has it.
     interned: Option<&'static Interned>,
+}
+
+/// Which of our own strategies keeps a limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Builtin {
+    /// Token bucket, leaky bucket or GCRA.
+    Bucket {
+        /// Units beyond the burst.
+        debt: u32,
+    },
+    FixedWindow,
+    SlidingWindowCounter,
+    SlidingWindowLog,
+}
+
+impl Builtin {
+    fn of(strategy: &dyn Strategy) -> Option<Self> {
+        let any: &dyn Any = strategy;
+        if let Some(bucket) = any.downcast_ref::<TokenBucket>() {
+            Some(Self::Bucket { debt: bucket.debt() })
+        } else if any.is::<LeakyBucket>() || any.is::<Gcra>() {
+            Some(Self::Bucket { debt: 0 })
+        } else if any.is::<FixedWindow>() {
+            Some(Self::FixedWindow)
+        } else if any.is::<SlidingWindowCounter>() {
+            Some(Self::SlidingWindowCounter)
+        } else {
+            any.is::<SlidingWindowLog>().then_some(Self::SlidingWindowLog)
+        }
+    }
 }
 
 /// The form in which a limit runs.
@@ -72,15 +103,19 @@ impl Limit {
         if !rate.is_unlimited() {
             strategy.check(&rate)?;
         }
-        let core = Core::of(&rate, &*strategy);
-        Ok(Self { rate, tag: strategy.tag(), strategy, core, interned: None })
+        Ok(Self::unchecked(rate, strategy))
     }
 
     /// For a refund of a hit that was counted at that rate. A refund has no use for the burst, so the
     /// rate may come without, and is not checked again.
     pub(crate) fn for_refund(rate: Rate, strategy: Arc<dyn Strategy>) -> Self {
-        let core = Core::of(&rate, &*strategy);
-        Self { rate, tag: strategy.tag(), strategy, core, interned: None }
+        Self::unchecked(rate, strategy)
+    }
+
+    fn unchecked(rate: Rate, strategy: Arc<dyn Strategy>) -> Self {
+        let builtin = Builtin::of(&*strategy);
+        let core = Core::of(&rate, builtin);
+        Self { rate, tag: strategy.tag(), strategy, core, builtin, interned: None }
     }
 
     /// The rate.
@@ -118,6 +153,12 @@ impl Limit {
     #[inline(always)]
     pub(crate) fn core(&self) -> &Core {
         &self.core
+    }
+
+    /// `None` for a user's own strategy.
+    #[cfg(feature = "redis")]
+    pub(crate) fn builtin(&self) -> Option<Builtin> {
+        self.builtin
     }
 }
 
@@ -173,25 +214,20 @@ impl Core {
         }
     }
 
-    fn of(rate: &Rate, strategy: &dyn Strategy) -> Self {
-        let any: &dyn Any = strategy;
-        let debt = if let Some(bucket) = any.downcast_ref::<TokenBucket>() {
-            Some(bucket.debt())
-        } else {
-            (any.is::<LeakyBucket>() || any.is::<Gcra>()).then_some(0)
-        };
+    fn of(rate: &Rate, builtin: Option<Builtin>) -> Self {
         if rate.is_unlimited() {
-            Self::Unlimited
+            return Self::Unlimited;
         } else if rate.limit() == 0 {
-            Self::DenyAll
-        } else if let Some(debt) = debt {
-            Bucket::new(rate, debt).map_or(Self::Words { in_place: true }, Self::Bucket)
-        } else if any.is::<FixedWindow>() {
-            Self::Fixed(FixedMeter::new(rate))
-        } else if any.is::<SlidingWindowCounter>() {
-            Self::Sliding(SlidingMeter::new(rate))
-        } else {
-            Self::Words { in_place: any.is::<SlidingWindowLog>() }
+            return Self::DenyAll;
+        }
+        match builtin {
+            Some(Builtin::Bucket { debt }) => {
+                Bucket::new(rate, debt).map_or(Self::Words { in_place: true }, Self::Bucket)
+            }
+            Some(Builtin::FixedWindow) => Self::Fixed(FixedMeter::new(rate)),
+            Some(Builtin::SlidingWindowCounter) => Self::Sliding(SlidingMeter::new(rate)),
+            Some(Builtin::SlidingWindowLog) => Self::Words { in_place: true },
+            None => Self::Words { in_place: false },
         }
     }
 }

@@ -42,6 +42,8 @@ pub use step::{MAX_LIMITS, Outcome, Step, Write};
 pub(crate) use bucket::Bucket;
 pub(crate) use fixed_window::FixedMeter;
 pub(crate) use interned::Interned;
+#[cfg(feature = "redis")]
+pub(crate) use limit::Builtin;
 pub(crate) use limit::Core;
 pub(crate) use sliding_window_counter::SlidingMeter;
 pub(crate) use step::{Cell, apply_healing};

@@ -50,7 +50,7 @@ impl Strategy for SlidingWindowLog {
             return Ok(log.answer(Verdict::Allowed, log.live));
         }
         if let Op::Refund { taken_at } = op {
-            log.refund(state, taken_at, cost);
+            log.refund(state, taken_at, cost)?;
             let log = Log::read(state, rate, now)?;
             return Ok(log.answer(Verdict::Allowed, log.live));
         }
@@ -119,23 +119,25 @@ impl Log {
         let (pairs, []) = entries.as_chunks::<2>() else {
             return Err(Corrupt("sliding window log: half an entry"));
         };
-        let mut live = *total;
+        let wrong = Corrupt("sliding window log: wrong total");
+        // Before anything is taken off it: then every count that matters is a small number.
+        log.live =
+            u32::try_from(*total).map_err(|_| Corrupt("sliding window log: total out of range"))?;
         for &[at, count] in pairs {
             if log.counts(at) {
                 break;
             }
-            live = live.checked_sub(count).ok_or(Corrupt("sliding window log: wrong total"))?;
+            let left = u32::try_from(count).ok().and_then(|count| log.live.checked_sub(count));
+            log.live = left.ok_or(wrong)?;
             log.expired += 1;
         }
-        log.live =
-            u32::try_from(live).map_err(|_| Corrupt("sliding window log: total out of range"))?;
         if (log.live > 0) != (log.expired < pairs.len()) {
-            return Err(Corrupt("sliding window log: wrong total"));
+            return Err(wrong);
         }
         if log.live > 0
             && let Some(&[at, count]) = pairs.last()
         {
-            if at > state.last().as_micros() || count > live {
+            if at > state.last().as_micros() || count > u64::from(log.live) {
                 return Err(Corrupt("sliding window log: a wrong last entry"));
             }
             log.newest = Some(Timestamp::from_micros(at));
@@ -191,16 +193,20 @@ impl Log {
     }
 
     /// Gives back up to `cost` of what was taken at that instant.
-    fn refund(&self, state: &mut State, taken_at: Timestamp, cost: u32) {
+    fn refund(&self, state: &mut State, taken_at: Timestamp, cost: u32) -> Result<(), Corrupt> {
         if self.live == 0 || !self.counts(taken_at.as_micros()) {
-            return;
+            return Ok(());
         }
         let (pairs, _) = state.words()[1..].as_chunks::<2>();
-        let Ok(index) = pairs.binary_search_by_key(&taken_at.as_micros(), |pair| pair[0]) else {
-            return;
+        let index = self.first_from(pairs, taken_at.as_micros());
+        let Some(&[_, count]) = pairs.get(index).filter(|pair| pair[0] == taken_at.as_micros())
+        else {
+            return Ok(());
         };
-        let count = pairs[index][1];
-        let back = count.min(u64::from(cost)).min(u64::from(self.live));
+        if count > u64::from(self.live) {
+            return Err(Corrupt("sliding window log: wrong total"));
+        }
+        let back = count.min(u64::from(cost));
         let words = state.words_mut();
         if count == back {
             words.drain(1 + 2 * index..3 + 2 * index);
@@ -208,6 +214,22 @@ impl Log {
             words[2 + 2 * index] = count - back;
         }
         self.drop_expired(state, u64::from(self.live) - back);
+        Ok(())
+    }
+
+    /// The first live pair that is not before that instant. Written out, so that a script that repeats
+    /// this finds the same pair also among corrupt ones, which may be in any order.
+    fn first_from(&self, pairs: &[[u64; 2]], instant: u64) -> usize {
+        let (mut low, mut high) = (self.expired, pairs.len());
+        while low < high {
+            let middle = (low + high) / 2;
+            if pairs[middle][0] < instant {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        low
     }
 
     /// Drops the expired pairs and writes the new sum.

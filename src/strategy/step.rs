@@ -197,7 +197,23 @@ fn apply(
             return Ok(peeked);
         }
     }
+    if matches!(step.op, Op::Refund { .. }) && step.limits.len() > 1 {
+        return run_drafts(step, cells, at);
+    }
     run(step, cells, at)
+}
+
+/// Runs a refund, which can find a corrupt cell after it has changed another.
+#[cold]
+fn run_drafts(
+    step: &Step<'_>,
+    cells: &mut [Cell],
+    at: Timestamp,
+) -> Result<Applied, (usize, Corrupt)> {
+    let mut drafts = cells.to_vec();
+    let applied = run(step, &mut drafts, at)?;
+    cells.clone_from_slice(&drafts);
+    Ok(applied)
 }
 
 /// Runs a step; a cell that its strategy cannot read starts afresh, and the error is returned beside.

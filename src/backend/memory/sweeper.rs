@@ -1,13 +1,14 @@
-//! The background task that removes what says nothing any more. The only place that spawns.
+//! The background task that removes what says nothing any more.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::task::{AbortHandle, yield_now};
+use tokio::task::yield_now;
 use tracing::{Instrument, debug, debug_span};
 
 use super::Inner;
+use crate::background::Task;
 
 /// Buckets that are swept under one lock: some tens of microseconds, whatever the number of keys.
 const CHUNK: usize = 512;
@@ -15,7 +16,7 @@ const CHUNK: usize = 512;
 #[derive(Debug)]
 pub(super) struct Sweeper {
     frequency: Option<Duration>,
-    task: Mutex<Option<AbortHandle>>,
+    task: Task,
     next: Mutex<Next>,
 }
 
@@ -29,7 +30,7 @@ enum Next {
 
 impl Sweeper {
     pub(super) const fn new(frequency: Option<Duration>) -> Self {
-        Self { frequency, task: Mutex::new(None), next: Mutex::new(Next::Shard(0)) }
+        Self { frequency, task: Task::new(), next: Mutex::new(Next::Shard(0)) }
     }
 
     /// Sweeps one chunk; says whether that was the last one of a round.
@@ -56,30 +57,16 @@ impl Sweeper {
     /// Starts the task if it does not run and there is a runtime for it.
     pub(super) fn start(&self, inner: &Arc<Inner>) {
         let Some(frequency) = self.frequency else { return };
-        let mut task = self.task.lock();
-        if task.as_ref().is_some_and(|task| !task.is_finished()) {
-            return;
-        }
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
-            debug!("no runtime for the cleanup task; new keys clean up alone");
-            return;
-        };
         let span = debug_span!("traffik_cleanup", namespace = inner.settings.namespace());
-        let work = run(Arc::downgrade(inner), frequency).instrument(span);
-        *task = Some(runtime.spawn(work).abort_handle());
+        let started = self.task.start(|| run(Arc::downgrade(inner), frequency).instrument(span));
+        if !started {
+            debug!("no runtime for the cleanup task; new keys clean up alone");
+        }
     }
 
     /// Stops the task without waiting. Needs no runtime.
     pub(super) fn stop(&self) {
-        if let Some(task) = self.task.lock().take() {
-            task.abort();
-        }
-    }
-}
-
-impl Drop for Sweeper {
-    fn drop(&mut self) {
-        self.stop();
+        self.task.stop();
     }
 }
 

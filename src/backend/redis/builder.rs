@@ -1,0 +1,332 @@
+//! [`RedisBuilder`].
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::RedisResult;
+use redis::aio::ConnectionManager;
+
+use super::connection::Connection;
+use super::lock::DEFAULT_TTL;
+use super::source::Source;
+use super::{NAME, Redis};
+use crate::backend::Settings;
+use crate::clock::{Clock, WallClock};
+use crate::error::BuildError;
+use crate::lock::LockOptions;
+use crate::on_error::OnError;
+
+/// On what locks are kept.
+#[derive(Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LockType {
+    /// On the servers of the backend itself. A failover to a replica can lose a lock; its fencing token
+    /// shows that.
+    #[default]
+    Single,
+    /// On a majority of independent masters, given by their URLs: an odd number, at least three, none a
+    /// replica of another.
+    Redlock(Vec<String>),
+}
+
+/// Builds a [`Redis`] backend. Setters cannot fail; `build` checks everything.
+#[must_use = "a builder does nothing until `build`"]
+pub struct RedisBuilder {
+    source: Option<Wanted>,
+    /// The names of the sources that were given; one is right.
+    given: Vec<&'static str>,
+    namespace: String,
+    persistent: bool,
+    on_error: OnError,
+    pub(super) lock_type: LockType,
+    lock: LockOptions,
+    clock: Option<Arc<dyn Clock>>,
+    pub(super) timeout: Duration,
+    pub(super) connect_timeout: Duration,
+    pub(super) initialize_timeout: Duration,
+    pub(super) max_in_flight: usize,
+}
+
+/// Where connections come from, before anything is checked.
+enum Wanted {
+    Url(String),
+    Ready(Box<Source>),
+    #[cfg(feature = "redis-cluster")]
+    Cluster(Vec<String>),
+    #[cfg(feature = "redis-sentinel")]
+    Sentinels(Vec<String>, String),
+}
+
+impl RedisBuilder {
+    pub(super) fn new() -> Self {
+        Self {
+            source: None,
+            given: Vec::new(),
+            namespace: ":redis:".into(),
+            persistent: false,
+            on_error: OnError::default(),
+            lock_type: LockType::default(),
+            lock: LockOptions::new().ttl(Some(DEFAULT_TTL)),
+            clock: None,
+            timeout: Redis::DEFAULT_TIMEOUT,
+            connect_timeout: Duration::from_millis(250),
+            initialize_timeout: Duration::from_secs(5),
+            max_in_flight: 10_000,
+        }
+    }
+
+    fn source(mut self, name: &'static str, source: Wanted) -> Self {
+        self.given.push(name);
+        self.source = Some(source);
+        self
+    }
+
+    /// One server: `redis://[user:password@]host[:port][/db]`, `rediss://` for TLS (feature
+    /// `redis-rustls`), or `unix:///path`.
+    pub fn url(self, url: impl Into<String>) -> Self {
+        self.source("url", Wanted::Url(url.into()))
+    }
+
+    /// Full control: an async function that returns a connection. It is called again for each
+    /// reconnect, in a time of [`connect_timeout`](Self::connect_timeout). Give it no timeout of its own
+    /// for answers: the backend has one, outside of it. What it made is dropped and never closed by
+    /// force, so it may hand out clones.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use traffik::{Redis, redis};
+    ///
+    /// let client = redis::Client::open("redis://10.0.0.5/3")?;
+    /// let backend = Redis::builder()
+    ///     .factory(move || {
+    ///         let client = client.clone();
+    ///         async move { client.get_multiplexed_async_connection().await }
+    ///     })
+    ///     .build()?;
+    /// # drop(backend);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn factory<C, F>(self, make: impl Fn() -> F + Send + Sync + 'static) -> Self
+    where
+        C: Into<Connection>,
+        F: Future<Output = RedisResult<C>> + Send + 'static,
+    {
+        self.source("factory", Wanted::Ready(Box::new(Source::factory(make))))
+    }
+
+    /// A connection manager that the program has already. It reconnects by its own settings; the backend
+    /// cannot replace a connection of it that went silent, so give it a response timeout and few
+    /// retries, or prefer a URL.
+    pub fn connection_manager(self, manager: ConnectionManager) -> Self {
+        self.source("connection_manager", Wanted::Ready(Box::new(Source::Given(manager.into()))))
+    }
+
+    /// A Redis cluster, by the URLs of some of its nodes. Feature `redis-cluster`.
+    #[cfg(feature = "redis-cluster")]
+    pub fn cluster<U: Into<String>>(self, urls: impl IntoIterator<Item = U>) -> Self {
+        let urls = urls.into_iter().map(Into::into).collect();
+        self.source("cluster", Wanted::Cluster(urls))
+    }
+
+    /// The master that sentinels name for `service`, by the URLs of the sentinels. Credentials, database
+    /// and TLS of the first URL are those of the service's servers too. Feature `redis-sentinel`.
+    #[cfg(feature = "redis-sentinel")]
+    pub fn sentinels<U: Into<String>>(
+        self,
+        urls: impl IntoIterator<Item = U>,
+        service: impl Into<String>,
+    ) -> Self {
+        let urls = urls.into_iter().map(Into::into).collect();
+        self.source("sentinels", Wanted::Sentinels(urls, service.into()))
+    }
+
+    /// Separates applications on one server: 1 to 64 bytes of letters, digits and `_.:-`. Defaults to
+    /// `:redis:`.
+    pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
+        self.namespace = namespace.into();
+        self
+    }
+
+    /// Whether the end of a lifespan keeps what was counted. Defaults to false, which suits a server of
+    /// one's own; on one that is shared, the end of one process's lifespan would clear what the others
+    /// count, and a warning says so.
+    pub fn persistent(mut self, persistent: bool) -> Self {
+        self.persistent = persistent;
+        self
+    }
+
+    /// What is decided when the backend fails, where the throttle does not say. Defaults to
+    /// [`OnError::default`].
+    pub fn on_error(mut self, policy: OnError) -> Self {
+        self.on_error = policy;
+        self
+    }
+
+    /// On what locks are kept. Defaults to [`LockType::Single`].
+    pub fn lock_type(mut self, lock_type: LockType) -> Self {
+        self.lock_type = lock_type;
+        self
+    }
+
+    /// Whether a lock is waited for, where its user does not say. Defaults to true.
+    pub fn lock_blocking(mut self, blocking: bool) -> Self {
+        self.lock = self.lock.blocking(blocking);
+        self
+    }
+
+    /// After what time a lock frees itself, where its user does not say; above zero. Also the TTL of a
+    /// lease, which a lock without a TTL is. Defaults to 10 s.
+    pub fn lock_ttl(mut self, ttl: Duration) -> Self {
+        self.lock = self.lock.ttl(Some(ttl));
+        self
+    }
+
+    /// The longest wait for a lock, where its user does not say. Defaults to none.
+    pub fn lock_blocking_timeout(mut self, timeout: Option<Duration>) -> Self {
+        self.lock = self.lock.blocking_timeout(timeout);
+        self
+    }
+
+    /// Where the time of decisions comes from. Defaults to the server's own clock, which all processes
+    /// share. With a clock that is given, all processes must agree, and the server keeps each state for
+    /// an hour at least, since it cannot know when it is over.
+    pub fn clock(mut self, clock: impl Clock) -> Self {
+        self.clock = Some(Arc::new(clock));
+        self
+    }
+
+    /// The longest that one call takes, with connecting, redirections and what is safely tried again;
+    /// above zero. Keep it below the throttle's deadline, and its error says more. Defaults to
+    /// [`Redis::DEFAULT_TIMEOUT`].
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// The longest that one attempt to connect takes; above zero. Attempts go on in the background, so
+    /// it may be longer than a call. Defaults to 250 ms: raise it if the server is far away.
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// How long `initialize` (a lifespan) waits for a server that is starting. Defaults to 5 s.
+    pub fn initialize_timeout(mut self, timeout: Duration) -> Self {
+        self.initialize_timeout = timeout;
+        self
+    }
+
+    /// The most calls that wait for their answers at the same time; more fail at once as overloaded.
+    /// Above zero. Defaults to 10,000.
+    pub fn max_in_flight(mut self, calls: usize) -> Self {
+        self.max_in_flight = calls;
+        self
+    }
+
+    /// Checks everything and makes the backend. Connects to nothing: that is done by `initialize` (a
+    /// lifespan), or else by the first hit.
+    ///
+    /// # Errors
+    ///
+    /// When a setting is out of its range, or there is not exactly one source of connections. An error
+    /// never repeats a URL.
+    pub fn build(mut self) -> Result<Redis, BuildError> {
+        let source = self.checked_source()?;
+        self.check_times()?;
+        let given_clock = self.clock.take();
+        let clock = given_clock.clone().unwrap_or_else(|| Arc::new(WallClock::new()));
+        let settings = Settings::new(NAME, self.namespace.clone(), clock)?
+            .persistent(self.persistent)
+            .shared(true)
+            .on_error(self.on_error.clone())
+            .lock(self.lock);
+        let lock_sources = self.lock_sources()?;
+        Ok(Redis::from_parts(self, source, lock_sources, settings, given_clock))
+    }
+
+    fn checked_source(&mut self) -> Result<Source, BuildError> {
+        if self.given.len() > 1 {
+            let given = self.given.join(" and ");
+            return Err(BuildError::setting("source", format!("is given as {given}; give one")));
+        }
+        match self.source.take() {
+            None => Err(BuildError::setting(
+                "source",
+                "is missing; say where the server is, as with url(\"redis://127.0.0.1\")",
+            )),
+            Some(Wanted::Url(url)) => Source::server(&url),
+            Some(Wanted::Ready(source)) => Ok(*source),
+            #[cfg(feature = "redis-cluster")]
+            Some(Wanted::Cluster(urls)) => Source::cluster(&urls, self.connect_timeout),
+            #[cfg(feature = "redis-sentinel")]
+            Some(Wanted::Sentinels(urls, service)) => Source::sentinels(&urls, &service),
+        }
+    }
+
+    fn check_times(&self) -> Result<(), BuildError> {
+        let above_zero = [
+            ("timeout", self.timeout),
+            ("connect_timeout", self.connect_timeout),
+            ("initialize_timeout", self.initialize_timeout),
+            ("lock_ttl", self.lock.get_ttl().unwrap_or(DEFAULT_TTL)),
+        ];
+        for (setting, time) in above_zero {
+            if time.is_zero() {
+                return Err(BuildError::setting(setting, "is zero; use a duration above it"));
+            }
+        }
+        if self.max_in_flight == 0 {
+            return Err(BuildError::setting("max_in_flight", "is 0; use 1 or more"));
+        }
+        Ok(())
+    }
+
+    fn lock_sources(&self) -> Result<Vec<Source>, BuildError> {
+        let LockType::Redlock(urls) = &self.lock_type else { return Ok(Vec::new()) };
+        if urls.len() < 3 || urls.len() % 2 == 0 {
+            return Err(BuildError::setting(
+                "lock_type",
+                format!("has {} masters; redlock needs an odd number, at least 3", urls.len()),
+            ));
+        }
+        let sources = urls.iter().map(|url| Source::server(url)).collect::<Result<Vec<_>, _>>()?;
+        let mut names: Vec<String> = sources.iter().map(|source| format!("{source:?}")).collect();
+        names.sort();
+        names.dedup();
+        if names.len() < urls.len() {
+            return Err(BuildError::setting(
+                "lock_type",
+                "names a master twice; redlock needs independent ones",
+            ));
+        }
+        Ok(sources)
+    }
+
+    /// The TTL of a lease.
+    pub(super) fn lease(&self) -> Duration {
+        self.lock.get_ttl().unwrap_or(DEFAULT_TTL)
+    }
+}
+
+impl fmt::Debug for LockType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // URLs may hold passwords.
+        match self {
+            Self::Single => f.write_str("Single"),
+            Self::Redlock(urls) => write!(f, "Redlock({} masters)", urls.len()),
+        }
+    }
+}
+
+impl fmt::Debug for RedisBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisBuilder")
+            .field("source", &self.given)
+            .field("namespace", &self.namespace)
+            .field("lock_type", &self.lock_type)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,79 @@
+//! A server of the tests' own, and what they ask of it.
+
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use ::redis::{Connection, Pipeline, Value};
+
+use crate::backend::redis::decide::Request;
+
+/// A `redis-server` on a Unix socket, stopped when this is dropped.
+pub(super) struct Server {
+    process: Child,
+    folder: PathBuf,
+    connection: Connection,
+}
+
+impl Server {
+    pub(super) fn start() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("traffik-lua-{}-{number}", std::process::id());
+        let folder = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&folder).unwrap();
+        let socket = folder.join("s");
+        let process = Command::new("redis-server")
+            .args(["--port", "0", "--save", "", "--appendonly", "no", "--unixsocket"])
+            .arg(&socket)
+            .current_dir(&folder)
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("redis-server runs; install it, these tests need it");
+        let client = ::redis::Client::open(format!("unix://{}", socket.display())).unwrap();
+        for _ in 0..1_000 {
+            if let Ok(connection) = client.get_connection() {
+                return Self { process, folder, connection };
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("redis-server opens no socket at {}", socket.display());
+    }
+
+    pub(super) fn run<T: ::redis::FromRedisValue>(&mut self, pipeline: &Pipeline) -> T {
+        pipeline.query(&mut self.connection).unwrap()
+    }
+
+    pub(super) fn eval(&mut self, script: &str, argument: &[u8]) -> Value {
+        let mut eval = ::redis::cmd("EVAL");
+        eval.arg(script).arg(0).arg(argument).query(&mut self.connection).unwrap()
+    }
+
+    /// Asks a request, and returns its reply, the value after it and its TTL in milliseconds.
+    pub(super) fn ask(&mut self, key: &str, request: &Request) -> (Value, Option<Vec<u8>>, i64) {
+        let mut pipeline = ::redis::pipe();
+        pipeline
+            .cmd("EVALSHA")
+            .arg(request.script.sha())
+            .arg(1)
+            .arg(key)
+            .arg(&request.argument[..]);
+        pipeline.get(key).pttl(key);
+        pipeline.query(&mut self.connection).unwrap_or_else(|error| {
+            assert_eq!(error.code(), Some("NOSCRIPT"), "{error}");
+            let source = request.script.source();
+            let mut load = ::redis::cmd("SCRIPT");
+            let () = load.arg("LOAD").arg(source).query(&mut self.connection).unwrap();
+            pipeline.query(&mut self.connection).unwrap()
+        })
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}

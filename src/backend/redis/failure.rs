@@ -1,0 +1,176 @@
+//! What a failure of the client or the server means: its kind, whether the command may have run, and
+//! whether trying again can help.
+
+use redis::{RedisError, ServerErrorKind};
+
+use super::NAME;
+use super::connection::{Node, Route};
+use crate::error::{BackendError, Effect, ErrorKind};
+
+/// A command that did not succeed.
+#[derive(Clone, Debug)]
+pub(super) struct Failure {
+    kind: ErrorKind,
+    effect: Effect,
+    pub(super) retry: Retry,
+    /// The connection is of no more use.
+    pub(super) is_connection_lost: bool,
+    cause: Option<RedisError>,
+    message: Option<String>,
+}
+
+/// What may be tried instead. Only after a command that surely did not run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Retry {
+    No,
+    /// After a pause: the servers are in a change that ends by itself.
+    Later,
+    /// At once, on that route.
+    On(Route),
+    /// On a connection made anew, for this one leads to the wrong server.
+    Reconnected,
+    /// With the source of the script.
+    WithSource,
+}
+
+impl Failure {
+    /// A failure that has nothing to do with a reply.
+    pub(super) fn new(kind: ErrorKind, effect: Effect) -> Self {
+        Self {
+            kind,
+            effect,
+            retry: Retry::No,
+            is_connection_lost: false,
+            cause: None,
+            message: None,
+        }
+    }
+
+    /// No connection could be made: nothing was sent.
+    pub(super) fn unconnected(error: RedisError) -> Self {
+        let mut failure = Self::of(error);
+        failure.effect = Effect::NotApplied;
+        failure.retry = Retry::No;
+        if failure.kind == ErrorKind::Other {
+            failure.kind = ErrorKind::Unavailable;
+        }
+        failure
+    }
+
+    /// What the client or the server said about a command that was sent.
+    pub(super) fn of(error: RedisError) -> Self {
+        let (kind, effect, retry) = match error.kind() {
+            redis::ErrorKind::Server(kind) => by_kind(kind, &error),
+            redis::ErrorKind::Extension => by_code(&error),
+            redis::ErrorKind::Io => (ErrorKind::Unavailable, Effect::Ambiguous, Retry::No),
+            redis::ErrorKind::Parse | redis::ErrorKind::UnexpectedReturnType => {
+                (ErrorKind::Other, Effect::Ambiguous, Retry::No)
+            }
+            redis::ErrorKind::AuthenticationFailed
+            | redis::ErrorKind::InvalidClientConfig
+            | redis::ErrorKind::EmptySentinelList => {
+                (ErrorKind::Misconfigured, Effect::NotApplied, Retry::No)
+            }
+            // No node was found to send it to.
+            redis::ErrorKind::ClusterConnectionNotFound
+            | redis::ErrorKind::MasterNameNotFoundBySentinel
+            | redis::ErrorKind::NoValidReplicasFoundBySentinel => {
+                (ErrorKind::Unavailable, Effect::NotApplied, Retry::Later)
+            }
+            redis::ErrorKind::Client | redis::ErrorKind::RESP3NotSupported => {
+                (ErrorKind::Other, Effect::NotApplied, Retry::No)
+            }
+            _ => (ErrorKind::Other, Effect::Ambiguous, Retry::No),
+        };
+        let is_connection_lost = error.is_io_error() || error.kind() == redis::ErrorKind::Parse;
+        Self { kind, effect, retry, is_connection_lost, cause: Some(error), message: None }
+    }
+
+    /// The same, with a message for its reader.
+    pub(super) fn with_message(mut self, message: impl Into<String>) -> Self {
+        self.message = Some(message.into());
+        self
+    }
+
+    /// Whether only a change of the configuration can help.
+    pub(super) fn is_misconfiguration(&self) -> bool {
+        self.kind == ErrorKind::Misconfigured
+    }
+
+    pub(super) fn into_error(self, operation: &'static str) -> BackendError {
+        let mut error = BackendError::new(NAME, operation, self.kind).with_effect(self.effect);
+        let message = self.message.or_else(|| Some(describe(self.cause.as_ref()?)));
+        if let Some(message) = message {
+            error = error.with_message(message);
+        }
+        match self.cause {
+            Some(cause) => error.with_cause(cause),
+            None => error,
+        }
+    }
+}
+
+/// The server's or the client's own words, on one line.
+fn describe(error: &RedisError) -> String {
+    error.to_string().escape_debug().take(300).collect()
+}
+
+type Meaning = (ErrorKind, Effect, Retry);
+
+const fn refused(kind: ErrorKind, retry: Retry) -> Meaning {
+    (kind, Effect::NotApplied, retry)
+}
+
+fn by_kind(kind: ServerErrorKind, error: &RedisError) -> Meaning {
+    use ServerErrorKind as Kind;
+    match kind {
+        Kind::Moved => refused(ErrorKind::Unavailable, redirection(error, Route::Node)),
+        Kind::Ask => refused(ErrorKind::Unavailable, redirection(error, Route::Asking)),
+        Kind::TryAgain | Kind::ClusterDown => refused(ErrorKind::Unavailable, Retry::Later),
+        Kind::BusyLoading => refused(ErrorKind::Unavailable, Retry::No),
+        Kind::ReadOnly | Kind::MasterDown => refused(ErrorKind::Unavailable, Retry::Reconnected),
+        Kind::NoScript => refused(ErrorKind::Other, Retry::WithSource),
+        Kind::NoPerm => refused(ErrorKind::Misconfigured, Retry::No),
+        Kind::CrossSlot => refused(ErrorKind::Other, Retry::No),
+        Kind::ResponseError => by_text(error.detail().unwrap_or_default()),
+        _ => refused(ErrorKind::Other, Retry::No),
+    }
+}
+
+/// Codes that the client has no kind for. Matched by their first word.
+fn by_code(error: &RedisError) -> Meaning {
+    match error.code().unwrap_or_default() {
+        "OOM" | "MISCONF" | "NOREPLICAS" | "BUSY" => refused(ErrorKind::Unavailable, Retry::No),
+        "NOAUTH" | "WRONGPASS" => refused(ErrorKind::Misconfigured, Retry::No),
+        "WRONGTYPE" => refused(ErrorKind::Corrupt, Retry::No),
+        _ => refused(ErrorKind::Other, Retry::No),
+    }
+}
+
+/// Errors whose code is the general one.
+fn by_text(detail: &str) -> Meaning {
+    let has = |text: &str| detail.contains(text);
+    if has("max number of clients reached") || has("-OOM ") || has("-MISCONF ") {
+        return refused(ErrorKind::Unavailable, Retry::No);
+    }
+    if has("-READONLY ") {
+        return refused(ErrorKind::Unavailable, Retry::Reconnected);
+    }
+    if has("without any password configured") || has("invalid password") {
+        return refused(ErrorKind::Misconfigured, Retry::No);
+    }
+    if has("is not an integer") {
+        return refused(ErrorKind::NotANumber, Retry::No);
+    }
+    if has("would overflow") {
+        return refused(ErrorKind::OutOfRange, Retry::No);
+    }
+    refused(ErrorKind::Other, Retry::No)
+}
+
+fn redirection(error: &RedisError, route: fn(Node) -> Route) -> Retry {
+    match error.redirect_node().and_then(|(address, _slot)| Node::parse(address)) {
+        Some(node) if !node.host.is_empty() => Retry::On(route(node)),
+        _ => Retry::Later,
+    }
+}

@@ -1,0 +1,71 @@
+//! What is looked at once, when the backend is initialized: whether the server is there and what about
+//! it the operator should know.
+
+use std::time::Duration;
+
+use redis::Value;
+use tokio::time::sleep;
+use tracing::{debug, warn};
+
+use super::Inner;
+use crate::backend::Result;
+use crate::clock::monotonic_now;
+use crate::error::BackendError;
+
+/// Between two tries of a server that is not ready.
+const PAUSE: Duration = Duration::from_millis(50);
+
+impl Inner {
+    /// Waits until the server answers; it may still be loading its data.
+    pub(super) async fn greet(&self) -> Result<()> {
+        let deadline = monotonic_now() + self.initialize_timeout;
+        let probe = crate::key::Key::value("traffik:ready");
+        loop {
+            // Not a PING: that is answered also by a server that is loading or refuses us.
+            let error = match self.get(&probe).await {
+                Ok(_) => break,
+                Err(error) if error.kind().is_programmer_error() => return Err(error),
+                Err(error) => error,
+            };
+            if monotonic_now() + PAUSE >= deadline {
+                return Err(self.unreachable(error));
+            }
+            sleep(PAUSE).await;
+        }
+        self.warn_of_eviction().await;
+        Ok(())
+    }
+
+    fn unreachable(&self, error: BackendError) -> BackendError {
+        let message =
+            format!("{:?} was not ready within {:?}", self.client.link(), self.initialize_timeout);
+        BackendError::new(super::NAME, "initialize", error.kind())
+            .with_message(format!("{message}: {error}"))
+            .with_cause(error)
+    }
+
+    /// A server that evicts keys when its memory is full forgets counters: limits start afresh.
+    async fn warn_of_eviction(&self) {
+        let mut cmd = redis::cmd("INFO");
+        cmd.arg("memory");
+        let reply = match self.client.call("initialize", &cmd).await {
+            Ok(Value::BulkString(text)) => text,
+            Ok(Value::VerbatimString { text, .. }) => text.into_bytes(),
+            other => {
+                // On a cluster: one reply for each server. Or not permitted.
+                debug!(?other, "the eviction policy is not known");
+                return;
+            }
+        };
+        let text = String::from_utf8_lossy(&reply);
+        let policy = text.lines().find_map(|line| line.strip_prefix("maxmemory_policy:"));
+        if let Some(policy) = policy.map(str::trim).filter(|policy| *policy != "noeviction") {
+            warn!(
+                source = ?self.client.link(),
+                policy,
+                "the server may evict counters and locks when its memory is full; set \
+                 maxmemory-policy to noeviction"
+            );
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! The names under which things are stored.
+//!
+//! ```text
+//! <namespace>|t<throttle><parts>     the state of a throttle's key
+//! <namespace>|v<parts>               a value of the user's
+//! <namespace>|L{n:<lock>}            who holds a lock
+//! <namespace>|F{n:<lock>}            its last fencing token
+//! <namespace>|G{n:<lock>}<name>      a value that only the lock's holder writes
+//! ```
+//!
+//! A namespace has no `|`, so `app` and `app:eu` never meet. Throttle and parts are each prefixed by
+//! their length, so no two keys are the same. What belongs to one lock has one hash tag, and so one slot
+//! in a cluster: it begins with `n:` and is never empty, and a `}` in the lock's name only ends it
+//! sooner, the same for all of them.
+
+use crate::key::Key;
+
+#[derive(Debug)]
+pub(super) struct Keys {
+    prefix: Vec<u8>,
+}
+
+/// The keys of one lock.
+#[derive(Clone, Debug)]
+pub(super) struct LockKeys {
+    pub(super) lock: Vec<u8>,
+    pub(super) fence: Vec<u8>,
+}
+
+impl Keys {
+    pub(super) fn new(namespace: &str) -> Self {
+        Self { prefix: format!("{namespace}|").into_bytes() }
+    }
+
+    /// Of a throttle's state or a value.
+    pub(super) fn of(&self, key: &Key<'_>) -> Vec<u8> {
+        self.with(&key.encode())
+    }
+
+    pub(super) fn of_lock(&self, name: &str) -> LockKeys {
+        LockKeys { lock: self.tagged(b'L', name), fence: self.tagged(b'F', name) }
+    }
+
+    /// Of a value that only the holder of that lock writes.
+    pub(super) fn guarded(&self, lock: &str, name: &[u8]) -> Vec<u8> {
+        let mut key = self.tagged(b'G', lock);
+        // After the length of the lock's name, which may hold a `}` too.
+        key.extend_from_slice(lock.len().to_string().as_bytes());
+        key.push(b'|');
+        key.extend_from_slice(name);
+        key
+    }
+
+    /// A glob for SCAN that matches all states and values, and nothing else.
+    pub(super) fn pattern(&self) -> Vec<u8> {
+        let mut pattern = Vec::with_capacity(self.prefix.len() + 8);
+        for byte in &self.prefix {
+            if b"*?[]\\^-".contains(byte) {
+                pattern.push(b'\\');
+            }
+            pattern.push(*byte);
+        }
+        pattern.extend_from_slice(b"[tv]*");
+        pattern
+    }
+
+    fn tagged(&self, kind: u8, name: &str) -> Vec<u8> {
+        let mut rest = vec![kind];
+        rest.extend_from_slice(b"{n:");
+        rest.extend_from_slice(name.as_bytes());
+        rest.push(b'}');
+        self.with(&rest)
+    }
+
+    fn with(&self, rest: &[u8]) -> Vec<u8> {
+        [&self.prefix, rest].concat()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::KeyPart;
+
+    /// The hash tag by the cluster's rule.
+    fn tag(key: &[u8]) -> Option<&[u8]> {
+        let open = key.iter().position(|byte| *byte == b'{')?;
+        let close = open + key[open..].iter().position(|byte| *byte == b'}')?;
+        (close > open + 1).then(|| &key[open + 1..close])
+    }
+
+    #[test]
+    fn all_keys_of_a_lock_have_one_hash_tag() {
+        let keys = Keys::new("app:eu");
+        for name in ["a", "}", "{}", "}{", "{a}b", "\u{e9}", " "] {
+            let LockKeys { lock, fence } = keys.of_lock(name);
+            let guarded = keys.guarded(name, b"}x{");
+            assert!(tag(&lock).is_some());
+            assert_eq!(tag(&lock), tag(&fence), "{name}");
+            assert_eq!(tag(&lock), tag(&guarded), "{name}");
+        }
+        assert_ne!(keys.guarded("a", b"}1|b"), keys.guarded("a}1|", b"b"));
+    }
+
+    #[test]
+    fn namespaces_and_kinds_never_meet() {
+        let (app, eu) = (Keys::new("app"), Keys::new("app:eu"));
+        let parts = [KeyPart::bytes(b"a")];
+        assert_eq!(app.of(&Key::new("t", &parts)), b"app|t\x01t\x01a");
+        assert_eq!(app.of(&Key::value("a")), b"app|v\x01a");
+        assert!(!eu.of(&Key::value("a")).starts_with(&app.prefix));
+        assert_eq!(app.pattern(), b"app|[tv]*");
+        assert_eq!(Keys::new("a-b").pattern(), b"a\\-b|[tv]*");
+    }
+}

@@ -1,0 +1,53 @@
+-- Exact arithmetic on whole numbers: a number here is a double, exact below 2^53.
+--
+-- KEYS, ARGV: none. Gives the functions of the files after it:
+--   muldiv(a, b, m)  floor(a * b / m) and the rest of that division
+-- and the table in which each strategy puts its rule:
+--   rules[family](value, from, length, first, second, last, at, cost, op, taken_at,
+--                 period, limit, burst, capacity)
+--     value     the stored bytes; the words of this limit begin at the byte `from`
+--     length    number of words, 0 for a key that was never seen
+--     first     the first and the second word, where there are that many
+--     last      instant of the last write, in microseconds since the epoch, as all instants
+--     at        the instant that counts
+--     cost      in units; 0 only for a peek
+--     op        0 peek, 1 take, 2 refund of what was taken at `taken_at`
+--     period    in microseconds
+--     limit, burst, capacity  in units
+--   returns nothing if the words are corrupt, else
+--     verdict   0 it passes, -1 it never will, else the instant from which on it passes
+--     remaining in units
+--     fresh_at  from when on it answers like a fresh one
+--     words     the new words as bytes, if they must be written
+local rules = {}
+
+-- a and b are below 2^53 and m is at most 2^45. A quotient of 2^53 or more is not exact, but is never
+-- less than 2^53.
+local function muldiv(a, b, m)
+  local product = a * b
+  if product < 9007199254740992 then
+    local rest = product % m
+    return (product - rest) / m, rest
+  end
+  -- Whole multiples of m leave both factors first.
+  local rest_a, rest_b = a % m, b % m
+  local quotient = (a - rest_a) / m * b + rest_a * ((b - rest_b) / m)
+  if rest_a > rest_b then
+    rest_a, rest_b = rest_b, rest_a
+  end
+  -- Then a long division, digit by digit of the smaller one. With this base, below 2^52 / m, no
+  -- dividend reaches 2^53: the rest and the factor are less than m.
+  local base = (4503599627370496 - 4503599627370496 % m) / m
+  local scale = 1
+  while scale * base <= rest_a do
+    scale = scale * base
+  end
+  local digits, rest = 0, 0
+  while scale >= 1 do
+    local low = rest_a % scale
+    local dividend = rest * base + (rest_a - low) / scale * rest_b
+    rest_a, rest, scale = low, dividend % m, scale / base
+    digits = digits * base + (dividend - rest) / m
+  end
+  return quotient + digits, rest
+end

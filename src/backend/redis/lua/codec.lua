@@ -1,0 +1,36 @@
+-- The stored form of a key's state: twin of src/strategy/codec.rs, which describes the bytes.
+--
+-- KEYS, ARGV: none. Gives the functions of the files after it:
+--   decode(value)  the parts, in order; nothing if it is not a list of parts
+-- A part has the fields tag, period, last, fresh_at, length (in words) and from, the number of the
+-- byte at which it begins. Its words begin 32 bytes later.
+local function decode(value)
+  local size = #value
+  if size < 2 then
+    return
+  end
+  local version, count = struct.unpack('<BB', value)
+  if version ~= 1 then
+    return
+  end
+  local parts, from = {}, 3
+  for index = 1, count do
+    if from + 31 > size then
+      return
+    end
+    local tag, period, last, fresh_at, length = struct.unpack('<I4I8I8I8I4', value, from)
+    if last > 9007199254740991 or fresh_at > 9007199254740991 then
+      return
+    end
+    parts[index] = {
+      tag = tag, period = period, last = last, fresh_at = fresh_at, length = length, from = from
+    }
+    from = from + 32 + 8 * length
+    if from > size + 1 then
+      return
+    end
+  end
+  if from == size + 1 then
+    return parts
+  end
+end

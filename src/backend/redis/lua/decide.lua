@@ -1,0 +1,83 @@
+-- Decides one step on one key: reads the value, runs the rules of the limits, writes what they say.
+--
+-- KEYS[1]  the key of the value.
+-- ARGV[1]  packed numbers, little-endian:
+--   op        u8   0 peek (also for a cost of 0), 1 take, 2 refund
+--   cost      u32  units
+--   taken_at  u64  microseconds since the epoch; for a refund
+--   asked_at  u64  microseconds since the epoch; 2^53 for the time of this server
+--   then for each limit, one to eight times:
+--   family    u8   which rule: 1 bucket, 2 fixed window, 3 sliding window counter,
+--                  4 sliding window log, 5 unlimited, 6 a limit of 0
+--   tag       u32  with the period, whose part of the value it is
+--   period    u64  microseconds
+--   limit     u32  units in a period
+--   burst     u32  units
+--   capacity  u64  units, the burst and the debt
+-- Returns integers; all instants in microseconds since the epoch:
+--   asked_at  the instant of the question
+--   at        the instant that counted: that, or the latest that the key has seen
+--   corrupt   0, or 1 if the value could not be read, or 1 + i if the part of the i-th limit could not
+--   then for each limit:
+--   verdict   0 it passes, -1 it never will, else the instant from which on it passes
+--   remaining units that would pass now, after this
+--   fresh_at  from when on it answers like a fresh one
+
+local op, cost, taken_at, asked_at, family, tag, period, limit, burst, capacity =
+  struct.unpack('<BI4I8I8BI4I8I4I4I8', ARGV[1])
+local least_ttl = 3600000
+if asked_at > 9007199254740991 then
+  local time = redis.call('TIME')
+  asked_at, least_ttl = time[1] * 1000000 + time[2], 1
+end
+local value = redis.pcall('GET', KEYS[1])
+if value and value.err and not string.find(value.err, 'WRONGTYPE', 1, true) then
+  return value
+end
+
+-- The usual case first: one limit, and a value that holds nothing but its part.
+local length, last, first, second, alone = 0, 0, nil, nil, #ARGV[1] == 50
+if alone and value then
+  local size = #value
+  local version, count, its_tag, its_period, fresh_at
+  if size >= 50 then
+    version, count, its_tag, its_period, last, fresh_at, length, first, second =
+      struct.unpack('<BBI4I8I8I8I4I8I8', value)
+  elseif size == 42 then
+    version, count, its_tag, its_period, last, fresh_at, length, first =
+      struct.unpack('<BBI4I8I8I8I4I8', value)
+  end
+  alone = version == 1 and count == 1 and its_tag == tag and its_period == period
+    and last <= 9007199254740991 and fresh_at <= 9007199254740991 and size == 34 + 8 * length
+end
+
+local reply, bytes, matters_until
+if alone then
+  local at = last > asked_at and last or asked_at
+  local verdict, remaining, fresh_at, words = rules[family](
+    value, 35, length, first, second, last, at, cost, op, taken_at, period, limit, burst, capacity)
+  if verdict then
+    reply = {asked_at, at, 0, verdict, remaining, fresh_at}
+    if words and fresh_at > at then
+      bytes = struct.pack('<BBI4I8I8I8I4', 1, 1, tag, period, at, fresh_at, #words / 8) .. words
+      matters_until = fresh_at
+    elseif words then
+      bytes = ''
+    end
+  end
+end
+if not reply then
+  reply, bytes, matters_until = several(value, asked_at, op, cost, taken_at)
+end
+
+if matters_until then
+  local micros = matters_until - asked_at
+  local ttl = (micros - micros % 1000) / 1000
+  if micros % 1000 > 0 then
+    ttl = ttl + 1
+  end
+  redis.call('SET', KEYS[1], bytes, 'PX', ttl < least_ttl and least_ttl or ttl)
+elseif bytes then
+  redis.call('DEL', KEYS[1])
+end
+return reply

@@ -1,0 +1,346 @@
+//! [`Redis`]: state on a Redis server, a cluster, or what sentinels name. Feature `redis`.
+//!
+//! # What is promised
+//!
+//! * **One decision is one command**: a script that runs the same rules as everywhere else on the
+//!   server, for several limits too. It is exact over any number of processes.
+//! * **Time** is the server's. Processes need not agree on it.
+//! * **An answer or an error within the time**, [`RedisBuilder::timeout`]. What may have run is never
+//!   tried again: such a hit counts as used and not admitted.
+//! * **A lost connection is replaced** by a task in the background, a silent one after three calls
+//!   without an answer. The state survives as well as the server keeps it.
+//!
+//! The page `docs/redis.md` of the repository says which topology keeps what over a failover, which
+//! rights the server's user needs, and which error policy fits.
+//!
+//! # Primitives
+//!
+//! Each is one command and atomic. On a cluster, [`multi_get`](Backend::multi_get),
+//! [`multi_set`](Backend::multi_set) and [`clear`](Backend::clear) are split by slot, and each slot's
+//! part is atomic for itself. A TTL has milliseconds.
+//!
+//! `clear` looks through the whole key space in small steps, on every master, and removes the states and
+//! values of its namespace; what is added meanwhile may stay. Locks, their fences and the values that
+//! they guard stay.
+//!
+//! # Locks
+//!
+//! A lock is a lease on the server. Its [`fence`](crate::LockGuard::fence) rises with each holder, also
+//! after the server lost its data, since it is at least the server's time in microseconds. A lock
+//! without a TTL is renewed every third of [`lock_ttl`](RedisBuilder::lock_ttl) while its guard lives, a
+//! day at most. [`Redis::set_fenced`] writes only while the lock is still held.
+//! [`LockType::Redlock`] keeps locks on a majority of independent masters.
+
+mod builder;
+mod clear;
+mod client;
+mod connection;
+mod decide;
+mod failure;
+mod greeting;
+mod keys;
+mod link;
+mod lock;
+mod node;
+mod primitives;
+mod redlock;
+mod scripts;
+mod slots;
+mod source;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+pub use builder::{LockType, RedisBuilder};
+pub use connection::Connection;
+
+use self::client::Client;
+use self::keys::Keys;
+use self::link::Link;
+use self::lock::{Keeper, Locks};
+use self::node::LockNode;
+use self::redlock::Quorum;
+use self::source::Source;
+use crate::backend::{Backend, Result, Settings, cas};
+use crate::clock::{Clock, Timestamp};
+use crate::decision::Decision;
+use crate::error::{BackendError, BuildError, ErrorKind};
+use crate::key::Key;
+use crate::lock::{LockError, LockGuard, LockOptions};
+use crate::strategy::Step;
+
+const NAME: &str = "redis";
+
+/// A backend on Redis. Cheap to clone; clones are the same backend.
+///
+/// ```no_run
+/// use traffik::{LifespanExt, Redis, Throttle};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let backend = Redis::builder()
+///     .url("redis://127.0.0.1")
+///     .namespace("shop:prod")
+///     .persistent(true)
+///     .build()?;
+/// let life = backend.lifespan().await?;
+/// let throttle = Throttle::builder("api").rate("100/min").backend(backend).build()?;
+/// let decision = throttle.hit("alice").await?;
+/// # drop(decision);
+/// life.close().await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Redis {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    settings: Settings,
+    /// In place of the server's.
+    given_clock: Option<Arc<dyn Clock>>,
+    client: Arc<Client>,
+    keys: Arc<Keys>,
+    locks: Arc<Locks>,
+    /// The clients of other servers, which keep the locks.
+    lock_clients: Vec<Arc<Client>>,
+    initialize_timeout: Duration,
+    closed: AtomicBool,
+}
+
+impl Redis {
+    /// The longest that one call takes by default; shorter than the deadline of a hit.
+    pub const DEFAULT_TIMEOUT: Duration = Duration::from_millis(200);
+
+    /// A backend on one server, with the default settings.
+    ///
+    /// # Errors
+    ///
+    /// When the URL is not one of a server.
+    pub fn new(url: impl Into<String>) -> Result<Self, BuildError> {
+        Self::builder().url(url).build()
+    }
+
+    /// Starts from the default settings.
+    pub fn builder() -> RedisBuilder {
+        RedisBuilder::new()
+    }
+
+    fn from_parts(
+        builder: RedisBuilder,
+        source: Source,
+        lock_sources: Vec<Source>,
+        settings: Settings,
+        given_clock: Option<Arc<dyn Clock>>,
+    ) -> Self {
+        let client = |source| {
+            let link = Link::new(source, builder.connect_timeout, builder.timeout);
+            Arc::new(Client::new(link, builder.timeout, builder.max_in_flight))
+        };
+        let keys = Arc::new(Keys::new(settings.namespace()));
+        let own = client(source);
+        let lock_clients: Vec<Arc<Client>> = lock_sources.into_iter().map(client).collect();
+        let node = |client: &Arc<Client>| LockNode::new(Arc::clone(client), Arc::clone(&keys));
+        let keeper = if lock_clients.is_empty() {
+            Keeper::Single(node(&own))
+        } else {
+            Keeper::Redlock(Quorum::new(lock_clients.iter().map(node).collect()))
+        };
+        let locks = Arc::new(Locks::new(keeper, builder.lease()));
+        let inner = Inner {
+            settings,
+            given_clock,
+            client: own,
+            keys,
+            locks,
+            lock_clients,
+            initialize_timeout: builder.initialize_timeout,
+            closed: AtomicBool::new(false),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Sets a value that belongs to a lock, or with `None` deletes it, if the lock of `guard` is still
+    /// held; says whether it was. The server checks that in the same step, so a holder that was paused
+    /// beyond its TTL cannot overwrite what the next one wrote.
+    ///
+    /// The value lives beside the lock, under the lock's name and its own; read it with
+    /// [`get_fenced`](Self::get_fenced). `clear` leaves it alone.
+    ///
+    /// # Errors
+    ///
+    /// When the server fails; for a guard of another backend or of a [`LockType::Redlock`], which no
+    /// single server can check.
+    ///
+    /// # Cancel safety
+    ///
+    /// When dropped, the value may have been written or not.
+    pub async fn set_fenced(
+        &self,
+        guard: &LockGuard,
+        name: impl AsRef<[u8]> + Send,
+        value: Option<&[u8]>,
+        ttl: Option<Duration>,
+    ) -> Result<bool> {
+        let inner = self.open("set_fenced")?;
+        inner.locks.write(guard, &inner.keys, name.as_ref(), value, ttl).await
+    }
+
+    /// The value that the holders of `lock` wrote under `name`; `None` if there is none.
+    ///
+    /// # Errors
+    ///
+    /// When the server fails.
+    ///
+    /// # Cancel safety
+    ///
+    /// It changes nothing, so it may be dropped.
+    pub async fn get_fenced(
+        &self,
+        lock: &str,
+        name: impl AsRef<[u8]> + Send,
+    ) -> Result<Option<Vec<u8>>> {
+        let inner = self.open("get_fenced")?;
+        inner.get_raw("get_fenced", &inner.keys.guarded(lock, name.as_ref())).await
+    }
+
+    fn open(&self, operation: &'static str) -> Result<&Inner> {
+        if self.inner.closed.load(Ordering::Relaxed) {
+            return Err(BackendError::new(NAME, operation, ErrorKind::Closed));
+        }
+        Ok(&self.inner)
+    }
+
+    fn clients(&self) -> impl Iterator<Item = &Arc<Client>> {
+        std::iter::once(&self.inner.client).chain(&self.inner.lock_clients)
+    }
+
+    fn shut(&self) {
+        self.inner.closed.store(true, Ordering::Relaxed);
+        for client in self.clients() {
+            client.link().close();
+        }
+    }
+}
+
+impl Inner {
+    /// The time of the clock that was given in place of the server's.
+    fn given_time(&self) -> Option<Timestamp> {
+        self.given_clock.as_ref().map(|clock| clock.now())
+    }
+
+    async fn apply(&self, key: &Key<'_>, step: &Step<'_>) -> Result<Decision> {
+        let Some(request) = decide::Request::new(step, self.given_time()) else {
+            // A user's own strategy has no script.
+            return cas::apply(&self.settings, self, key, step).await;
+        };
+        let key = self.keys.of(key);
+        let reply = self.client.run("apply", request.script, &[&key], &[&request.argument]).await?;
+        let reply = decide::Reply::read(step, &reply)
+            .map_err(|bad| primitives::unexpected("apply", &reply).with_cause(bad))?;
+        match reply.corrupt {
+            None => Ok(reply.decision),
+            Some(corrupt) => Err(cas::corrupted(&self.settings, corrupt)),
+        }
+    }
+}
+
+impl fmt::Debug for Redis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Redis")
+            .field("namespace", &self.inner.settings.namespace())
+            .field("source", self.inner.client.link())
+            .finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Backend for Redis {
+    fn settings(&self) -> &Settings {
+        &self.inner.settings
+    }
+
+    async fn initialize(&self) -> Result<()> {
+        for client in self.clients() {
+            client.link().open();
+        }
+        self.inner.closed.store(false, Ordering::Relaxed);
+        self.inner.greet().await
+    }
+
+    async fn clear(&self) -> Result<()> {
+        self.open("clear")?.clear().await
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.shut();
+        Ok(())
+    }
+
+    fn abandon(&self) {
+        for client in self.clients() {
+            client.link().rest();
+        }
+    }
+
+    async fn get(&self, key: &Key<'_>) -> Result<Option<Vec<u8>>> {
+        self.open("get")?.get(key).await
+    }
+
+    async fn set(&self, key: &Key<'_>, value: &[u8], ttl: Option<Duration>) -> Result<()> {
+        self.open("set")?.set(key, value, ttl).await
+    }
+
+    async fn delete(&self, key: &Key<'_>) -> Result<bool> {
+        self.open("delete")?.remove("delete", key).await
+    }
+
+    async fn increment(&self, key: &Key<'_>, by: u64) -> Result<u64> {
+        self.open("increment")?.increment("increment", key, by, None).await
+    }
+
+    async fn decrement(&self, key: &Key<'_>, by: u64) -> Result<u64> {
+        self.open("decrement")?.decrement(key, by).await
+    }
+
+    async fn increment_with_ttl(&self, key: &Key<'_>, by: u64, ttl: Duration) -> Result<u64> {
+        self.open("increment_with_ttl")?.increment("increment_with_ttl", key, by, Some(ttl)).await
+    }
+
+    async fn expire(&self, key: &Key<'_>, ttl: Duration) -> Result<bool> {
+        self.open("expire")?.expire(key, ttl).await
+    }
+
+    async fn compare_and_set(
+        &self,
+        key: &Key<'_>,
+        expected: Option<&[u8]>,
+        new: Option<&[u8]>,
+        ttl: Option<Duration>,
+    ) -> Result<bool> {
+        self.open("compare_and_set")?
+            .compare_and_set("compare_and_set", key, expected, new, ttl)
+            .await
+    }
+
+    async fn multi_get(&self, keys: &[Key<'_>]) -> Result<Vec<Option<Vec<u8>>>> {
+        self.open("multi_get")?.multi_get(keys).await
+    }
+
+    async fn multi_set(&self, pairs: &[(Key<'_>, &[u8])], ttl: Option<Duration>) -> Result<()> {
+        self.open("multi_set")?.multi_set(pairs, ttl).await
+    }
+
+    async fn lock(&self, name: &str, options: LockOptions) -> Result<LockGuard, LockError> {
+        self.open("lock")?.locks.lock(name, options).await
+    }
+
+    async fn apply(&self, key: &Key<'_>, step: &Step<'_>) -> Result<Decision> {
+        self.open("apply")?.apply(key, step).await
+    }
+}

@@ -1,0 +1,123 @@
+//! [`LockNode`]: the locks on one server.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::Value;
+use tokio::time::Instant;
+
+use super::client::Client;
+use super::failure::Failure;
+use super::keys::{Keys, LockKeys};
+use super::lock::{Answer, Taken, valid_until};
+use super::primitives::{millis, unexpected};
+use super::scripts::{ACQUIRE, EXTEND, RAISE_FENCE, RELEASE, SET_FENCED, Script};
+use crate::backend::Result;
+use crate::clock::monotonic_now;
+
+/// How long a server remembers the last token of a lock that nobody takes. Tokens rise with the
+/// server's time too, so this matters only if its clock is put back.
+const FENCE_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
+
+#[derive(Debug)]
+pub(super) struct LockNode {
+    client: Arc<Client>,
+    keys: Arc<Keys>,
+    /// The longest that one call takes, if it is not the client's.
+    time: Option<Duration>,
+}
+
+impl LockNode {
+    pub(super) fn new(client: Arc<Client>, keys: Arc<Keys>) -> Self {
+        Self { client, keys, time: None }
+    }
+
+    /// The same, with that time for each call.
+    pub(super) fn within(&self, time: Duration) -> Self {
+        let (client, keys) = (Arc::clone(&self.client), Arc::clone(&self.keys));
+        Self { client, keys, time: Some(time) }
+    }
+
+    pub(super) async fn acquire(&self, name: &str, owner: &str, ttl: Duration) -> Result<Answer> {
+        let LockKeys { lock, fence } = self.keys.of_lock(name);
+        let (ttl_millis, fence_ttl) = (millis(ttl), millis(FENCE_TTL.max(ttl)));
+        let arguments = [owner.as_bytes(), ttl_millis.as_bytes(), fence_ttl.as_bytes()];
+        let sent = monotonic_now();
+        let reply = self.run(&ACQUIRE, &[&lock, &fence], &arguments).await?;
+        let Value::Array(fields) = &reply else { return Err(unexpected("lock", &reply)) };
+        match fields[..] {
+            [Value::Int(0), Value::Int(left)] => Ok(Answer::Held(positive(left))),
+            [Value::Int(token), Value::Int(left)] => Ok(Answer::Taken(Taken {
+                fence: Some(token.unsigned_abs()),
+                valid_until: valid_until(sent, positive(left).min(ttl)),
+            })),
+            _ => Err(unexpected("lock", &reply)),
+        }
+    }
+
+    /// Until when it is ours now; `None` if it is not ours any more.
+    pub(super) async fn extend(
+        &self,
+        name: &str,
+        owner: &str,
+        ttl: Duration,
+    ) -> Result<Option<Instant>> {
+        let lock = self.keys.of_lock(name).lock;
+        let sent = monotonic_now();
+        let ttl = millis(ttl);
+        match self.run(&EXTEND, &[&lock], &[owner.as_bytes(), ttl.as_bytes()]).await? {
+            Value::Int(left) if left > 0 => Ok(Some(valid_until(sent, positive(left)))),
+            Value::Int(_) => Ok(None),
+            other => Err(unexpected("lock", &other)),
+        }
+    }
+
+    /// Says whether it was still ours.
+    pub(super) async fn release(&self, name: &str, owner: &str) -> Result<bool> {
+        let lock = self.keys.of_lock(name).lock;
+        self.flag(&RELEASE, &[&lock], &[owner.as_bytes()]).await
+    }
+
+    /// Raises the fence to a token that other servers agreed on; says whether the lock is still ours.
+    pub(super) async fn raise(&self, name: &str, owner: &str, token: u64) -> Result<bool> {
+        let LockKeys { lock, fence } = self.keys.of_lock(name);
+        let (token, fence_ttl) = (token.to_string(), millis(FENCE_TTL));
+        let arguments = [owner.as_bytes(), token.as_bytes(), fence_ttl.as_bytes()];
+        self.flag(&RAISE_FENCE, &[&lock, &fence], &arguments).await
+    }
+
+    /// Writes a value beside the lock, if it is still ours.
+    pub(super) async fn write(
+        &self,
+        name: &str,
+        owner: &str,
+        key: &[u8],
+        value: Option<&[u8]>,
+        ttl: Option<Duration>,
+    ) -> Result<bool> {
+        let lock = self.keys.of_lock(name).lock;
+        let value = value.filter(|_| ttl != Some(Duration::ZERO));
+        let ttl = ttl.map(millis);
+        let mark: &[u8] = if value.is_some() { b"1" } else { b"0" };
+        let mut arguments = vec![owner.as_bytes(), mark, value.unwrap_or_default()];
+        arguments.extend(ttl.as_ref().map(String::as_bytes));
+        self.flag(&SET_FENCED, &[&lock, key], &arguments).await
+    }
+
+    async fn flag(&self, script: &Script, keys: &[&[u8]], arguments: &[&[u8]]) -> Result<bool> {
+        match self.run(script, keys, arguments).await? {
+            Value::Int(flag) => Ok(flag > 0),
+            other => Err(unexpected("lock", &other)),
+        }
+    }
+
+    async fn run(&self, script: &Script, keys: &[&[u8]], arguments: &[&[u8]]) -> Result<Value> {
+        let time = self.time.unwrap_or(self.client.timeout());
+        let ran = self.client.run_within(script, keys, arguments, time).await;
+        ran.map_err(|failure: Failure| failure.into_error("lock"))
+    }
+}
+
+fn positive(millis: i64) -> Duration {
+    Duration::from_millis(u64::try_from(millis).unwrap_or(0))
+}

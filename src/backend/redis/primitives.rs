@@ -1,0 +1,240 @@
+//! The user's own values.
+
+use std::time::Duration;
+
+use redis::Value;
+
+use super::scripts::{COMPARE_AND_SET, DECREMENT, INCREMENT, READ, SET_ALL};
+use super::{Inner, NAME, slots};
+use crate::backend::cas::{Optimistic, Seen};
+use crate::backend::{MAX_COUNTER, Result, counter};
+use crate::clock::Timestamp;
+use crate::error::{BackendError, Effect, ErrorKind};
+use crate::key::Key;
+use crate::strategy::Write;
+
+/// With a clock that was given the server cannot know when a state is over; its TTL is then at least
+/// this.
+const GIVEN_CLOCK_TTL: Duration = Duration::from_secs(3600);
+
+/// A TTL in milliseconds, rounded up and at least 1, as an argument.
+pub(super) fn millis(ttl: Duration) -> String {
+    // Beyond it the server would refuse the number; it is 285,000 years.
+    const MOST: u128 = 1 << 53;
+    ttl.as_nanos().div_ceil(1_000_000).clamp(1, MOST).to_string()
+}
+
+/// A reply of another shape than the command has.
+pub(super) fn unexpected(operation: &'static str, reply: &Value) -> BackendError {
+    let shape: String = format!("{reply:?}").chars().take(100).collect();
+    BackendError::new(NAME, operation, ErrorKind::Other)
+        .with_effect(Effect::Ambiguous)
+        .with_message(format!("a reply that the command does not have: {shape}"))
+}
+
+fn bytes(operation: &'static str, reply: Value) -> Result<Option<Vec<u8>>> {
+    match reply {
+        Value::Nil => Ok(None),
+        Value::BulkString(bytes) => Ok(Some(bytes)),
+        Value::SimpleString(text) => Ok(Some(text.into_bytes())),
+        other => Err(unexpected(operation, &other)),
+    }
+}
+
+fn flag(operation: &'static str, reply: &Value) -> Result<bool> {
+    match reply {
+        Value::Int(number) => Ok(*number > 0),
+        other => Err(unexpected(operation, other)),
+    }
+}
+
+/// A counter: a number, or its digits beyond what a script's numbers hold.
+fn number(operation: &'static str, reply: Value) -> Result<u64> {
+    match reply {
+        Value::Int(number) if number >= 0 => Ok(number.unsigned_abs()),
+        Value::BulkString(digits) => counter::parse(NAME, operation, &digits),
+        other => Err(unexpected(operation, &other)),
+    }
+}
+
+impl Inner {
+    pub(super) async fn get(&self, key: &Key<'_>) -> Result<Option<Vec<u8>>> {
+        self.get_raw("get", &self.keys.of(key)).await
+    }
+
+    pub(super) async fn get_raw(
+        &self,
+        operation: &'static str,
+        key: &[u8],
+    ) -> Result<Option<Vec<u8>>> {
+        let mut cmd = redis::cmd("GET");
+        cmd.arg(key);
+        bytes(operation, self.client.call(operation, &cmd).await?)
+    }
+
+    pub(super) async fn set(
+        &self,
+        key: &Key<'_>,
+        value: &[u8],
+        ttl: Option<Duration>,
+    ) -> Result<()> {
+        let Some(ttl) = ttl else {
+            let mut cmd = redis::cmd("SET");
+            cmd.arg(self.keys.of(key)).arg(value);
+            return self.client.call("set", &cmd).await.map(drop);
+        };
+        if ttl.is_zero() {
+            return self.remove("set", key).await.map(drop);
+        }
+        let mut cmd = redis::cmd("SET");
+        cmd.arg(self.keys.of(key)).arg(value).arg("PX").arg(millis(ttl));
+        self.client.call("set", &cmd).await.map(drop)
+    }
+
+    pub(super) async fn remove(&self, operation: &'static str, key: &Key<'_>) -> Result<bool> {
+        let mut cmd = redis::cmd("DEL");
+        cmd.arg(self.keys.of(key));
+        flag(operation, &self.client.call(operation, &cmd).await?)
+    }
+
+    pub(super) async fn increment(
+        &self,
+        operation: &'static str,
+        key: &Key<'_>,
+        by: u64,
+        ttl: Option<Duration>,
+    ) -> Result<u64> {
+        if by > MAX_COUNTER {
+            return Err(BackendError::new(NAME, operation, ErrorKind::OutOfRange));
+        }
+        let (key, by, ttl) = (self.keys.of(key), by.to_string(), ttl.map(millis));
+        let mut arguments = vec![by.as_bytes()];
+        arguments.extend(ttl.as_ref().map(String::as_bytes));
+        number(operation, self.client.run(operation, &INCREMENT, &[&key], &arguments).await?)
+    }
+
+    pub(super) async fn decrement(&self, key: &Key<'_>, by: u64) -> Result<u64> {
+        let (key, by) = (self.keys.of(key), by.min(MAX_COUNTER).to_string());
+        match self.client.run("decrement", &DECREMENT, &[&key], &[by.as_bytes()]).await? {
+            Value::Nil => Err(BackendError::new(NAME, "decrement", ErrorKind::NotFound)),
+            left => number("decrement", left),
+        }
+    }
+
+    pub(super) async fn expire(&self, key: &Key<'_>, ttl: Duration) -> Result<bool> {
+        if ttl.is_zero() {
+            return self.remove("expire", key).await;
+        }
+        let mut cmd = redis::cmd("PEXPIRE");
+        cmd.arg(self.keys.of(key)).arg(millis(ttl));
+        flag("expire", &self.client.call("expire", &cmd).await?)
+    }
+
+    pub(super) async fn compare_and_set(
+        &self,
+        operation: &'static str,
+        key: &Key<'_>,
+        expected: Option<&[u8]>,
+        new: Option<&[u8]>,
+        ttl: Option<Duration>,
+    ) -> Result<bool> {
+        let key = self.keys.of(key);
+        let new = new.filter(|_| ttl != Some(Duration::ZERO));
+        let ttl = ttl.map(millis);
+        let mark = |value: Option<_>| if value.is_some() { &b"1"[..] } else { b"0" };
+        let mut arguments =
+            vec![mark(expected), expected.unwrap_or_default(), mark(new), new.unwrap_or_default()];
+        arguments.extend(ttl.as_ref().map(String::as_bytes));
+        flag(operation, &self.client.run(operation, &COMPARE_AND_SET, &[&key], &arguments).await?)
+    }
+
+    pub(super) async fn multi_get(&self, keys: &[Key<'_>]) -> Result<Vec<Option<Vec<u8>>>> {
+        let keys: Vec<Vec<u8>> = keys.iter().map(|key| self.keys.of(key)).collect();
+        let mut values = vec![None; keys.len()];
+        let groups = slots::group(&keys, self.client.is_cluster("multi_get").await?);
+        let asked = groups.iter().map(|group| {
+            let mut cmd = redis::cmd("MGET");
+            for index in group {
+                cmd.arg(&keys[*index]);
+            }
+            async move { self.client.call("multi_get", &cmd).await }
+        });
+        let replies = futures_util::future::join_all(asked).await;
+        for (group, reply) in groups.iter().zip(replies) {
+            match reply? {
+                Value::Array(found) if found.len() == group.len() => {
+                    for (index, value) in group.iter().zip(found) {
+                        values[*index] = bytes("multi_get", value)?;
+                    }
+                }
+                other => return Err(unexpected("multi_get", &other)),
+            }
+        }
+        Ok(values)
+    }
+
+    pub(super) async fn multi_set(
+        &self,
+        pairs: &[(Key<'_>, &[u8])],
+        ttl: Option<Duration>,
+    ) -> Result<()> {
+        if ttl == Some(Duration::ZERO) {
+            for (key, _) in pairs {
+                self.remove("multi_set", key).await?;
+            }
+            return Ok(());
+        }
+        let keys: Vec<Vec<u8>> = pairs.iter().map(|(key, _)| self.keys.of(key)).collect();
+        let ttl = ttl.map(millis).unwrap_or_default();
+        let groups = slots::group(&keys, self.client.is_cluster("multi_set").await?);
+        let asked = groups.iter().map(|group| {
+            let group_keys: Vec<&[u8]> = group.iter().map(|index| &*keys[*index]).collect();
+            let mut arguments = vec![ttl.as_bytes()];
+            arguments.extend(group.iter().map(|index| pairs[*index].1));
+            async move { self.client.run("multi_set", &SET_ALL, &group_keys, &arguments).await }
+        });
+        let replies = futures_util::future::join_all(asked).await;
+        replies.into_iter().collect::<Result<Vec<_>>>().map(drop)
+    }
+
+    /// The key's value and the time: the server's, or that of a clock that was given.
+    async fn read(&self, key: &Key<'_>) -> Result<(Option<Vec<u8>>, Timestamp)> {
+        let key = self.keys.of(key);
+        let reply = self.client.run("apply", &READ, &[&key], &[]).await?;
+        let fields: [Value; 3] = match reply {
+            Value::Array(fields) => {
+                fields.try_into().map_err(|fields| unexpected("apply", &Value::Array(fields)))?
+            }
+            other => return Err(unexpected("apply", &other)),
+        };
+        match fields {
+            [stored, Value::Int(seconds), Value::Int(micros)] => {
+                let now = seconds.unsigned_abs() * 1_000_000 + micros.unsigned_abs();
+                let now = self.given_time().unwrap_or(Timestamp::from_micros(now));
+                Ok((bytes("apply", stored)?, now))
+            }
+            other => Err(unexpected("apply", &Value::Array(other.into()))),
+        }
+    }
+}
+
+/// Strategies that have no script: read, decide here, write if nobody came between.
+impl Optimistic for Inner {
+    type Version = ();
+
+    async fn read(&self, key: &Key<'_>) -> Result<Seen<()>> {
+        let (stored, now) = self.read(key).await?;
+        Ok(Seen { stored, version: (), now })
+    }
+
+    async fn write(&self, key: &Key<'_>, seen: &Seen<()>, write: &Write) -> Result<bool> {
+        let (new, ttl) = match write {
+            Write::Put { value, keep_for } => {
+                let least = self.given_time().map_or(Duration::ZERO, |_| GIVEN_CLOCK_TTL);
+                (Some(&**value), Some(least.max(*keep_for)))
+            }
+            Write::Delete => (None, None),
+        };
+        self.compare_and_set("apply", key, seen.stored.as_deref(), new, ttl).await
+    }
+}

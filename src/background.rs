@@ -1,0 +1,45 @@
+//! Background tasks. The only place that spawns.
+
+use std::future::Future;
+
+use parking_lot::Mutex;
+use tokio::task::AbortHandle;
+
+/// A place for one background task, which ends with it.
+#[derive(Debug, Default)]
+pub(crate) struct Task(Mutex<Option<AbortHandle>>);
+
+impl Task {
+    pub(crate) const fn new() -> Self {
+        Self(Mutex::new(None))
+    }
+
+    /// Starts the work unless it is under way; says whether it is now. Outside of a runtime it is not.
+    ///
+    /// A task that ended together with its runtime is started again by this.
+    pub(crate) fn start<W>(&self, work: impl FnOnce() -> W) -> bool
+    where
+        W: Future<Output = ()> + Send + 'static,
+    {
+        let mut task = self.0.lock();
+        if task.as_ref().is_some_and(|task| !task.is_finished()) {
+            return true;
+        }
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return false };
+        *task = Some(runtime.spawn(work()).abort_handle());
+        true
+    }
+
+    /// Stops the work at its next await, without waiting. Needs no runtime.
+    pub(crate) fn stop(&self) {
+        if let Some(task) = self.0.lock().take() {
+            task.abort();
+        }
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}

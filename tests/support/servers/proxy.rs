@@ -1,0 +1,307 @@
+//! A proxy in front of a port, which disturbs what goes through.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::ports;
+use super::wait::now;
+
+/// For a connection that is not to be cut.
+const NEVER: u64 = u64::MAX;
+
+/// Which way bytes go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Direction {
+    /// To the server.
+    Request,
+    /// From it.
+    Reply,
+}
+
+/// A proxy in front of a port of 127.0.0.1. It runs by threads, so it serves any runtime, and
+/// ends with the value.
+#[derive(Debug)]
+pub(crate) struct Proxy {
+    port: u16,
+    shared: Arc<Shared>,
+    acceptor: Mutex<Option<JoinHandle<()>>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    upstream: u16,
+    start: Instant,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    refuses: bool,
+    blackhole: bool,
+    delays: [Duration; 2],
+    /// What the next connection is cut after.
+    next: Option<(Direction, u64)>,
+    links: Vec<Arc<Link>>,
+    accepted: Vec<Duration>,
+    bytes: [u64; 2],
+    cuts: usize,
+}
+
+/// A connection.
+#[derive(Debug)]
+struct Link {
+    client: TcpStream,
+    server: OnceLock<TcpStream>,
+    /// How many bytes may still pass, by direction.
+    left: [AtomicU64; 2],
+}
+
+impl Proxy {
+    /// In front of that port, letting all through.
+    pub(crate) fn start(upstream: u16) -> Self {
+        let (port, listener) = ports::bind();
+        let state = Mutex::default();
+        let shared = Arc::new(Shared { upstream, start: now(), state, changed: Condvar::new() });
+        let acceptor = Mutex::new(Some(accept(Arc::clone(&shared), listener)));
+        Self { port, shared, acceptor }
+    }
+
+    /// Where clients connect to.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Lets all through again, at once, and new connections too. What a black hole held back is
+    /// delivered.
+    pub(crate) fn forward(&self) {
+        self.set(|state| {
+            state.blackhole = false;
+            state.delays = [Duration::ZERO; 2];
+            state.next = None;
+        });
+        let mut acceptor = self.acceptor.lock().unwrap_or_else(PoisonError::into_inner);
+        if acceptor.is_none() {
+            self.set(|state| state.refuses = false);
+            let listener = ports::listen(self.port).unwrap();
+            *acceptor = Some(accept(Arc::clone(&self.shared), listener));
+        }
+    }
+
+    /// Keeps connections open, accepts new ones, and lets nothing through.
+    pub(crate) fn blackhole(&self) {
+        self.set(|state| state.blackhole = true);
+    }
+
+    /// Holds back what comes from now on for that long: requests, and replies.
+    pub(crate) fn delay(&self, requests: Duration, replies: Duration) {
+        self.set(|state| state.delays = [requests, replies]);
+    }
+
+    /// Closes all connections.
+    pub(crate) fn cut(&self) {
+        self.set(|state| {
+            for link in state.links.drain(..) {
+                state.cuts += 1;
+                link.close();
+            }
+        });
+    }
+
+    /// Closes the next new connection after exactly that many bytes of a direction; with none,
+    /// when the first would come. Replies to the last of the requests do not come through.
+    pub(crate) fn cut_next(&self, direction: Direction, bytes: u64) {
+        self.set(|state| state.next = Some((direction, bytes)));
+    }
+
+    /// Like `cut_next`, of each connection that is open, counted from now.
+    pub(crate) fn cut_after(&self, direction: Direction, bytes: u64) {
+        self.set(|state| {
+            for link in &state.links {
+                link.left[direction as usize].store(bytes, Ordering::SeqCst);
+            }
+        });
+    }
+
+    /// Refuses new connections, as if nothing listened, until `forward`.
+    pub(crate) fn refuse(&self) {
+        let mut acceptor = self.acceptor.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(thread) = acceptor.take() {
+            self.set(|state| state.refuses = true);
+            // Wakes the thread, which then closes the listener.
+            let _ = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port));
+            thread.join().unwrap();
+        }
+    }
+
+    /// How many connections were accepted.
+    pub(crate) fn accepted(&self) -> usize {
+        self.shared.lock().accepted.len()
+    }
+
+    /// How many were accepted in each second since the start, until the last in which one was.
+    pub(crate) fn accepted_per_second(&self) -> Vec<usize> {
+        let mut counts = Vec::new();
+        for at in &self.shared.lock().accepted {
+            let second = usize::try_from(at.as_secs()).unwrap();
+            counts.resize(counts.len().max(second + 1), 0);
+            counts[second] += 1;
+        }
+        counts
+    }
+
+    /// How many connections are open.
+    pub(crate) fn open(&self) -> usize {
+        self.shared.lock().links.len()
+    }
+
+    /// How many connections were cut.
+    pub(crate) fn cuts(&self) -> usize {
+        self.shared.lock().cuts
+    }
+
+    /// How many bytes have passed.
+    pub(crate) fn bytes(&self, direction: Direction) -> u64 {
+        self.shared.lock().bytes[direction as usize]
+    }
+
+    fn set(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.shared.lock());
+        self.shared.changed.notify_all();
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.refuse();
+        self.cut();
+        // Threads that wait go on, and find their connection closed.
+        self.set(|state| state.blackhole = false);
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until bytes may pass that were due then.
+    fn wait_for_passage(&self, due: Instant) {
+        let early = due.saturating_duration_since(now());
+        if !early.is_zero() {
+            std::thread::sleep(early);
+        }
+        let state = self.lock();
+        let wait = self.changed.wait_while(state, |state| state.blackhole);
+        drop(wait.unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn serve(self: Arc<Self>, link: Arc<Link>) {
+        self.wait_for_passage(self.start);
+        if let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, self.upstream)) {
+            let _ = server.set_nodelay(true);
+            let server = link.server.get_or_init(|| server);
+            // A cut may have come before there was a server to close.
+            if !self.lock().links.iter().any(|known| Arc::ptr_eq(known, &link)) {
+                link.close();
+            }
+            std::thread::scope(|scope| {
+                scope.spawn(|| self.pump(Direction::Request, &link, &link.client, server));
+                scope.spawn(|| self.pump(Direction::Reply, &link, server, &link.client));
+            });
+        }
+        link.close();
+        self.lock().links.retain(|known| !Arc::ptr_eq(known, &link));
+    }
+
+    /// Carries bytes one way. Reading goes on while writing waits, so that what comes later is
+    /// not late because of what came before.
+    fn pump(&self, direction: Direction, link: &Link, from: &TcpStream, to: &TcpStream) {
+        let (sender, receiver) = channel();
+        std::thread::scope(|scope| {
+            scope.spawn(|| self.read(direction, from, sender));
+            self.write(direction, link, to, receiver);
+        });
+    }
+
+    fn read(&self, direction: Direction, mut from: &TcpStream, sender: Sender<Chunk>) {
+        let mut buffer = vec![0; 1 << 16];
+        // To the end also when nobody takes it any more: a socket closed with bytes unread
+        // would reset the connection, and the other side lose what it has not read yet.
+        while let Ok(count @ 1..) = from.read(&mut buffer) {
+            let due = now() + self.lock().delays[direction as usize];
+            let _ = sender.send((due, buffer[..count].to_vec()));
+        }
+        let due = now() + self.lock().delays[direction as usize];
+        let _ = sender.send((due, Vec::new()));
+    }
+
+    fn write(&self, way: Direction, link: &Link, mut to: &TcpStream, chunks: Receiver<Chunk>) {
+        for (due, chunk) in chunks {
+            self.wait_for_passage(due);
+            let left = &link.left[way as usize];
+            let limit = left.load(Ordering::SeqCst);
+            let length = u64::try_from(chunk.len()).unwrap();
+            let cut = length >= limit && length > 0;
+            let chunk = if cut { &chunk[..usize::try_from(limit).unwrap()] } else { &chunk[..] };
+            if cut && way == Direction::Request {
+                // First, so that no reply to these bytes comes through.
+                let _ = link.client.shutdown(Shutdown::Both);
+            }
+            let written = to.write_all(chunk);
+            let mut state = self.lock();
+            state.bytes[way as usize] += u64::try_from(chunk.len()).unwrap();
+            if cut {
+                state.cuts += 1;
+                let _ = link.client.shutdown(Shutdown::Both);
+                // It still reads what it was sent.
+                let _ = link.server.get().map(|server| server.shutdown(Shutdown::Write));
+                return;
+            }
+            if limit != NEVER {
+                left.fetch_sub(length, Ordering::SeqCst);
+            }
+            if chunk.is_empty() || written.is_err() {
+                let _ = to.shutdown(Shutdown::Write);
+                return;
+            }
+        }
+    }
+}
+
+/// Bytes, and when they may go on; none at the end.
+type Chunk = (Instant, Vec<u8>);
+
+impl Link {
+    fn close(&self) {
+        let _ = self.client.shutdown(Shutdown::Both);
+        let _ = self.server.get().map(|server| server.shutdown(Shutdown::Both));
+    }
+}
+
+fn accept(shared: Arc<Shared>, listener: TcpListener) -> JoinHandle<()> {
+    std::thread::spawn(move || {
+        for client in listener.incoming().flatten() {
+            let mut state = shared.lock();
+            if state.refuses {
+                return;
+            }
+            state.accepted.push(shared.start.elapsed());
+            let left = [AtomicU64::new(NEVER), AtomicU64::new(NEVER)];
+            if let Some((direction, bytes)) = state.next.take() {
+                left[direction as usize].store(bytes, Ordering::SeqCst);
+            }
+            let _ = client.set_nodelay(true);
+            let link = Arc::new(Link { client, server: OnceLock::new(), left });
+            state.links.push(Arc::clone(&link));
+            drop(state);
+            let shared = Arc::clone(&shared);
+            std::thread::spawn(move || shared.serve(link));
+        }
+    })
+}
