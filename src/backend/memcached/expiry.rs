@@ -1,8 +1,10 @@
 //! When a server forgets an item: whole seconds, and two ways to write them.
 //!
 //! A server counts in ticks of a second, so an item may go up to a second early; one second more makes
-//! up for it. A number of up to 30 days is relative, a larger one a date. Zero is no expiry. What was
-//! seen: a relative number above 30 days is stored and at once gone; a date beyond 2^31 is refused.
+//! up for it. On a busy machine the tick itself comes late, and items go early by as much: that was
+//! seen to free a lock while its holder still had it. So there is another second. A number of up to 30 days is
+//! relative, a larger one a date. Zero is no expiry. What was seen: a relative number above 30 days is
+//! stored and at once gone; a date beyond 2^31 is refused.
 
 use std::time::Duration;
 
@@ -15,6 +17,8 @@ pub(super) const LONG_PAST: u32 = LONGEST_RELATIVE + 1;
 pub(super) const NEVER: u32 = 0;
 /// 30 days.
 const LONGEST_RELATIVE: u32 = 60 * 60 * 24 * 30;
+/// For the tick, and for one that comes late.
+const MARGIN: u64 = 2;
 /// The last date that a server takes, in 2038.
 const LAST_DATE: u64 = i32::MAX as u64;
 
@@ -26,7 +30,7 @@ pub(super) fn exptime(ttl: Duration) -> u32 {
 
 fn at(ttl: Duration, wall: Timestamp) -> u32 {
     let partial = u64::from(ttl.subsec_nanos() > 0);
-    let seconds = ttl.as_secs().saturating_add(partial).saturating_add(1);
+    let seconds = ttl.as_secs().saturating_add(partial).saturating_add(MARGIN);
     if let Some(relative) = u32::try_from(seconds).ok().filter(|it| *it <= LONGEST_RELATIVE) {
         return relative;
     }
@@ -55,16 +59,16 @@ mod tests {
         let day = 24 * 60 * 60;
         let now = u32::try_from(NOW).unwrap();
         for (ttl, expected) in [
-            (Duration::ZERO, 1),
-            (Duration::from_nanos(1), 2),
-            (Duration::from_millis(500), 2),
-            (Duration::from_secs(1), 2),
-            (Duration::from_millis(1001), 3),
-            (Duration::from_secs(30 * day - 2), 2_591_999),
-            (Duration::from_secs(30 * day - 1), 2_592_000),
-            (Duration::from_secs(30 * day), now + 2_592_001),
-            (Duration::from_secs(60 * day), now + 5_184_001),
-            (Duration::from_secs(366 * day), now + 31_622_401),
+            (Duration::ZERO, 2),
+            (Duration::from_nanos(1), 3),
+            (Duration::from_millis(500), 3),
+            (Duration::from_secs(1), 3),
+            (Duration::from_millis(1001), 4),
+            (Duration::from_secs(30 * day - 3), 2_591_999),
+            (Duration::from_secs(30 * day - 2), 2_592_000),
+            (Duration::from_secs(30 * day - 1), now + 2_592_001),
+            (Duration::from_secs(60 * day), now + 5_184_002),
+            (Duration::from_secs(366 * day), now + 31_622_402),
             (Duration::from_secs(100 * 366 * day), i32::MAX as u32),
             (Duration::MAX, i32::MAX as u32),
         ] {

@@ -7,7 +7,7 @@
 //! | --- | --- |
 //! | **atomicity** | A decision, also over several limits, is one `cas` of one item: exact, however many processes hit the key. [`multi_set`](Backend::multi_set) sets one value after the other; [`multi_get`](Backend::multi_get) reads 64 keys of one node at a time. Every other primitive is atomic. |
 //! | **eviction** | A server that is short of memory drops the items that were not used for longest, and one that restarts has none: such a limit starts afresh, so more may pass. Give limits a server that does not evict (`evictions` in its `stats`). Out of memory under `-M` is an error for the policy. |
-//! | **expiry** | Each item carries its own end, to the microsecond. The server's, in whole seconds, is later, and only frees memory: the TTL rounded up and one second more; beyond 30 days a date, and no later than 2038. |
+//! | **expiry** | Each item carries its own end, to the microsecond. The server's, in whole seconds, is later, and only frees memory: the TTL rounded up and two seconds more (one for its tick, one for a tick that comes late); beyond 30 days a date, and no later than 2038. |
 //! | **clocks** | Time is the client's wall clock, read at each call. A process whose clock is ahead by some seconds ends windows and fills buckets for all by so much early, once: within a key time only goes forward. One whose clock is behind counts in the newest window that others reached. Keep the clocks of all processes together (NTP). |
 //! | **locks** | Best effort: see below. |
 //! | **clear** | Only with [`track_keys`](MemcachedBuilder::track_keys). |

@@ -1,0 +1,244 @@
+//! Servers that fail.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use traffik::backend::Counter;
+use traffik::{
+    Backend, Effect, ErrorKind, FixedWindow, Key, LockOptions, Memcached, OnError, Source,
+    Throttle, TokenBucket,
+};
+
+use crate::servers::{Direction, MemcachedServer, Proxy};
+use crate::world::{PATIENCE, backend, builder, hit, limit};
+
+#[expect(clippy::disallowed_methods, reason = "how long a real server takes is the subject")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f17_after_a_restart_counters_begin_anew_and_nothing_wedges() {
+    let mut server = MemcachedServer::start();
+    let backend = Arc::new(backend(&server));
+    let limits = Arc::new([limit("5/30d", FixedWindow::new())]);
+    // Many connections, all of them stale after the restart.
+    let round = |backend: &Arc<Memcached>| {
+        let mut tasks = tokio::task::JoinSet::new();
+        for task in 0..32 {
+            let (backend, limits) = (Arc::clone(backend), Arc::clone(&limits));
+            let key = format!("k{}", task % 4);
+            tasks.spawn(async move { hit(&*backend, &key, &*limits).await });
+        }
+        tasks.join_all()
+    };
+    let allowed = |results: &[Result<traffik::Decision, _>]| {
+        results.iter().filter(|it| it.as_ref().is_ok_and(traffik::Decision::is_allowed)).count()
+    };
+    assert_eq!(allowed(&round(&backend).await), 20);
+    assert_eq!(allowed(&round(&backend).await), 0);
+    let _lost = backend.lock("l", LockOptions::new()).await.unwrap();
+    server.restart();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let results = round(&backend).await;
+    for error in results.iter().filter_map(|result| result.as_ref().err()) {
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    }
+    assert!(allowed(&results) <= 20);
+    let again = round(&backend).await;
+    assert!(again.iter().all(Result::is_ok), "healed");
+    assert!(backend.lock("l", LockOptions::new().blocking(false)).await.is_ok(), "forgotten too");
+}
+
+#[tokio::test]
+async fn f17_eviction_forgets_and_nothing_wedges() {
+    let server = MemcachedServer::with(&["-m", "8"]);
+    let backend = backend(&server);
+    let limits = [limit("1/30d", FixedWindow::new())];
+    let held = backend.lock("l", LockOptions::new()).await.unwrap();
+    assert!(hit(&backend, "a", &limits).await.unwrap().is_allowed());
+    let filler = vec![b'x'; 1000];
+    for number in 0u32..20_000 {
+        backend.set(&Key::value(&number.to_be_bytes()), &filler, None).await.unwrap();
+        if server_evicts(&server, number) {
+            break;
+        }
+    }
+    assert!(server.stat("evictions") > 0);
+    let decision = hit(&backend, "a", &limits).await.unwrap();
+    assert!(decision.is_allowed() || decision.is_denied(), "best effort: it answers");
+    assert!(held.release().await.is_ok());
+}
+
+fn server_evicts(server: &MemcachedServer, number: u32) -> bool {
+    number % 1000 == 999 && server.stat("evictions") > 2000
+}
+
+#[tokio::test]
+async fn f18_out_of_memory_is_for_the_policy() {
+    let server = MemcachedServer::with(&["-m", "8", "-M"]);
+    let backend = backend(&server);
+    let filler = vec![b'x'; 100_000];
+    let mut full = None;
+    for number in 0u32..1000 {
+        if let Err(error) = backend.set(&Key::value(&number.to_be_bytes()), &filler, None).await {
+            full = Some(error);
+            break;
+        }
+    }
+    let error = full.expect("the server is full");
+    assert_eq!((error.kind(), error.effect()), (ErrorKind::Full, Effect::NotApplied), "{error}");
+    // Small items have room of their own; use that up, too.
+    let limits = [limit("5/30d", FixedWindow::new())];
+    let mut number = 0;
+    let error = loop {
+        number += 1;
+        assert!(number < 200_000, "it never gets full");
+        match hit(&backend, &format!("k{number}"), &limits).await {
+            Ok(_) => {}
+            Err(error) => break error,
+        }
+    };
+    assert_eq!((error.kind(), error.effect()), (ErrorKind::Full, Effect::NotApplied), "{error}");
+    let throttle = Throttle::builder("t").rate("5/30d").strategy(FixedWindow::new());
+    let throttle = throttle.backend(backend.clone()).on_error(OnError::Allow).build().unwrap();
+    let decision = throttle.hit("another key").await.unwrap();
+    assert_eq!(decision.source(), Source::Policy);
+    assert!(hit(&backend, "k1", &limits).await.unwrap().is_allowed(), "known keys go on");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f21_a_pool_that_is_used_up_is_waited_for_a_while() {
+    let server = MemcachedServer::start();
+    let call = Duration::from_millis(300);
+    let backend = builder(&server).pool_size(1).call_timeout(call).build().unwrap();
+    let backend = Arc::new(backend);
+    let limits = Arc::new([limit("5/30d", TokenBucket::new())]);
+    assert!(hit(&*backend, "a", &*limits).await.unwrap().is_allowed());
+    server.pause();
+    let start = now();
+    let mut tasks = tokio::task::JoinSet::new();
+    for task in 0..1000 {
+        let (backend, limits) = (Arc::clone(&backend), Arc::clone(&limits));
+        tasks.spawn(async move { hit(&*backend, &format!("k{task}"), &*limits).await });
+    }
+    let results = tasks.join_all().await;
+    let took = start.elapsed();
+    assert!(took < call * 10, "a bounded wait: {took:?}");
+    let kinds: Vec<_> = results.iter().map(|it| it.as_ref().unwrap_err().kind()).collect();
+    let overloaded = kinds.iter().filter(|kind| **kind == ErrorKind::Overloaded).count();
+    assert!(overloaded > 900, "{overloaded} of 1000");
+    let errors = results.iter().map(|it| it.as_ref().unwrap_err());
+    for error in errors.filter(|error| error.kind() == ErrorKind::Overloaded) {
+        assert_eq!(error.effect(), Effect::NotApplied, "nothing was sent");
+    }
+    server.resume();
+    assert!(hit(&*backend, "a", &*limits).await.unwrap().is_allowed(), "heals");
+}
+
+#[tokio::test]
+async fn errors_say_whether_it_may_have_happened() {
+    let mut server = MemcachedServer::start();
+    let proxy = Proxy::start(server.port());
+    let quick = Duration::from_millis(200);
+    let url = format!("memcached://127.0.0.1:{}", proxy.port());
+    let backend = Memcached::builder().url(url).call_timeout(quick).build().unwrap();
+    let numbers = [limit("50/30d", FixedWindow::new())];
+    let buckets = [limit("50/30d", TokenBucket::new())];
+    assert!(hit(&backend, "a", &numbers).await.unwrap().is_allowed());
+    assert!(hit(&backend, "b", &buckets).await.unwrap().is_allowed());
+    proxy.blackhole();
+    let error = hit(&backend, "a", &numbers).await.unwrap_err();
+    assert_eq!((error.kind(), error.effect()), (ErrorKind::Timeout, Effect::Ambiguous));
+    let error = hit(&backend, "b", &buckets).await.unwrap_err();
+    assert_eq!((error.kind(), error.effect()), (ErrorKind::Timeout, Effect::NotApplied), "a read");
+    proxy.forward();
+    // Every offset of a reply and of a request: an error or the right answer, and never a wrong one.
+    for direction in [Direction::Request, Direction::Reply] {
+        for bytes in 0..60 {
+            proxy.cut_next(direction, bytes);
+            let before = hit(&backend, &format!("n{bytes}"), &buckets).await;
+            let after = hit(&backend, &format!("n{bytes}"), &buckets).await;
+            for decision in [before, after].into_iter().flatten() {
+                assert!((46..50).contains(&decision.remaining()), "{decision:?}");
+            }
+        }
+    }
+    proxy.forward();
+    server.kill();
+    proxy.cut();
+    let error = hit(&backend, "a", &numbers).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    server.restart();
+    assert!(hit(&backend, "a", &numbers).await.is_ok(), "heals");
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_is_no_doubt() {
+    let server = MemcachedServer::start();
+    let port = server.port();
+    drop(server);
+    let backend = Memcached::builder().port(port).call_timeout(PATIENCE).build().unwrap();
+    let error = backend.initialize().await.unwrap_err();
+    assert_eq!((error.kind(), error.effect()), (ErrorKind::Unavailable, Effect::NotApplied));
+    let limits = [limit("5/s", FixedWindow::new())];
+    let error = hit(&backend, "a", &limits).await.unwrap_err();
+    assert_eq!((error.kind(), error.effect()), (ErrorKind::Unavailable, Effect::NotApplied));
+    assert!(backend.ready().await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f30_garbage_under_load_is_counted_and_starts_afresh() {
+    let server = MemcachedServer::start();
+    let backend = Arc::new(backend(&server));
+    let garbage: [&str; 9] = [
+        "",
+        "garbage",
+        "5",
+        "0",
+        "18446744073709551615",
+        "99999999999999999999999999",
+        " 7",
+        "\x02\x01",
+        "\x01\u{7f}\u{7f}\u{7f}\u{7f}",
+    ];
+    let strategies =
+        [limit("1000000/h", FixedWindow::new()), limit("1000000/h", TokenBucket::new())];
+    for limits in strategies.map(|limit| Arc::new([limit])) {
+        let mut tasks = tokio::task::JoinSet::new();
+        for _ in 0..16 {
+            let (backend, limits) = (Arc::clone(&backend), Arc::clone(&limits));
+            tasks.spawn(async move {
+                let mut errors = 0;
+                for _ in 0..300 {
+                    match hit(&*backend, "a", &*limits).await {
+                        Ok(decision) => assert!(decision.is_allowed(), "{decision:?}"),
+                        Err(error) => {
+                            assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+                            errors += 1;
+                        }
+                    }
+                }
+                errors
+            });
+        }
+        let before = backend.settings().count(Counter::Corrupt);
+        for round in 0..40 {
+            let bytes = garbage[round % garbage.len()];
+            server.command(&format!("set test/t/t/a 0 0 {}\r\n{bytes}\r\n", bytes.len()));
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        let errors: u64 = tasks.join_all().await.into_iter().sum();
+        let counted = backend.settings().count(Counter::Corrupt);
+        assert!(counted - before >= errors, "{errors} errors, {counted} counted");
+        for bytes in garbage {
+            server.command(&format!("set test/t/t/a 0 0 {}\r\n{bytes}\r\n", bytes.len()));
+            let first = hit(&*backend, "a", &*limits).await;
+            assert_eq!(first.unwrap_err().kind(), ErrorKind::Corrupt, "{bytes:?}");
+            let next = hit(&*backend, "a", &*limits).await.unwrap();
+            assert_eq!(next.remaining(), 1_000_000 - 2, "afresh, holding the hit: {bytes:?}");
+        }
+        backend.forget(&Key::new("t", &[traffik::key::KeyPart::bytes(b"a")])).await.unwrap();
+    }
+}

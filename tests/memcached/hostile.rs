@@ -1,0 +1,80 @@
+//! Keys that would be commands, and ones that do not fit.
+
+use traffik::key::KeyPart;
+use traffik::{Backend, FixedWindow, Key, LockOptions, TokenBucket};
+
+use crate::servers::MemcachedServer;
+use crate::world::{backend, hit, limit};
+
+fn corpus() -> Vec<Vec<u8>> {
+    let mut keys: Vec<Vec<u8>> = (0..=255).map(|byte| vec![byte]).collect();
+    for text in [
+        "",
+        "a b",
+        "a\r\nflush_all\r\n",
+        "a\r\nset canary 0 0 1\r\nx\r\n",
+        "a 0 0 0 noreply\r\nflush_all",
+        "a\nflush_all\n",
+        "a\0b",
+        "../../a",
+        "a/b",
+        "T/x",
+        "\u{e9}\u{2028}",
+    ] {
+        keys.push(text.into());
+    }
+    for length in [199, 200, 249, 250, 251, 4096] {
+        keys.push(vec![b'k'; length]);
+        keys.push([vec![b'k'; length - 1], vec![b'\n']].concat());
+    }
+    keys
+}
+
+#[tokio::test]
+async fn f31_hostile_keys_neither_inject_nor_collide() {
+    let server = MemcachedServer::start();
+    server.command("set canary 0 0 4\r\nalive\r\n".replace("4\r\n", "5\r\n").as_str());
+    let backend = backend(&server);
+    let strategies =
+        [vec![limit("1/30d", FixedWindow::new())], vec![limit("1/30d", TokenBucket::new())]];
+    for (limits, throttle) in strategies.iter().zip(["f", "b\r\nflush_all\r\n"]) {
+        for expected in [true, false] {
+            for bytes in corpus() {
+                let parts = [KeyPart::bytes(&bytes)];
+                let step = traffik::strategy::Step::new(limits, 1, traffik::strategy::Op::Take);
+                let decision = backend.apply(&Key::new(throttle, &parts), &step).await.unwrap();
+                assert_eq!(decision.is_allowed(), expected, "{:?}", bytes.escape_ascii());
+            }
+        }
+    }
+    for bytes in corpus() {
+        let key = Key::value(&bytes);
+        assert_eq!(backend.increment(&key, 1).await.unwrap(), 1, "{:?}", bytes.escape_ascii());
+        backend.set(&key, &bytes, None).await.unwrap();
+        assert_eq!(backend.get(&key).await.unwrap(), Some(bytes.clone()));
+    }
+    let keys = corpus();
+    let keys: Vec<Key<'_>> = keys.iter().map(Key::value).collect();
+    let values = backend.multi_get(&keys).await.unwrap();
+    assert_eq!(values.into_iter().flatten().count(), keys.len());
+    for name in ["a\r\nflush_all\r\n", "a b", &"n".repeat(200), "\u{e9}"] {
+        let guard = backend.lock(name, LockOptions::new()).await.unwrap();
+        assert!(guard.release().await.unwrap());
+    }
+    let canary = server.command("get canary\r\n");
+    assert!(canary.contains("alive"), "{canary}");
+    assert_eq!(server.stat("cmd_flush"), 0);
+}
+
+#[tokio::test]
+async fn values_are_bounded() {
+    let server = MemcachedServer::start();
+    let backend = backend(&server);
+    let most = vec![b'x'; 1024 * 1024 - 1024];
+    let key = Key::value("a");
+    let too_large = backend.set(&key, &[&most[..], b"x"].concat(), None).await.unwrap_err();
+    assert_eq!(too_large.kind(), traffik::ErrorKind::OutOfRange, "{too_large}");
+    backend.set(&key, &most, None).await.unwrap();
+    assert_eq!(backend.get(&key).await.unwrap(), Some(most));
+    assert!(hit(&backend, "a", &[limit("5/s", FixedWindow::new())]).await.unwrap().is_allowed());
+}

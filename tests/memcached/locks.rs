@@ -1,0 +1,104 @@
+//! Locks: leases, crashes, and guards that nobody releases.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use traffik::{Backend, LockError, LockOptions, Memcached};
+
+use crate::servers::{MemcachedServer, Workers, workers};
+use crate::world::{PATIENCE, backend, builder, url};
+
+fn at_once() -> LockOptions {
+    LockOptions::new().blocking(false)
+}
+
+fn within(time: Duration) -> LockOptions {
+    LockOptions::new().blocking_timeout(Some(time))
+}
+
+#[tokio::test]
+async fn a_lock_without_a_ttl_is_a_lease_that_is_renewed() {
+    let server = MemcachedServer::start();
+    let backend = builder(&server).lock_ttl(Duration::from_secs(1)).build().unwrap();
+    let guard = backend.lock("a", LockOptions::new()).await.unwrap();
+    assert!(server.command("mg test/l/a t\r\n").starts_with("HD t"), "it is stored with an expiry");
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(guard.is_valid(), "renewed");
+    assert!(matches!(backend.lock("a", at_once()).await, Err(LockError::Held)));
+    // Lost behind our back: the watchdog finds out.
+    server.command("flush_all\r\n");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(!guard.is_valid());
+    assert!(!guard.release().await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "run by another test as a process of its own"]
+async fn holder() {
+    if workers::number().is_none() {
+        return;
+    }
+    let builder = Memcached::builder().url(workers::variable("URL")).namespace("test");
+    let builder = builder.lock_ttl(Duration::from_secs(1)).call_timeout(PATIENCE);
+    let backend = builder.build().unwrap();
+    let _guard = backend.lock("a", LockOptions::new()).await.unwrap();
+    workers::say("HELD");
+    std::future::pending::<()>().await;
+}
+
+#[tokio::test]
+async fn f24_the_lock_of_a_killed_process_is_free_after_its_ttl() {
+    let server = MemcachedServer::start();
+    let backend = backend(&server);
+    let mut holder = Workers::spawn(1, "locks::holder", &[("URL", &url(&server))]);
+    holder.wait_for_line(0, "HELD");
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    assert!(matches!(backend.lock("a", at_once()).await, Err(LockError::Held)), "renewed");
+    holder.kill(0);
+    let guard = backend.lock("a", within(Duration::from_secs(10))).await.unwrap();
+    assert!(guard.is_valid());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f23_a_guard_may_be_dropped_anywhere() {
+    let server = MemcachedServer::start();
+    let backend = Arc::new(backend(&server));
+    let guard = backend.lock("a", LockOptions::new()).await.unwrap();
+    std::thread::spawn(move || drop(guard)).join().unwrap();
+    let guard = backend.lock("a", within(Duration::from_secs(2))).await.unwrap();
+    // Its runtime is gone before the guard.
+    let other = Arc::clone(&backend);
+    let dead = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(other.lock("b", LockOptions::new())).unwrap()
+    });
+    drop(dead.join().unwrap());
+    assert!(guard.release().await.unwrap());
+    let free = backend.lock("b", within(Duration::from_secs(5))).await;
+    assert!(free.is_ok(), "released by a task of this runtime");
+}
+
+#[tokio::test]
+async fn a_release_is_never_of_another_s_lock() {
+    let server = MemcachedServer::start();
+    let (one, other) = (backend(&server), backend(&server));
+    let lost = one.lock("a", LockOptions::new()).await.unwrap();
+    server.command("delete test/l/a\r\n");
+    let held = other.lock("a", at_once()).await.unwrap();
+    assert!(!lost.extend(Duration::from_secs(60)).await.unwrap());
+    assert!(!lost.is_valid(), "it knows now");
+    assert!(!lost.release().await.unwrap());
+    assert!(matches!(one.lock("a", at_once()).await, Err(LockError::Held)));
+    assert_eq!(held.fence(), None, "best effort: no token");
+    assert!(held.release().await.unwrap());
+}
+
+#[tokio::test]
+async fn a_guard_outlives_the_close_of_its_backend() {
+    let server = MemcachedServer::start();
+    let (one, other) = (backend(&server), backend(&server));
+    let guard = one.lock("a", LockOptions::new()).await.unwrap();
+    one.close().await.unwrap();
+    assert!(guard.release().await.unwrap());
+    assert!(other.lock("a", at_once()).await.is_ok());
+}

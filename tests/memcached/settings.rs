@@ -1,0 +1,55 @@
+//! The builder.
+
+use std::time::Duration;
+
+use traffik::{Backend, LifespanExt, Memcached};
+
+use crate::servers::MemcachedServer;
+use crate::world::builder;
+
+#[test]
+fn wrong_settings_are_refused() {
+    let refused = |builder: traffik::backend::MemcachedBuilder| {
+        builder.build().map(drop).unwrap_err().to_string()
+    };
+    let url = "memcached://127.0.0.1";
+    for (message, expected) in [
+        (refused(Memcached::builder().url(url).host("a")), "url was given together"),
+        (refused(Memcached::builder().url(url).port(1)), "url was given together"),
+        (refused(Memcached::builder().url(url).url("memcached://127.0.0.1:11211")), "twice"),
+        (refused(Memcached::builder().url("http://a")), "url is not"),
+        (refused(Memcached::builder().host("a b")), "host is not"),
+        (refused(Memcached::builder().host("")), "host is not"),
+        (refused(Memcached::builder().pool_size(0)), "pool_size is 0"),
+        (refused(Memcached::builder().pool_size(2).pool_minsize(3)), "pool_minsize is 3"),
+        (refused(Memcached::builder().call_timeout(Duration::ZERO)), "call_timeout is 0"),
+        (refused(Memcached::builder().lock_ttl(Duration::ZERO)), "lock_ttl is 0"),
+        (refused(Memcached::builder().namespace("a b")), "namespace"),
+    ] {
+        assert!(message.contains(expected), "{message}");
+    }
+    let secret = Memcached::builder().url("memcached://me:hunter2@a");
+    assert!(!format!("{secret:?}").contains("hunter2"));
+    assert!(!refused(secret).contains("hunter2"));
+}
+
+#[test]
+fn the_defaults_are_as_documented() {
+    let backend = Memcached::builder().build().unwrap();
+    assert_eq!(backend.namespace(), ":memcached:");
+    assert!(!backend.is_persistent());
+    assert!(backend.settings().is_shared());
+    assert!(format!("{backend:?}").contains("127.0.0.1:11211"), "{backend:?}");
+}
+
+#[tokio::test]
+async fn a_lifespan_opens_the_least_connections_and_closes_all() {
+    let server = MemcachedServer::start();
+    let backend = builder(&server).pool_minsize(5).persistent(true).build().unwrap();
+    let before = server.stat("curr_connections");
+    let life = backend.lifespan().await.unwrap();
+    assert_eq!(server.stat("curr_connections"), before + 5);
+    life.close().await.unwrap();
+    let gone = || server.stat("curr_connections") == before;
+    crate::servers::wait_until("the connections are closed", Duration::from_secs(5), gone);
+}
