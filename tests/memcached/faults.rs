@@ -103,7 +103,7 @@ async fn f18_out_of_memory_is_for_the_policy() {
     assert_eq!((error.kind(), error.effect()), (ErrorKind::Full, Effect::NotApplied), "{error}");
     let throttle = Throttle::builder("t").rate("5/30d").strategy(FixedWindow::new());
     let throttle = throttle.backend(backend.clone()).on_error(OnError::Allow).build().unwrap();
-    let decision = throttle.hit("another key").await.unwrap();
+    let decision = throttle.hit(&*format!("k{}", number + 1)).await.unwrap();
     assert_eq!(decision.source(), Source::Policy);
     assert!(hit(&backend, "k1", &limits).await.unwrap().is_allowed(), "known keys go on");
 }

@@ -25,8 +25,10 @@ const SHARDS: usize = 64;
 /// The keys that are being decided on, by the hash of their name, and who waits for each.
 #[derive(Debug)]
 pub(super) struct Lines {
-    shards: Box<[Mutex<HashMap<u64, Vec<Note>, ahash::RandomState>>]>,
+    shards: Box<[Mutex<Shard>]>,
 }
+
+type Shard = HashMap<u64, Vec<Note>, ahash::RandomState>;
 
 /// What somebody asks for, and where the answer goes.
 #[derive(Debug)]
@@ -51,7 +53,7 @@ impl Lines {
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "only the low bits are wanted")]
-    fn shard(&self, hash: u64) -> &Mutex<HashMap<u64, Vec<Note>, ahash::RandomState>> {
+    fn shard(&self, hash: u64) -> &Mutex<Shard> {
         &self.shards[hash as usize % SHARDS]
     }
 

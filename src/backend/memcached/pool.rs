@@ -87,7 +87,8 @@ impl Nodes {
         self.closed.store(false, Ordering::Release);
     }
 
-    /// Connections in use are closed when they come back.
+    /// Connections in use are closed when they come back. A lock can still be released, by a connection
+    /// of its own; all else asks [`is_closed`](Self::is_closed) before.
     pub(super) fn close(&self) {
         self.closed.store(true, Ordering::Release);
         for node in &self.nodes {
@@ -161,9 +162,6 @@ impl Nodes {
     }
 
     async fn borrow(&self, node: &Node, operation: &'static str) -> Result<Borrowed<'_>> {
-        if self.is_closed() {
-            return Err(errors::closed(operation));
-        }
         match node.pool.get().await {
             Ok(object) => {
                 Ok(Borrowed { object: Some(object), closed: &self.closed, intact: false })
@@ -207,10 +205,9 @@ impl Borrowed<'_> {
 
 impl Drop for Borrowed<'_> {
     fn drop(&mut self) {
-        if let Some(object) = self.object.take() {
-            if !self.intact || self.closed.load(Ordering::Acquire) {
-                drop(Object::take(object));
-            }
+        let keep = self.intact && !self.closed.load(Ordering::Acquire);
+        if let Some(object) = self.object.take().filter(|_| !keep) {
+            drop(Object::take(object));
         }
     }
 }
