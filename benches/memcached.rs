@@ -40,14 +40,14 @@ impl Server {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let mut command = Command::new("memcached");
         command.args(["-l", "127.0.0.1", "-U", "0", "-u", "root", "-p", &port.to_string()]);
-        let process = command.spawn().expect("memcached is installed");
-        for _ in 0..500 {
-            if TcpStream::connect(("127.0.0.1", port)).is_ok() {
-                return Self { process, port };
-            }
+        let server = Self { process: command.spawn().expect("memcached is installed"), port };
+        let answers = || TcpStream::connect(("127.0.0.1", port)).is_ok();
+        let start = Instant::now();
+        while !answers() {
+            assert!(start.elapsed() < Duration::from_secs(10), "memcached does not answer");
             std::thread::sleep(Duration::from_millis(10));
         }
-        panic!("memcached does not answer");
+        server
     }
 }
 
@@ -59,6 +59,9 @@ impl Drop for Server {
 }
 
 type Running = Pin<Box<dyn Future<Output = u64> + Send>>;
+
+/// A connection without a pool or a guard.
+type Bare = tokio::sync::Mutex<Option<Protocol<tokio::net::TcpStream>>>;
 
 /// What is measured: one task's work until it is told to stop.
 struct Case {
@@ -75,17 +78,23 @@ impl Case {
         Self { name: name.into(), start: Box::new(start), rates: Vec::new() }
     }
 
-    /// The bare client, with a connection for each task.
+    /// The bare client, with a connection for each task, which stays over the rounds.
     fn bare(name: &str, port: u16, compare: bool) -> Self {
+        let clients: Vec<Arc<Bare>> = (0..TASKS).map(|_| Arc::default()).collect();
         Self::new(name, move |task, stop| {
+            let client = Arc::clone(&clients[task]);
             Box::pin(async move {
-                let stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-                stream.set_nodelay(true).unwrap();
-                let mut client = Protocol::new(stream);
+                let mut client = client.lock().await;
                 let keys: Vec<String> = (0..KEYS).map(|key| format!("bare{task}:{key}")).collect();
-                for key in &keys {
-                    let _ = client.add(key, b"1000000000000000000", 0).await;
+                if client.is_none() {
+                    let stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+                    stream.set_nodelay(true).unwrap();
+                    let client = client.insert(Protocol::new(stream));
+                    for key in &keys {
+                        let _ = client.add(key, b"1000000000000000000", 0).await;
+                    }
                 }
+                let client = client.as_mut().unwrap();
                 let mut count = 0;
                 while !stop.load(Ordering::Relaxed) {
                     let key = &keys[count % KEYS];

@@ -4,16 +4,24 @@
 //! would be lost; all that is written goes by `add` and `cas`.
 
 use std::collections::HashMap;
+use std::future::{Future, poll_fn};
 use std::io;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
 
 use memcache_async::ascii::Protocol;
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::wire::{Link, Wire};
+use crate::clock::monotonic_now;
 
 pub(super) struct Connection {
     client: Protocol<Wire>,
     link: Arc<Link>,
+    /// Rings at or before the end of a call, and is set again only when it rang: one timer for many
+    /// calls, since setting one takes a lock that all tasks share.
+    alarm: Pin<Box<Sleep>>,
     /// Whether it has served a command.
     used: bool,
 }
@@ -72,8 +80,10 @@ impl Command<'_> {
 }
 
 impl Connection {
+    /// Made within a runtime.
     pub(super) fn new(link: Arc<Link>) -> Self {
-        Self { client: Protocol::new(Wire::new(Arc::clone(&link))), link, used: false }
+        let client = Protocol::new(Wire::new(Arc::clone(&link)));
+        Self { client, link, alarm: Box::pin(sleep_until(monotonic_now())), used: false }
     }
 
     pub(super) fn link(&self) -> &Arc<Link> {
@@ -84,30 +94,53 @@ impl Connection {
         self.used
     }
 
-    /// Sends a command and reads its answer. After an error, or when dropped before it is done, the
-    /// connection must be thrown away: the next reply on it may be that of this command.
-    pub(super) async fn execute(&mut self, command: &Command<'_>) -> io::Result<Answer> {
+    /// Sends a command and reads its answer; `None` when the time is over. After that or an error, or
+    /// when dropped before it is done, the connection must be thrown away: the next reply on it may be
+    /// that of this command.
+    pub(super) async fn execute(
+        &mut self,
+        command: &Command<'_>,
+        deadline: Instant,
+    ) -> Option<io::Result<Answer>> {
         self.link.begin(command.values());
-        let client = &mut self.client;
-        let answer = match *command {
-            Command::Version => client.version().await.map(|_version| Answer::Done),
-            Command::Gets(key) => {
-                client.gets_cas(key).await.map(|(value, version)| Answer::Value(value, version))
-            }
-            Command::GetMany(keys) => client.get_multi(keys).await.map(Answer::Values),
-            Command::Add { key, value, exptime } => {
-                client.add(key, value, exptime).await.map(|()| Answer::Done)
-            }
-            Command::Cas { key, value, version, exptime } => client
-                .cas(key, value, version, exptime)
-                .await
-                .map(|stored| if stored { Answer::Done } else { Answer::Changed }),
-            Command::Incr(key) => client.increment(key, 1).await.map(Answer::Number),
-            Command::FlushAll => client.flush().await.map(|()| Answer::Done),
-        };
-        let answer = answer.or_else(understood);
         self.used = true;
-        answer
+        let Self { client, alarm, .. } = self;
+        if alarm.deadline() > deadline {
+            alarm.as_mut().reset(deadline);
+        }
+        let mut answer = pin!(ask(client, command));
+        poll_fn(|cx| {
+            if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
+                return Poll::Ready(Some(answer.or_else(understood)));
+            }
+            while alarm.as_mut().poll(cx).is_ready() {
+                if monotonic_now() >= deadline {
+                    return Poll::Ready(None);
+                }
+                alarm.as_mut().reset(deadline);
+            }
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+async fn ask(client: &mut Protocol<Wire>, command: &Command<'_>) -> io::Result<Answer> {
+    match *command {
+        Command::Version => client.version().await.map(|_version| Answer::Done),
+        Command::Gets(key) => {
+            client.gets_cas(key).await.map(|(value, version)| Answer::Value(value, version))
+        }
+        Command::GetMany(keys) => client.get_multi(keys).await.map(Answer::Values),
+        Command::Add { key, value, exptime } => {
+            client.add(key, value, exptime).await.map(|()| Answer::Done)
+        }
+        Command::Cas { key, value, version, exptime } => client
+            .cas(key, value, version, exptime)
+            .await
+            .map(|stored| if stored { Answer::Done } else { Answer::Changed }),
+        Command::Incr(key) => client.increment(key, 1).await.map(Answer::Number),
+        Command::FlushAll => client.flush().await.map(|()| Answer::Done),
     }
 }
 

@@ -4,7 +4,6 @@
 //! dropped or failed takes its connection with it: else the next caller would read its reply.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -121,39 +120,25 @@ impl Nodes {
         operation: &'static str,
         command: Command<'_>,
     ) -> Result<Answer> {
-        let mut link = None;
-        let exchange = self.exchange(&self.nodes[node], operation, &command, &mut link);
-        let answer = timeout_at(monotonic_now() + self.call_timeout, exchange).await;
-        answer.unwrap_or_else(|_elapsed| {
-            Err(match link {
-                None => errors::overloaded(operation),
-                Some(link) => errors::timed_out(operation, link.was_sent() && !command.is_read()),
-            })
-        })
-    }
-
-    async fn exchange(
-        &self,
-        node: &Node,
-        operation: &'static str,
-        command: &Command<'_>,
-        link: &mut Option<Arc<Link>>,
-    ) -> Result<Answer> {
+        let node = &self.nodes[node];
+        let deadline = monotonic_now() + self.call_timeout;
         // Each connection of the pool may turn out to be dead.
         for _ in 0..=self.most_connections {
-            let mut borrowed = self.borrow(node, operation).await?;
+            let borrowed = timeout_at(deadline, self.borrow(node, operation)).await;
+            let mut borrowed = borrowed.map_err(|_elapsed| errors::overloaded(operation))??;
             let connection = borrowed.connection();
             let used = connection.was_used();
-            let link = &*link.insert(Arc::clone(connection.link()));
-            let error = match connection.execute(command).await {
-                Ok(answer) => {
+            let answer = connection.execute(&command, deadline).await;
+            let ambiguous = connection.link().was_sent() && !command.is_read();
+            let error = match answer {
+                Some(Ok(answer)) => {
                     borrowed.intact = true;
                     return Ok(answer);
                 }
-                Err(error) => error,
+                Some(Err(error)) => error,
+                None => return Err(errors::timed_out(operation, ambiguous)),
             };
             // Nothing happened, and the connection was an old one: that alone is tried again.
-            let ambiguous = link.was_sent() && !command.is_read();
             if ambiguous || !used || !is_of_the_connection(&error) {
                 return Err(Failed { error, ambiguous }.into_backend_error(operation));
             }

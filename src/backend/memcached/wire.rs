@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 #[cfg(unix)]
@@ -37,28 +38,11 @@ macro_rules! either {
     };
 }
 
-impl Socket {
-    fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        either!(self, stream => stream.poll_read_ready(cx))
-    }
-
-    fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        either!(self, stream => stream.poll_write_ready(cx))
-    }
-
-    fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        either!(self, stream => stream.try_read(buffer))
-    }
-
-    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        either!(self, stream => stream.try_write(bytes))
-    }
-}
-
 /// What a connection knows of its stream, which the client keeps to itself.
 #[derive(Debug)]
 pub(super) struct Link {
-    socket: Socket,
+    /// Locked for one poll at a time, and never by two.
+    socket: Mutex<Socket>,
     /// Whether a byte of the present command was sent.
     sent: AtomicBool,
     /// Bytes that the present reply may still have.
@@ -67,7 +51,11 @@ pub(super) struct Link {
 
 impl Link {
     pub(super) fn new(socket: Socket) -> Arc<Self> {
-        Arc::new(Self { socket, sent: AtomicBool::new(false), budget: AtomicUsize::new(0) })
+        Arc::new(Self {
+            socket: Mutex::new(socket),
+            sent: AtomicBool::new(false),
+            budget: AtomicUsize::new(0),
+        })
     }
 
     /// A command begins, whose reply has at most that many values.
@@ -83,7 +71,7 @@ impl Link {
 
     /// Whether nothing came in and the other end is there, as far as this end was told.
     pub(super) fn is_quiet(&self) -> bool {
-        let read = self.socket.try_read(&mut [0]);
+        let read = either!(&*self.socket.lock(), stream => stream.try_read(&mut [0]));
         matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 }
@@ -112,22 +100,16 @@ impl AsyncRead for Wire {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let Self { link, reply, .. } = &mut *self;
-        loop {
-            ready!(link.socket.poll_read_ready(cx))?;
-            let room = buffer.initialize_unfilled();
-            match link.socket.try_read(room) {
-                Ok(read) => {
-                    let left = link.budget.load(Ordering::Relaxed).checked_sub(read);
-                    let left = left.ok_or_else(|| refused("a reply that is too long"))?;
-                    link.budget.store(left, Ordering::Relaxed);
-                    reply.pass(&room[..read])?;
-                    buffer.advance(read);
-                    return Poll::Ready(Ok(()));
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
-            }
-        }
+        let before = buffer.filled().len();
+        ready!(either!(&mut *link.socket.lock(), stream => {
+            Pin::new(stream).poll_read(cx, buffer)
+        }))?;
+        let read = &buffer.filled()[before..];
+        let left = link.budget.load(Ordering::Relaxed).checked_sub(read.len());
+        let left = left.ok_or_else(|| refused("a reply that is too long"))?;
+        link.budget.store(left, Ordering::Relaxed);
+        reply.pass(read)?;
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -144,16 +126,14 @@ impl AsyncWrite for Wire {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Self { link, command, sent, .. } = &mut *self;
         while *sent < command.len() {
-            ready!(link.socket.poll_write_ready(cx))?;
-            match link.socket.try_write(&command[*sent..]) {
-                Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                Ok(written) => {
-                    link.sent.store(true, Ordering::Relaxed);
-                    *sent += written;
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
+            let written = ready!(either!(&mut *link.socket.lock(), stream => {
+                Pin::new(stream).poll_write(cx, &command[*sent..])
+            }))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
+            link.sent.store(true, Ordering::Relaxed);
+            *sent += written;
         }
         command.clear();
         command.shrink_to(MAX_LINE * 4);
