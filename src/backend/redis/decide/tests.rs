@@ -1,5 +1,7 @@
 //! Holds the scripts to the pure function, step by step, on a real server.
 
+#[cfg(test)]
+mod bench;
 mod random;
 mod server;
 

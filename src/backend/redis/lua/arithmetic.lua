@@ -18,7 +18,9 @@
 --     verdict   0 it passes, -1 it never will, else the instant from which on it passes
 --     remaining in units
 --     fresh_at  from when on it answers like a fresh one
---     words     the new words as bytes, if they must be written
+--     count     how many words must be written; nil or false if they stay as they are
+--     one, two  those words; of three or more, they are in bytes and in up to three pieces:
+--     three     `one`, `two` and this, which are joined only once because they may be long
 local rules = {}
 
 -- a and b are below 2^53 and m is at most 2^45. A quotient of 2^53 or more is not exact, but is never

@@ -54,12 +54,18 @@ end
 local reply, bytes, matters_until
 if alone then
   local at = last > asked_at and last or asked_at
-  local verdict, remaining, fresh_at, words = rules[family](
+  local verdict, remaining, fresh_at, words, one, two, three = rules[family](
     value, 35, length, first, second, last, at, cost, op, taken_at, period, limit, burst, capacity)
   if verdict then
     reply = {asked_at, at, 0, verdict, remaining, fresh_at}
     if words and fresh_at > at then
-      bytes = struct.pack('<BBI4I8I8I8I4', 1, 1, tag, period, at, fresh_at, #words / 8) .. words
+      bytes = struct.pack(
+        words == 2 and '<BBI4I8I8I8I4I8I8' or words == 1 and '<BBI4I8I8I8I4I8'
+          or '<BBI4I8I8I8I4',
+        1, 1, tag, period, at, fresh_at, words, one, two)
+      if words > 2 then
+        bytes = bytes .. one .. two .. three
+      end
       matters_until = fresh_at
     elseif words then
       bytes = ''

@@ -32,7 +32,7 @@ rules[4] = function(value, from, length, total, _, last, at, cost, op, taken_at,
     end
   end
 
-  local verdict, words = 0, nil
+  local verdict, one, two, three = 0, nil, nil, nil
   if op == 2 then
     if live > 0 and at < 9007199254740991 and taken_at + period > at then
       -- The first pair that is not before that instant.
@@ -54,14 +54,14 @@ rules[4] = function(value, from, length, total, _, last, at, cost, op, taken_at,
           return
         end
         local back = cost < count and cost or count
-        words = struct.pack('<I8', live - back)
+        local words = struct.pack('<I8', live - back)
           .. string.sub(value, pairs_from + 16 * expired, pair - 1)
           .. (back < count and struct.pack('<I8I8', instant, count - back) or '')
           .. string.sub(value, pair + 16, pairs_from + 16 * entries - 1)
         local remaining, fresh_at
         verdict, remaining, fresh_at =
           rules[4](words, 1, #words / 8, live - back, nil, last, at, 0, 0, 0, period, limit)
-        return verdict, remaining, fresh_at, words
+        return verdict, remaining, fresh_at, #words / 8, words, '', ''
       end
     end
   elseif cost > limit then
@@ -82,15 +82,15 @@ rules[4] = function(value, from, length, total, _, last, at, cost, op, taken_at,
       end
     elseif op == 1 then
       if live == 0 then
-        words = struct.pack('<I8I8I8', cost, at, cost)
+        one, two, three = struct.pack('<I8', cost), '', struct.pack('<I8I8', at, cost)
       else
         local kept, count = entries, cost
         if newest == at then
           kept, count = entries - 1, newest_count + cost
         end
-        words = struct.pack('<I8', live + cost)
-          .. string.sub(value, pairs_from + 16 * expired, pairs_from + 16 * kept - 1)
-          .. struct.pack('<I8I8', at, count)
+        one = struct.pack('<I8', live + cost)
+        two = string.sub(value, pairs_from + 16 * expired, pairs_from + 16 * kept - 1)
+        three = struct.pack('<I8I8', at, count)
       end
       live, newest = live + cost, at
     end
@@ -107,5 +107,5 @@ rules[4] = function(value, from, length, total, _, last, at, cost, op, taken_at,
       fresh_at = 9007199254740991
     end
   end
-  return verdict, remaining, fresh_at, words
+  return verdict, remaining, fresh_at, one and 3 + #two / 8, one, two, three
 end
