@@ -1,7 +1,5 @@
 //! Holds the scripts to the pure function, step by step, on a real server.
 
-#[cfg(test)]
-mod bench;
 mod random;
 mod server;
 
@@ -12,7 +10,7 @@ use ::redis::Value;
 use super::*;
 use crate::rate::Rate;
 use crate::strategy::codec::{self, Part};
-use crate::strategy::{FixedWindow, State, Tag, TokenBucket, Write};
+use crate::strategy::{FixedWindow, SlidingWindowLog, State, Tag, TokenBucket, Write};
 use random::{KINDS, Place, Random, spoil};
 use server::Server;
 
@@ -368,6 +366,31 @@ fn products_are_divided_exactly() {
             let expected = [quotient, product % u128::from(*m)];
             let result = [result[0], result[1]].map(|word| u128::from(u64::from_le_bytes(word)));
             assert_eq!(result, expected, "{a} * {b} / {m}");
+        }
+    }
+}
+
+#[test]
+fn long_logs_go_as_the_pure_function_says() {
+    let mut server = Server::start();
+    let random = &mut Random::new(11);
+    for round in 0..60 {
+        let limit = 200 + u32::try_from(random.below(200)).unwrap();
+        let log = SlidingWindowLog::new();
+        let limits = vec![Limit::new(Rate::per_second(limit), log).unwrap()];
+        let mut timeline = Timeline::new(&mut server, format!("long{round}"), limits);
+        // From well below the piece that is read first to well beyond it.
+        for _ in 0..random.below(300) {
+            timeline.now += random.below(4_000);
+            let _ = timeline.step(1, Op::Take);
+        }
+        for _ in 0..60 {
+            if random.one_in(15) {
+                let spoiled = spoil(random, timeline.stored.as_deref().unwrap_or_default());
+                timeline.store(spoiled);
+            }
+            timeline.now += random.pick(&[0, 0, 3, 2_000, 20_000, 300_000]);
+            timeline.random_step(random);
         }
     }
 }
