@@ -38,5 +38,5 @@ rules[2] = function(value, from, length, count, _, last, at, cost, op, taken_at,
   if remaining < 0 then
     remaining = 0
   end
-  return verdict, remaining, count == 0 and at or boundary, changed and struct.pack('<I8', count)
+  return verdict, remaining, count == 0 and at or boundary, changed and 1, count
 end

@@ -74,5 +74,5 @@ rules[3] = function(value, from, length, previous, current, last, at, cost, op, 
   elseif fresh_at > 9007199254740991 then
     fresh_at = 9007199254740991
   end
-  return verdict, remaining, fresh_at, changed and struct.pack('<I8I8', previous, current)
+  return verdict, remaining, fresh_at, changed and 2, previous, current
 end
