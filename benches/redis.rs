@@ -3,6 +3,7 @@
 //! ```sh
 //! cargo bench -p traffik-peers --bench redis              # some two minutes
 //! cargo bench -p traffik-peers --bench redis -- --quick   # a smoke run
+//! cargo bench -p traffik-peers --bench redis -- bucket    # only cases with that in their name
 //! ```
 //!
 //! It starts its own servers, prints a table, and writes `redis.json` into the target directory. Every
@@ -98,11 +99,12 @@ fn main() -> ExitCode {
     }
     let quick = arguments.iter().any(|argument| argument == "--quick");
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    runtime.block_on(measure(quick));
+    let wanted = arguments.into_iter().filter(|argument| !argument.starts_with("--")).collect();
+    runtime.block_on(measure(quick, wanted));
     ExitCode::SUCCESS
 }
 
-async fn measure(quick: bool) {
+async fn measure(quick: bool, wanted: Vec<String>) {
     let server = RedisServer::start();
     let masters: Vec<RedisServer> = (0..3).map(|_| RedisServer::start()).collect();
     let mut head = machine::describe();
@@ -122,6 +124,14 @@ async fn measure(quick: bool) {
     match trypema(&server, &version).await {
         Ok(case) => cases.push(case),
         Err(why) => notes.push(format!("trypema's Redis limiter was left out: {why}")),
+    }
+    if !wanted.is_empty() {
+        // The first is what others are compared to.
+        let mut number = 0;
+        cases.retain(|case| {
+            number += 1;
+            number == 1 || wanted.iter().any(|part| case.name.contains(part))
+        });
     }
     let (rounds, each) = if quick { (2, 40) } else { (7, 400) };
     for case in &cases {
@@ -412,11 +422,11 @@ fn report(head: &[String], cases: &[Case], notes: &[String]) {
     let mut rows = Vec::new();
     for case in cases {
         let rate = median(&case.rates);
-        let ratio = case.against.map(|(name, factor)| {
-            let base = &cases.iter().find(|other| other.name == name).unwrap().rates;
+        let ratio = case.against.and_then(|(name, factor)| {
+            let base = &cases.iter().find(|other| other.name == name)?.rates;
             let ratios: Vec<f64> =
                 case.rates.iter().zip(base).map(|(ours, theirs)| ours * factor / theirs).collect();
-            median(&ratios)
+            Some(median(&ratios))
         });
         let of = case.against.map_or(String::new(), |(name, factor)| match factor {
             1.0 => name.to_owned(),

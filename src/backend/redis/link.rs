@@ -72,6 +72,19 @@ pub(super) struct Line {
     generation: u64,
 }
 
+/// What is left to be said of a connection after a call.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Mark {
+    generation: u64,
+    pub(super) is_cluster: bool,
+}
+
+impl Line {
+    pub(super) fn mark(&self) -> Mark {
+        Mark { generation: self.generation, is_cluster: self.connection.is_cluster() }
+    }
+}
+
 impl Link {
     pub(super) fn new(source: Source, connect_timeout: Duration, probe_timeout: Duration) -> Self {
         let shared = Shared {
@@ -87,11 +100,19 @@ impl Link {
         Self { shared: Arc::new(shared), supervisor: Task::new() }
     }
 
+    /// The connection, if there is one now.
+    pub(super) fn up(&self) -> Option<Line> {
+        match &*self.shared.status.borrow() {
+            Status::Up(line) => Some(line.clone()),
+            _ => None,
+        }
+    }
+
     /// The connection; waits for the attempt under way if there is one. Between two attempts it fails
     /// at once, as the last one failed. The caller bounds the time.
     pub(super) async fn line(&self) -> Result<Line, Failure> {
-        if let Status::Up(line) = &*self.shared.status.borrow() {
-            return Ok(line.clone());
+        if let Some(line) = self.up() {
+            return Ok(line);
         }
         self.supervise();
         let mut status = self.shared.status.subscribe();
@@ -126,17 +147,17 @@ impl Link {
     }
 
     /// A call was answered.
-    pub(super) fn answered(&self, line: &Line) {
+    pub(super) fn answered(&self, line: Mark) {
         self.shared.answered(line);
     }
 
     /// A call that began when there were `answers_before` got no answer in its time.
-    pub(super) fn missed(&self, line: &Line, answers_before: u64) {
+    pub(super) fn missed(&self, line: Mark, answers_before: u64) {
         self.shared.missed(line, answers_before);
     }
 
     /// The connection is of no more use: the next call gets another.
-    pub(super) fn lost(&self, line: &Line) {
+    pub(super) fn lost(&self, line: Mark) {
         self.shared.lost(line.generation);
     }
 
@@ -165,17 +186,17 @@ impl Link {
 }
 
 impl Shared {
-    fn answered(&self, line: &Line) {
+    fn answered(&self, line: Mark) {
         self.answers.fetch_add(1, Ordering::Relaxed);
         // One node of a cluster may be silent while the others answer.
-        if !line.connection.is_cluster() && self.missed.load(Ordering::Relaxed) > 0 {
+        if !line.is_cluster && self.missed.load(Ordering::Relaxed) > 0 {
             self.missed.store(0, Ordering::Relaxed);
         }
     }
 
-    fn missed(&self, line: &Line, answers_before: u64) {
+    fn missed(&self, line: Mark, answers_before: u64) {
         let silent = self.answers.load(Ordering::Relaxed) == answers_before;
-        if silent || line.connection.is_cluster() {
+        if silent || line.is_cluster {
             let missed = self.missed.fetch_add(1, Ordering::Relaxed) + 1;
             if missed >= MOST_MISSED {
                 debug!(source = ?self.source, missed, "replacing a connection that does not answer");
@@ -257,13 +278,13 @@ impl Shared {
         let mut connection = line.connection.clone();
         let asked = connection.send(&ping, &Route::Natural);
         match timeout(self.probe_timeout, asked).await {
-            Ok(Ok(_pong)) => self.answered(line),
+            Ok(Ok(_pong)) => self.answered(line.mark()),
             Ok(Err(error)) => {
                 if Failure::of(error).is_connection_lost {
                     self.lost(line.generation);
                 }
             }
-            Err(_elapsed) => self.missed(line, answers_before),
+            Err(_elapsed) => self.missed(line.mark(), answers_before),
         }
     }
 
