@@ -119,7 +119,8 @@ async fn measure(quick: bool, wanted: Vec<String>) {
     cases.extend(ours(&server, &backend).await);
     cases.extend(locks(&server, &masters));
     let mut notes = vec![
-        "limitador with Redis was left out: its Redis storage does not compile without RocksDB".into(),
+        "limitador with Redis was left out: its Redis storage does not compile without RocksDB"
+            .into(),
     ];
     match trypema(&server, &version).await {
         Ok(case) => cases.push(case),

@@ -42,9 +42,8 @@ async fn share(url: &str) -> Result<(), Box<dyn Error>> {
     println!("{LIMIT} hits a minute are allowed; two processes make {HITS} each");
 
     let program = env::current_exe()?;
-    let start = |name: &str| {
-        Command::new(&program).args([url, name]).stdout(Stdio::piped()).spawn()
-    };
+    let start =
+        |name: &str| Command::new(&program).args([url, name]).stdout(Stdio::piped()).spawn();
     let workers = [("first", start("first")?), ("second", start("second")?)];
     let mut sum = 0;
     for (name, worker) in workers {

@@ -233,13 +233,7 @@ struct Call<'a> {
 
 impl<'a> Call<'a> {
     fn begin(link: &'a Link, line: Mark) -> Self {
-        Self {
-            link,
-            line,
-            start: monotonic_now(),
-            answers_before: link.answers(),
-            answered: false,
-        }
+        Self { link, line, start: monotonic_now(), answers_before: link.answers(), answered: false }
     }
 
     fn end(mut self) {

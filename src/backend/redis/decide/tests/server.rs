@@ -58,12 +58,7 @@ impl Server {
     /// Asks a request, and returns its reply, the value after it and its TTL in milliseconds.
     pub(super) fn ask(&mut self, key: &str, request: &Request) -> (Value, Option<Vec<u8>>, i64) {
         let mut pipeline = ::redis::pipe();
-        pipeline
-            .cmd("EVALSHA")
-            .arg(request.script.sha())
-            .arg(1)
-            .arg(key)
-            .arg(&request.argument[..]);
+        pipeline.add_command(request.script.by_hash(&[key.as_bytes()], &[&request.argument]));
         pipeline.get(key).pttl(key);
         pipeline.query(&mut self.connection).unwrap_or_else(|error| {
             assert_eq!(error.code(), Some("NOSCRIPT"), "{error}");
