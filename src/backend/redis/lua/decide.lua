@@ -17,7 +17,8 @@
 -- Returns integers; all instants in microseconds since the epoch:
 --   asked_at  the instant of the question
 --   at        the instant that counted: that, or the latest that the key has seen
---   corrupt   0, or 1 if the value could not be read, or 1 + i if the part of the i-th limit could not
+--   corrupt   0, or 1 if the value could not be read, or 1 + i if the part of the i-th limit could
+--             not
 --   then for each limit:
 --   verdict   0 it passes, -1 it never will, else the instant from which on it passes
 --   remaining units that would pass now, after this

@@ -1,6 +1,7 @@
 -- Fixed windows: twin of src/strategy/fixed_window.rs.
 --
--- KEYS, ARGV: none; a rule, as arithmetic.lua describes. Words: the hits in the window of the last one.
+-- KEYS, ARGV: none; a rule, as arithmetic.lua describes. Words: the hits in the window of
+-- the last one.
 
 rules[2] = function(value, from, length, count, _, last, at, cost, op, taken_at, period, limit)
   local start = at - at % period

@@ -1,10 +1,10 @@
--- One step in its general form: several limits, or a value with the parts of several, or a value that
--- cannot be read. Twin of `Step::decide` in src/strategy/step.rs.
+-- One step in its general form: several limits, or a value with the parts of several, or a value
+-- that cannot be read. Twin of `Step::decide` in src/strategy/step.rs.
 --
 -- KEYS: none. ARGV[1]: as decide.lua describes. Gives decide.lua the function
 --   several(value, asked_at, op, cost, taken_at)
--- which returns the reply, the bytes to be stored ('' to delete the key, nil to leave it as it is), and
--- the instant until which they matter.
+-- which returns the reply, the bytes to be stored ('' to delete the key, nil to leave it as it is),
+-- and the instant until which they matter.
 
 local function several(value, asked_at, op, cost, taken_at)
   local corrupt, parts = 0, {}

@@ -3,12 +3,12 @@
 -- KEYS[1]: the key, to read more of a long value. ARGV: none. A rule, as arithmetic.lua describes.
 -- Words: the sum of all counts, then a pair (instant, count) for each instant, oldest first.
 --
--- A log can be long, and a long string in Lua costs far more than what is done with it. So pairs are
--- read only where they have expired, from the front, and at the end. For a peek and a hit the
+-- A log can be long, and a long string in Lua costs far more than what is done with it. So pairs
+-- are read only where they have expired, from the front, and at the end. For a peek and a hit the
 -- beginning of the value is enough; the rest is fetched where it is needed.
 
--- The pair at the byte `at` of the value. `window` holds what is at hand, from the byte `from` on; it
--- is returned for the next pair.
+-- The pair at the byte `at` of the value. `window` holds what is at hand, from the byte `from` on;
+-- it is returned for the next pair.
 local function pair(window, from, at)
   if at + 15 - from >= #window then
     window, from = redis.call('GETRANGE', KEYS[1], at - 1, at + 4094), at
