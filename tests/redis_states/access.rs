@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use traffik::{Backend, BackendError, Effect, ErrorKind, LifespanExt, OnError, Redis};
+use traffik::{
+    Backend, BackendError, Effect, ErrorKind, Key, LifespanExt, OnError, Redis, Throttle,
+};
 
 use super::world::{
-    LONG, Log, backend_error, eventually, heals, patient, throttle, with_policy,
+    LONG, Log, Own, backend_error, eventually, heals, patient, throttle, with_policy,
 };
 use crate::servers::RedisServer;
 
@@ -124,4 +126,23 @@ async fn f15_a_user_that_is_deleted_and_made_again() {
     .await;
     server.cmd("ACL SETUSER app on >secret ~* +@all");
     let _ = heals(&throttle).await;
+}
+
+/// What a script cannot read is not an empty value.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f15_a_read_that_is_not_permitted_is_an_error_of_every_operation() {
+    let server = RedisServer::start();
+    server.cmd("ACL SETUSER app on >secret ~* +@all");
+    let url = format!("redis://app:secret@127.0.0.1:{}", server.port());
+    let backend = patient().url(url).build().unwrap();
+    let key = Key::value("v");
+    backend.set(&key, b"1", None).await.unwrap();
+    server.cmd("ACL SETUSER app -get");
+    is_misconfigured(&backend.get(&key).await.unwrap_err());
+    is_misconfigured(&backend.decrement(&key, 1).await.unwrap_err());
+    let swapped = backend.compare_and_set(&key, Some(b"1"), Some(b"2"), None).await;
+    is_misconfigured(&swapped.unwrap_err());
+    let throttle = Throttle::builder("own").limit("5/d", Own).backend(backend.clone());
+    let outcome = throttle.on_error(OnError::Allow).build().unwrap().hit("a").await;
+    is_misconfigured(&backend_error(outcome));
 }

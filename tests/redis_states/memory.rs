@@ -65,8 +65,7 @@ async fn f08_clear_makes_room_on_a_full_server() {
 async fn f09_a_server_that_evicts_is_warned_of() {
     let log = Log::start();
     for policy in ["noeviction", "allkeys-lru", "volatile-ttl", "allkeys-random"] {
-        let server =
-            RedisServer::with(&["--maxmemory", "100mb", "--maxmemory-policy", policy]);
+        let server = RedisServer::with(&["--maxmemory", "100mb", "--maxmemory-policy", policy]);
         let backend = patient().url(server.url()).build().unwrap();
         let before = log.warnings("may evict counters");
         backend.initialize().await.unwrap();

@@ -16,6 +16,9 @@ async fn f14_a_busy_server_refuses_and_its_script_is_not_killed() {
     let mut other = server.connect().unwrap();
     other.limit(LONG * 3).unwrap();
     let endless = thread::spawn(move || other.command(&[b"EVAL", b"while true do end", b"0"]));
+    wait_until("the server is busy", LONG, || {
+        server.words(&["GET", "a"]).is_ok_and(|reply| reply.text().starts_with("BUSY"))
+    });
 
     refused_by_policy(&backend, "BUSY").await;
     for _ in 0..20 {

@@ -7,7 +7,11 @@ use std::time::Duration;
 
 use tracing_subscriber::fmt::MakeWriter;
 use traffik::backend::redis::RedisBuilder;
-use traffik::{BackendError, Decision, Effect, Error, ErrorKind, OnError, Redis, Source, Throttle};
+use traffik::strategy::{Answer, Corrupt, Op, State, Verdict};
+use traffik::{
+    BackendError, Decision, Effect, Error, ErrorKind, OnError, Rate, Redis, Source, Strategy,
+    Throttle, Timestamp,
+};
 
 use crate::servers::wait::now;
 
@@ -104,6 +108,38 @@ pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool)
     while !holds().await {
         assert!(start.elapsed() < LONG, "waited in vain: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// A strategy of a user's own, for which the server has no script: it counts for a day.
+#[derive(Debug)]
+pub(crate) struct Own;
+
+impl Strategy for Own {
+    fn step(
+        &self,
+        rate: &Rate,
+        state: &mut State,
+        now: Timestamp,
+        cost: u32,
+        op: Op,
+    ) -> Result<Answer, Corrupt> {
+        let used = match *state.words() {
+            [] => 0,
+            [used] if used <= u64::from(u32::MAX) => used,
+            _ => return Err(Corrupt("own: expected one small word")),
+        };
+        let (limit, after) = (u64::from(rate.limit()), used + u64::from(cost));
+        let fresh_at = now.after(Duration::from_secs(86_400));
+        let verdict = match after > limit {
+            true => Verdict::Denied { retry_at: fresh_at },
+            false => Verdict::Allowed,
+        };
+        let takes = op == Op::Take && verdict == Verdict::Allowed;
+        let used = if takes { after } else { used };
+        state.set(&[used]);
+        let remaining = u32::try_from(limit.saturating_sub(used)).unwrap_or(u32::MAX);
+        Ok(Answer { verdict, remaining, fresh_at })
     }
 }
 
