@@ -159,6 +159,10 @@ fn by_text(detail: &str) -> Meaning {
     if has("without any password configured") || has("invalid password") {
         return refused(ErrorKind::Misconfigured, Retry::No);
     }
+    // A command inside of a script is not permitted; in the words of 7.0 and later.
+    if has("user executing the script") || has("ACL failure in script") {
+        return refused(ErrorKind::Misconfigured, Retry::No);
+    }
     if has("is not an integer") {
         return refused(ErrorKind::NotANumber, Retry::No);
     }
