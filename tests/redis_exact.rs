@@ -15,7 +15,7 @@ mod load;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use load::{Load, Place, STRATEGIES, Totals};
+use load::{Load, Place, SHORT, STRATEGIES};
 use servers::{RedisCluster, RedisServer};
 
 #[test]
@@ -57,7 +57,7 @@ fn f03_scripts_flushed_all_the_time_change_nothing() {
 #[test]
 fn f01_connections_killed_all_the_time_never_admit_more() {
     let server = RedisServer::start();
-    let place = Place::server(&server);
+    let place = Place::server(&server).timeout(SHORT);
     for strategy in STRATEGIES {
         let killed = AtomicU64::new(0);
         let (load, totals) = Load::run(strategy, &place, || {

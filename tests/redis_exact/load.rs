@@ -20,23 +20,31 @@ pub(crate) const STRATEGIES: [&str; 6] = [
     "gcra",
 ];
 const KEY: &str = "key";
-/// Of a call: far beyond what it takes, so that only a fault makes an error.
-const LONG: Duration = Duration::from_secs(60);
+/// Of a call, far beyond what it takes: only a fault makes an error.
+const LONG: Duration = Duration::from_secs(30);
+/// Of a call whose connection may be killed. One that is handed to the client just then is lost without
+/// a word, and its time is all that ends it.
+pub(crate) const SHORT: Duration = Duration::from_secs(2);
 
 /// Where the limits are counted.
 pub(crate) struct Place<'a> {
     urls: Vec<String>,
     is_cluster: bool,
     clock: &'a RedisServer,
+    timeout: Duration,
 }
 
 impl<'a> Place<'a> {
     pub(crate) fn server(server: &'a RedisServer) -> Self {
-        Self { urls: vec![server.url()], is_cluster: false, clock: server }
+        Self { urls: vec![server.url()], is_cluster: false, clock: server, timeout: LONG }
     }
 
     pub(crate) fn cluster(cluster: &'a RedisCluster) -> Self {
-        Self { urls: cluster.urls(), is_cluster: true, clock: &cluster.nodes()[0] }
+        Self { urls: cluster.urls(), is_cluster: true, clock: &cluster.nodes()[0], timeout: LONG }
+    }
+
+    pub(crate) fn timeout(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
     }
 
     /// The server's time in seconds.
@@ -92,6 +100,7 @@ impl Load {
         let envs = [
             ("URLS", place.urls.join(",")),
             ("CLUSTER", place.is_cluster.to_string()),
+            ("TIMEOUT", place.timeout.as_secs().to_string()),
             ("STRATEGY", strategy.to_owned()),
             ("LIMIT", load.limit.to_string()),
             ("PERIOD", load.period.as_secs().to_string()),
@@ -170,11 +179,8 @@ fn worker() {
     if workers::number().is_none() {
         return;
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(hit_as_told());
 }
 
@@ -187,14 +193,15 @@ async fn hit_as_told() {
         _ => Redis::builder().url(urls.next().unwrap()),
     };
     let name = workers::variable("STRATEGY");
-    let backend = builder.persistent(true).timeout(LONG / 2).build().unwrap();
+    let timeout = Duration::from_secs(number("TIMEOUT").into());
+    let backend = builder.persistent(true).timeout(timeout).build().unwrap();
     let period = Duration::from_secs(number("PERIOD").into());
     let throttle = Throttle::builder(name.as_str())
         .rate(Rate::new(number("LIMIT"), period).unwrap())
         .shared_strategy(strategy(&name, number("LIMIT")))
         .backend(backend)
         .on_error(OnError::Raise)
-        .deadline(LONG)
+        .deadline(timeout * 2)
         .build()
         .unwrap();
     workers::ready();
