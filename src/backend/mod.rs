@@ -3,6 +3,7 @@
 //! | backend | what survives a restart | shared by | locks | a hit costs | feature |
 //! | --- | --- | --- | --- | --- | --- |
 //! | [`InMemory`] | nothing | one process | FIFO or not, in the process | well under a microsecond | none |
+//! | `Redis` | what the server keeps | processes | on the server, with fencing; Redlock | one round trip | `redis` |
 //! | `Memcached` | nothing of the server's | processes | best effort, no fencing token | one round trip (fixed window) or two | `memcached` |
 //!
 //! A backend of your own implements [`Backend`]: the settings, the primitives, and a lock. The default

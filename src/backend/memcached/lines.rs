@@ -10,11 +10,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use super::{Inner, decide};
 use crate::backend::Result;
+use crate::background;
 use crate::decision::Decision;
 use crate::strategy::{Limit, Op, Step};
 
@@ -140,13 +140,9 @@ impl Drop for Turn {
         if !waiting {
             return;
         }
-        match Handle::try_current() {
-            Ok(runtime) => {
-                let work = Work { inner: Arc::clone(&self.inner), hash: self.hash, done: false };
-                drop(runtime.spawn(work.run()));
-            }
-            Err(_) => lines.leave(self.hash),
-        }
+        // Without a runtime the work is dropped, and frees the key.
+        let work = Work { inner: Arc::clone(&self.inner), hash: self.hash, done: false };
+        background::start_detached(work.run());
     }
 }
 

@@ -9,12 +9,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::connection::{Answer, Command};
 use super::expiry::{self, LONG_PAST};
 use super::{Inner, NAME, errors, keys};
 use crate::backend::{Result, cas};
+use crate::background;
 use crate::clock::monotonic_now;
 use crate::error::{BackendError, Effect, ErrorKind};
 use crate::lock::{Attempt, HeldLock, Lease, LockError, LockGuard, LockOptions};
@@ -44,8 +46,11 @@ impl Inner {
     ) -> Result<Attempt<LockGuard>, LockError> {
         let hold = Hold::new(self, name);
         let leased = ttl.is_none();
-        let task = tokio::spawn(hold.take(ttl.unwrap_or(self.lease_ttl), leased));
-        task.await.unwrap_or_else(|_ended| {
+        let (done, outcome) = oneshot::channel();
+        background::start_detached(async move {
+            let _ = done.send(hold.take(ttl.unwrap_or(hold.inner.lease_ttl), leased).await);
+        });
+        outcome.await.unwrap_or_else(|_gone| {
             Err(BackendError::new(NAME, OPERATION, ErrorKind::Unavailable)
                 .with_effect(Effect::Ambiguous)
                 .with_message("the runtime was shut down")
@@ -88,7 +93,7 @@ impl Hold {
     }
 
     async fn take(
-        self: Arc<Self>,
+        self: &Arc<Self>,
         ttl: Duration,
         leased: bool,
     ) -> Result<Attempt<LockGuard>, LockError> {
@@ -109,13 +114,16 @@ impl Hold {
         }
         *self.until.lock() = asked + ttl;
         let lease = leased.then(|| {
-            let hold = Arc::clone(&self);
+            let hold = Arc::clone(self);
             Lease::start(NAME, ttl, move || {
                 let hold = Arc::clone(&hold);
                 async move { hold.extend(ttl).await }
             })
         });
-        Ok(Attempt::Taken(LockGuard::new(Held { hold: self, lease: Mutex::new(lease) })))
+        Ok(Attempt::Taken(LockGuard::new(Held {
+            hold: Arc::clone(self),
+            lease: Mutex::new(lease),
+        })))
     }
 
     /// Writes the item again with this expiry, if it is still ours.
