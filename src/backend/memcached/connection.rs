@@ -127,11 +127,11 @@ impl Connection {
 
 async fn ask(client: &mut Protocol<Wire>, command: &Command<'_>) -> io::Result<Answer> {
     match *command {
-        Command::Version => client.version().await.map(|_version| Answer::Done),
+        Command::Version => Box::pin(client.version()).await.map(|_version| Answer::Done),
         Command::Gets(key) => {
             client.gets_cas(key).await.map(|(value, version)| Answer::Value(value, version))
         }
-        Command::GetMany(keys) => client.get_multi(keys).await.map(Answer::Values),
+        Command::GetMany(keys) => Box::pin(client.get_multi(keys)).await.map(Answer::Values),
         Command::Add { key, value, exptime } => {
             client.add(key, value, exptime).await.map(|()| Answer::Done)
         }
@@ -140,7 +140,7 @@ async fn ask(client: &mut Protocol<Wire>, command: &Command<'_>) -> io::Result<A
             .await
             .map(|stored| if stored { Answer::Done } else { Answer::Changed }),
         Command::Incr(key) => client.increment(key, 1).await.map(Answer::Number),
-        Command::FlushAll => client.flush().await.map(|()| Answer::Done),
+        Command::FlushAll => Box::pin(client.flush()).await.map(|()| Answer::Done),
     }
 }
 

@@ -42,7 +42,8 @@ impl Inner {
         {
             return Ok(decision);
         }
-        slot.in_turn(hash, key, step).await
+        // Boxed, like all but the one call above: a small future is moved for less than that costs.
+        Box::pin(slot.in_turn(hash, key, step)).await
     }
 }
 
@@ -138,7 +139,7 @@ impl Slot<'_> {
         let limits = [tally.form.any_limit()];
         let step = Step::new(&limits, 1, Op::Refund { taken_at: tally.start() });
         let slot = Self { form: Form::of(&step).or(Some(tally.form)), ..*self };
-        let back = slot.in_turn(hash, key, &step);
+        let back = Box::pin(slot.in_turn(hash, key, &step));
         let _ = timeout(self.inner.call_timeout, back).await;
     }
 

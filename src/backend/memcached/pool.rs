@@ -209,7 +209,7 @@ impl Manager for Dialer {
 
     async fn create(&self) -> io::Result<Connection> {
         let deadline = monotonic_now() + self.timeout;
-        let socket = timeout_at(deadline, self.address.connect()).await;
+        let socket = timeout_at(deadline, Box::pin(self.address.connect())).await;
         let socket = socket.map_err(|_elapsed| io::Error::from(io::ErrorKind::TimedOut))??;
         Ok(Connection::new(Link::new(socket)))
     }

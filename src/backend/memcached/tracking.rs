@@ -137,7 +137,12 @@ impl Inner {
     /// Writes a name down, if names are tracked. What goes wrong is counted and said, and does not stop
     /// the hit.
     pub(super) async fn track(&self, name: &str) {
-        let Some(tracker) = &self.tracker else { return };
+        if let Some(tracker) = &self.tracker {
+            Box::pin(self.track_by(tracker, name)).await;
+        }
+    }
+
+    async fn track_by(&self, tracker: &Tracker, name: &str) {
         let name = keys::without_namespace(self.settings.namespace(), name);
         let now = minute();
         let shard = list_of(name);
