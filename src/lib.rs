@@ -54,6 +54,7 @@
 //! | --- | --- | --- | --- | --- | --- |
 //! | [`InMemory`] | no | no | in the process, FIFO or not | well under a microsecond | none |
 //! | `Redis` | as the server does | yes | on the server, with fencing; Redlock | one round trip | `redis` |
+//! | `Memcached` | no | yes, exactly | best effort | one or two round trips | `memcached` |
 //! | your own | as you build it | as you build it | as you build it | | `conformance` has the test suite |
 //!
 //! # When the backend fails
@@ -92,6 +93,7 @@
 //! | `redis-cluster`, `redis-sentinel` | ... on a cluster, on the master that sentinels name |
 //! | `redis-rustls` | ... by TLS |
 //! | `conformance` | the suite that every backend must pass, for authors of backends |
+//! | `memcached` | the `Memcached` backend: one server or several, TCP or a UNIX socket |
 //!
 //! None is on by default.
 #![cfg_attr(docsrs, feature(doc_cfg))]

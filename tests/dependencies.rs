@@ -56,6 +56,11 @@ fn the_core_has_the_few_dependencies_that_it_says() {
 fn a_feature_that_is_off_leaves_its_dependency_out() {
     assert!(!tree(&[]).contains("serde"));
     assert!(tree(&["--features", "serde"]).contains("serde"));
+    let memcached = tree(&["--features", "memcached"]);
+    for client in ["memcache-async", "deadpool", "sha2"] {
+        assert!(memcached.contains(client) && !tree(&[]).contains(client), "{client}");
+    }
+    assert!(!memcached.contains("redis"));
     for client in ["redis", "memcache-async", "http", "tower"] {
         assert!(!tree(&[]).contains(client), "{client}");
     }

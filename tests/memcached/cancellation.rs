@@ -78,3 +78,69 @@ async fn f22_nobody_reads_the_reply_of_one_who_was_cancelled() {
     }
     assert!(server.stat("curr_connections") <= 4 + 2 + 8, "no connection leaks");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f22_who_waits_on_a_hot_key_loses_nothing_by_one_who_was_cancelled() {
+    const LIMIT: usize = 200;
+    let server = MemcachedServer::start();
+    let backend = Arc::new(builder(&server).build().unwrap());
+    for (round, strategy) in ["bucket", "number"].into_iter().enumerate() {
+        let limits = match strategy {
+            "bucket" => [limit("200/366d", TokenBucket::new())],
+            _ => [limit("200/30d", FixedWindow::new())],
+        };
+        let limits = Arc::new(limits);
+        let mut tasks = tokio::task::JoinSet::new();
+        for task in 0..64u64 {
+            let (backend, limits) = (Arc::clone(&backend), Arc::clone(&limits));
+            tasks.spawn(async move {
+                let (mut admitted, mut cancelled) = (0, 0);
+                for number in 0..20 {
+                    let call = hit(&*backend, strategy, &*limits);
+                    match polled((task + number) % 5 * 2, call).await {
+                        Some(decision) => admitted += usize::from(decision.unwrap().is_allowed()),
+                        None => cancelled += 1,
+                    }
+                }
+                (admitted, cancelled)
+            });
+        }
+        let counts = tasks.join_all().await;
+        let admitted: usize = counts.iter().map(|(admitted, _)| admitted).sum();
+        let cancelled: usize = counts.iter().map(|(_, cancelled)| cancelled).sum();
+        assert!(cancelled > 64, "round {round}: {cancelled} cancelled");
+        // Those who were cancelled may have been counted, and nobody else.
+        let mut rest = 0;
+        while hit(&*backend, strategy, &*limits).await.unwrap().is_allowed() {
+            rest += 1;
+        }
+        assert!(admitted + rest <= LIMIT, "{strategy}: {admitted} and {rest}");
+        assert!(
+            admitted + rest + cancelled >= LIMIT,
+            "{strategy}: {admitted}, {rest}, {cancelled}"
+        );
+    }
+}
+
+#[test]
+fn f28_a_backend_outlives_its_runtimes() {
+    let server = MemcachedServer::start();
+    let backend = builder(&server).build().unwrap();
+    let limits = [limit("1000/30d", TokenBucket::new())];
+    for number in 0..50u32 {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        // Connections, and a task that decides for others, end with their runtime.
+        let decision = runtime.block_on(async {
+            for _ in 0..4 {
+                let backend = backend.clone();
+                tokio::spawn(async move {
+                    let limits = [limit("1000/30d", TokenBucket::new())];
+                    drop(hit(&backend, "other", &limits).await);
+                });
+            }
+            tokio::task::yield_now().await;
+            hit(&backend, "a", &limits).await.unwrap()
+        });
+        assert_eq!(decision.remaining(), 999 - number);
+    }
+}

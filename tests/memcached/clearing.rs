@@ -77,3 +77,43 @@ async fn flush_all_takes_everything() {
     assert_eq!(backend.get(&Key::value("a")).await.unwrap(), None);
     assert_eq!(server.command("get theirs\r\n"), "END\r\n");
 }
+
+/// Fills all lists of names, written down at that minute.
+fn fill_lists(server: &MemcachedServer, minute: u64) {
+    for shard in 0..64 {
+        let mut text = String::new();
+        for number in 0.. {
+            let line = format!("{minute} /v/old:{shard}:{number}\n");
+            if text.len() + line.len() > 128 * 1024 {
+                break;
+            }
+            text.push_str(&line);
+        }
+        let length = text.len();
+        let reply = server.command(&format!("set test/k/{shard} 0 0 {length}\r\n{text}\r\n"));
+        assert_eq!(reply, "STORED\r\n");
+    }
+}
+
+#[tokio::test]
+async fn names_that_do_not_fit_are_counted_and_old_ones_make_room() {
+    let server = MemcachedServer::start();
+    let untracked = |backend: &traffik::Memcached| {
+        backend.settings().count(traffik::backend::Counter::Untracked)
+    };
+    // Of the far future, so never old.
+    fill_lists(&server, 1 << 40);
+    let full = builder(&server).track_keys(true).build().unwrap();
+    let limits = [limit("5/30d", FixedWindow::new())];
+    assert!(hit(&full, "a", &limits).await.unwrap().is_allowed(), "the hit is served all the same");
+    assert_eq!(untracked(&full), 1);
+    assert!(hit(&full, "a", &limits).await.unwrap().is_allowed());
+    assert_eq!(untracked(&full), 1, "counted once");
+
+    fill_lists(&server, 1);
+    let compacted = builder(&server).track_keys(true).build().unwrap();
+    assert!(hit(&compacted, "b", &limits).await.unwrap().is_allowed());
+    assert_eq!(untracked(&compacted), 0, "names whose items are gone make room");
+    compacted.clear().await.unwrap();
+    assert_eq!(hit(&compacted, "b", &limits).await.unwrap().remaining(), 4, "and it was cleared");
+}
