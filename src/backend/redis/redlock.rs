@@ -118,7 +118,7 @@ impl Quorum {
         let asked: FuturesUnordered<_> =
             nodes.iter().map(|node| node.extend(name, owner, ttl)).collect();
         let answers: Vec<Option<Instant>> =
-            asked.filter_map(async |ours| ours.ok()).collect().await;
+            asked.filter_map(|ours| std::future::ready(ours.ok())).collect().await;
         let mut ours: Vec<Instant> = answers.iter().flatten().copied().collect();
         ours.sort_by(|a, b| b.cmp(a));
         if let Some(until) = ours.get(self.majority() - 1) {
