@@ -26,45 +26,59 @@ fn fill(server: &RedisServer, count: usize) {
     }
 }
 
-/// Another client's longest wait until it is told to end.
-fn worst_latency(server: &RedisServer, stop: &Arc<AtomicBool>) -> thread::JoinHandle<Duration> {
+/// Another client's waits until it is told to end, the shortest first.
+fn latencies(server: &RedisServer, stop: &Arc<AtomicBool>) -> thread::JoinHandle<Vec<Duration>> {
     let mut connection = server.connect().unwrap();
     let stop = Arc::clone(stop);
     thread::spawn(move || {
-        let mut worst = Duration::ZERO;
+        let mut waits = Vec::new();
         while !stop.load(Ordering::Relaxed) {
             let start = now();
             connection.cmd("SET other 1").unwrap();
-            worst = worst.max(start.elapsed());
+            waits.push(start.elapsed());
         }
-        worst
+        waits.sort();
+        waits
     })
+}
+
+/// The median, 999 of 1000, and the longest.
+fn shown(waits: &[Duration]) -> String {
+    let [median, most, worst] = [500, 999, 1000].map(|part| waits[(waits.len() - 1) * part / 1000]);
+    format!("{median:?} in the median, {most:?} in 999 of 1000, {worst:?} at most")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clear_of_many_keys_hardly_disturbs_others() {
-    let server = RedisServer::start();
+    let server = RedisServer::with(&["--latency-tracking-info-percentiles", "50", "99.9", "100"]);
     let count = many();
     tokio::task::block_in_place(|| fill(&server, count));
     let backend = patient().url(server.url()).build().unwrap();
     backend.initialize().await.unwrap();
     assert_eq!(usize::try_from(server.cmd("DBSIZE").int()).unwrap(), count);
+    server.cmd("CONFIG RESETSTAT");
     let stop = Arc::new(AtomicBool::new(false));
-    let quiet = worst_latency(&server, &stop);
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    stop.store(true, Ordering::Relaxed);
-    let quiet = quiet.join().unwrap();
-
-    stop.store(false, Ordering::Relaxed);
-    let disturbed = worst_latency(&server, &stop);
+    let disturbed = latencies(&server, &stop);
     let start = now();
     backend.clear().await.unwrap();
     let took = start.elapsed();
     stop.store(true, Ordering::Relaxed);
-    let worst = disturbed.join().unwrap();
+    let disturbed = disturbed.join().unwrap();
+    let stats = server.cmd("INFO latencystats");
+    let spent =
+        ["scan", "unlink"].map(|name| stats.field(&format!("latency_percentiles_usec_{name}")));
+
+    // The same for as long, with nothing beside it but what this machine does.
+    stop.store(false, Ordering::Relaxed);
+    let quiet = latencies(&server, &stop);
+    tokio::time::sleep(took).await;
+    stop.store(true, Ordering::Relaxed);
+    let quiet = quiet.join().unwrap();
     println!(
-        "clear of {count} keys took {took:?}; another client waited {worst:?} at most, {quiet:?} \
-         in half a second before"
+        "clear of {count} keys took {took:?}\nanother client waited meanwhile {}\n... and \
+         without it {}\nthe server worked on a SCAN, an UNLINK (us): {spent:?}",
+        shown(&disturbed),
+        shown(&quiet)
     );
     assert_eq!(server.cmd("KEYS *").text(), "other");
 }
