@@ -10,11 +10,12 @@ use serde_json::Value;
 /// What the core may depend on directly, without any feature.
 const CORE: [&str; 8] =
     ["ahash", "async-trait", "hashbrown", "parking_lot", "quanta", "thiserror", "tokio", "tracing"];
-const LICENCES: [&str; 8] = [
+const LICENCES: [&str; 9] = [
     "MIT",
     "Apache-2.0",
     "BSD-2-Clause",
     "BSD-3-Clause",
+    "BSL-1.0",
     "ISC",
     "Zlib",
     "Unlicense",

@@ -115,17 +115,19 @@ impl Quorum {
     ) -> Result<Option<Instant>> {
         let nodes = self.nodes.iter().map(|node| node.within(time_of_one(ttl)));
         let nodes: Vec<LockNode> = nodes.collect();
-        let asked: FuturesUnordered<_> =
+        let mut asked: FuturesUnordered<_> =
             nodes.iter().map(|node| node.extend(name, owner, ttl)).collect();
-        let answers: Vec<Option<Instant>> =
-            asked.filter_map(|ours| std::future::ready(ours.ok())).collect().await;
-        let mut ours: Vec<Instant> = answers.iter().flatten().copied().collect();
+        let (mut ours, mut answered) = (Vec::new(), 0);
+        while let Some(answer) = asked.next().await {
+            answered += usize::from(answer.is_ok());
+            ours.extend(answer.ok().flatten());
+        }
         ours.sort_by(|a, b| b.cmp(a));
         if let Some(until) = ours.get(self.majority() - 1) {
             // As long as a majority has it.
             return Ok(Some(*until));
         }
-        if answers.len() >= self.majority() {
+        if answered >= self.majority() {
             return Ok(None);
         }
         Err(self.no_majority("extended"))

@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
@@ -60,6 +60,7 @@ struct Link {
     server: OnceLock<TcpStream>,
     /// How many bytes may still pass, by direction.
     left: [AtomicU64; 2],
+    stranded: AtomicBool,
 }
 
 impl Proxy {
@@ -128,6 +129,16 @@ impl Proxy {
         });
     }
 
+    /// Lets nothing more through on the connections that are open, without closing them: as if the
+    /// other end were gone without a word. New ones are not concerned.
+    pub(crate) fn strand(&self) {
+        self.set(|state| {
+            for link in &state.links {
+                link.stranded.store(true, Ordering::SeqCst);
+            }
+        });
+    }
+
     /// Refuses new connections, as if nothing listened, until `forward`.
     pub(crate) fn refuse(&self) {
         let mut acceptor = self.acceptor.lock().unwrap_or_else(PoisonError::into_inner);
@@ -142,6 +153,11 @@ impl Proxy {
     /// How many connections were accepted.
     pub(crate) fn accepted(&self) -> usize {
         self.shared.lock().accepted.len()
+    }
+
+    /// When each was accepted, since the start.
+    pub(crate) fn accepted_at(&self) -> Vec<Duration> {
+        self.shared.lock().accepted.clone()
     }
 
     /// How many were accepted in each second since the start, until the last in which one was.
@@ -241,23 +257,34 @@ impl Shared {
         let _ = sender.send((due, Vec::new()));
     }
 
+    fn count(&self, way: Direction, bytes: usize, cut: bool) {
+        let mut state = self.lock();
+        state.bytes[way as usize] += u64::try_from(bytes).unwrap();
+        state.cuts += usize::from(cut);
+    }
+
     fn write(&self, way: Direction, link: &Link, mut to: &TcpStream, chunks: Receiver<Chunk>) {
         for (due, chunk) in chunks {
             self.wait_for_passage(due);
+            if link.stranded.load(Ordering::SeqCst) {
+                if chunk.is_empty() {
+                    link.close();
+                }
+                continue;
+            }
             let left = &link.left[way as usize];
             let limit = left.load(Ordering::SeqCst);
             let length = u64::try_from(chunk.len()).unwrap();
             let cut = length >= limit && length > 0;
             let chunk = if cut { &chunk[..usize::try_from(limit).unwrap()] } else { &chunk[..] };
+            // Counted first: who has got them finds them counted.
+            self.count(way, chunk.len(), cut);
             if cut && way == Direction::Request {
-                // First, so that no reply to these bytes comes through.
+                // So that no reply to these bytes comes through.
                 let _ = link.client.shutdown(Shutdown::Both);
             }
             let written = to.write_all(chunk);
-            let mut state = self.lock();
-            state.bytes[way as usize] += u64::try_from(chunk.len()).unwrap();
             if cut {
-                state.cuts += 1;
                 let _ = link.client.shutdown(Shutdown::Both);
                 // It still reads what it was sent.
                 let _ = link.server.get().map(|server| server.shutdown(Shutdown::Write));
@@ -297,7 +324,12 @@ fn accept(shared: Arc<Shared>, listener: TcpListener) -> JoinHandle<()> {
                 left[direction as usize].store(bytes, Ordering::SeqCst);
             }
             let _ = client.set_nodelay(true);
-            let link = Arc::new(Link { client, server: OnceLock::new(), left });
+            let link = Arc::new(Link {
+                client,
+                server: OnceLock::new(),
+                left,
+                stranded: AtomicBool::new(false),
+            });
             state.links.push(Arc::clone(&link));
             drop(state);
             let shared = Arc::clone(&shared);

@@ -1,0 +1,133 @@
+//! Nobody answers, and no connection is closed.
+
+use traffik::{Backend, Effect, ErrorKind, FixedWindow, Key, OnError, Redis, Source, Throttle};
+
+use crate::common::{PLENTY, admits, builder, ends, error, heals, throttle, until, used};
+use crate::servers::{Proxy, RedisServer};
+
+/// In a row, and a connection is given up.
+const MISSES: u32 = 3;
+
+fn by_policy(backend: &Redis, policy: OnError) -> Throttle {
+    let builder = Throttle::builder("policy").limit("5/day", FixedWindow::new());
+    builder.backend(backend.clone()).on_error(policy).build().unwrap()
+}
+
+async fn decides_by_policy(backend: &Redis) {
+    let decision = ends(by_policy(backend, OnError::Allow).hit("a")).await.unwrap();
+    assert!(decision.is_allowed() && decision.source() == Source::Policy);
+    let decision = ends(by_policy(backend, OnError::default()).hit("a")).await.unwrap();
+    assert!(decision.is_denied() && decision.source() == Source::Policy);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f04_a_stopped_server_ends_no_call_and_heals() {
+    let server = RedisServer::start();
+    let backend = builder(server.url()).build().unwrap();
+    let throttle = throttle(&backend, PLENTY);
+    let (mut admitted, mut ambiguous) = (0, 0);
+    for _ in 0..2 {
+        admits(&throttle, "other").await;
+        server.pause();
+        for _ in 0..8 {
+            match ends(throttle.hit("key")).await {
+                Ok(_) => panic!("nobody was there to answer"),
+                Err(traffik::Error::Backend(error)) => {
+                    let timeout = error.kind() == ErrorKind::Timeout;
+                    assert!(timeout || error.effect() == Effect::NotApplied, "{error}");
+                    ambiguous += u32::from(error.effect() == Effect::Ambiguous);
+                }
+                Err(other) => panic!("{other:?}"),
+            }
+        }
+        decides_by_policy(&backend).await;
+        server.resume();
+        admits(&throttle, "key").await;
+        admitted += 1;
+    }
+    // A hit that timed out here would be ambiguous too, and is not counted above.
+    let used = used(&throttle, "key", PLENTY).await;
+    assert!(admitted <= used, "{admitted} admitted, {used} used");
+    assert!(ambiguous >= MISSES, "the first of them were sent");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f04_a_black_hole_has_its_connection_replaced_and_heals() {
+    let server = RedisServer::start();
+    let proxy = Proxy::start(server.port());
+    let backend = builder(format!("redis://127.0.0.1:{}", proxy.port())).build().unwrap();
+    let throttle = throttle(&backend, PLENTY);
+    admits(&throttle, "key").await;
+    let before = proxy.accepted();
+
+    proxy.blackhole();
+    let mut sent = 0;
+    // Until there is no connection any more: then a call fails at once.
+    loop {
+        let error = error(ends(throttle.hit("key")).await);
+        if error.effect() == Effect::NotApplied {
+            break;
+        }
+        assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
+        sent += 1;
+        assert!(sent <= MISSES, "{sent} calls in a row had no answer, and no new connection");
+    }
+    until("another connection is made", || proxy.accepted() > before).await;
+    decides_by_policy(&backend).await;
+    proxy.forward();
+    admits(&throttle, "key").await;
+    until("only the last connection is left", || proxy.open() == 1).await;
+    let clients = || server.cmd("CLIENT LIST TYPE normal").text().trim().lines().count();
+    until("... also at the server", || clients() == 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f04_an_idle_backend_finds_the_silence_by_itself() {
+    let server = RedisServer::start();
+    let proxy = Proxy::start(server.port());
+    let backend = builder(format!("redis://127.0.0.1:{}", proxy.port())).build().unwrap();
+    heals("the first call", || backend.ready()).await;
+    let before = proxy.accepted();
+    proxy.blackhole();
+    until("the connection is replaced", || proxy.accepted() > before).await;
+    proxy.forward();
+    heals("a call", || backend.ready()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f05_a_half_open_connection_is_replaced() {
+    let server = RedisServer::start();
+    let proxy = Proxy::start(server.port());
+    let backend = builder(format!("redis://127.0.0.1:{}", proxy.port())).build().unwrap();
+    let throttle = throttle(&backend, PLENTY);
+    admits(&throttle, "key").await;
+    for round in 0..3 {
+        let before = proxy.accepted();
+        proxy.strand();
+        let mut missed = 0;
+        while let Err(traffik::Error::Backend(error)) = ends(throttle.hit("key")).await {
+            if proxy.accepted() > before {
+                break;
+            }
+            missed += u32::from(error.effect() == Effect::Ambiguous);
+            assert!(missed <= MISSES, "round {round}: it is not replaced: {error}");
+        }
+        admits(&throttle, "key").await;
+        assert!(proxy.accepted() > before);
+    }
+    until("the old ones are let go of", || proxy.open() == 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f05_an_idle_half_open_connection_is_replaced() {
+    let server = RedisServer::start();
+    let proxy = Proxy::start(server.port());
+    let backend = builder(format!("redis://127.0.0.1:{}", proxy.port())).build().unwrap();
+    let key = Key::value("key");
+    heals("a value", || backend.set(&key, b"value", None)).await;
+    let before = proxy.accepted();
+    proxy.strand();
+    until("it is replaced", || proxy.accepted() > before).await;
+    let value = heals("the value", || backend.get(&key)).await;
+    assert_eq!(value.as_deref(), Some(&b"value"[..]));
+}
