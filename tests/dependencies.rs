@@ -56,13 +56,39 @@ fn the_core_has_the_few_dependencies_that_it_says() {
 fn a_feature_that_is_off_leaves_its_dependency_out() {
     assert!(!tree(&[]).contains("serde"));
     assert!(tree(&["--features", "serde"]).contains("serde"));
-    let memcached = tree(&["--features", "memcached"]);
-    for client in ["memcache-async", "deadpool", "sha2"] {
-        assert!(memcached.contains(client) && !tree(&[]).contains(client), "{client}");
-    }
-    assert!(!memcached.contains("redis"));
-    for client in ["redis", "memcache-async", "http", "tower"] {
+    for client in ["redis", "futures-util", "rustls", "memcache-async", "http", "tower"] {
         assert!(!tree(&[]).contains(client), "{client}");
+    }
+    let redis = tree(&["--features", "redis"]);
+    assert!(redis.contains("redis"));
+    for (feature, dependency) in [("redis-cluster", "crc16"), ("redis-rustls", "rustls")] {
+        assert!(!redis.contains(dependency), "{dependency}");
+        assert!(tree(&["--features", feature]).contains(dependency), "{dependency}");
+    }
+}
+
+#[test]
+fn memcached_needs_its_client_a_pool_and_a_hash() {
+    let direct = tree(&["--depth", "1", "--features", "memcached"]);
+    let more: BTreeSet<String> =
+        direct.difference(&CORE.map(str::to_owned).into()).cloned().collect();
+    let needed = ["deadpool", "memcache-async", "sha2", "socket2"];
+    assert_eq!(more, needed.map(str::to_owned).into());
+    assert!(
+        tree(&[]).is_disjoint(&["deadpool", "memcache-async", "sha2"].map(str::to_owned).into())
+    );
+}
+
+#[test]
+fn redis_needs_its_client_and_little_else() {
+    let direct = tree(&["--depth", "1", "--features", "redis"]);
+    let more: BTreeSet<String> =
+        direct.difference(&CORE.map(str::to_owned).into()).cloned().collect();
+    assert_eq!(more, ["futures-util", "redis"].map(str::to_owned).into());
+    // Without a default feature of the client's that nothing here uses.
+    let all = tree(&["--features", "redis"]);
+    for unused in ["num-bigint", "r2d2", "serde_json", "native-tls"] {
+        assert!(!all.contains(unused), "{unused}");
     }
 }
 

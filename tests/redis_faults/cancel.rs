@@ -105,7 +105,7 @@ async fn f22_a_lock_whose_answer_was_lost_is_let_go_of() {
     let server = RedisServer::start();
     let proxy = Proxy::start(server.port());
     let backend = patient(format!("redis://127.0.0.1:{}", proxy.port()));
-    backend.ready().await.unwrap();
+    becomes_free(&backend, "one to load the scripts").await;
     for round in 0..10 {
         let name = format!("lock {round}");
         let before = server.calls("set");

@@ -2,7 +2,7 @@
 
 use traffik::{Backend, Effect, ErrorKind, FixedWindow, Key, OnError, Redis, Source, Throttle};
 
-use crate::common::{PLENTY, admits, builder, ends, error, heals, throttle, until, used};
+use crate::common::{PLENTY, SOON, admits, builder, ends, error, heals, throttle, until, used};
 use crate::servers::{Proxy, RedisServer};
 
 /// In a row, and a connection is given up.
@@ -130,4 +130,17 @@ async fn f05_an_idle_half_open_connection_is_replaced() {
     until("it is replaced", || proxy.accepted() > before).await;
     let value = heals("the value", || backend.get(&key)).await;
     assert_eq!(value.as_deref(), Some(&b"value"[..]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f04_initializing_ends_in_its_own_time_and_applies_nothing() {
+    let server = RedisServer::start();
+    let short = std::time::Duration::from_millis(100);
+    let builder = builder(server.url()).timeout(SOON * 100).connect_timeout(SOON * 100);
+    let backend = builder.initialize_timeout(short).build().unwrap();
+    server.pause();
+    let error = ends(backend.initialize()).await.unwrap_err();
+    assert_eq!((error.kind(), error.effect()), (ErrorKind::Timeout, Effect::NotApplied), "{error}");
+    server.resume();
+    heals("it", || backend.initialize()).await;
 }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use traffik::{Backend, Redis};
+use traffik::{Backend, Effect, Redis};
 
 use crate::common::{PATIENT, PLENTY, ends, patient, throttle};
 use crate::servers::{Certificates, RedisServer, Workers, workers};
@@ -23,6 +23,7 @@ fn worker() {
         let backend = builder.build().unwrap();
         if let Err(error) = ends(backend.initialize()).await {
             assert!(ends(throttle(&backend, PLENTY).hit("key")).await.is_err());
+            assert_eq!(error.effect(), Effect::NotApplied, "{error}");
             return format!("{:?} {error}", error.kind());
         }
         let decision = ends(throttle(&backend, PLENTY).hit("key")).await.unwrap();
@@ -68,7 +69,6 @@ fn tls_to_a_port_without_it_is_an_error() {
     let outcome = outcome(&plain, server.certificates(), "2000");
     let no_answer = ["Unavailable", "Timeout"].iter().any(|kind| outcome.starts_with(kind));
     assert!(no_answer, "{outcome}");
-    assert!(!outcome.contains("may have happened"), "{outcome}");
 }
 
 #[tokio::test]

@@ -32,7 +32,8 @@ fn worker() {
             let guard = take(&backend, "counter", ttl(LONG)).await;
             let count = store.cmd("GET count").unwrap();
             let last = store.cmd("GET token").unwrap();
-            let jitter = (u64::from(round) * 7919 + u64::try_from(number).unwrap() * 104_729) % 1000;
+            let jitter =
+                (u64::from(round) * 7919 + u64::try_from(number).unwrap() * 104_729) % 1000;
             tokio::time::sleep(Duration::from_micros(jitter)).await;
             let next = if count.is_nil() { 1 } else { count.int() + 1 };
             store.cmd(&format!("SET count {next}")).unwrap();

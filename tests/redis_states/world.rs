@@ -62,9 +62,13 @@ pub(crate) fn backend_error<T>(result: Result<T, Error>) -> BackendError {
 /// Hits until it is refused with that text, and holds the error to what each refusal must be. A server
 /// may need a moment to get into its state, and a machine may be too slow for one call.
 pub(crate) async fn refused(throttle: &Throttle, text: &str) -> BackendError {
+    refused_for(throttle, "a", text).await
+}
+
+pub(crate) async fn refused_for(throttle: &Throttle, key: &str, text: &str) -> BackendError {
     let start = now();
     loop {
-        let outcome = throttle.hit("a").await;
+        let outcome = throttle.hit(key).await;
         if let Err(Error::Backend(error)) = &outcome
             && error.to_string().contains(text)
         {

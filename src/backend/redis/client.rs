@@ -122,7 +122,11 @@ impl Client {
                 }
                 (Retry::On(next), _) => {
                     route = next.clone();
-                    // The first redirection is followed at once.
+                    // ASK is true only now: later the node may take over the slot a second time, and
+                    // would make a key that is elsewhere. Of the others the first is followed at once.
+                    if matches!(route, Route::Asking(_)) {
+                        continue;
+                    }
                     if longest_pause == SHORTEST_PAUSE {
                         longest_pause *= 2;
                         continue;

@@ -4,13 +4,13 @@
 use std::time::Duration;
 
 use redis::Value;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout_at};
 use tracing::{debug, warn};
 
 use super::Inner;
 use crate::backend::Result;
 use crate::clock::monotonic_now;
-use crate::error::BackendError;
+use crate::error::{BackendError, Effect, ErrorKind};
 
 /// Between two tries of a server that is not ready.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -22,10 +22,11 @@ impl Inner {
         let probe = crate::key::Key::value("traffik:ready");
         loop {
             // Not a PING: that is answered also by a server that is loading or refuses us.
-            let error = match self.get(&probe).await {
-                Ok(_) => break,
-                Err(error) if error.kind().is_programmer_error() => return Err(error),
-                Err(error) => error,
+            let error = match timeout_at(deadline, self.get(&probe)).await {
+                Ok(Ok(_)) => break,
+                Ok(Err(error)) if error.kind().is_programmer_error() => return Err(error),
+                Ok(Err(error)) => error,
+                Err(_elapsed) => BackendError::new(super::NAME, "get", ErrorKind::Timeout),
             };
             if monotonic_now() + PAUSE >= deadline {
                 return Err(self.unreachable(error));
@@ -40,6 +41,7 @@ impl Inner {
         let message =
             format!("{:?} was not ready within {:?}", self.client.link(), self.initialize_timeout);
         BackendError::new(super::NAME, "initialize", error.kind())
+            .with_effect(Effect::NotApplied)
             .with_message(format!("{message}: {error}"))
             .with_cause(error)
     }
