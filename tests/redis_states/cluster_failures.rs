@@ -221,7 +221,6 @@ async fn f12_a_cluster_client_survives_kills_of_its_connections() {
     survives_kills(&cluster, &backend).await;
 }
 
-/// The client's own way to make connections, with a short time for each call.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f12_a_cluster_whose_nodes_stop_for_a_while() {
     let cluster = RedisCluster::start(3, 0);
