@@ -46,7 +46,7 @@ fn worker() {
                 None => without_token += 1,
             }
             // Both ways to let go.
-            if round % 2 == 0 {
+            if round.is_multiple_of(2) {
                 // By Redlock, some servers may not have answered in time.
                 let released = guard.release().await;
                 assert!(released.is_err() || released.unwrap(), "it was ours all the time");
@@ -95,7 +95,7 @@ async fn f02_tokens_rise_over_crashes_that_lose_all_data() {
         let token = guard.fence().unwrap();
         assert!(token > last, "{token} after {last}");
         last = token;
-        if round % 2 == 0 {
+        if round.is_multiple_of(2) {
             // Lost while it is held.
             server.restart();
             // The connection may have to be found dead first.
