@@ -90,7 +90,7 @@ async fn f02_tokens_rise_over_crashes_that_lose_all_data() {
     let mut server = RedisServer::start();
     let backend = on(&server);
     let mut last = 0;
-    for round in 0..12 {
+    for round in 0..12_u32 {
         let guard = ends("the lock", take(&backend, "a", ttl(SOON))).await;
         let token = guard.fence().unwrap();
         assert!(token > last, "{token} after {last}");
