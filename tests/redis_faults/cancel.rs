@@ -144,7 +144,7 @@ async fn cancel_one(backend: &Redis, throttle: &Throttle, task: u64, dice: &mut 
             _ => {
                 let guard = backend.lock(&lock, HELD).await.unwrap();
                 assert!(guard.fence().is_some());
-                if task % 2 == 0 {
+                if task.is_multiple_of(2) {
                     assert!(guard.release().await.unwrap(), "nobody else lets go of it");
                 }
             }
