@@ -38,6 +38,13 @@ impl Task {
     }
 }
 
+/// Starts work that ends by itself; says whether there is a runtime for it.
+#[cfg(any(feature = "redis", feature = "memcached", test))]
+pub(crate) fn start_detached(work: impl Future<Output = ()> + Send + 'static) -> bool {
+    let runtime = tokio::runtime::Handle::try_current();
+    runtime.map(|runtime| drop(runtime.spawn(work))).is_ok()
+}
+
 impl Drop for Task {
     fn drop(&mut self) {
         self.stop();

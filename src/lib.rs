@@ -53,6 +53,7 @@
 //! | backend | survives a restart | shared by processes | locks | a hit costs | feature |
 //! | --- | --- | --- | --- | --- | --- |
 //! | [`InMemory`] | no | no | in the process, FIFO or not | well under a microsecond | none |
+//! | `Redis` | as the server does | yes | on the server, with fencing; Redlock | one round trip | `redis` |
 //! | your own | as you build it | as you build it | as you build it | | `conformance` has the test suite |
 //!
 //! # When the backend fails
@@ -87,6 +88,9 @@
 //! | feature | adds |
 //! | --- | --- |
 //! | `serde` | `Serialize` and `Deserialize` for [`Rate`], as its text |
+//! | `redis` | the backend `Redis`, on one server or what your own factory reaches |
+//! | `redis-cluster`, `redis-sentinel` | ... on a cluster, on the master that sentinels name |
+//! | `redis-rustls` | ... by TLS |
 //! | `conformance` | the suite that every backend must pass, for authors of backends |
 //!
 //! None is on by default.

@@ -10,11 +10,12 @@ use serde_json::Value;
 /// What the core may depend on directly, without any feature.
 const CORE: [&str; 8] =
     ["ahash", "async-trait", "hashbrown", "parking_lot", "quanta", "thiserror", "tokio", "tracing"];
-const LICENCES: [&str; 8] = [
+const LICENCES: [&str; 9] = [
     "MIT",
     "Apache-2.0",
     "BSD-2-Clause",
     "BSD-3-Clause",
+    "BSL-1.0",
     "ISC",
     "Zlib",
     "Unlicense",
@@ -55,8 +56,27 @@ fn the_core_has_the_few_dependencies_that_it_says() {
 fn a_feature_that_is_off_leaves_its_dependency_out() {
     assert!(!tree(&[]).contains("serde"));
     assert!(tree(&["--features", "serde"]).contains("serde"));
-    for client in ["redis", "memcache-async", "http", "tower"] {
+    for client in ["redis", "futures-util", "rustls", "memcache-async", "http", "tower"] {
         assert!(!tree(&[]).contains(client), "{client}");
+    }
+    let redis = tree(&["--features", "redis"]);
+    assert!(redis.contains("redis"));
+    for (feature, dependency) in [("redis-cluster", "crc16"), ("redis-rustls", "rustls")] {
+        assert!(!redis.contains(dependency), "{dependency}");
+        assert!(tree(&["--features", feature]).contains(dependency), "{dependency}");
+    }
+}
+
+#[test]
+fn redis_needs_its_client_and_little_else() {
+    let direct = tree(&["--depth", "1", "--features", "redis"]);
+    let more: BTreeSet<String> =
+        direct.difference(&CORE.map(str::to_owned).into()).cloned().collect();
+    assert_eq!(more, ["futures-util", "redis"].map(str::to_owned).into());
+    // Without a default feature of the client's that nothing here uses.
+    let all = tree(&["--features", "redis"]);
+    for unused in ["num-bigint", "r2d2", "serde_json", "native-tls"] {
+        assert!(!all.contains(unused), "{unused}");
     }
 }
 

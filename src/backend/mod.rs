@@ -3,6 +3,7 @@
 //! | backend | what survives a restart | shared by | locks | a hit costs | feature |
 //! | --- | --- | --- | --- | --- | --- |
 //! | [`InMemory`] | nothing | one process | FIFO or not, in the process | well under a microsecond | none |
+//! | `Redis` | what the server keeps | processes | on the server, with fencing; Redlock | one round trip | `redis` |
 //!
 //! A backend of your own implements [`Backend`]: the settings, the primitives, and a lock. The default
 //! [`apply`](Backend::apply) makes decisions from the primitives. The suite in

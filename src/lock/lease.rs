@@ -3,9 +3,9 @@
 use std::future::Future;
 use std::time::Duration;
 
-use tokio::task::AbortHandle;
 use tracing::{debug, warn};
 
+use crate::background::Task;
 use crate::clock::monotonic_now;
 use crate::error::BackendError;
 
@@ -16,28 +16,22 @@ pub(crate) const LONGEST_LEASE: Duration = Duration::from_secs(24 * 60 * 60);
 /// Renews a lock every third of its TTL, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Lease {
-    task: AbortHandle,
+    /// Ends with the lease.
+    _task: Task,
 }
 
 impl Lease {
     /// Calls `extend` every third of `ttl`. It stops when `extend` says that the lock is lost, or when
     /// the lease is [`LONGEST_LEASE`] old; after an error it goes on, for the next try may be in time.
-    ///
-    /// # Panics
-    ///
-    /// Outside of a runtime.
     pub(crate) fn start<F, Fut>(backend: &'static str, ttl: Duration, extend: F) -> Self
     where
         F: FnMut() -> Fut + Send + 'static,
         Fut: Future<Output = Result<bool, BackendError>> + Send + 'static,
     {
-        Self { task: tokio::spawn(renew(backend, ttl, extend)).abort_handle() }
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        self.task.abort();
+        let task = Task::new();
+        // Who has just taken a lock is inside of a runtime.
+        task.start(|| renew(backend, ttl, extend));
+        Self { _task: task }
     }
 }
 

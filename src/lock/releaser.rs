@@ -8,9 +8,10 @@ use std::future::Future;
 use std::pin::Pin;
 
 use parking_lot::Mutex;
-use tokio::runtime::Handle;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinSet;
+
+use crate::background;
 
 /// Releases that run at the same time; more wait their turn.
 const AT_ONCE: usize = 16;
@@ -32,10 +33,11 @@ impl Releaser {
     /// Starts the task if none runs. Call it inside a runtime, before a lock is given out; else a guard
     /// that is dropped on a plain thread finds nobody.
     pub(crate) fn start(&self) {
-        if let Ok(runtime) = Handle::try_current() {
-            let mut sender = self.sender.lock();
-            if sender.as_ref().is_none_or(UnboundedSender::is_closed) {
-                *sender = Some(spawn(&runtime));
+        let mut sender = self.sender.lock();
+        if sender.as_ref().is_none_or(UnboundedSender::is_closed) {
+            let (jobs, queue) = unbounded_channel();
+            if background::start_detached(work(queue)) {
+                *sender = Some(jobs);
             }
         }
     }
@@ -56,12 +58,6 @@ impl Releaser {
     }
 }
 
-fn spawn(runtime: &Handle) -> UnboundedSender<Job> {
-    let (sender, jobs) = unbounded_channel();
-    runtime.spawn(work(jobs));
-    sender
-}
-
 async fn work(mut jobs: UnboundedReceiver<Job>) {
     let mut running = JoinSet::new();
     while let Some(job) = jobs.recv().await {
@@ -79,6 +75,8 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU32, Ordering};
     use std::time::Duration;
+
+    use tokio::runtime::Handle;
 
     use super::*;
 

@@ -19,6 +19,8 @@ use crate::random;
 
 const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
+/// Until a lock that is as good as free.
+const LEAST_PAUSE: Duration = Duration::from_millis(1);
 
 /// The lines of those who wait in this process, by the lock's name.
 #[derive(Debug)]
@@ -84,7 +86,8 @@ impl Turns {
             }
             longest = (longest * 2).min(LONGEST_PAUSE);
             let jittered = SHORTEST_PAUSE + random::up_to(longest - SHORTEST_PAUSE);
-            let pause = jittered.min(free_in).min(left.unwrap_or(jittered));
+            // Never none at all: what is free in no time may be held again by then.
+            let pause = jittered.min(free_in.max(LEAST_PAUSE)).min(left.unwrap_or(jittered));
             // Woken early by a release in this process. If not, the pause is over: ask again.
             let _ = timeout(pause, place.line.freed.notified()).await;
         }

@@ -22,6 +22,7 @@ pub struct Limit {
     strategy: Arc<dyn Strategy>,
     tag: Tag,
     core: Core,
+    #[cfg(feature = "redis")]
     builtin: Option<Builtin>,
     /// Whose limit it is, once a throttle has it.
     interned: Option<&'static Interned>,
@@ -115,7 +116,15 @@ impl Limit {
     fn unchecked(rate: Rate, strategy: Arc<dyn Strategy>) -> Self {
         let builtin = Builtin::of(&*strategy);
         let core = Core::of(&rate, builtin);
-        Self { rate, tag: strategy.tag(), strategy, core, builtin, interned: None }
+        Self {
+            rate,
+            tag: strategy.tag(),
+            strategy,
+            core,
+            #[cfg(feature = "redis")]
+            builtin,
+            interned: None,
+        }
     }
 
     /// The rate.

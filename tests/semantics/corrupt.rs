@@ -187,3 +187,31 @@ fn one_corrupt_part_does_not_take_the_others_along() {
     assert_eq!(log.peek(1).decision.remaining(), 4, "the log holds this one");
     assert!(both.peek(1).corrupt.is_none());
 }
+
+/// Nothing that is written has a sum beyond the largest limit, also not where entries have expired.
+#[test]
+fn a_log_checks_its_sum_before_anything_expires() {
+    let mut state = Stored::after(&[Rule::new(Kind::Log, 5, secs(10))], &[(0, 1)]);
+    let value = state.value.as_mut().unwrap();
+    // The words are the sum, the instant and the count of the only entry.
+    let (sum, count) = (value.len() - 24, value.len() - 8);
+    for place in [sum, count] {
+        value[place..place + 8].copy_from_slice(&(1u64 << 32).to_le_bytes());
+    }
+    state.now += 20_000_000;
+    assert!(state.peek(1).corrupt.is_some());
+    survives(&state, 1).unwrap();
+}
+
+/// A refund that finds a part that it cannot read has not given back of the others twice.
+#[test]
+fn a_refund_beside_a_corrupt_part_gives_back_once() {
+    let rules = [Rule::new(Kind::Leaky, 10, secs(60)), Rule::new(Kind::Fixed, 10, secs(60))];
+    let mut both = Stored::after(&rules, &[(0, 5)]);
+    let value = both.value.as_mut().unwrap();
+    *value.last_chunk_mut().unwrap() = u64::MAX.to_le_bytes();
+    let refund = Op::Refund { taken_at: Timestamp::from_micros(both.now) };
+    let outcome = both.ask(2, refund);
+    assert!(outcome.corrupt.is_some());
+    assert_eq!(outcome.decision.remaining(), 7, "of the bucket");
+}

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::connection::Route;
 use super::failure::{Failure, Retry};
-use super::link::{Line, Link};
+use super::link::{Link, Mark};
 use super::scripts::Script;
 use crate::backend::Result;
 use crate::clock::monotonic_now;
@@ -122,7 +122,11 @@ impl Client {
                 }
                 (Retry::On(next), _) => {
                     route = next.clone();
-                    // The first redirection is followed at once.
+                    // ASK is true only now: later the node may take over the slot a second time, and
+                    // would make a key that is elsewhere. Of the others the first is followed at once.
+                    if matches!(route, Route::Asking(_)) {
+                        continue;
+                    }
                     if longest_pause == SHORTEST_PAUSE {
                         longest_pause *= 2;
                         continue;
@@ -143,23 +147,27 @@ impl Client {
     }
 
     async fn attempt(&self, cmd: &Cmd, route: &Route, deadline: Instant) -> Result<Value, Failure> {
-        let Ok(line) = timeout_at(deadline, self.link.line()).await else {
-            // Nothing was sent.
-            return Err(Failure::new(ErrorKind::Timeout, Effect::NotApplied));
+        let mut line = match self.link.up() {
+            Some(line) => line,
+            None => match timeout_at(deadline, self.link.line()).await {
+                Ok(line) => line?,
+                // Nothing was sent.
+                Err(_elapsed) => {
+                    return Err(Failure::new(ErrorKind::Timeout, Effect::NotApplied));
+                }
+            },
         };
-        let mut line = line?;
-        let call = Call::begin(&self.link, &line);
-        let sent = line.connection.send(cmd, route);
-        match timeout_at(deadline, sent).await {
+        let call = Call::begin(&self.link, line.mark());
+        match timeout_at(deadline, line.connection.send(cmd, route)).await {
             Ok(outcome) => {
                 call.end();
-                self.judge(&line, outcome)
+                self.judge(line.mark(), outcome)
             }
             Err(_elapsed) => Err(Failure::new(ErrorKind::Timeout, Effect::Ambiguous)),
         }
     }
 
-    fn judge(&self, line: &Line, outcome: RedisResult<Value>) -> Result<Value, Failure> {
+    fn judge(&self, line: Mark, outcome: RedisResult<Value>) -> Result<Value, Failure> {
         let error = match outcome {
             Ok(reply) => {
                 self.link.answered(line);
@@ -168,7 +176,7 @@ impl Client {
             Err(error) => error,
         };
         let mut failure = Failure::of(error);
-        let is_cluster = line.connection.is_cluster();
+        let is_cluster = line.is_cluster;
         if failure.is_connection_lost {
             if is_cluster {
                 // One of its servers; the others go on. Unless that happens again and again.
@@ -221,21 +229,15 @@ impl Drop for Place<'_> {
 /// away, it tells the link.
 struct Call<'a> {
     link: &'a Link,
-    line: Line,
+    line: Mark,
     start: Instant,
     answers_before: u64,
     answered: bool,
 }
 
 impl<'a> Call<'a> {
-    fn begin(link: &'a Link, line: &Line) -> Self {
-        Self {
-            link,
-            line: line.clone(),
-            start: monotonic_now(),
-            answers_before: link.answers(),
-            answered: false,
-        }
+    fn begin(link: &'a Link, line: Mark) -> Self {
+        Self { link, line, start: monotonic_now(), answers_before: link.answers(), answered: false }
     }
 
     fn end(mut self) {
@@ -246,7 +248,7 @@ impl<'a> Call<'a> {
 impl Drop for Call<'_> {
     fn drop(&mut self) {
         if !self.answered && self.start.elapsed() >= PATIENCE {
-            self.link.missed(&self.line, self.answers_before);
+            self.link.missed(self.line, self.answers_before);
         }
     }
 }

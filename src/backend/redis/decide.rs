@@ -1,7 +1,8 @@
 //! Decisions by a script: the arguments of one step, and the reply.
 //!
-//! The scripts repeat [`Step::decide`] in Lua, for our own strategies; `decide/tests.rs` holds the two
-//! together. How the answers of several limits are joined is not repeated: the reply has each answer.
+//! The scripts repeat [`Step::decide`] in Lua, for our own strategies; `decide/tests.rs` holds the
+//! two together. How the answers of several limits are joined is not repeated: the reply has each
+//! answer.
 
 #[cfg(test)]
 mod tests;

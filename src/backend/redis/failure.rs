@@ -159,6 +159,10 @@ fn by_text(detail: &str) -> Meaning {
     if has("without any password configured") || has("invalid password") {
         return refused(ErrorKind::Misconfigured, Retry::No);
     }
+    // A command inside of a script is not permitted; in the words of 7.0 and later.
+    if has("user executing the script") || has("ACL failure in script") {
+        return refused(ErrorKind::Misconfigured, Retry::No);
+    }
     if has("is not an integer") {
         return refused(ErrorKind::NotANumber, Retry::No);
     }
@@ -172,5 +176,92 @@ fn redirection(error: &RedisError, route: fn(Node) -> Route) -> Retry {
     match error.redirect_node().and_then(|(address, _slot)| Node::parse(address)) {
         Some(node) if !node.host.is_empty() => Retry::On(route(node)),
         _ => Retry::Later,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reply(line: &str) -> Failure {
+        let value = redis::parse_redis_value(format!("-{line}\r\n").as_bytes()).unwrap();
+        Failure::of(value.extract_error().unwrap_err())
+    }
+
+    #[test]
+    fn what_a_server_refuses_did_not_happen() {
+        let unavailable = [
+            "LOADING Redis is loading the dataset in memory",
+            "BUSY Redis is busy running a script.",
+            "OOM command not allowed when used memory > 'maxmemory'.",
+            "READONLY You can't write against a read only replica.",
+            "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
+            "MISCONF Redis is configured to save RDB snapshots, but it's unable to persist to disk.",
+            "NOREPLICAS Not enough good replicas to write.",
+            "MOVED 3999 127.0.0.1:6381",
+            "ASK 3999 127.0.0.1:6381",
+            "TRYAGAIN Multiple keys request during rehashing of slot",
+            "CLUSTERDOWN The cluster is down",
+            "ERR max number of clients reached",
+            // As older servers say it from inside of a script.
+            "ERR Error running script (call to f_0): @user_script:9: @user_script: 9: -OOM command not \
+             allowed when used memory > 'maxmemory'.",
+        ];
+        let misconfigured = [
+            "NOAUTH Authentication required.",
+            "WRONGPASS invalid username-password pair or user is disabled.",
+            "NOPERM this user has no permissions to run the 'evalsha' command",
+        ];
+        let others = ["CROSSSLOT Keys in request don't hash to the same slot", "ERR what", "X y"];
+        for (lines, kind) in [
+            (&unavailable[..], ErrorKind::Unavailable),
+            (&misconfigured, ErrorKind::Misconfigured),
+            (&others, ErrorKind::Other),
+            (
+                &["WRONGTYPE Operation against a key holding the wrong kind of value"],
+                ErrorKind::Corrupt,
+            ),
+            (&["ERR value is not an integer or out of range"], ErrorKind::NotANumber),
+            (&["ERR increment or decrement would overflow"], ErrorKind::OutOfRange),
+        ] {
+            for line in lines {
+                let failure = reply(line);
+                assert_eq!((failure.kind, failure.effect), (kind, Effect::NotApplied), "{line}");
+                assert!(!failure.is_connection_lost, "{line}");
+            }
+        }
+    }
+
+    #[test]
+    fn redirections_are_followed_and_changes_waited_for() {
+        let node = Node { host: "127.0.0.1".into(), port: 6381 };
+        let moved = reply("MOVED 3999 127.0.0.1:6381").retry;
+        assert_eq!(moved, Retry::On(Route::Node(node.clone())));
+        assert_eq!(reply("ASK 3999 127.0.0.1:6381").retry, Retry::On(Route::Asking(node)));
+        assert_eq!(reply("MOVED 3999 :6381").retry, Retry::Later, "a node that knows no name");
+        assert_eq!(reply("TRYAGAIN x").retry, Retry::Later);
+        assert_eq!(reply("READONLY x").retry, Retry::Reconnected);
+        assert_eq!(reply("NOSCRIPT No matching script.").retry, Retry::WithSource);
+        assert_eq!(reply("LOADING x").retry, Retry::No);
+        let six = Node::parse("[::1]:6379").unwrap();
+        assert_eq!((six.host.as_str(), six.port), ("::1", 6379));
+    }
+
+    #[test]
+    fn what_was_sent_may_have_happened() {
+        let cut = std::io::Error::from(std::io::ErrorKind::BrokenPipe);
+        let failure = Failure::of(cut.into());
+        assert_eq!(failure.effect, Effect::Ambiguous);
+        assert!(failure.is_connection_lost && failure.retry == Retry::No);
+        let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        let failure = Failure::unconnected(refused.into());
+        assert_eq!((failure.kind, failure.effect), (ErrorKind::Unavailable, Effect::NotApplied));
+    }
+
+    #[test]
+    fn an_error_shows_the_servers_words_on_one_line() {
+        let error = reply("OOM not\tallowed").into_error("apply");
+        let text = error.to_string();
+        assert!(text.starts_with("redis: apply: ") && text.contains("not\\tallowed"), "{text}");
     }
 }

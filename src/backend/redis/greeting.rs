@@ -50,18 +50,17 @@ impl Inner {
     async fn warn_of_eviction(&self) {
         let mut cmd = redis::cmd("INFO");
         cmd.arg("memory");
-        let reply = match self.client.call("initialize", &cmd).await {
-            Ok(Value::BulkString(text)) => text,
-            Ok(Value::VerbatimString { text, .. }) => text.into_bytes(),
-            other => {
-                // On a cluster: one reply for each server. Or not permitted.
-                debug!(?other, "the eviction policy is not known");
+        let reports = match self.client.call("initialize", &cmd).await {
+            Ok(reply) => texts(reply),
+            Err(error) => {
+                debug!(%error, "the eviction policy is not known");
                 return;
             }
         };
-        let text = String::from_utf8_lossy(&reply);
-        let policy = text.lines().find_map(|line| line.strip_prefix("maxmemory_policy:"));
-        if let Some(policy) = policy.map(str::trim).filter(|policy| *policy != "noeviction") {
+        let policies = reports.iter().flat_map(|report| report.lines());
+        let policies = policies.filter_map(|line| line.strip_prefix("maxmemory_policy:"));
+        let mut policies = policies.map(str::trim);
+        if let Some(policy) = policies.find(|policy| *policy != "noeviction") {
             warn!(
                 source = ?self.client.link(),
                 policy,
@@ -69,5 +68,15 @@ impl Inner {
                  maxmemory-policy to noeviction"
             );
         }
+    }
+}
+
+/// The text of a reply; of a cluster one for each server.
+fn texts(reply: Value) -> Vec<String> {
+    match reply {
+        Value::BulkString(text) => vec![String::from_utf8_lossy(&text).into_owned()],
+        Value::VerbatimString { text, .. } => vec![text],
+        Value::Map(servers) => servers.into_iter().flat_map(|(_, text)| texts(text)).collect(),
+        _ => Vec::new(),
     }
 }

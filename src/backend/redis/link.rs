@@ -12,28 +12,23 @@ use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep, timeout};
-use tracing::{debug, info, warn};
+use tokio::time::{sleep, timeout};
+use tracing::{debug, info};
 
 use super::connection::{Connection, Route};
 use super::failure::Failure;
+use super::pauses::Pauses;
 use super::source::{Made, Source};
 use crate::background::Task;
-use crate::clock::monotonic_now;
 use crate::error::{Effect, ErrorKind};
 use crate::random;
 
 /// So many calls without an answer, one after the other, and the connection is given up.
 const MOST_MISSED: u32 = 3;
-/// Pauses between attempts to connect.
-const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
-const LONGEST_PAUSE: Duration = Duration::from_millis(200);
-/// ... while the server refuses our credentials: it will not change its mind at once.
-const LONGEST_REFUSED_PAUSE: Duration = Duration::from_secs(5);
 /// How often a connection is looked after.
 const PROBE_EVERY: Duration = Duration::from_secs(1);
-/// A connection that lived shorter is as bad as none.
-const SHORTEST_LIFE: Duration = Duration::from_millis(100);
+/// So many probes without a missed answer, and those before are forgotten.
+const QUIET_PROBES: u32 = 10;
 
 pub(super) struct Link {
     shared: Arc<Shared>,
@@ -72,6 +67,19 @@ pub(super) struct Line {
     generation: u64,
 }
 
+/// What is left to be said of a connection after a call.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Mark {
+    generation: u64,
+    pub(super) is_cluster: bool,
+}
+
+impl Line {
+    pub(super) fn mark(&self) -> Mark {
+        Mark { generation: self.generation, is_cluster: self.connection.is_cluster() }
+    }
+}
+
 impl Link {
     pub(super) fn new(source: Source, connect_timeout: Duration, probe_timeout: Duration) -> Self {
         let shared = Shared {
@@ -87,11 +95,19 @@ impl Link {
         Self { shared: Arc::new(shared), supervisor: Task::new() }
     }
 
+    /// The connection, if there is one now.
+    pub(super) fn up(&self) -> Option<Line> {
+        match &*self.shared.status.borrow() {
+            Status::Up(line) => Some(line.clone()),
+            _ => None,
+        }
+    }
+
     /// The connection; waits for the attempt under way if there is one. Between two attempts it fails
     /// at once, as the last one failed. The caller bounds the time.
     pub(super) async fn line(&self) -> Result<Line, Failure> {
-        if let Status::Up(line) = &*self.shared.status.borrow() {
-            return Ok(line.clone());
+        if let Some(line) = self.up() {
+            return Ok(line);
         }
         self.supervise();
         let mut status = self.shared.status.subscribe();
@@ -126,17 +142,17 @@ impl Link {
     }
 
     /// A call was answered.
-    pub(super) fn answered(&self, line: &Line) {
+    pub(super) fn answered(&self, line: Mark) {
         self.shared.answered(line);
     }
 
     /// A call that began when there were `answers_before` got no answer in its time.
-    pub(super) fn missed(&self, line: &Line, answers_before: u64) {
+    pub(super) fn missed(&self, line: Mark, answers_before: u64) {
         self.shared.missed(line, answers_before);
     }
 
     /// The connection is of no more use: the next call gets another.
-    pub(super) fn lost(&self, line: &Line) {
+    pub(super) fn lost(&self, line: Mark) {
         self.shared.lost(line.generation);
     }
 
@@ -165,17 +181,17 @@ impl Link {
 }
 
 impl Shared {
-    fn answered(&self, line: &Line) {
+    fn answered(&self, line: Mark) {
         self.answers.fetch_add(1, Ordering::Relaxed);
         // One node of a cluster may be silent while the others answer.
-        if !line.connection.is_cluster() && self.missed.load(Ordering::Relaxed) > 0 {
+        if !line.is_cluster && self.missed.load(Ordering::Relaxed) > 0 {
             self.missed.store(0, Ordering::Relaxed);
         }
     }
 
-    fn missed(&self, line: &Line, answers_before: u64) {
+    fn missed(&self, line: Mark, answers_before: u64) {
         let silent = self.answers.load(Ordering::Relaxed) == answers_before;
-        if silent || line.connection.is_cluster() {
+        if silent || line.is_cluster {
             let missed = self.missed.fetch_add(1, Ordering::Relaxed) + 1;
             if missed >= MOST_MISSED {
                 debug!(source = ?self.source, missed, "replacing a connection that does not answer");
@@ -227,16 +243,14 @@ impl Shared {
     /// Looks after a connection until it is lost.
     async fn watch(&self, line: &Line, address: Option<&str>) {
         let mut lost = pin!(self.lost.notified());
+        let mut recent = Recent::default();
         loop {
             let answers = self.answers.load(Ordering::Relaxed);
             let jitter = random::up_to(PROBE_EVERY / 4);
             if timeout(PROBE_EVERY - jitter, &mut lost).await.is_ok() {
                 return;
             }
-            if line.connection.is_cluster() {
-                // Only what was missed lately counts.
-                self.missed.store(0, Ordering::Relaxed);
-            }
+            recent.forget_old(&self.missed);
             let probed = pin!(self.probe(line, answers));
             if let Either::Left(_) = select(&mut lost, probed).await {
                 return;
@@ -257,13 +271,13 @@ impl Shared {
         let mut connection = line.connection.clone();
         let asked = connection.send(&ping, &Route::Natural);
         match timeout(self.probe_timeout, asked).await {
-            Ok(Ok(_pong)) => self.answered(line),
+            Ok(Ok(_pong)) => self.answered(line.mark()),
             Ok(Err(error)) => {
                 if Failure::of(error).is_connection_lost {
                     self.lost(line.generation);
                 }
             }
-            Err(_elapsed) => self.missed(line, answers_before),
+            Err(_elapsed) => self.missed(line.mark(), answers_before),
         }
     }
 
@@ -307,51 +321,23 @@ async fn supervise(shared: Arc<Shared>) {
     }
 }
 
-/// Growing, jittered pauses between attempts.
-struct Pauses {
-    longest: Duration,
-    connected_at: Option<Instant>,
-    /// Attempts since the last connection.
-    failures: u32,
+/// Forgets missed answers that nothing has followed for some probes. On a single connection any answer
+/// does that; a cluster's healthy nodes must not speak for the one that is silent.
+#[derive(Default)]
+struct Recent {
+    missed: u32,
+    quiet: u32,
 }
 
-impl Pauses {
-    const fn new() -> Self {
-        Self { longest: SHORTEST_PAUSE, connected_at: None, failures: 0 }
-    }
-
-    fn connected(&mut self, source: &Source) {
-        if self.failures > 0 {
-            info!(?source, failed_attempts = self.failures, "connected again");
+impl Recent {
+    fn forget_old(&mut self, missed: &AtomicU32) {
+        let now = missed.load(Ordering::Relaxed);
+        self.quiet = if now == self.missed { self.quiet + 1 } else { 0 };
+        self.missed = now;
+        if self.quiet >= QUIET_PROBES {
+            missed.store(0, Ordering::Relaxed);
+            *self = Self::default();
         }
-        self.connected_at = Some(monotonic_now());
-        self.failures = 0;
-    }
-
-    /// Whether the connection lasted; then there is no need for a pause.
-    fn lived_long(&mut self) -> bool {
-        let long = self.connected_at.is_some_and(|start| start.elapsed() >= SHORTEST_LIFE);
-        if long {
-            self.longest = SHORTEST_PAUSE;
-        }
-        long
-    }
-
-    fn next(&mut self, source: &Source, failure: Option<&Failure>) -> Duration {
-        if let Some(failure) = failure {
-            if self.failures == 0 {
-                let error = failure.clone().into_error("connect");
-                warn!(?source, %error, "no connection; trying again in the background");
-            }
-            self.failures = self.failures.saturating_add(1);
-        }
-        let most = match failure {
-            Some(failure) if failure.is_misconfiguration() => LONGEST_REFUSED_PAUSE,
-            _ => LONGEST_PAUSE,
-        };
-        let pause = self.longest / 2 + random::up_to(self.longest / 2);
-        self.longest = (self.longest * 2).min(most);
-        pause
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::NAME;
 use super::keys::Keys;
@@ -23,6 +23,16 @@ use crate::random;
 
 /// The TTL of a lock where nothing else is said.
 pub(super) const DEFAULT_TTL: Duration = Duration::from_secs(10);
+
+/// The shortest TTL: what is left of it by our clock must be above zero.
+const SHORTEST_TTL: Duration = Duration::from_millis(5);
+/// After each try to let go of a lock in the background.
+const RELEASE_PAUSES: [Duration; 4] = [
+    Duration::from_millis(20),
+    Duration::from_millis(100),
+    Duration::from_millis(300),
+    Duration::ZERO,
+];
 
 /// All locks of a backend.
 #[derive(Debug)]
@@ -54,6 +64,17 @@ pub(super) enum Answer {
     Taken(Taken),
     /// Held by another, for that long.
     Held(Duration),
+    /// Not had, but it may be held in our name somewhere.
+    Unsettled,
+}
+
+/// What letting go of a lock came to.
+#[derive(Debug)]
+pub(super) struct Released {
+    /// Whether it was still ours.
+    pub(super) was_ours: Result<bool>,
+    /// Whether nobody holds it in our name any more.
+    pub(super) everywhere: bool,
 }
 
 /// When a lock must be taken for lost that was asked for at `sent` and lasts `ttl`: before the server
@@ -76,11 +97,14 @@ impl Locks {
         options: LockOptions,
     ) -> Result<LockGuard, LockError> {
         options.check(name)?;
-        self.releaser.start();
         let ttl = options.get_ttl().unwrap_or(self.lease);
-        // One owner for the whole wait: a try whose answer was lost is not another holder.
-        let owner: Arc<str> = random::id().into();
-        let taken = self.turns.take(name, options, || self.attempt(name, &owner, ttl)).await?;
+        if ttl < SHORTEST_TTL {
+            return Err(LockError::Invalid {
+                problem: "a lock's ttl on a server must be 5 ms or more",
+            });
+        }
+        self.releaser.start();
+        let (owner, taken) = self.turns.take(name, options, || self.attempt(name, ttl)).await?;
         let held = Arc::new(Holding {
             locks: Arc::clone(self),
             name: name.into(),
@@ -101,19 +125,20 @@ impl Locks {
     async fn attempt(
         self: &Arc<Self>,
         name: &str,
-        owner: &Arc<str>,
         ttl: Duration,
-    ) -> Result<Attempt<Taken>, LockError> {
+    ) -> Result<Attempt<(Arc<str>, Taken)>, LockError> {
+        // A new one for each try: the late release of one must not let go of what the next has taken.
+        let owner: Arc<str> = random::id().into();
         // Whatever becomes of this try: if it may have taken the lock and does not say so, let go.
-        let cleanup = Cleanup { locks: self, name, owner, armed: true };
-        let answer = self.keeper.acquire(name, owner, ttl).await;
+        let cleanup = Cleanup { locks: self, name, owner: &owner, armed: true };
+        let answer = self.keeper.acquire(name, &owner, ttl).await;
         match answer {
             Ok(Answer::Taken(taken)) if monotonic_now() < taken.valid_until => {
                 cleanup.defuse();
-                Ok(Attempt::Taken(taken))
+                Ok(Attempt::Taken((Arc::clone(&owner), taken)))
             }
-            // It took longer than the lock lasts.
-            Ok(Answer::Taken(_)) => Ok(Attempt::Held(Some(Duration::ZERO))),
+            // Or it took longer than the lock lasts.
+            Ok(Answer::Taken(_) | Answer::Unsettled) => Ok(Attempt::Held(None)),
             Ok(Answer::Held(left)) => {
                 cleanup.defuse();
                 Ok(Attempt::Held(Some(left)))
@@ -127,13 +152,19 @@ impl Locks {
         }
     }
 
-    /// Lets go of a lock without waiting.
+    /// Lets go of a lock without waiting. An owner is never used again, so it may be tried again.
     fn release_later(self: &Arc<Self>, name: &str, owner: &Arc<str>) {
         let (locks, name, owner) = (Arc::clone(self), Box::<str>::from(name), Arc::clone(owner));
         self.releaser.send(async move {
-            // If it fails, the TTL frees it.
-            let _ = locks.keeper.release(&name, &owner).await;
-            locks.turns.freed(&name);
+            for pause in RELEASE_PAUSES {
+                let released = locks.keeper.release(&name, &owner).await;
+                locks.turns.freed(&name);
+                if released.everywhere {
+                    return;
+                }
+                sleep(pause).await;
+            }
+            // The TTL frees it.
         });
     }
 
@@ -176,9 +207,12 @@ impl Keeper {
         }
     }
 
-    async fn release(&self, name: &str, owner: &str) -> Result<bool> {
+    async fn release(&self, name: &str, owner: &str) -> Released {
         match self {
-            Self::Single(node) => node.release(name, owner).await,
+            Self::Single(node) => {
+                let was_ours = node.release(name, owner).await;
+                Released { everywhere: was_ours.is_ok(), was_ours }
+            }
             Self::Redlock(quorum) => quorum.release(name, owner).await,
         }
     }
@@ -253,9 +287,13 @@ impl HeldLock for Guarded {
     async fn release(&self) -> Result<bool> {
         drop(self.lease.lock().take());
         let Holding { locks, name, owner, .. } = &*self.held;
-        let released = locks.keeper.release(name, owner).await;
+        let Released { was_ours, everywhere } = locks.keeper.release(name, owner).await;
         locks.turns.freed(name);
-        released
+        // After an error the guard abandons it.
+        if was_ours.is_ok() && !everywhere {
+            locks.release_later(name, owner);
+        }
+        was_ours
     }
 
     fn abandon(&self) {

@@ -42,6 +42,7 @@ mod keys;
 mod link;
 mod lock;
 mod node;
+mod pauses;
 mod primitives;
 mod redlock;
 mod scripts;

@@ -46,6 +46,8 @@ impl LockNode {
         let reply = self.run(&ACQUIRE, &[&lock, &fence], &arguments).await?;
         let Value::Array(fields) = &reply else { return Err(unexpected("lock", &reply)) };
         match fields[..] {
+            // Below zero: somebody made it a lock without a TTL.
+            [Value::Int(0), Value::Int(..0)] => Ok(Answer::Held(Duration::MAX)),
             [Value::Int(0), Value::Int(left)] => Ok(Answer::Held(positive(left))),
             [Value::Int(token), Value::Int(left)] => Ok(Answer::Taken(Taken {
                 fence: Some(token.unsigned_abs()),
@@ -64,9 +66,11 @@ impl LockNode {
     ) -> Result<Option<Instant>> {
         let lock = self.keys.of_lock(name).lock;
         let sent = monotonic_now();
-        let ttl = millis(ttl);
-        match self.run(&EXTEND, &[&lock], &[owner.as_bytes(), ttl.as_bytes()]).await? {
-            Value::Int(left) if left > 0 => Ok(Some(valid_until(sent, positive(left)))),
+        let millis = millis(ttl);
+        match self.run(&EXTEND, &[&lock], &[owner.as_bytes(), millis.as_bytes()]).await? {
+            // No longer than was asked for: a server whose clock was put back means to keep it longer,
+            // and does not if that is put right.
+            Value::Int(left) if left > 0 => Ok(Some(valid_until(sent, positive(left).min(ttl)))),
             Value::Int(_) => Ok(None),
             other => Err(unexpected("lock", &other)),
         }

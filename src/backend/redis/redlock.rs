@@ -13,7 +13,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
 
 use super::NAME;
-use super::lock::{Answer, Taken, valid_until};
+use super::lock::{Answer, Released, Taken, valid_until};
 use super::node::LockNode;
 use crate::backend::Result;
 use crate::clock::monotonic_now;
@@ -60,11 +60,13 @@ impl Quorum {
             return Ok(Answer::Taken(Taken { fence, valid_until: until }));
         }
         // Not on enough of them: let go on all, also on those that did not answer.
-        let _ = self.release_within(name, owner, time_of_one(ttl)).await;
+        let released = self.release_within(name, owner, time_of_one(ttl)).await;
         match (votes.held, votes.error) {
             // Too few can grant it, so waiting for another holder is not what helps.
-            (None, Some(error)) => Err(error),
-            (held, _) => Ok(Answer::Held(held.unwrap_or_default())),
+            (None, Some(error)) if released.everywhere => Err(error),
+            (None, Some(error)) => Err(error.with_effect(Effect::Ambiguous)),
+            (Some(left), _) if released.everywhere => Ok(Answer::Held(left)),
+            _ => Ok(Answer::Unsettled),
         }
     }
 
@@ -84,6 +86,7 @@ impl Quorum {
                     votes.token = votes.token.max(taken.fence.unwrap_or(0));
                 }
                 Ok(Answer::Held(left)) => votes.held = votes.held.max(Some(left)),
+                Ok(Answer::Unsettled) => {}
                 Err(error) => votes.error = Some(error),
             }
         }
@@ -115,42 +118,45 @@ impl Quorum {
     ) -> Result<Option<Instant>> {
         let nodes = self.nodes.iter().map(|node| node.within(time_of_one(ttl)));
         let nodes: Vec<LockNode> = nodes.collect();
-        let asked: FuturesUnordered<_> =
+        let mut asked: FuturesUnordered<_> =
             nodes.iter().map(|node| node.extend(name, owner, ttl)).collect();
-        let answers: Vec<Option<Instant>> =
-            asked.filter_map(async |ours| ours.ok()).collect().await;
-        let mut ours: Vec<Instant> = answers.iter().flatten().copied().collect();
+        let (mut ours, mut answered) = (Vec::new(), 0);
+        while let Some(answer) = asked.next().await {
+            answered += usize::from(answer.is_ok());
+            ours.extend(answer.ok().flatten());
+        }
         ours.sort_by(|a, b| b.cmp(a));
         if let Some(until) = ours.get(self.majority() - 1) {
             // As long as a majority has it.
             return Ok(Some(*until));
         }
-        if answers.len() >= self.majority() {
+        if answered >= self.majority() {
             return Ok(None);
         }
         Err(self.no_majority("extended"))
     }
 
-    pub(super) async fn release(&self, name: &str, owner: &str) -> Result<bool> {
+    pub(super) async fn release(&self, name: &str, owner: &str) -> Released {
         // At leisure: who waits longer here only frees the lock more surely.
         self.release_within(name, owner, Duration::from_millis(50)).await
     }
 
-    /// Lets go of it on every master; says whether it was ours on a majority.
-    async fn release_within(&self, name: &str, owner: &str, time: Duration) -> Result<bool> {
+    /// Lets go of it on every master. Waits for all: a command that nobody waits for any more may never
+    /// be sent, and what one keeps, it keeps for the whole TTL.
+    async fn release_within(&self, name: &str, owner: &str, time: Duration) -> Released {
         let nodes: Vec<LockNode> = self.nodes.iter().map(|node| node.within(time)).collect();
-        let mut asked: FuturesUnordered<_> =
+        let asked: FuturesUnordered<_> =
             nodes.iter().map(|node| node.release(name, owner)).collect();
-        let (mut ours, mut answered) = (0, 0);
-        while let Some(answer) = asked.next().await {
-            answered += usize::from(answer.is_ok());
-            ours += usize::from(answer.unwrap_or(false));
-            if ours >= self.majority() {
-                // All others were asked too; their answers do not matter.
-                return Ok(true);
-            }
-        }
-        if answered >= self.majority() { Ok(false) } else { Err(self.no_majority("released")) }
+        let answers: Vec<bool> = asked.filter_map(async |ours| ours.ok()).collect().await;
+        let ours = answers.iter().filter(|ours| **ours).count();
+        let was_ours = if ours >= self.majority() {
+            Ok(true)
+        } else if answers.len() >= self.majority() {
+            Ok(false)
+        } else {
+            Err(self.no_majority("released"))
+        };
+        Released { was_ours, everywhere: answers.len() == self.nodes.len() }
     }
 
     fn no_majority(&self, what: &str) -> BackendError {

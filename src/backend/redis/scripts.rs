@@ -23,6 +23,11 @@ impl Script {
         Self::new(files.into_iter().collect::<String>())
     }
 
+    #[cfg(test)]
+    pub(super) fn source(&self) -> &str {
+        &self.source
+    }
+
     /// The command for a server that knows it.
     pub(super) fn by_hash(&self, keys: &[&[u8]], arguments: &[&[u8]]) -> Cmd {
         command("EVALSHA", &self.hash, keys, arguments)

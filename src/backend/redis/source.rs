@@ -163,6 +163,9 @@ async fn connect(client: &Client) -> RedisResult<Connection> {
 
 /// Reads a URL. The error never repeats it, for it may hold a password.
 pub(super) fn info(url: &str) -> Result<ConnectionInfo, BuildError> {
+    if url.starts_with("rediss:") || url.starts_with("valkeys:") {
+        prepare_tls()?;
+    }
     let info = url.into_connection_info().map_err(|_unsafe_to_show| {
         BuildError::setting(
             "url",
@@ -170,9 +173,6 @@ pub(super) fn info(url: &str) -> Result<ConnectionInfo, BuildError> {
              unix:///path[?db=0] (the given one is not shown, it may hold a password)",
         )
     })?;
-    if let ConnectionAddr::TcpTls { .. } = info.addr() {
-        prepare_tls()?;
-    }
     Ok(info.set_tcp_settings(tcp_settings()))
 }
 

@@ -55,6 +55,9 @@ impl RedisCluster {
             cluster.replicate(replica, replica % masters);
         }
         wait_until("the cluster is up", LIMIT, || cluster.is_up(count - masters));
+        for master in &cluster.nodes[..masters] {
+            master.wait_for_replicas(replicas_per_master);
+        }
         cluster
     }
 
@@ -214,10 +217,8 @@ impl RedisCluster {
     fn is_up(&self, replicas: usize) -> bool {
         self.nodes.iter().all(|node| {
             let info = node.cmd("INFO replication");
-            let linked = match info.field("role").as_deref() {
-                Some("master") => !info.text().contains("state=wait_bgsave"),
-                _ => info.field("master_link_status").as_deref() == Some("up"),
-            };
+            let linked = info.field("role").as_deref() == Some("master")
+                || info.field("master_link_status").as_deref() == Some("up");
             let known = node.cmd("CLUSTER NODES").text();
             let known_replicas = known.lines().filter(|line| line.contains("slave")).count();
             linked && is_well(node) && known_replicas == replicas && !known.contains("fail")

@@ -257,6 +257,12 @@ impl Shared {
         let _ = sender.send((due, Vec::new()));
     }
 
+    fn count(&self, way: Direction, bytes: usize, cut: bool) {
+        let mut state = self.lock();
+        state.bytes[way as usize] += u64::try_from(bytes).unwrap();
+        state.cuts += usize::from(cut);
+    }
+
     fn write(&self, way: Direction, link: &Link, mut to: &TcpStream, chunks: Receiver<Chunk>) {
         for (due, chunk) in chunks {
             self.wait_for_passage(due);
@@ -271,15 +277,14 @@ impl Shared {
             let length = u64::try_from(chunk.len()).unwrap();
             let cut = length >= limit && length > 0;
             let chunk = if cut { &chunk[..usize::try_from(limit).unwrap()] } else { &chunk[..] };
+            // Counted first: who has got them finds them counted.
+            self.count(way, chunk.len(), cut);
             if cut && way == Direction::Request {
-                // First, so that no reply to these bytes comes through.
+                // So that no reply to these bytes comes through.
                 let _ = link.client.shutdown(Shutdown::Both);
             }
             let written = to.write_all(chunk);
-            let mut state = self.lock();
-            state.bytes[way as usize] += u64::try_from(chunk.len()).unwrap();
             if cut {
-                state.cuts += 1;
                 let _ = link.client.shutdown(Shutdown::Both);
                 // It still reads what it was sent.
                 let _ = link.server.get().map(|server| server.shutdown(Shutdown::Write));

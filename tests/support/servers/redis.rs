@@ -255,6 +255,17 @@ impl RedisServer {
         field.strip_prefix("calls=").unwrap().split(',').next().unwrap().parse().unwrap()
     }
 
+    /// Waits until that many replicas have all that was written so far. A replica that is said to
+    /// be online may have nothing for a second yet.
+    #[track_caller]
+    pub(crate) fn wait_for_replicas(&self, count: usize) {
+        let mut connection = self.connect().unwrap();
+        // Something new to wait for, of no effect.
+        connection.cmd("PUBLISH wait now").unwrap();
+        let reached = connection.cmd(&format!("WAIT {count} 9000")).unwrap().int();
+        assert!(usize::try_from(reached).unwrap() >= count, "only {reached} replicas have it all");
+    }
+
     #[track_caller]
     fn process(&self) -> &Process {
         self.process.as_ref().expect("the server was killed")

@@ -33,6 +33,7 @@ impl Sentinels {
         wait_until("the replica is linked", LIMIT, || {
             master.cmd("INFO replication").text().contains("state=online")
         });
+        master.wait_for_replicas(1);
         let sentinels = (0..3).map(|_| sentinel(master.port())).collect();
         let all = Self { sentinels, servers: vec![master, replica] };
         wait_until("the sentinels know all", LIMIT, || all.sentinels.iter().all(knows_all));

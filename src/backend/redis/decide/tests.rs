@@ -10,7 +10,9 @@ use ::redis::Value;
 use super::*;
 use crate::rate::Rate;
 use crate::strategy::codec::{self, Part};
-use crate::strategy::{FixedWindow, State, Tag, TokenBucket, Write};
+use crate::strategy::{
+    FixedWindow, SlidingWindowCounter, SlidingWindowLog, State, Tag, TokenBucket, Write,
+};
 use random::{KINDS, Place, Random, spoil};
 use server::Server;
 
@@ -267,7 +269,7 @@ fn beyond_255_parts_the_soonest_fresh_goes() {
         let part = |index| Part {
             tag: Tag::of("mine"),
             period: index,
-            fresh_at: Timestamp::from_micros(timeline.now + 1_000_000_000 + index * 7 % 100),
+            fresh_at: Timestamp::from_micros(timeline.now + 100 + index * 7 % 100),
             state: State::new(Timestamp::ZERO, vec![index; 2]),
         };
         let parts: Vec<Part> = (0..count).map(part).collect();
@@ -277,6 +279,70 @@ fn beyond_255_parts_the_soonest_fresh_goes() {
         assert_eq!(parts.len() as u64, (count + 2).min(255));
         let _ = timeline.step(1, Op::Take);
     }
+}
+
+#[test]
+fn numbers_at_the_borders_of_their_ranges() {
+    let mut server = Server::start();
+    let period = 60_000_000;
+    let rate = Rate::per_minute(1_000);
+    let limits = [
+        Limit::new(rate, TokenBucket::new()),
+        Limit::new(rate, FixedWindow),
+        Limit::new(rate, SlidingWindowCounter),
+        Limit::new(rate, SlidingWindowLog::new()),
+    ];
+    for limit in limits {
+        let mut timeline = Timeline::new(&mut server, "border", vec![limit.unwrap()]);
+        timeline.remove();
+        let first = timeline.now;
+        for _ in 0..3 {
+            let _ = timeline.step(2, Op::Take);
+            timeline.now += 1_000;
+        }
+        let value = timeline.stored.clone().unwrap();
+        // The instants of the part, then its words.
+        for at in [14, 22].into_iter().chain((34..value.len()).step_by(8)) {
+            let now = timeline.now;
+            for border in [1, 2, 6, 1_000, 1 << 32, 1 << 33, 1 << 53, period, first, now, u64::MAX]
+            {
+                for number in [border - 1, border, border.wrapping_add(1)] {
+                    let refunds = [0, 1_000, 2_000]
+                        .map(|later| Timestamp::from_micros(first + later))
+                        .map(|taken_at| Op::Refund { taken_at });
+                    for op in [Op::Take, Op::Peek].into_iter().chain(refunds) {
+                        let mut spoiled = value.clone();
+                        spoiled[at..at + 8].copy_from_slice(&number.to_le_bytes());
+                        timeline.store(spoiled);
+                        let _ = timeline.step(1, op);
+                        let _ = timeline.step(1_000, Op::Take);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn other_parts_stay_as_they_are_while_they_count() {
+    let mut server = Server::start();
+    let limit = Limit::new(Rate::per_minute(10), TokenBucket::new()).unwrap();
+    let mut timeline = Timeline::new(&mut server, "others", vec![limit]);
+    let part = |index: u64, fresh_at: u64, words| Part {
+        tag: if index == 3 { Tag::TOKEN_BUCKET } else { Tag::of("mine") },
+        period: if index == 3 { 60_000_000 } else { index },
+        fresh_at: Timestamp::from_micros(fresh_at),
+        state: State::new(Timestamp::from_micros(timeline.now + index), vec![1; words]),
+    };
+    let later = timeline.now + 1_000;
+    // Not counting: one that is over, and one without words. The last two have the same place.
+    let parts = [part(1, later, 3), part(2, timeline.now, 1), part(4, later, 0)];
+    let same = [part(3, later, 2), part(3, later, 5)];
+    timeline.store(codec::encode(&[&parts[..], &same].concat()));
+    let _ = timeline.step(1, Op::Take);
+    let kept = codec::decode(timeline.stored.as_deref().unwrap()).unwrap();
+    assert_eq!(kept.len(), 3);
+    assert_eq!((&kept[0], &kept[2]), (&parts[0], &same[1]));
 }
 
 #[test]
@@ -297,6 +363,7 @@ fn by_the_time_of_the_server() {
     let mut server = Server::start();
     let places = (0..KINDS).map(|kind| Place { kind, period: Duration::from_millis(700) });
     let random = &mut Random::new(7);
+    let (mut written, mut as_computed) = (0, 0);
     for (place, key) in places.zip(["0", "1", "2", "3", "4", "5"]) {
         let mut stored = None;
         let limits = [place.limit(random)];
@@ -315,10 +382,17 @@ fn by_the_time_of_the_server() {
                 let most = i64::try_from(keep_for.as_micros().div_ceil(1_000)).unwrap();
                 assert_eq!(value.as_ref(), Some(&expected));
                 assert!((most - 500..=most).contains(&ttl), "{ttl} of {most}");
+                let pipeline = ::redis::pipe().cmd("PEXPIRETIME").arg(key).clone();
+                let (expires,): (i64,) = server.run(&pipeline);
+                let asked_at = i64::try_from(asked_at.as_micros() / 1_000).unwrap();
+                // Unless a millisecond begins between the server's two looks at its clock.
+                written += 1;
+                as_computed += u32::from(expires == asked_at + most);
             }
             stored = value;
         }
     }
+    assert!(2 * as_computed > written, "{as_computed} of {written} values expire when they should");
 }
 
 #[test]
@@ -366,6 +440,31 @@ fn products_are_divided_exactly() {
             let expected = [quotient, product % u128::from(*m)];
             let result = [result[0], result[1]].map(|word| u128::from(u64::from_le_bytes(word)));
             assert_eq!(result, expected, "{a} * {b} / {m}");
+        }
+    }
+}
+
+#[test]
+fn long_logs_go_as_the_pure_function_says() {
+    let mut server = Server::start();
+    let random = &mut Random::new(11);
+    for round in 0..50 {
+        let limit = 200 + u32::try_from(random.below(200)).unwrap();
+        let log = SlidingWindowLog::new();
+        let limits = vec![Limit::new(Rate::per_second(limit), log).unwrap()];
+        let mut timeline = Timeline::new(&mut server, format!("long{round}"), limits);
+        // From well below the piece that is read first to well beyond it.
+        for _ in 0..random.below(400) {
+            timeline.now += random.below(8_000);
+            let _ = timeline.step(1, Op::Take);
+        }
+        for _ in 0..60 {
+            if random.one_in(15) {
+                let spoiled = spoil(random, timeline.stored.as_deref().unwrap_or_default());
+                timeline.store(spoiled);
+            }
+            timeline.now += random.pick(&[0, 0, 3, 2_000, 5_000, 20_000, 300_000]);
+            timeline.random_step(random);
         }
     }
 }

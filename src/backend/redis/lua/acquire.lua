@@ -1,6 +1,6 @@
 -- Takes a lock.
 --
--- KEYS[1]  the lock: '<owner>:<token>'
+-- KEYS[1]  the lock: its owner
 -- KEYS[2]  its fence: the last token
 -- ARGV[1]  who wants it: 32 hexadecimal digits, new for each acquisition
 -- ARGV[2]  the lock's TTL in milliseconds, at least 1
@@ -10,21 +10,25 @@
 -- owner already because an answer was lost; { 0, what is left } with nothing written if another holds
 -- it. A token is larger than the fence and at least the time in microseconds, so tokens rise also after
 -- the fence is lost.
-local held = redis.call('GET', KEYS[1])
-if held then
-  local left = redis.call('PTTL', KEYS[1])
-  if string.sub(held, 1, 32) == ARGV[1] then
-    return { tonumber(string.sub(held, 34)), left }
+local left = ARGV[2]
+if not redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then
+  left = redis.call('PTTL', KEYS[1])
+  if redis.call('GET', KEYS[1]) ~= ARGV[1] then
+    return { 0, left }
   end
-  return { 0, left }
+  local token = tonumber(redis.call('GET', KEYS[2]) or '')
+  if token then
+    return { token, left }
+  end
 end
 local time = redis.call('TIME')
 local token = time[1] * 1000000 + time[2]
-local last = tonumber(redis.call('GET', KEYS[2]) or '')
-if last and last >= token then
-  token = last + 1
+local last = redis.pcall('SET', KEYS[2], string.format('%.0f', token), 'PX', ARGV[3], 'GET')
+last = type(last) == 'string' and tonumber(last)
+if not last or last >= token then
+  -- The first holder, or a value that is not ours; or the clock was put back, or two came within a
+  -- microsecond.
+  token = last and last + 1 or token
+  redis.call('SET', KEYS[2], string.format('%.0f', token), 'PX', ARGV[3])
 end
-local digits = string.format('%.0f', token)
-redis.call('SET', KEYS[2], digits, 'PX', ARGV[3])
-redis.call('SET', KEYS[1], ARGV[1] .. ':' .. digits, 'PX', ARGV[2])
-return { token, tonumber(ARGV[2]) }
+return { token, tonumber(left) }

@@ -5,7 +5,8 @@
 -- and the table in which each strategy puts its rule:
 --   rules[family](value, from, length, first, second, last, at, cost, op, taken_at,
 --                 period, limit, burst, capacity)
---     value     the stored bytes; the words of this limit begin at the byte `from`
+--     value     the stored bytes, of a log perhaps only their beginning; the words of this limit
+--               begin at the byte `from`
 --     length    number of words, 0 for a key that was never seen
 --     first     the first and the second word, where there are that many
 --     last      instant of the last write, in microseconds since the epoch, as all instants
@@ -18,11 +19,14 @@
 --     verdict   0 it passes, -1 it never will, else the instant from which on it passes
 --     remaining in units
 --     fresh_at  from when on it answers like a fresh one
---     words     the new words as bytes, if they must be written
+--     count     how many words must be written; nil or false if they stay as they are
+--     one, two  those words; of three or more, they are in bytes and in up to three pieces:
+--     three     `one`, `two` and this. Of a value of which only the beginning was given, `two` is
+--               the number of the byte from which on its bytes are kept, so many as are missing
 local rules = {}
 
--- a and b are below 2^53 and m is at most 2^45. A quotient of 2^53 or more is not exact, but is never
--- less than 2^53.
+-- a and b are below 2^53 and m is at most 2^45. A quotient of 2^53 or more is not exact, but is
+-- never less than 2^53.
 local function muldiv(a, b, m)
   local product = a * b
   if product < 9007199254740992 then

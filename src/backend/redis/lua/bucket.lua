@@ -76,5 +76,5 @@ rules[1] = function(value, from, length, whole, part, last, at, cost, op, taken_
   if fresh_at > 9007199254740991 then
     fresh_at = 9007199254740991
   end
-  return verdict, remaining, fresh_at, changed and struct.pack('<I8I8', whole, part)
+  return verdict, remaining, fresh_at, changed and 2, whole, part
 end

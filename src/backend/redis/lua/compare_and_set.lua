@@ -8,9 +8,12 @@
 -- ARGV[5]  its TTL in milliseconds, at least 1; absent for none
 --
 -- Returns 1 if it was the expected one, else 0 with nothing changed. A value of another type counts as
--- an empty one.
+-- an empty one; any other error of the read is returned.
 local stored = redis.pcall('GET', KEYS[1])
 if type(stored) == 'table' then
+  if not string.find(stored.err, 'WRONGTYPE', 1, true) then
+    return stored
+  end
   stored = ''
 end
 if stored ~= (ARGV[1] == '1' and ARGV[2]) then

@@ -17,7 +17,8 @@
 -- Returns integers; all instants in microseconds since the epoch:
 --   asked_at  the instant of the question
 --   at        the instant that counted: that, or the latest that the key has seen
---   corrupt   0, or 1 if the value could not be read, or 1 + i if the part of the i-th limit could not
+--   corrupt   0, or 1 if the value could not be read, or 1 + i if the part of the i-th limit could
+--             not
 --   then for each limit:
 --   verdict   0 it passes, -1 it never will, else the instant from which on it passes
 --   remaining units that would pass now, after this
@@ -30,15 +31,30 @@ if asked_at > 9007199254740991 then
   local time = redis.call('TIME')
   asked_at, least_ttl = time[1] * 1000000 + time[2], 1
 end
-local value = redis.pcall('GET', KEYS[1])
+-- Of a log the first pairs are enough for a start.
+local long = family == 4 and op ~= 2
+local value
+if long then
+  value = redis.pcall('GETRANGE', KEYS[1], 0, 1023)
+  if value == '' then
+    -- Missing, or empty, which is not the same.
+    value = redis.call('GET', KEYS[1])
+  end
+else
+  value = redis.pcall('GET', KEYS[1])
+end
 if value and value.err and not string.find(value.err, 'WRONGTYPE', 1, true) then
   return value
+end
+local size = value and #value or 0
+long = long and size == 1024
+if long then
+  size = redis.call('STRLEN', KEYS[1])
 end
 
 -- The usual case first: one limit, and a value that holds nothing but its part.
 local length, last, first, second, alone = 0, 0, nil, nil, #ARGV[1] == 50
 if alone and value then
-  local size = #value
   local version, count, its_tag, its_period, fresh_at
   if size >= 50 then
     version, count, its_tag, its_period, last, fresh_at, length, first, second =
@@ -51,15 +67,24 @@ if alone and value then
     and last <= 9007199254740991 and fresh_at <= 9007199254740991 and size == 34 + 8 * length
 end
 
-local reply, bytes, matters_until
+local reply, bytes, matters_until, kept_from, tail
 if alone then
   local at = last > asked_at and last or asked_at
-  local verdict, remaining, fresh_at, words = rules[family](
+  local verdict, remaining, fresh_at, words, one, two, three = rules[family](
     value, 35, length, first, second, last, at, cost, op, taken_at, period, limit, burst, capacity)
   if verdict then
     reply = {asked_at, at, 0, verdict, remaining, fresh_at}
     if words and fresh_at > at then
-      bytes = struct.pack('<BBI4I8I8I8I4', 1, 1, tag, period, at, fresh_at, #words / 8) .. words
+      bytes = struct.pack(
+        words == 2 and '<BBI4I8I8I8I4I8I8' or words == 1 and '<BBI4I8I8I8I4I8'
+          or '<BBI4I8I8I8I4',
+        1, 1, tag, period, at, fresh_at, words, one, two)
+      if words > 2 and long and two ~= '' then
+        bytes, kept_from, tail = bytes .. one, two, three
+        size = 34 + 8 * words - #bytes - #tail
+      elseif words > 2 then
+        bytes = bytes .. one .. two .. three
+      end
       matters_until = fresh_at
     elseif words then
       bytes = ''
@@ -67,6 +92,9 @@ if alone then
   end
 end
 if not reply then
+  if long then
+    value = redis.call('GET', KEYS[1])
+  end
   reply, bytes, matters_until = several(value, asked_at, op, cost, taken_at)
 end
 
@@ -76,7 +104,22 @@ if matters_until then
   if micros % 1000 > 0 then
     ttl = ttl + 1
   end
-  redis.call('SET', KEYS[1], bytes, 'PX', ttl < least_ttl and least_ttl or ttl)
+  if ttl < least_ttl then
+    ttl = least_ttl
+  end
+  if kept_from == 43 then
+    -- Nothing goes at the front: the value is changed in its place.
+    redis.call('SETRANGE', KEYS[1], 0, bytes)
+    redis.call('SETRANGE', KEYS[1], 42 + size, tail)
+    redis.call('PEXPIRE', KEYS[1], ttl)
+  elseif kept_from then
+    local kept = redis.call('GETRANGE', KEYS[1], kept_from - 1, kept_from + size - 2)
+    redis.call('SET', KEYS[1], bytes, 'PX', ttl)
+    redis.call('APPEND', KEYS[1], kept)
+    redis.call('APPEND', KEYS[1], tail)
+  else
+    redis.call('SET', KEYS[1], bytes, 'PX', ttl)
+  end
 elseif bytes then
   redis.call('DEL', KEYS[1])
 end

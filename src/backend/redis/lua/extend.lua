@@ -5,8 +5,7 @@
 -- ARGV[2]  the TTL from now in milliseconds, at least 1
 --
 -- Returns what is left of the TTL in milliseconds, 0 if it is not the owner's.
-local held = redis.call('GET', KEYS[1])
-if not held or string.sub(held, 1, 32) ~= ARGV[1] then
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then
   return 0
 end
 local left = redis.call('PTTL', KEYS[1])

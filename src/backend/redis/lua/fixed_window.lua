@@ -1,6 +1,7 @@
 -- Fixed windows: twin of src/strategy/fixed_window.rs.
 --
--- KEYS, ARGV: none; a rule, as arithmetic.lua describes. Words: the hits in the window of the last one.
+-- KEYS, ARGV: none; a rule, as arithmetic.lua describes. Words: the hits in the window of
+-- the last one.
 
 rules[2] = function(value, from, length, count, _, last, at, cost, op, taken_at, period, limit)
   local start = at - at % period
@@ -38,5 +39,5 @@ rules[2] = function(value, from, length, count, _, last, at, cost, op, taken_at,
   if remaining < 0 then
     remaining = 0
   end
-  return verdict, remaining, count == 0 and at or boundary, changed and struct.pack('<I8', count)
+  return verdict, remaining, count == 0 and at or boundary, changed and 1, count
 end

@@ -7,8 +7,7 @@
 -- ARGV[3]  the fence's TTL in milliseconds
 --
 -- Returns 1 if the fence is at that token or above and the lock is the owner's, else 0.
-local held = redis.call('GET', KEYS[1])
-if not held or string.sub(held, 1, 32) ~= ARGV[1] then
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then
   return 0
 end
 local last = tonumber(redis.call('GET', KEYS[2]) or '')

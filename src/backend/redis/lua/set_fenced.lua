@@ -8,8 +8,7 @@
 -- ARGV[4]  its TTL in milliseconds, at least 1; absent for none
 --
 -- Returns 1 if it was written, 0 with nothing changed if the lock is not the owner's any more.
-local held = redis.call('GET', KEYS[1])
-if not held or string.sub(held, 1, 32) ~= ARGV[1] then
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then
   return 0
 end
 if ARGV[2] == '0' then

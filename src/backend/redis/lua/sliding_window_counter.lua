@@ -1,7 +1,7 @@
 -- The sliding window counter: twin of src/strategy/sliding_window_counter.rs.
 --
--- KEYS, ARGV: none; a rule, as arithmetic.lua describes. Words: the hits in the window before that of
--- the last hit, and the hits in the window of the last hit.
+-- KEYS, ARGV: none; a rule, as arithmetic.lua describes. Words: the hits in the window before that
+-- of the last hit, and the hits in the window of the last hit.
 
 -- Time into a window after which `count` of the window before counts for at most `room`.
 local function fades_to(count, room, period)
@@ -74,5 +74,5 @@ rules[3] = function(value, from, length, previous, current, last, at, cost, op, 
   elseif fresh_at > 9007199254740991 then
     fresh_at = 9007199254740991
   end
-  return verdict, remaining, fresh_at, changed and struct.pack('<I8I8', previous, current)
+  return verdict, remaining, fresh_at, changed and 2, previous, current
 end

@@ -1,8 +1,21 @@
 -- The sliding window log: twin of src/strategy/sliding_window_log.rs.
 --
--- KEYS, ARGV: none; a rule, as arithmetic.lua describes. Words: the sum of all counts, then a pair
--- (instant, count) for each instant, oldest first. A log can be long: pairs are read only where they
--- have expired, from the front, and at the end; the others are copied as bytes.
+-- KEYS[1]: the key, to read more of a long value. ARGV: none. A rule, as arithmetic.lua describes.
+-- Words: the sum of all counts, then a pair (instant, count) for each instant, oldest first.
+--
+-- A log can be long, and a long string in Lua costs far more than what is done with it. So pairs
+-- are read only where they have expired, from the front, and at the end. For a peek and a hit the
+-- beginning of the value is enough; the rest is fetched where it is needed.
+
+-- The pair at the byte `at` of the value. `window` holds what is at hand, from the byte `from` on;
+-- it is returned for the next pair.
+local function pair(window, from, at)
+  if at + 15 - from >= #window then
+    window, from = redis.call('GETRANGE', KEYS[1], at - 1, at + 4094), at
+  end
+  local instant, count = struct.unpack('<I8I8', window, at - from + 1)
+  return instant, count, window, from
+end
 
 rules[4] = function(value, from, length, total, _, last, at, cost, op, taken_at, period, limit)
   local live, entries, expired, newest, newest_count = 0, 0, 0
@@ -13,8 +26,9 @@ rules[4] = function(value, from, length, total, _, last, at, cost, op, taken_at,
       return
     end
     live, entries = total, (length - 1) / 2
+    local window, window_from, instant, count = value, 1, nil, nil
     while expired < entries do
-      local instant, count = struct.unpack('<I8I8', value, pairs_from + 16 * expired)
+      instant, count, window, window_from = pair(window, window_from, pairs_from + 16 * expired)
       if at < 9007199254740991 and instant + period > at then
         break
       elseif count > live then
@@ -25,14 +39,14 @@ rules[4] = function(value, from, length, total, _, last, at, cost, op, taken_at,
     if (live > 0) ~= (expired < entries) then
       return
     elseif live > 0 then
-      newest, newest_count = struct.unpack('<I8I8', value, pairs_from + 16 * (entries - 1))
+      newest, newest_count = pair(value, 1, pairs_from + 16 * (entries - 1))
       if newest > last or newest_count > live then
         return
       end
     end
   end
 
-  local verdict, words = 0, nil
+  local verdict, words, one, two, three = 0, nil, nil, nil, nil
   if op == 2 then
     if live > 0 and at < 9007199254740991 and taken_at + period > at then
       -- The first pair that is not before that instant.
@@ -45,23 +59,23 @@ rules[4] = function(value, from, length, total, _, last, at, cost, op, taken_at,
           high = middle
         end
       end
-      local pair, instant, count = pairs_from + 16 * low, nil, nil
+      local found, instant, count = pairs_from + 16 * low, nil, nil
       if low < entries then
-        instant, count = struct.unpack('<I8I8', value, pair)
+        instant, count = struct.unpack('<I8I8', value, found)
       end
       if instant == taken_at then
         if count > live then
           return
         end
         local back = cost < count and cost or count
-        words = struct.pack('<I8', live - back)
-          .. string.sub(value, pairs_from + 16 * expired, pair - 1)
+        one = struct.pack('<I8', live - back)
+          .. string.sub(value, pairs_from + 16 * expired, found - 1)
           .. (back < count and struct.pack('<I8I8', instant, count - back) or '')
-          .. string.sub(value, pair + 16, pairs_from + 16 * entries - 1)
+          .. string.sub(value, found + 16, pairs_from + 16 * entries - 1)
         local remaining, fresh_at
         verdict, remaining, fresh_at =
-          rules[4](words, 1, #words / 8, live - back, nil, last, at, 0, 0, 0, period, limit)
-        return verdict, remaining, fresh_at, words
+          rules[4](one, 1, #one / 8, live - back, nil, last, at, 0, 0, 0, period, limit)
+        return verdict, remaining, fresh_at, #one / 8, one, '', ''
       end
     end
   elseif cost > limit then
@@ -69,12 +83,12 @@ rules[4] = function(value, from, length, total, _, last, at, cost, op, taken_at,
   elseif cost > 0 then
     local needed = live + cost - limit
     if needed > 0 then
-      local index, freed = expired, 0
+      local index, freed, window, window_from, instant, count = expired, 0, value, 1, nil, nil
       while freed < needed do
         if index == entries then
           return
         end
-        local instant, count = struct.unpack('<I8I8', value, pairs_from + 16 * index)
+        instant, count, window, window_from = pair(window, window_from, pairs_from + 16 * index)
         index, freed, verdict = index + 1, freed + count, instant + period
       end
       if verdict > 9007199254740991 then
@@ -82,15 +96,18 @@ rules[4] = function(value, from, length, total, _, last, at, cost, op, taken_at,
       end
     elseif op == 1 then
       if live == 0 then
-        words = struct.pack('<I8I8I8', cost, at, cost)
+        words, one, two, three = 3, struct.pack('<I8', cost), '', struct.pack('<I8I8', at, cost)
       else
         local kept, count = entries, cost
         if newest == at then
           kept, count = entries - 1, newest_count + cost
         end
-        words = struct.pack('<I8', live + cost)
-          .. string.sub(value, pairs_from + 16 * expired, pairs_from + 16 * kept - 1)
-          .. struct.pack('<I8I8', at, count)
+        one = struct.pack('<I8', live + cost)
+        words, two = 3 + 2 * (kept - expired), pairs_from + 16 * expired
+        if #value >= pairs_from + 16 * entries - 1 then
+          two = string.sub(value, two, pairs_from + 16 * kept - 1)
+        end
+        three = struct.pack('<I8I8', at, count)
       end
       live, newest = live + cost, at
     end
@@ -107,5 +124,5 @@ rules[4] = function(value, from, length, total, _, last, at, cost, op, taken_at,
       fresh_at = 9007199254740991
     end
   end
-  return verdict, remaining, fresh_at, words
+  return verdict, remaining, fresh_at, words, one, two, three
 end

@@ -11,9 +11,13 @@ use crate::backend::redis::decide::Request;
 
 /// A `redis-server` on a Unix socket, stopped when this is dropped.
 pub(super) struct Server {
-    process: Child,
-    folder: PathBuf,
     connection: Connection,
+    _process: Process,
+}
+
+struct Process {
+    child: Child,
+    folder: PathBuf,
 }
 
 impl Server {
@@ -24,17 +28,18 @@ impl Server {
         let folder = std::env::temp_dir().join(name);
         std::fs::create_dir_all(&folder).unwrap();
         let socket = folder.join("s");
-        let process = Command::new("redis-server")
+        let child = Command::new("redis-server")
             .args(["--port", "0", "--save", "", "--appendonly", "no", "--unixsocket"])
             .arg(&socket)
             .current_dir(&folder)
             .stdout(Stdio::null())
             .spawn()
             .expect("redis-server runs; install it, these tests need it");
+        let process = Process { child, folder };
         let client = ::redis::Client::open(format!("unix://{}", socket.display())).unwrap();
         for _ in 0..1_000 {
             if let Ok(connection) = client.get_connection() {
-                return Self { process, folder, connection };
+                return Self { connection, _process: process };
             }
             std::thread::sleep(Duration::from_millis(10));
         }
@@ -53,12 +58,7 @@ impl Server {
     /// Asks a request, and returns its reply, the value after it and its TTL in milliseconds.
     pub(super) fn ask(&mut self, key: &str, request: &Request) -> (Value, Option<Vec<u8>>, i64) {
         let mut pipeline = ::redis::pipe();
-        pipeline
-            .cmd("EVALSHA")
-            .arg(request.script.sha())
-            .arg(1)
-            .arg(key)
-            .arg(&request.argument[..]);
+        pipeline.add_command(request.script.by_hash(&[key.as_bytes()], &[&request.argument]));
         pipeline.get(key).pttl(key);
         pipeline.query(&mut self.connection).unwrap_or_else(|error| {
             assert_eq!(error.code(), Some("NOSCRIPT"), "{error}");
@@ -70,10 +70,10 @@ impl Server {
     }
 }
 
-impl Drop for Server {
+impl Drop for Process {
     fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
         let _ = std::fs::remove_dir_all(&self.folder);
     }
 }

@@ -1,0 +1,183 @@
+//! A cluster whose slots move.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use traffik::{Backend, Effect, ErrorKind, Key, LockOptions, Redis, Throttle};
+
+use super::world::{CAPACITY, LONG, hasty, heals_for, patient, refused, throttle};
+use crate::servers::RedisCluster;
+
+/// The slot of the state of [`throttle`] for a key of one to nine bytes.
+pub(crate) fn slot_of(cluster: &RedisCluster, key: &str) -> u16 {
+    let length = char::from(u8::try_from(key.len()).unwrap());
+    cluster.slot_of(&format!("states|t\u{6}states{length}{key}"))
+}
+
+/// How many units the key's state holds.
+pub(crate) async fn used(throttle: &Throttle, key: &str) -> u32 {
+    CAPACITY - throttle.peek(key).await.unwrap().remaining()
+}
+
+/// Where the slot can go.
+fn other_master(cluster: &RedisCluster, slot: u16) -> usize {
+    (cluster.master_of_slot(slot) + 1) % 3
+}
+
+async fn started() -> (RedisCluster, Redis) {
+    let cluster = RedisCluster::start(3, 0);
+    let backend = patient().cluster(cluster.urls()).build().unwrap();
+    backend.initialize().await.unwrap();
+    (cluster, backend)
+}
+
+/// What is read about a slot is right when it is used or not: each hit is counted once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f12_hits_follow_a_slot_that_moves() {
+    let (cluster, backend) = started().await;
+    let throttle = throttle(&backend);
+    let slot = slot_of(&cluster, "a");
+    for count in 1..=6 {
+        assert_eq!(throttle.hit("a").await.unwrap().remaining(), CAPACITY - count);
+        // MOVED, with the key there already.
+        cluster.migrate(slot, other_master(&cluster, slot));
+    }
+    assert_eq!(used(&throttle, "a").await, 6);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f12_hits_under_load_while_slots_move() {
+    let (cluster, backend) = started().await;
+    let throttle = throttle(&backend);
+    let keys = ["a", "b", "c", "d"];
+    let done = Arc::new(AtomicBool::new(false));
+    let load = keys.map(|key| {
+        let (throttle, done) = (throttle.clone(), Arc::clone(&done));
+        tokio::spawn(async move {
+            let mut hits = 0;
+            while !done.load(Ordering::Relaxed) {
+                assert!(throttle.hit(key).await.unwrap().is_allowed());
+                hits += 1;
+            }
+            hits
+        })
+    });
+    tokio::task::block_in_place(|| {
+        // Once around and no more: a node never takes a slot over twice, so that who follows an old
+        // ASK late is sent on.
+        for _ in 0..3 {
+            for key in keys {
+                let slot = slot_of(&cluster, key);
+                cluster.migrate(slot, other_master(&cluster, slot));
+            }
+        }
+    });
+    done.store(true, Ordering::Relaxed);
+    for (key, task) in keys.iter().zip(load) {
+        assert_eq!(used(&throttle, key).await, task.await.unwrap(), "each exactly once");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f12_hits_in_the_middle_of_a_migration() {
+    let (cluster, backend) = started().await;
+    let throttle = throttle(&backend);
+    let slot = slot_of(&cluster, "a");
+    let to = other_master(&cluster, slot);
+
+    // The key is still at the old master.
+    assert_eq!(throttle.hit("a").await.unwrap().remaining(), CAPACITY - 1);
+    cluster.begin_migration(slot, to);
+    assert_eq!(throttle.hit("a").await.unwrap().remaining(), CAPACITY - 2);
+    assert_eq!(cluster.nodes()[to].calls("asking"), 0);
+    // It is at the new one already.
+    assert_eq!(cluster.move_keys(slot, to), 1);
+    assert_eq!(throttle.hit("a").await.unwrap().remaining(), CAPACITY - 3);
+    assert!(cluster.nodes()[to].calls("asking") > 0, "ASK was followed");
+    // It is nowhere: it is made at the new one.
+    throttle.reset("a").await.unwrap();
+    assert_eq!(throttle.hit("a").await.unwrap().remaining(), CAPACITY - 1);
+    assert_eq!(cluster.nodes()[to].cmd("DBSIZE").int(), 1);
+    cluster.end_migration(slot, to);
+    assert_eq!(throttle.hit("a").await.unwrap().remaining(), CAPACITY - 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f12_keys_that_are_apart_for_a_while_are_waited_for() {
+    let (cluster, backend) = started().await;
+    let brief = hasty().cluster(cluster.urls()).build().unwrap();
+    let keys = [Key::value("{x}1"), Key::value("{x}2")];
+    backend.multi_set(&[(keys[0], b"1"), (keys[1], b"2")], None).await.unwrap();
+    // A lock whose fence is there and the lock is not.
+    let options = LockOptions::new().ttl(Some(LONG)).blocking(false);
+    let first = backend.lock("x", options).await.unwrap();
+    let token = first.fence();
+    assert!(first.release().await.unwrap());
+
+    let slot = cluster.slot_of("x");
+    let from = cluster.master_of_slot(slot);
+    let to = other_master(&cluster, slot);
+    cluster.begin_migration(slot, to);
+    let port = cluster.nodes()[to].port().to_string();
+    let migrate: [&[u8]; 6] =
+        [b"MIGRATE", b"127.0.0.1", port.as_bytes(), b"states|v\x04{x}1", b"0", b"5000"];
+    assert_eq!(cluster.nodes()[from].command(&migrate).unwrap().text(), "OK");
+    let error = brief.multi_get(&keys).await.unwrap_err();
+    if error.kind() != ErrorKind::Timeout {
+        assert_eq!((error.kind(), error.effect()), (ErrorKind::Unavailable, Effect::NotApplied));
+    }
+    let waiting = tokio::spawn({
+        let backend = patient().timeout(LONG).cluster(cluster.urls()).build().unwrap();
+        async move {
+            let keys = [Key::value("{x}1"), Key::value("{x}2")];
+            (backend.multi_get(&keys).await, backend.multi_set(&[(keys[0], b"3")], None).await)
+        }
+    });
+    tokio::task::block_in_place(|| {
+        cluster.move_keys(slot, to);
+        cluster.end_migration(slot, to);
+    });
+    let (values, written) = waiting.await.unwrap();
+    assert_eq!(values.unwrap(), [Some(b"1".to_vec()), Some(b"2".to_vec())]);
+    written.unwrap();
+    let tagged = LockOptions::new().ttl(Some(LONG));
+    assert!(backend.lock("x", tagged).await.unwrap().fence() > token);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f12_a_lock_is_taken_and_let_go_of_in_the_middle_of_a_migration() {
+    let (cluster, backend) = started().await;
+    let slot = cluster.slot_of("n:job");
+    let to = other_master(&cluster, slot);
+    let options = LockOptions::new().ttl(Some(LONG));
+    let before = backend.lock("job", options).await.unwrap();
+    cluster.begin_migration(slot, to);
+    assert_eq!(cluster.move_keys(slot, to), 2, "the lock and its fence");
+    assert!(backend.lock("job", options.blocking(false)).await.is_err(), "it is held");
+    let token = before.fence();
+    assert!(before.release().await.unwrap());
+    // Its fence is at the new master and the lock nowhere: TRYAGAIN, until the slot has moved.
+    let waiting = tokio::spawn({
+        let backend = patient().timeout(LONG).cluster(cluster.urls()).build().unwrap();
+        async move { backend.lock("job", options).await.map(|guard| guard.fence()) }
+    });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    tokio::task::block_in_place(|| cluster.end_migration(slot, to));
+    assert!(waiting.await.unwrap().unwrap() > token);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f12_a_slot_that_nobody_serves() {
+    let (cluster, _) = started().await;
+    let backend = hasty().cluster(cluster.urls()).build().unwrap();
+    let throttle = throttle(&backend);
+    let _ = throttle.hit("a").await.unwrap();
+    let slot = slot_of(&cluster, "a");
+    let node = &cluster.nodes()[cluster.master_of_slot(slot)];
+    node.cmd(&format!("CLUSTER DELSLOTS {slot}"));
+    let error = refused(&throttle, "Hash slot not served").await;
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    node.cmd(&format!("CLUSTER ADDSLOTS {slot}"));
+    let _ = heals_for(&throttle, "a").await;
+}

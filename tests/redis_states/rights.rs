@@ -1,0 +1,148 @@
+//! The rights that the server's user needs: these suffice, and none is too many.
+
+use std::time::Duration;
+
+use traffik::backend::redis::LockType;
+use traffik::{
+    Backend, FixedWindow, Key, LifespanExt, LockOptions, Redis, SlidingWindowCounter,
+    SlidingWindowLog, Throttle,
+};
+
+use super::world::{Log, NAMESPACE, patient};
+use crate::servers::{RedisCluster, RedisServer};
+
+/// All that is needed. Keys are those of the namespace.
+const NEEDED: [&str; 12] = [
+    "evalsha", "eval", "get", "set", "del", "pexpire", "pttl", "incrby", "time", "mget", "scan",
+    "unlink",
+];
+/// Without these only comforts are lost: the probe of an idle connection, and the warning of eviction.
+const COMFORTS: [&str; 2] = ["ping", "info"];
+/// ... and on a cluster.
+const OF_A_CLUSTER: [&str; 2] = ["cluster|slots", "asking"];
+
+fn user(commands: impl IntoIterator<Item = &'static str>) -> String {
+    let commands: Vec<String> = commands.into_iter().map(|name| format!("+{name}")).collect();
+    format!("ACL SETUSER app reset on >secret ~{NAMESPACE}|* {}", commands.join(" "))
+}
+
+fn url(server: &RedisServer) -> String {
+    format!("redis://app:secret@127.0.0.1:{}", server.port())
+}
+
+type Outcome = Result<(), Box<dyn std::error::Error>>;
+
+/// Everything that a backend can do.
+async fn use_all(backend: &Redis) -> Outcome {
+    let life = backend.lifespan().await?;
+    let throttle = Throttle::builder("all")
+        .rate("100/s")
+        .limit("1000/min", FixedWindow::new())
+        .limit("10000/h", SlidingWindowCounter::new())
+        .limit("900/d", SlidingWindowLog::new())
+        .backend(backend.clone())
+        .on_error(traffik::OnError::Raise)
+        .deadline(Duration::from_secs(5))
+        .build()?;
+    let decision = throttle.hit("a").await?;
+    let _ = throttle.peek("a").await?;
+    let receipt = decision.receipt().ok_or("no receipt")?;
+    throttle.refund("a", receipt).await?;
+    let _ = throttle.hit("a").await?;
+    throttle.reset("a").await?;
+
+    let (value, other) = (Key::value("v"), Key::value("w"));
+    let minute = Some(Duration::from_secs(60));
+    backend.set(&value, b"1", None).await?;
+    backend.set(&value, b"1", minute).await?;
+    let _ = backend.get(&value).await?;
+    let _ = backend.increment(&value, 1).await?;
+    let _ = backend.decrement(&value, 9).await?;
+    let _ = backend.increment_with_ttl(&other, 1, Duration::from_secs(60)).await?;
+    let _ = backend.expire(&value, Duration::from_secs(60)).await?;
+    let _ = backend.compare_and_set(&value, Some(b"0"), Some(b"1"), minute).await?;
+    let _ = backend.multi_get(&[value, other]).await?;
+    let value = Key::value("v");
+    backend.multi_set(&[(value, b"1")], minute).await?;
+    let _ = backend.delete(&Key::value("v")).await?;
+
+    let options = LockOptions::new().ttl(minute);
+    let guard = backend.lock("job", options).await?;
+    assert!(guard.extend(Duration::from_secs(120)).await?);
+    if guard.fence().is_some() && backend.set_fenced(&guard, "v", Some(b"1"), None).await.is_ok() {
+        let _ = backend.get_fenced("job", "v").await?;
+    }
+    assert!(guard.release().await?);
+    let leased = backend.lock("lease", LockOptions::new()).await?;
+    assert!(leased.release().await?);
+
+    backend.clear().await?;
+    life.close().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn f15_these_rights_suffice() {
+    let log = Log::start();
+    let server = RedisServer::start();
+    server.cmd(&user(NEEDED.into_iter().chain(COMFORTS)));
+    let backend = patient().url(url(&server)).build().unwrap();
+    use_all(&backend).await.unwrap();
+    assert!(!log.text().contains("is not known"), "{}", log.text());
+    let denied = server.cmd("ACL LOG");
+    // The client library tells its name; it does not mind that it may not.
+    let denied: Vec<_> = denied.array().iter().filter(|e| !e.text().contains("client")).collect();
+    assert!(denied.is_empty(), "{denied:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f15_all_works_without_the_comforts() {
+    let server = RedisServer::start();
+    server.cmd(&user(NEEDED));
+    let backend = patient().url(url(&server)).build().unwrap();
+    use_all(&backend).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f15_none_of_these_rights_is_too_many() {
+    let server = RedisServer::start();
+    for missing in NEEDED {
+        server.cmd("FLUSHALL");
+        server.cmd("SCRIPT FLUSH");
+        server.cmd(&user(NEEDED.into_iter().filter(|name| *name != missing)));
+        let backend = patient().url(url(&server)).build().unwrap();
+        let outcome = use_all(&backend).await;
+        let error = outcome.expect_err(&format!("all works without {missing}")).to_string();
+        let names =
+            ["NoPerm", "user executing the script", "ACL"].iter().any(|word| error.contains(word));
+        assert!(names, "without {missing}: {error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f15_these_rights_suffice_for_redlock() {
+    let servers: Vec<RedisServer> = (0..4).map(|_| RedisServer::start()).collect();
+    for server in &servers {
+        server.cmd(&user(NEEDED));
+    }
+    let masters = servers[1..].iter().map(url).collect();
+    let backend = patient().url(url(&servers[0])).lock_type(LockType::Redlock(masters));
+    use_all(&backend.build().unwrap()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f15_these_rights_suffice_on_a_cluster() {
+    let cluster = RedisCluster::start(3, 0);
+    for node in cluster.nodes() {
+        node.cmd(&user(NEEDED.into_iter().chain(COMFORTS).chain(OF_A_CLUSTER)));
+    }
+    let urls: Vec<String> = cluster.nodes().iter().map(url).collect();
+    let backend = patient().cluster(urls).build().unwrap();
+    use_all(&backend).await.unwrap();
+    for node in cluster.nodes() {
+        let denied = node.cmd("ACL LOG");
+        let denied: Vec<_> =
+            denied.array().iter().filter(|e| !e.text().contains("client")).collect();
+        assert!(denied.is_empty(), "{denied:?}");
+    }
+}
