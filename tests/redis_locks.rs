@@ -1,6 +1,6 @@
 //! Locks on real Redis servers, with what happens to servers, holders and clocks.
 //!
-//! `TRAFFIK_SOAK=1` runs the long form of those that are also load: `scripts/test --soak`.
+//! `TRAFFIK_SOAK=1` runs the long form of the soak and of redlock: `scripts/test --soak`.
 
 #![cfg(feature = "redis-cluster")]
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]

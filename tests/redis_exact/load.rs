@@ -32,25 +32,37 @@ pub(crate) struct Place<'a> {
     is_cluster: bool,
     clock: &'a RedisServer,
     timeout: Duration,
+    is_full: bool,
 }
 
 impl<'a> Place<'a> {
     pub(crate) fn server(server: &'a RedisServer) -> Self {
-        Self { urls: vec![server.url()], is_cluster: false, clock: server, timeout: LONG }
+        let urls = vec![server.url()];
+        Self { urls, is_cluster: false, clock: server, timeout: LONG, is_full: is_soak() }
     }
 
     pub(crate) fn cluster(cluster: &'a RedisCluster) -> Self {
-        Self { urls: cluster.urls(), is_cluster: true, clock: &cluster.nodes()[0], timeout: LONG }
+        let (urls, clock) = (cluster.urls(), &cluster.nodes()[0]);
+        Self { urls, is_cluster: true, clock, timeout: LONG, is_full: is_soak() }
     }
 
     pub(crate) fn timeout(self, timeout: Duration) -> Self {
         Self { timeout, ..self }
     }
 
+    /// With the full load, also where no long run was asked for.
+    pub(crate) fn full(self) -> Self {
+        Self { is_full: true, ..self }
+    }
+
     /// The server's time in seconds.
     fn time(&self) -> u64 {
         self.clock.cmd("TIME").array()[0].int().unsigned_abs()
     }
+}
+
+fn is_soak() -> bool {
+    std::env::var_os("TRAFFIK_SOAK").is_some()
 }
 
 /// How much is asked.
@@ -78,9 +90,8 @@ pub(crate) struct Totals {
 
 impl Load {
     fn new(strategy: &'static str, place: &Place<'_>) -> Self {
-        let soak = std::env::var_os("TRAFFIK_SOAK").is_some();
         let (processes, tasks, hits, limit) =
-            if soak { (8, 32, 200, 10_000) } else { (4, 16, 100, 2_000) };
+            if place.is_full { (8, 32, 200, 10_000) } else { (4, 16, 100, 2_000) };
         // Windows are counted from the Unix epoch: one whose end is not near.
         let periods = [86_400, 90_000];
         let now = place.time();

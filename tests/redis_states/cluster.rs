@@ -32,7 +32,6 @@ async fn started() -> (RedisCluster, Redis) {
     (cluster, backend)
 }
 
-/// What is read about a slot is right when it is used or not: each hit is counted once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f12_hits_follow_a_slot_that_moves() {
     let (cluster, backend) = started().await;

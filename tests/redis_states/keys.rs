@@ -86,7 +86,7 @@ async fn f31_hostile_keys_do_no_harm_and_never_meet() {
         assert_eq!(left, CAPACITY - 1 - place, "{key:?}");
         assert_eq!(backend.get(&Key::value(key)).await.unwrap().as_ref(), Some(key));
     }
-    let pairs: Vec<Key<'_>> = keys.iter().map(|key| Key::value(key)).collect();
+    let pairs: Vec<Key<'_>> = keys.iter().map(Key::value).collect();
     let values = backend.multi_get(&pairs).await.unwrap();
     assert!(values.iter().zip(&keys).all(|(value, key)| value.as_ref() == Some(key)));
     assert_eq!(throttle.peek("canary").await.unwrap().remaining(), CAPACITY - 1);

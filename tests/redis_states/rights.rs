@@ -9,7 +9,8 @@ use traffik::{
 };
 
 use super::world::{Log, NAMESPACE, patient};
-use crate::servers::{RedisCluster, RedisServer};
+use crate::servers::sentinel::SERVICE;
+use crate::servers::{RedisCluster, RedisServer, Sentinels, Value};
 
 /// All that is needed. Keys are those of the namespace.
 const NEEDED: [&str; 12] = [
@@ -28,6 +29,17 @@ fn user(commands: impl IntoIterator<Item = &'static str>) -> String {
 
 fn url(server: &RedisServer) -> String {
     format!("redis://app:secret@127.0.0.1:{}", server.port())
+}
+
+/// The commands that were refused to somebody.
+fn denied(server: &RedisServer) -> Vec<String> {
+    let log = server.cmd("ACL LOG");
+    let object = |entry: &Value| {
+        let fields: Vec<String> = entry.array().iter().map(Value::text).collect();
+        fields.chunks(2).find(|field| field[0] == "object").unwrap()[1].clone()
+    };
+    // The client library tells its name; it does not mind that it may not.
+    log.array().iter().map(object).filter(|name| !name.starts_with("client")).collect()
 }
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
@@ -89,10 +101,7 @@ async fn f15_these_rights_suffice() {
     let backend = patient().url(url(&server)).build().unwrap();
     use_all(&backend).await.unwrap();
     assert!(!log.text().contains("is not known"), "{}", log.text());
-    let denied = server.cmd("ACL LOG");
-    // The client library tells its name; it does not mind that it may not.
-    let denied: Vec<_> = denied.array().iter().filter(|e| !e.text().contains("client")).collect();
-    assert!(denied.is_empty(), "{denied:?}");
+    assert_eq!(denied(&server), [""; 0]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -140,9 +149,31 @@ async fn f15_these_rights_suffice_on_a_cluster() {
     let backend = patient().cluster(urls).build().unwrap();
     use_all(&backend).await.unwrap();
     for node in cluster.nodes() {
-        let denied = node.cmd("ACL LOG");
-        let denied: Vec<_> =
-            denied.array().iter().filter(|e| !e.text().contains("client")).collect();
-        assert!(denied.is_empty(), "{denied:?}");
+        assert_eq!(denied(node), [""; 0]);
+    }
+    // In the middle of a migration too.
+    let slot = cluster.slot_of("{x}");
+    let to = (cluster.master_of_slot(slot) + 1) % 3;
+    cluster.begin_migration(slot, to);
+    backend.initialize().await.unwrap();
+    backend.set(&Key::value("{x}"), b"1", None).await.unwrap();
+    assert!(cluster.nodes()[to].calls("asking") > 0);
+    assert_eq!(denied(&cluster.nodes()[to]), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f15_these_rights_suffice_with_sentinels() {
+    let mut sentinels = Sentinels::start();
+    for server in sentinels.servers() {
+        server.cmd(&user(NEEDED.into_iter().chain(COMFORTS).chain(["role"])));
+    }
+    for sentinel in sentinels.sentinels() {
+        sentinel.cmd("ACL SETUSER app reset on >secret +role +sentinel|masters");
+    }
+    let urls: Vec<String> = sentinels.sentinels().iter().map(url).collect();
+    let backend = patient().sentinels(urls, SERVICE).build().unwrap();
+    use_all(&backend).await.unwrap();
+    for server in sentinels.servers() {
+        assert_eq!(denied(server), [""; 0]);
     }
 }

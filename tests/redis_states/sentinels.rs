@@ -36,7 +36,6 @@ async fn f11_after_the_master_is_killed_the_other_is_found() {
     let throttle = throttle(&backend);
     assert_eq!(throttle.hit("a").await.unwrap().remaining(), CAPACITY - 1);
     let mut tokens = vec![token(&backend).await];
-    // A token of before the failover, as a fence from the future of the new master's clock.
     let old = sentinels.kill_master();
 
     let decision = heals(&throttle).await;
@@ -56,15 +55,12 @@ async fn f11_after_the_master_is_killed_the_other_is_found() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f11_after_the_master_is_demoted_the_other_is_found() {
-    let sentinels = Sentinels::start();
+    let mut sentinels = Sentinels::start();
     let backend = patient().sentinels(sentinels.sentinel_urls(), SERVICE).build().unwrap();
     let throttle = throttle(&backend);
     let _ = throttle.hit("a").await.unwrap();
     let before = token(&backend).await;
     let old = sentinels.master().port();
-    let any = sentinels.sentinel_urls()[0].clone();
-    let mut sentinels = sentinels;
-    assert!(any.ends_with(&sentinels.sentinels()[0].port().to_string()));
     sentinels.sentinels()[0].cmd(&format!("SENTINEL FAILOVER {SERVICE}"));
     let old = usize::from(sentinels.servers()[0].port() != old);
     sentinels.wait_for_failover(old);

@@ -28,7 +28,7 @@
 //! A lock is a lease on the server. Its [`fence`](crate::LockGuard::fence) rises with each holder, also
 //! after the server lost its data, since it is at least the server's time in microseconds. A lock
 //! without a TTL is renewed every third of [`lock_ttl`](RedisBuilder::lock_ttl) while its guard lives, a
-//! day at most. [`Redis::set_fenced`] writes only while the lock is still held.
+//! day at most. A TTL below 5 ms is refused. [`Redis::set_fenced`] writes only while the lock is still held.
 //! [`LockType::Redlock`] keeps locks on a majority of independent masters.
 
 mod builder;

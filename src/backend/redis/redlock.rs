@@ -6,6 +6,7 @@
 //! masters must not be replicas of one another, and must keep their data over a restart or stay away for
 //! the longest TTL.
 
+use std::future::ready;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -147,7 +148,7 @@ impl Quorum {
         let nodes: Vec<LockNode> = self.nodes.iter().map(|node| node.within(time)).collect();
         let asked: FuturesUnordered<_> =
             nodes.iter().map(|node| node.release(name, owner)).collect();
-        let answers: Vec<bool> = asked.filter_map(async |ours| ours.ok()).collect().await;
+        let answers: Vec<bool> = asked.filter_map(|ours| ready(ours.ok())).collect().await;
         let ours = answers.iter().filter(|ours| **ours).count();
         let was_ours = if ours >= self.majority() {
             Ok(true)

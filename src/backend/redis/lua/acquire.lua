@@ -24,10 +24,10 @@ end
 local time = redis.call('TIME')
 local token = time[1] * 1000000 + time[2]
 local last = redis.pcall('SET', KEYS[2], string.format('%.0f', token), 'PX', ARGV[3], 'GET')
-last = type(last) == 'string' and tonumber(last)
-if not last or last >= token then
-  -- The first holder, or a value that is not ours; or the clock was put back, or two came within a
-  -- microsecond.
+local foreign = type(last) == 'table'
+last = not foreign and tonumber(last or '')
+if foreign or last and last >= token then
+  -- A value that is not ours; or the clock was put back, or two came within a microsecond.
   token = last and last + 1 or token
   redis.call('SET', KEYS[2], string.format('%.0f', token), 'PX', ARGV[3])
 end
