@@ -7,9 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::io::tcp::{TcpSettings, socket2};
-use redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisResult,
-};
+use redis::{AsyncConnectionConfig, Client, ConnectionInfo, IntoConnectionInfo, RedisResult};
 
 use super::connection::Connection;
 use crate::error::BuildError;
@@ -87,7 +85,7 @@ impl Source {
         let mut node = SentinelNodeConnectionInfo::default()
             .set_redis_connection_info(first.redis_settings().clone())
             .set_tcp_settings(tcp_settings());
-        if matches!(first.addr(), ConnectionAddr::TcpTls { .. }) {
+        if matches!(first.addr(), redis::ConnectionAddr::TcpTls { .. }) {
             node = node.set_tls_mode(redis::TlsMode::Secure);
         }
         let mut sentinels = Vec::with_capacity(urls.len());
