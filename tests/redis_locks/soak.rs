@@ -122,7 +122,10 @@ fn watch(port: u16, done: &AtomicBool, writes: &AtomicU64) {
             std::thread::sleep(millis(2));
             continue;
         };
-        stream.write_all(b"MONITOR\r\n").unwrap();
+        // Killed just now: the next one is followed.
+        if stream.write_all(b"MONITOR\r\n").is_err() {
+            continue;
+        }
         // Until it is killed.
         for line in BufReader::new(stream).lines().map_while(Result::ok) {
             let Some((lock, token)) = written(&line) else { continue };
