@@ -38,6 +38,11 @@ impl Task {
     }
 }
 
+/// Whether this is inside of a runtime, which timers and tasks need.
+pub(crate) fn is_runtime() -> bool {
+    tokio::runtime::Handle::try_current().is_ok()
+}
+
 /// Starts work that ends by itself; says whether there is a runtime for it.
 #[cfg(any(feature = "redis", feature = "memcached", test))]
 pub(crate) fn start_detached(work: impl Future<Output = ()> + Send + 'static) -> bool {

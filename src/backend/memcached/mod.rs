@@ -45,7 +45,7 @@
 //! that is only wasted when done twice. [`is_valid`](LockGuard::is_valid) goes by the monotonic clock, from
 //! before the server was asked.
 //!
-//! Without a TTL a lock is a lease of [`lock_ttl`](MemcachedBuilder::lock_ttl), renewed every third of it
+//! Without a TTL a lock is a lease of [`lock_lease`](MemcachedBuilder::lock_lease), renewed every third of it
 //! while the guard lives, for a day at most. A guard that is dropped hands its release to a task; on a
 //! thread whose runtime is gone, the TTL frees the lock. An acquisition that is cancelled goes on to its
 //! end and lets go.
@@ -149,16 +149,17 @@ pub struct Memcached {
 #[derive(Debug)]
 struct Inner {
     settings: Settings,
-    nodes: Nodes,
+    nodes: Arc<Nodes>,
     call_timeout: Duration,
     keeping: Keeping,
     lines: Lines,
     full: Full,
     turns_of_values: Box<[tokio::sync::Mutex<()>]>,
     tracker: Option<Tracker>,
-    turns: Turns,
-    releaser: Releaser,
-    lease_ttl: Duration,
+    turns: Arc<Turns>,
+    /// One for each node.
+    releasers: Vec<Releaser>,
+    lease: Duration,
 }
 
 impl Memcached {
@@ -168,7 +169,7 @@ impl Memcached {
     /// How long a call may take by default.
     pub const DEFAULT_CALL_TIMEOUT: Duration = Duration::from_millis(200);
     /// The lease of a lock without a TTL by default.
-    pub const DEFAULT_LOCK_TTL: Duration = Duration::from_secs(30);
+    pub const DEFAULT_LOCK_LEASE: Duration = Duration::from_secs(30);
 
     /// Starts from the default settings: one server on `127.0.0.1:11211`.
     pub fn builder() -> MemcachedBuilder {
@@ -198,19 +199,20 @@ impl Memcached {
         let for_at_least =
             if builder.clock.is_some() { KEEP_BY_ANOTHER_CLOCK } else { Duration::ZERO };
         let (least, most) = (builder.pool_minsize, builder.pool_size);
+        let releasers = addresses.iter().map(|_| Releaser::new()).collect();
         Self {
             inner: Arc::new(Inner {
                 settings,
-                nodes: Nodes::new(addresses, builder.call_timeout, least, most),
+                nodes: Arc::new(Nodes::new(addresses, builder.call_timeout, least, most)),
                 call_timeout: builder.call_timeout,
                 keeping: Keeping { for_at_least },
                 lines: Lines::new(),
                 full: Full::new(),
                 turns_of_values: (0..VALUE_TURNS).map(|_| tokio::sync::Mutex::default()).collect(),
                 tracker: builder.track_keys.then(Tracker::new),
-                turns: Turns::new(NAME),
-                releaser: Releaser::new(),
-                lease_ttl: builder.lock_ttl,
+                turns: Arc::new(Turns::new(NAME)),
+                releasers,
+                lease: builder.lock_lease,
             }),
         }
     }
@@ -351,7 +353,8 @@ impl Backend for Memcached {
     }
 
     async fn lock(&self, name: &str, options: LockOptions) -> Result<LockGuard, LockError> {
-        self.open("lock")?.lock(name, options).await
+        let inner = self.open("lock")?;
+        inner.lock(name, options.or(inner.settings.lock_options())).await
     }
 
     async fn apply(&self, key: &Key<'_>, step: &Step<'_>) -> Result<Decision> {

@@ -14,9 +14,10 @@ use tokio::time::{Instant, timeout_at};
 
 use super::NAME;
 use super::builder::LockKind;
+use crate::background;
 use crate::clock::monotonic_now;
 use crate::error::{BackendError, ErrorKind};
-use crate::lock::{HeldLock, LockError, LockGuard, LockOptions, MAX_WAITERS};
+use crate::lock::{HeldLock, LockError, LockGuard, LockOptions, MAX_WAITERS, needs_runtime};
 use crate::sync::Mutex;
 
 #[derive(Debug)]
@@ -93,7 +94,14 @@ impl Locks {
         options: LockOptions,
         deadline: Option<Instant>,
     ) -> Result<Holder, LockError> {
-        let place = Place::last_in(self, name)?;
+        let place = match Place::last_in(self, name) {
+            Ok(place) => place,
+            Err(error) => {
+                // Who tries again at once must not keep the others from going on.
+                tokio::task::yield_now().await;
+                return Err(error);
+            }
+        };
         loop {
             let turn = self.queues.lock().turn(&place, options.get_ttl(), self.kind);
             let expires = match turn {
@@ -107,6 +115,9 @@ impl Locks {
             let soonest = [expires, deadline].into_iter().flatten().min();
             match soonest {
                 None => place.wake.notified().await,
+                Some(_) if !background::is_runtime() => {
+                    return Err(needs_runtime(NAME).into());
+                }
                 Some(instant) => drop(timeout_at(instant, place.wake.notified()).await),
             }
         }

@@ -9,7 +9,7 @@ use redis::RedisResult;
 use redis::aio::ConnectionManager;
 
 use super::connection::Connection;
-use super::lock::DEFAULT_TTL;
+use super::lock::{DEFAULT_LEASE, SHORTEST_TTL};
 use super::source::Source;
 use super::{NAME, Redis};
 use crate::backend::Settings;
@@ -42,6 +42,7 @@ pub struct RedisBuilder {
     on_error: OnError,
     pub(super) lock_type: LockType,
     lock: LockOptions,
+    pub(super) lock_lease: Duration,
     clock: Option<Arc<dyn Clock>>,
     pub(super) timeout: Duration,
     pub(super) connect_timeout: Duration,
@@ -68,7 +69,8 @@ impl RedisBuilder {
             persistent: false,
             on_error: OnError::default(),
             lock_type: LockType::default(),
-            lock: LockOptions::new().ttl(Some(DEFAULT_TTL)),
+            lock: LockOptions::new(),
+            lock_lease: DEFAULT_LEASE,
             clock: None,
             timeout: Redis::DEFAULT_TIMEOUT,
             connect_timeout: Duration::from_millis(250),
@@ -171,20 +173,28 @@ impl RedisBuilder {
         self
     }
 
-    /// Whether a lock is waited for, where its user does not say. Defaults to true.
+    /// Sets whether a lock is waited for, where its options do not say. Defaults to true.
     pub fn lock_blocking(mut self, blocking: bool) -> Self {
         self.lock = self.lock.blocking(blocking);
         self
     }
 
-    /// After what time a lock frees itself, where its user does not say; above zero. Also the TTL of a
-    /// lease, which a lock without a TTL is. Defaults to 10 s.
-    pub fn lock_ttl(mut self, ttl: Duration) -> Self {
-        self.lock = self.lock.ttl(Some(ttl));
+    /// Sets after what time a lock frees itself, where its options do not say; 5 ms or more. Defaults to
+    /// none: such a lock is a [lease](Self::lock_lease).
+    pub fn lock_ttl(mut self, ttl: Option<Duration>) -> Self {
+        self.lock = self.lock.ttl(ttl);
         self
     }
 
-    /// The longest wait for a lock, where its user does not say. Defaults to none.
+    /// Sets the TTL of a lease, which a lock without a TTL is: it is renewed every third of this while
+    /// its guard lives, for a day at most; after a crash the lock is free when it is over. 5 ms or more,
+    /// better seconds. Defaults to 10 s.
+    pub fn lock_lease(mut self, ttl: Duration) -> Self {
+        self.lock_lease = ttl;
+        self
+    }
+
+    /// Sets the longest wait for a lock, where its options do not say. Defaults to none.
     pub fn lock_blocking_timeout(mut self, timeout: Option<Duration>) -> Self {
         self.lock = self.lock.blocking_timeout(timeout);
         self
@@ -271,11 +281,17 @@ impl RedisBuilder {
             ("timeout", self.timeout),
             ("connect_timeout", self.connect_timeout),
             ("initialize_timeout", self.initialize_timeout),
-            ("lock_ttl", self.lock.get_ttl().unwrap_or(DEFAULT_TTL)),
         ];
         for (setting, time) in above_zero {
             if time.is_zero() {
                 return Err(BuildError::setting(setting, "is zero; use a duration above it"));
+            }
+        }
+        let ttl = self.lock.get_ttl().unwrap_or(SHORTEST_TTL);
+        for (setting, time) in [("lock_ttl", ttl), ("lock_lease", self.lock_lease)] {
+            if time < SHORTEST_TTL {
+                let problem = format!("is {time:?}; use {SHORTEST_TTL:?} or more");
+                return Err(BuildError::setting(setting, problem));
             }
         }
         if self.max_in_flight == 0 {
@@ -303,11 +319,6 @@ impl RedisBuilder {
             ));
         }
         Ok(sources)
-    }
-
-    /// The TTL of a lease.
-    pub(super) fn lease(&self) -> Duration {
-        self.lock.get_ttl().unwrap_or(DEFAULT_TTL)
     }
 }
 

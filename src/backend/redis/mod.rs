@@ -27,8 +27,8 @@
 //!
 //! A lock is a lease on the server. Its [`fence`](crate::LockGuard::fence) rises with each holder, also
 //! after the server lost its data, since it is at least the server's time in microseconds. A lock
-//! without a TTL is renewed every third of [`lock_ttl`](RedisBuilder::lock_ttl) while its guard lives, a
-//! day at most. A TTL below 5 ms is refused. [`Redis::set_fenced`] writes only while the lock is still held.
+//! without a TTL is renewed every third of [`lock_lease`](RedisBuilder::lock_lease) while its guard lives,
+//! a day at most. A TTL below 5 ms is refused. [`Redis::set_fenced`] writes only while the lock is still held.
 //! [`LockType::Redlock`] keeps locks on a majority of independent masters.
 
 mod builder;
@@ -41,6 +41,7 @@ mod greeting;
 mod keys;
 mod link;
 mod lock;
+mod master;
 mod node;
 mod pauses;
 mod primitives;
@@ -148,11 +149,11 @@ impl Redis {
         let lock_clients: Vec<Arc<Client>> = lock_sources.into_iter().map(client).collect();
         let node = |client: &Arc<Client>| LockNode::new(Arc::clone(client), Arc::clone(&keys));
         let keeper = if lock_clients.is_empty() {
-            Keeper::Single(node(&own))
+            Keeper::single(node(&own))
         } else {
-            Keeper::Redlock(Quorum::new(lock_clients.iter().map(node).collect()))
+            Keeper::Redlock(Quorum::new(lock_clients.iter().map(node)))
         };
-        let locks = Arc::new(Locks::new(keeper, builder.lease()));
+        let locks = Arc::new(Locks::new(keeper, builder.lock_lease));
         let inner = Inner {
             settings,
             given_clock,
@@ -338,7 +339,8 @@ impl Backend for Redis {
     }
 
     async fn lock(&self, name: &str, options: LockOptions) -> Result<LockGuard, LockError> {
-        self.open("lock")?.locks.lock(name, options).await
+        let inner = self.open("lock")?;
+        inner.locks.lock(name, options.or(inner.settings.lock_options())).await
     }
 
     async fn apply(&self, key: &Key<'_>, step: &Step<'_>) -> Result<Decision> {

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::client::Client;
 use super::failure::Failure;
 use super::keys::{Keys, LockKeys};
-use super::lock::{Answer, Taken, valid_until};
+use super::lock::valid_until;
 use super::primitives::{millis, unexpected};
 use super::scripts::{ACQUIRE, EXTEND, RAISE_FENCE, RELEASE, SET_FENCED, Script};
 use crate::backend::Result;
@@ -19,12 +19,24 @@ use crate::clock::monotonic_now;
 /// server's time too, so this matters only if its clock is put back.
 const FENCE_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
 
-#[derive(Debug)]
+/// Cheap to clone.
+#[derive(Clone, Debug)]
 pub(super) struct LockNode {
     client: Arc<Client>,
     keys: Arc<Keys>,
     /// The longest that one call takes, if it is not the client's.
     time: Option<Duration>,
+}
+
+/// What a server answers to one who asks for a lock.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Grant {
+    Granted {
+        token: u64,
+        valid_until: Instant,
+    },
+    /// Held by another, for that long.
+    Held(Duration),
 }
 
 impl LockNode {
@@ -38,7 +50,7 @@ impl LockNode {
         Self { client, keys, time: Some(time) }
     }
 
-    pub(super) async fn acquire(&self, name: &str, owner: &str, ttl: Duration) -> Result<Answer> {
+    pub(super) async fn acquire(&self, name: &str, owner: &str, ttl: Duration) -> Result<Grant> {
         let LockKeys { lock, fence } = self.keys.of_lock(name);
         let (ttl_millis, fence_ttl) = (millis(ttl), millis(FENCE_TTL.max(ttl)));
         let arguments = [owner.as_bytes(), ttl_millis.as_bytes(), fence_ttl.as_bytes()];
@@ -47,12 +59,12 @@ impl LockNode {
         let Value::Array(fields) = &reply else { return Err(unexpected("lock", &reply)) };
         match fields[..] {
             // Below zero: somebody made it a lock without a TTL.
-            [Value::Int(0), Value::Int(..0)] => Ok(Answer::Held(Duration::MAX)),
-            [Value::Int(0), Value::Int(left)] => Ok(Answer::Held(positive(left))),
-            [Value::Int(token), Value::Int(left)] => Ok(Answer::Taken(Taken {
-                fence: Some(token.unsigned_abs()),
+            [Value::Int(0), Value::Int(..0)] => Ok(Grant::Held(Duration::MAX)),
+            [Value::Int(0), Value::Int(left)] => Ok(Grant::Held(positive(left))),
+            [Value::Int(token), Value::Int(left)] => Ok(Grant::Granted {
+                token: token.unsigned_abs(),
                 valid_until: valid_until(sent, positive(left).min(ttl)),
-            })),
+            }),
             _ => Err(unexpected("lock", &reply)),
         }
     }
