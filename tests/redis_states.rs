@@ -24,6 +24,8 @@ mod keys;
 mod lifespan;
 #[path = "redis_states/memory.rs"]
 mod memory;
+#[path = "redis_states/mistakes.rs"]
+mod mistakes;
 #[path = "redis_states/refusals.rs"]
 mod refusals;
 #[path = "redis_states/replicas.rs"]

@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use super::connection::Route;
 use super::failure::{Failure, Retry};
 use super::link::{Link, Mark};
+use super::mistakes;
 use super::scripts::Script;
 use crate::backend::Result;
 use crate::clock::monotonic_now;
@@ -191,11 +192,7 @@ impl Client {
             Retry::Reconnected if is_cluster => failure.retry = Retry::Later,
             Retry::Reconnected => self.link.lost(line),
             Retry::On(_) if !is_cluster => {
-                failure.retry = Retry::No;
-                failure = failure.with_message(
-                    "the server is one of a cluster; name the cluster's nodes with cluster(...), \
-                     feature redis-cluster",
-                );
+                failure = failure.misconfigured(mistakes::NO_CLUSTER_CLIENT);
             }
             _ => {}
         }

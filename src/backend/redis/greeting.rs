@@ -1,49 +1,184 @@
 //! What is looked at once, when the backend is initialized: whether the server is there and what about
 //! it the operator should know.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use redis::Value;
-use tokio::time::{sleep, timeout_at};
+use futures_util::StreamExt;
+use futures_util::future::join;
+use futures_util::stream::FuturesUnordered;
+use redis::{ConnectionAddr, Value};
+use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{debug, warn};
 
-use super::Inner;
+use super::client::Client;
+use super::keys::Keys;
+use super::scripts::GREET;
+use super::source::Source;
+use super::{Inner, NAME, mistakes};
 use crate::backend::Result;
 use crate::clock::monotonic_now;
 use crate::error::{BackendError, Effect, ErrorKind};
 
-/// Between two tries of a server that is not ready.
+const OPERATION: &str = "initialize";
+/// Between two looks at a server that is not ready.
 const PAUSE: Duration = Duration::from_millis(50);
+/// The least time for one look.
+const LOOK: Duration = Duration::from_millis(500);
+/// How long a minority of the masters of locks is waited for.
+const MINORITY: Duration = Duration::from_secs(1);
 
-impl Inner {
-    /// Waits until the server answers; it may still be loading its data.
-    pub(super) async fn greet(&self) -> Result<()> {
-        let deadline = monotonic_now() + self.initialize_timeout;
-        let probe = crate::key::Key::value("traffik:ready");
+/// Servers that are looked at before they are used.
+pub(super) struct Greeted {
+    pub(super) client: Arc<Client>,
+    /// The address, if it is a single server.
+    address: Option<ConnectionAddr>,
+}
+
+/// Why a server is not ready.
+struct Refusal {
+    error: BackendError,
+    is_read_only: bool,
+}
+
+impl Greeted {
+    pub(super) fn new(client: Arc<Client>, source: &Source) -> Self {
+        let address = match source {
+            Source::Server(server) => Some(server.get_connection_info().addr().clone()),
+            _ => None,
+        };
+        Self { client, address }
+    }
+
+    /// Waits until it decides; it may still be loading its data. A mistake in the configuration is an
+    /// error at once, but for a replica: in a failover a server may be one for a moment.
+    async fn greet(&self, keys: &Keys, deadline: Instant) -> Result<()> {
+        let mut is_first = true;
+        let mut last: Option<Refusal> = None;
         loop {
-            // Not a PING: that is answered also by a server that is loading or refuses us.
-            let error = match timeout_at(deadline, self.get(&probe)).await {
-                Ok(Ok(_)) => break,
-                Ok(Err(error)) if error.kind().is_programmer_error() => return Err(error),
-                Ok(Err(error)) => error,
-                Err(_elapsed) => BackendError::new(super::NAME, "get", ErrorKind::Timeout),
-            };
-            if monotonic_now() + PAUSE >= deadline {
-                return Err(self.unreachable(error));
+            let Err(mut refusal) = self.look(keys, deadline).await else { return Ok(()) };
+            // What it said before says more than that its time is over.
+            if refusal.error.kind() == ErrorKind::Timeout {
+                refusal = last.take().unwrap_or(refusal);
             }
+            let is_over = monotonic_now() + PAUSE >= deadline;
+            let mistake = match &self.address {
+                _ if refusal.is_read_only => is_over.then_some(mistakes::REPLICA),
+                Some(address) if is_first || is_over => refusal.mistake_of_port(address).await,
+                _ => None,
+            };
+            is_first = false;
+            if let Some(problem) = mistake {
+                return Err(BackendError::new(NAME, OPERATION, ErrorKind::Misconfigured)
+                    .with_message(problem)
+                    .with_cause(refusal.error));
+            }
+            if is_over || refusal.error.kind().is_programmer_error() {
+                return Err(refusal.error);
+            }
+            last = Some(refusal);
             sleep(PAUSE).await;
         }
+    }
+
+    /// Not a PING: that is answered also by a server that is loading or refuses us.
+    async fn look(&self, keys: &Keys, deadline: Instant) -> Result<(), Refusal> {
+        let refused = |error| Refusal { error, is_read_only: false };
+        let late = || BackendError::new(NAME, OPERATION, ErrorKind::Timeout);
+        let is_cluster = timeout_at(deadline, self.client.is_cluster(OPERATION)).await;
+        let is_cluster = is_cluster.unwrap_or_else(|_elapsed| Err(late())).map_err(refused)?;
+        let keys = keys.of_greeting();
+        let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
+        let keys = if is_cluster { &keys[..1] } else { &keys };
+        let left = deadline.saturating_duration_since(monotonic_now());
+        let time = self.client.timeout().max(LOOK).min(left);
+        match self.client.run_within(&GREET, keys, &[b"0"], time).await {
+            Ok(Value::Int(0)) => {
+                // Another connection may lead to another server by now.
+                let error = self.client.run_within(&GREET, keys, &[b"1"], PAUSE).await.err();
+                let error = error.map(|failure| failure.into_error(OPERATION));
+                Err(Refusal { error: error.unwrap_or_else(late), is_read_only: true })
+            }
+            Ok(_) => Ok(()),
+            Err(failure) => Err(refused(failure.into_error(OPERATION))),
+        }
+    }
+
+    /// With the server's name and the time that it had.
+    fn describe(&self, what: &str, error: BackendError, time: Duration) -> BackendError {
+        let server = self.client.link();
+        let said = error.to_string();
+        let said = said.strip_prefix("redis: initialize: ").unwrap_or(&said);
+        let message = if error.kind().is_programmer_error() {
+            format!("{what}{server:?}: {said}")
+        } else {
+            format!("{what}{server:?} was not ready within {time:?}: {said}")
+        };
+        BackendError::new(NAME, OPERATION, error.kind())
+            .with_effect(Effect::NotApplied)
+            .with_message(message)
+            .with_cause(error)
+    }
+}
+
+impl Refusal {
+    async fn mistake_of_port(&self, address: &ConnectionAddr) -> Option<&'static str> {
+        match self.error.kind() {
+            ErrorKind::Unavailable | ErrorKind::Timeout => mistakes::of_port(address).await,
+            _ => None,
+        }
+    }
+}
+
+impl Inner {
+    /// Looks at all servers, and waits for those that are starting.
+    pub(super) async fn greet(&self) -> Result<()> {
+        let time = self.initialize_timeout;
+        let deadline = monotonic_now() + time;
+        let own = async {
+            let greeted = self.greeted.greet(&self.keys, deadline).await;
+            greeted.map_err(|error| self.greeted.describe("", error, time))
+        };
+        let (own, of_locks) = join(own, self.greet_masters(deadline)).await;
+        own.and(of_locks)?;
         self.warn_of_eviction().await;
         Ok(())
     }
 
-    fn unreachable(&self, error: BackendError) -> BackendError {
-        let message =
-            format!("{:?} was not ready within {:?}", self.client.link(), self.initialize_timeout);
-        BackendError::new(super::NAME, "initialize", error.kind())
-            .with_effect(Effect::NotApplied)
+    /// The masters that keep the locks: a majority is enough, as it is later, but none may be wrong.
+    async fn greet_masters(&self, deadline: Instant) -> Result<()> {
+        let masters = &self.lock_masters;
+        let (mut ready, mut last, mut until) = (0, None, deadline);
+        let mut greeted: FuturesUnordered<_> = masters
+            .iter()
+            .map(|master| async move { (master, master.greet(&self.keys, deadline).await) })
+            .collect();
+        let majority = masters.len() / 2 + 1;
+        while let Ok(Some((master, outcome))) = timeout_at(until, greeted.next()).await {
+            let Err(error) = outcome else {
+                ready += 1;
+                if ready == majority {
+                    until = until.min(monotonic_now() + MINORITY);
+                }
+                continue;
+            };
+            let error = master.describe("lock_type: ", error, self.initialize_timeout);
+            if error.kind().is_programmer_error() {
+                return Err(error);
+            }
+            last = Some(error);
+        }
+        if ready < masters.len() {
+            warn!(ready, of = masters.len(), "not all masters of the locks are ready");
+        }
+        if masters.is_empty() || ready >= majority {
+            return Ok(());
+        }
+        let error = last.unwrap_or_else(|| BackendError::new(NAME, OPERATION, ErrorKind::Timeout));
+        let message = format!("only {ready} of {} masters of the locks are ready", masters.len());
+        Err(BackendError::new(NAME, OPERATION, ErrorKind::Unavailable)
             .with_message(format!("{message}: {error}"))
-            .with_cause(error)
+            .with_cause(error))
     }
 
     /// A server that evicts keys when its memory is full forgets counters: limits start afresh.

@@ -37,6 +37,12 @@ impl Keys {
         self.with(&key.encode())
     }
 
+    /// Three keys that nobody uses, not all in one slot of a cluster.
+    pub(super) fn of_greeting(&self) -> [Vec<u8>; 3] {
+        ["traffik:ready", "traffik:ready 2", "traffik:ready 3"]
+            .map(|name| self.of(&Key::value(name)))
+    }
+
     pub(super) fn of_lock(&self, name: &str) -> LockKeys {
         LockKeys { lock: self.tagged(b'L', name), fence: self.tagged(b'F', name) }
     }

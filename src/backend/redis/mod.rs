@@ -42,6 +42,7 @@ mod keys;
 mod link;
 mod lock;
 mod master;
+mod mistakes;
 mod node;
 mod pauses;
 mod primitives;
@@ -61,6 +62,7 @@ pub use builder::{LockType, RedisBuilder};
 pub use connection::Connection;
 
 use self::client::Client;
+use self::greeting::Greeted;
 use self::keys::Keys;
 use self::link::Link;
 use self::lock::{Keeper, Locks};
@@ -109,8 +111,9 @@ struct Inner {
     client: Arc<Client>,
     keys: Arc<Keys>,
     locks: Arc<Locks>,
-    /// The clients of other servers, which keep the locks.
-    lock_clients: Vec<Arc<Client>>,
+    greeted: Greeted,
+    /// Other servers, which keep the locks.
+    lock_masters: Vec<Greeted>,
     initialize_timeout: Duration,
     closed: AtomicBool,
 }
@@ -140,27 +143,29 @@ impl Redis {
         settings: Settings,
         given_clock: Option<Arc<dyn Clock>>,
     ) -> Self {
-        let client = |source| {
-            let link = Link::new(source, builder.connect_timeout, builder.timeout);
-            Arc::new(Client::new(link, builder.timeout, builder.max_in_flight))
+        let greeted = |source: Source| {
+            let link = Link::new(source.clone(), builder.connect_timeout, builder.timeout);
+            let client = Client::new(link, builder.timeout, builder.max_in_flight);
+            Greeted::new(Arc::new(client), &source)
         };
         let keys = Arc::new(Keys::new(settings.namespace()));
-        let own = client(source);
-        let lock_clients: Vec<Arc<Client>> = lock_sources.into_iter().map(client).collect();
-        let node = |client: &Arc<Client>| LockNode::new(Arc::clone(client), Arc::clone(&keys));
-        let keeper = if lock_clients.is_empty() {
+        let own = greeted(source);
+        let lock_masters: Vec<Greeted> = lock_sources.into_iter().map(greeted).collect();
+        let node = |server: &Greeted| LockNode::new(Arc::clone(&server.client), Arc::clone(&keys));
+        let keeper = if lock_masters.is_empty() {
             Keeper::single(node(&own))
         } else {
-            Keeper::Redlock(Quorum::new(lock_clients.iter().map(node)))
+            Keeper::Redlock(Quorum::new(lock_masters.iter().map(node)))
         };
         let locks = Arc::new(Locks::new(keeper, builder.lock_lease));
         let inner = Inner {
             settings,
             given_clock,
-            client: own,
+            client: Arc::clone(&own.client),
+            greeted: own,
             keys,
             locks,
-            lock_clients,
+            lock_masters,
             initialize_timeout: builder.initialize_timeout,
             closed: AtomicBool::new(false),
         };
@@ -219,7 +224,8 @@ impl Redis {
     }
 
     fn clients(&self) -> impl Iterator<Item = &Arc<Client>> {
-        std::iter::once(&self.inner.client).chain(&self.inner.lock_clients)
+        let of_locks = self.inner.lock_masters.iter().map(|master| &master.client);
+        std::iter::once(&self.inner.client).chain(of_locks)
     }
 
     fn shut(&self) {

@@ -59,6 +59,12 @@ impl Source {
             return Err(BuildError::setting("cluster", "names no node; name at least one"));
         }
         let nodes = urls.iter().map(|url| info(url)).collect::<Result<Vec<_>, _>>()?;
+        if nodes.iter().any(|node| node.redis_settings().db() != 0) {
+            return Err(BuildError::setting(
+                "cluster",
+                "names a database in a url; a cluster has only database 0",
+            ));
+        }
         let names: Vec<String> = nodes.iter().map(|node| node.addr().to_string()).collect();
         // No retries: the client would also try again what may have run. Our own deadline ends each
         // call, so it needs none either.
