@@ -107,7 +107,14 @@ impl Client {
         mut route: Route,
         deadline: Instant,
     ) -> Result<Value, Failure> {
-        let _place = self.enter()?;
+        let _place = match self.enter() {
+            Ok(place) => place,
+            Err(failure) => {
+                // Who tries again at once must not keep the others from going on.
+                tokio::task::yield_now().await;
+                return Err(failure);
+            }
+        };
         let mut source = None;
         let mut longest_pause = SHORTEST_PAUSE;
         loop {
