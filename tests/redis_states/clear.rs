@@ -18,7 +18,7 @@ fn many() -> usize {
 
 /// Makes so many values of the namespace, in steps.
 fn fill(server: &RedisServer, count: usize) {
-    let script = b"for i = ARGV[1], ARGV[2] do redis.call('SET', 'states|v' .. i, 'value') end";
+    let script = b"for i = ARGV[1], ARGV[2] do redis.call('SET', 'states|v|' .. i, 'value') end";
     for first in (1..=count).step_by(10_000) {
         let (first, last) = (first.to_string(), (first + 9_999).min(count).to_string());
         let words: [&[u8]; 5] = [b"EVAL", script, b"0", first.as_bytes(), last.as_bytes()];

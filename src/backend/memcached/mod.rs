@@ -96,10 +96,10 @@ use async_trait::async_trait;
 
 pub use builder::MemcachedBuilder;
 
-use super::{Backend, Result, Settings, counter};
+use super::{Backend, Result, Settings, counter, names};
 use crate::decision::Decision;
 use crate::error::{BackendError, ErrorKind};
-use crate::key::Key;
+use crate::key::{Key, KeyError, ToKey};
 use crate::lock::{LockError, LockGuard, LockOptions, Releaser, Turns};
 use crate::strategy::Step;
 use address::Address;
@@ -193,6 +193,30 @@ impl Memcached {
             inner.nodes.call(node, OPERATION, Command::FlushAll).await?;
         }
         Ok(())
+    }
+
+    /// Returns the name of the item that holds the state of a throttle's key, to look a customer up;
+    /// `None` for a key that is exempt.
+    ///
+    /// It is the namespace, `/t/`, the throttle and each part of the key after a slash, with all but
+    /// visible ASCII, slashes, braces and `%` percent-encoded. A name of more than 250 bytes is replaced
+    /// by a digest.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let backend = traffik::Memcached::builder().namespace("shop:prod").build()?;
+    /// let name = backend.stored_name("api", ("tenant-7", "alice@example.com"))?;
+    /// assert_eq!(name.as_deref(), Some("shop:prod/t/api/tenant-7/alice@example.com"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// When a hit would refuse the key.
+    pub fn stored_name(&self, throttle: &str, key: impl ToKey) -> Result<Option<String>, KeyError> {
+        let namespace = self.inner.settings.namespace();
+        names::stored_name(throttle, &key, |key| keys::of_key(namespace, key).into_bytes())
     }
 
     fn from_parts(builder: &MemcachedBuilder, settings: Settings, addresses: Vec<Address>) -> Self {

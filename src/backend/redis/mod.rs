@@ -69,11 +69,11 @@ use self::lock::{Keeper, Locks};
 use self::node::LockNode;
 use self::redlock::Quorum;
 use self::source::Source;
-use crate::backend::{Backend, Result, Settings, cas};
+use crate::backend::{Backend, Result, Settings, cas, names};
 use crate::clock::{Clock, Timestamp};
 use crate::decision::Decision;
 use crate::error::{BackendError, BuildError, ErrorKind};
-use crate::key::Key;
+use crate::key::{Key, KeyError, ToKey};
 use crate::lock::{LockError, LockGuard, LockOptions};
 use crate::strategy::Step;
 
@@ -170,6 +170,27 @@ impl Redis {
             closed: AtomicBool::new(false),
         };
         Self { inner: Arc::new(inner) }
+    }
+
+    /// Returns the name under which the server stores the state of a throttle's key, to look a customer
+    /// up; `None` for a key that is exempt.
+    ///
+    /// Its form is documented in `docs/redis.md`.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let backend = traffik::Redis::builder().url("redis://127.0.0.1").namespace("shop:prod").build()?;
+    /// let name = backend.stored_name("api", ("tenant-7", "alice@example.com"))?;
+    /// assert_eq!(name.as_deref(), Some("shop:prod|t|api|tenant-7|alice@example.com"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// When a hit would refuse the key.
+    pub fn stored_name(&self, throttle: &str, key: impl ToKey) -> Result<Option<String>, KeyError> {
+        names::stored_name(throttle, &key, |key| self.inner.keys.of(key))
     }
 
     /// Sets a value that belongs to a lock, or with `None` deletes it, if the lock of `guard` is still
