@@ -246,8 +246,14 @@ impl LockGuard {
         self.held.lock.fence()
     }
 
-    /// Whether the lock is still ours as far as this process can know: false from before the moment
-    /// at which the backend frees it.
+    /// Returns whether the lock is still ours as far as this process can know: false from before the
+    /// moment at which the backend frees it.
+    ///
+    /// It goes by this machine's monotonic clock. On many systems that clock stands still while the
+    /// machine is suspended (a laptop that sleeps, a virtual machine that is paused or moved), and the
+    /// server's does not: after such a pause it may say yes for as long as the machine slept. What counts
+    /// then is what the server says, by [`extend`](Self::extend), and the [`fence`](Self::fence) at the
+    /// resource.
     #[must_use]
     pub fn is_valid(&self) -> bool {
         self.held.lock.valid_until().is_none_or(|until| monotonic_now() < until)
@@ -284,11 +290,12 @@ impl LockGuard {
     ///
     /// # Errors
     ///
-    /// When the backend fails; the lock then frees itself at its TTL.
+    /// When the backend fails. The release then goes on in the background until the server answers or
+    /// the lock's TTL is over, as it does for a guard that is dropped.
     ///
     /// # Cancel safety
     ///
-    /// When dropped, the lock may have been released or not; its TTL frees it.
+    /// When dropped, the lock may have been released or not; it is then released in the background.
     pub async fn release(mut self) -> Result<bool, LockError> {
         self.released = true;
         if !self.held.leave() {

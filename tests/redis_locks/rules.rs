@@ -207,4 +207,12 @@ async fn a_fence_outlives_its_lock_and_not_forever() {
         let _ = guard.release().await.unwrap();
         assert_eq!(server.cmd(&format!("EXISTS {}", fence_key(name))).int(), 1);
     }
+    let hour = Duration::from_secs(3600);
+    let backend = builder().url(server.url()).lock_fence_ttl(hour).build().unwrap();
+    for (name, time, least) in [("c", millis(100), 3_500_000), ("d", hour * 24, 23 * 3_600_000)] {
+        let guard = take(&backend, name, ttl(time)).await;
+        let left = server.cmd(&format!("PTTL {}", fence_key(name))).int();
+        assert!(left > least && left <= 24 * 3_600_000, "{left}: an hour, or the lock's own ttl");
+        let _ = guard.release().await.unwrap();
+    }
 }

@@ -10,6 +10,7 @@ use redis::aio::ConnectionManager;
 
 use super::connection::Connection;
 use super::lock::{DEFAULT_LEASE, SHORTEST_TTL};
+use super::node::DEFAULT_FENCE_TTL;
 use super::source::Source;
 use super::{NAME, Redis};
 use crate::backend::Settings;
@@ -43,6 +44,7 @@ pub struct RedisBuilder {
     pub(super) lock_type: LockType,
     lock: LockOptions,
     pub(super) lock_lease: Duration,
+    pub(super) lock_fence_ttl: Duration,
     clock: Option<Arc<dyn Clock>>,
     pub(super) timeout: Duration,
     pub(super) connect_timeout: Duration,
@@ -71,6 +73,7 @@ impl RedisBuilder {
             lock_type: LockType::default(),
             lock: LockOptions::new(),
             lock_lease: DEFAULT_LEASE,
+            lock_fence_ttl: DEFAULT_FENCE_TTL,
             clock: None,
             timeout: Redis::DEFAULT_TIMEOUT,
             connect_timeout: Duration::from_millis(250),
@@ -194,6 +197,17 @@ impl RedisBuilder {
         self
     }
 
+    /// Sets how long the server remembers the last fencing token of a lock's name that nobody takes any
+    /// more, and never shorter than the lock's TTL; some 130 bytes of its memory for each name. Above
+    /// zero. Defaults to 7 days.
+    ///
+    /// Tokens rise with the server's time too. So shorten it if lock names are many and used once; what
+    /// is lost is only that tokens still rise after the server's clock was put back for longer than this.
+    pub fn lock_fence_ttl(mut self, ttl: Duration) -> Self {
+        self.lock_fence_ttl = ttl;
+        self
+    }
+
     /// Sets the longest wait for a lock, where its options do not say. Defaults to none.
     pub fn lock_blocking_timeout(mut self, timeout: Option<Duration>) -> Self {
         self.lock = self.lock.blocking_timeout(timeout);
@@ -281,6 +295,7 @@ impl RedisBuilder {
             ("timeout", self.timeout),
             ("connect_timeout", self.connect_timeout),
             ("initialize_timeout", self.initialize_timeout),
+            ("lock_fence_ttl", self.lock_fence_ttl),
         ];
         for (setting, time) in above_zero {
             if time.is_zero() {

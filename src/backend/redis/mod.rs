@@ -17,10 +17,12 @@
 //!
 //! Each is one command and atomic. On a cluster, [`multi_get`](Backend::multi_get),
 //! [`multi_set`](Backend::multi_set) and [`clear`](Backend::clear) are split by slot, and each slot's
-//! part is atomic for itself. A TTL has milliseconds.
+//! part is atomic for itself. `multi_set` of more than 1,000 pairs or 1 MiB is split too, so that hits are
+//! not held up; if a part fails, others may be set. A TTL has milliseconds.
 //!
 //! `clear` looks through the whole key space in small steps, on every master, and removes the states and
-//! values of its namespace; what is added meanwhile may stay. Locks, their fences and the values that
+//! values of its namespace; what is added meanwhile may stay. A step that is slow or loses its connection
+//! is repeated. Locks, their fences and the values that
 //! they guard stay.
 //!
 //! # Locks
@@ -151,7 +153,10 @@ impl Redis {
         let keys = Arc::new(Keys::new(settings.namespace()));
         let own = greeted(source);
         let lock_masters: Vec<Greeted> = lock_sources.into_iter().map(greeted).collect();
-        let node = |server: &Greeted| LockNode::new(Arc::clone(&server.client), Arc::clone(&keys));
+        let node = |server: &Greeted| {
+            let (client, keys) = (Arc::clone(&server.client), Arc::clone(&keys));
+            LockNode::new(client, keys, builder.lock_fence_ttl)
+        };
         let keeper = if lock_masters.is_empty() {
             Keeper::single(node(&own))
         } else {

@@ -15,15 +15,16 @@ use super::scripts::{ACQUIRE, EXTEND, RAISE_FENCE, RELEASE, SET_FENCED, Script};
 use crate::backend::Result;
 use crate::clock::monotonic_now;
 
-/// How long a server remembers the last token of a lock that nobody takes. Tokens rise with the
-/// server's time too, so this matters only if its clock is put back.
-const FENCE_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
+/// How long a server remembers the last token of a lock that nobody takes, where nothing else is said.
+/// Tokens rise with the server's time too, so this matters only if its clock is put back.
+pub(super) const DEFAULT_FENCE_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct LockNode {
     client: Arc<Client>,
     keys: Arc<Keys>,
+    fence_ttl: Duration,
     /// The longest that one call takes, if it is not the client's.
     time: Option<Duration>,
 }
@@ -40,19 +41,18 @@ pub(super) enum Grant {
 }
 
 impl LockNode {
-    pub(super) fn new(client: Arc<Client>, keys: Arc<Keys>) -> Self {
-        Self { client, keys, time: None }
+    pub(super) fn new(client: Arc<Client>, keys: Arc<Keys>, fence_ttl: Duration) -> Self {
+        Self { client, keys, fence_ttl, time: None }
     }
 
     /// The same, with that time for each call.
     pub(super) fn within(&self, time: Duration) -> Self {
-        let (client, keys) = (Arc::clone(&self.client), Arc::clone(&self.keys));
-        Self { client, keys, time: Some(time) }
+        Self { time: Some(time), ..self.clone() }
     }
 
     pub(super) async fn acquire(&self, name: &str, owner: &str, ttl: Duration) -> Result<Grant> {
         let LockKeys { lock, fence } = self.keys.of_lock(name);
-        let (ttl_millis, fence_ttl) = (millis(ttl), millis(FENCE_TTL.max(ttl)));
+        let (ttl_millis, fence_ttl) = (millis(ttl), millis(self.fence_ttl.max(ttl)));
         let arguments = [owner.as_bytes(), ttl_millis.as_bytes(), fence_ttl.as_bytes()];
         let sent = monotonic_now();
         let reply = self.run(&ACQUIRE, &[&lock, &fence], &arguments).await?;
@@ -97,7 +97,7 @@ impl LockNode {
     /// Raises the fence to a token that other servers agreed on; says whether the lock is still ours.
     pub(super) async fn raise(&self, name: &str, owner: &str, token: u64) -> Result<bool> {
         let LockKeys { lock, fence } = self.keys.of_lock(name);
-        let (token, fence_ttl) = (token.to_string(), millis(FENCE_TTL));
+        let (token, fence_ttl) = (token.to_string(), millis(self.fence_ttl));
         let arguments = [owner.as_bytes(), token.as_bytes(), fence_ttl.as_bytes()];
         self.flag(&RAISE_FENCE, &[&lock, &fence], &arguments).await
     }
