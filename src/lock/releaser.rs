@@ -148,6 +148,7 @@ impl Releaser {
 
     /// Whether the server gave no answer to the last release. Whoever has others to ask need not ask it:
     /// the releases that are left find out when it answers again.
+    #[cfg(any(feature = "redis", test))]
     pub(crate) fn is_silent(&self) -> bool {
         self.shared.is_silent.load(Ordering::Relaxed)
     }
@@ -324,7 +325,7 @@ impl Queue {
     }
 }
 
-/// An instant, or a far one where the clock ends.
+/// That long after it, but no more than a year: a clock may end, and a lock of centuries is one of a year.
 pub(crate) fn later(now: Instant, wait: Duration) -> Instant {
     const YEAR: Duration = Duration::from_secs(366 * 24 * 3600);
     now + wait.min(YEAR)

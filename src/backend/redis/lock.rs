@@ -5,7 +5,7 @@
 //! Martin Kleppmann, "How to do distributed locking", 2016.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -20,13 +20,16 @@ use super::redlock::Quorum;
 use crate::backend::Result;
 use crate::clock::monotonic_now;
 use crate::error::{BackendError, Effect, ErrorKind};
-use crate::lock::{Attempt, HeldLock, Lease, LockError, LockGuard, LockOptions, Turns};
+use crate::lock::{Attempt, HeldLock, Lease, LockError, LockGuard, LockOptions, Turns, later};
 use crate::random;
 
 /// The TTL of a lease where nothing else is said.
 pub(super) const DEFAULT_LEASE: Duration = Duration::from_secs(10);
 /// The shortest TTL: what is left of it by our clock must be above zero.
 pub(super) const SHORTEST_TTL: Duration = Duration::from_millis(5);
+
+/// So many tries in a row without a majority, and a wait for several masters ends: about a second.
+const MOST_FAILED: usize = 6;
 
 /// All locks of a backend.
 #[derive(Debug)]
@@ -63,10 +66,7 @@ pub(super) enum Answer {
 /// When a lock must be taken for lost that was asked for at `sent` and lasts `ttl`: before the server
 /// frees it, for clocks may differ by a hundredth, and expiry has a granularity.
 pub(super) fn valid_until(sent: Instant, ttl: Duration) -> Instant {
-    // A lock of centuries is one of a year here.
-    const MOST: Duration = Duration::from_secs(366 * 24 * 3600);
-    let ttl = ttl.min(MOST);
-    sent + ttl.saturating_sub(ttl / 100 + Duration::from_millis(2))
+    later(sent, ttl.saturating_sub(ttl / 100 + Duration::from_millis(2)))
 }
 
 impl Locks {
@@ -90,7 +90,16 @@ impl Locks {
             master.releaser.start();
         }
         let name: Arc<str> = name.into();
-        let (wanted, taken) = self.turns.take(&name, options, || self.attempt(&name, ttl)).await?;
+        let failed_in_a_row = AtomicUsize::new(0);
+        let attempt = || async {
+            let outcome = self.attempt(&name, ttl).await;
+            let waits = options.is_blocking();
+            if waits && self.keeper.may_pass(&outcome, &failed_in_a_row) {
+                return Ok(Attempt::Held(None));
+            }
+            outcome
+        };
+        let (wanted, taken) = self.turns.take(&name, options, attempt).await?;
         let held = Arc::new(Holding {
             locks: Arc::clone(self),
             wanted,
@@ -156,6 +165,18 @@ impl Keeper {
             Self::Single(master) => std::slice::from_ref(master),
             Self::Redlock(quorum) => quorum.masters(),
         }
+    }
+
+    /// Whether one who waits tries again after this failure. Each master of several has a short time for
+    /// its answer; so with a minority dead, one of the others that is late once is no reason to give up.
+    fn may_pass<T>(&self, outcome: &Result<T, LockError>, failed_in_a_row: &AtomicUsize) -> bool {
+        let Err(LockError::Backend(error)) = outcome else {
+            failed_in_a_row.store(0, Ordering::Relaxed);
+            return false;
+        };
+        let passes = matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Unavailable);
+        let failed = failed_in_a_row.fetch_add(1, Ordering::Relaxed) + 1;
+        matches!(self, Self::Redlock(_)) && passes && failed < MOST_FAILED
     }
 
     async fn acquire(&self, wanted: &Wanted, turns: &Arc<Turns>) -> Result<Answer> {
