@@ -46,9 +46,10 @@ pub(super) fn of_connecting(error: &RedisError) -> Option<&'static str> {
     if text.contains("InvalidContentType") {
         return Some(NO_TLS);
     }
-    // Later it may be damage on the way.
-    let is_other = error.kind() == redis::ErrorKind::Parse || text.contains("Parse error at");
-    is_other.then_some(OTHER_PROTOCOL)
+    // Only of a connection that is being made: later it may be damage on the way. And a reply that ends
+    // too early is one that was cut.
+    let is_parse_error = error.kind() == redis::ErrorKind::Parse || text.contains("Parse error at");
+    (is_parse_error && !text.contains("end of input")).then_some(OTHER_PROTOCOL)
 }
 
 /// Looks at a port that cannot be talked to: whether it speaks TLS where that is not asked for, or the
