@@ -237,6 +237,7 @@ mod tests {
             "NOPERM this user has no permissions to run the 'evalsha' command",
             "CROSSSLOT Keys in request don't hash to the same slot",
             "ERR DB index is out of range",
+            "ERR Protocol error: unauthenticated multibulk length",
             "ERR SELECT is not allowed in cluster mode",
             "ERR This instance has cluster support disabled",
         ];

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use futures_util::future::join;
+use futures_util::future::{join, select_ok};
 use futures_util::stream::FuturesUnordered;
 use redis::{ConnectionAddr, Value};
 use tokio::time::{Instant, sleep, timeout_at};
@@ -89,9 +89,21 @@ impl Greeted {
         let is_cluster = is_cluster.unwrap_or_else(|_elapsed| Err(late())).map_err(refused)?;
         let keys = keys.of_greeting();
         let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
-        let keys = if is_cluster { &keys[..1] } else { &keys };
         let left = deadline.saturating_duration_since(monotonic_now());
         let time = self.client.timeout().max(LOOK).min(left);
+        if is_cluster {
+            // One master that does not answer must not keep a service from starting.
+            let looks = keys.chunks(1).map(|key| Box::pin(self.decides(key, time)));
+            return select_ok(looks).await.map(drop);
+        }
+        // Of one who has not said a password a server takes no command of more than 10 words, and closes
+        // the connection instead of asking for it.
+        self.decides(&keys[..3], time).await
+    }
+
+    async fn decides(&self, keys: &[&[u8]], time: Duration) -> Result<(), Refusal> {
+        let refused = |error| Refusal { error, is_read_only: false };
+        let late = || BackendError::new(NAME, OPERATION, ErrorKind::Timeout);
         match self.client.run_within(&GREET, keys, &[b"0"], time).await {
             Ok(Value::Int(0)) => {
                 // Another connection may lead to another server by now.

@@ -15,6 +15,7 @@ pub(super) const NO_CLUSTER_CLIENT: &str = "the server is one of a cluster; name
                                             cluster(...), feature redis-cluster";
 pub(super) const REPLICA: &str = "the server is a replica, which only reads; give the address of the \
                                   primary, or let sentinels name it with sentinels(...)";
+const NO_PASSWORD: &str = "the server asks for a password; give it in the url";
 const NO_DATABASE: &str = "the server has no such database as the url names; use a number below its setting \
                            `databases`, mostly 0 to 15";
 const CLUSTER_DATABASE: &str = "the server is one of a cluster, which has no database but 0; name the \
@@ -33,6 +34,9 @@ pub(super) fn said(error: &RedisError) -> Option<&'static str> {
         ("DB index is out of range", NO_DATABASE),
         ("SELECT is not allowed in cluster mode", CLUSTER_DATABASE),
         ("cluster support disabled", NO_CLUSTER),
+        // In place of NOAUTH, to a command of many words.
+        ("unauthenticated multibulk", NO_PASSWORD),
+        ("unauthenticated bulk", NO_PASSWORD),
     ];
     table.into_iter().find_map(|(text, problem)| detail.contains(text).then_some(problem))
 }
