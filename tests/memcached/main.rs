@@ -8,6 +8,7 @@ mod servers;
 
 mod cancellation;
 mod clearing;
+mod coalescing;
 mod conformance;
 mod counters;
 mod exactness;
@@ -15,6 +16,8 @@ mod fairness;
 mod faults;
 mod hostile;
 mod locks;
+mod nodes;
 mod round_trips;
+mod runtimes;
 mod settings;
 mod world;

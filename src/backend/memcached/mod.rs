@@ -83,6 +83,7 @@ mod generation;
 mod health;
 mod item;
 mod keys;
+mod local;
 mod lock;
 mod nodes;
 mod pace;
@@ -114,8 +115,6 @@ use protocol::Command;
 use store::Change;
 
 const NAME: &str = "memcached";
-/// Values that are changed at the same time without waiting for each other.
-const VALUE_TURNS: usize = 1024;
 /// While somebody else moves the clock.
 const KEEP_BY_ANOTHER_CLOCK: Duration = Duration::from_secs(60 * 60);
 
@@ -155,7 +154,6 @@ struct Inner {
     call_timeout: Duration,
     keeping: Keeping,
     coalescer: Coalescer,
-    turns_of_values: Box<[tokio::sync::Mutex<()>]>,
     /// Where each node's generation is, if keys are tracked.
     generation_key: Option<String>,
     turns: Turns,
@@ -219,7 +217,6 @@ impl Memcached {
                 call_timeout: builder.call_timeout,
                 keeping: Keeping { for_at_least },
                 coalescer: Coalescer::new(),
-                turns_of_values: (0..VALUE_TURNS).map(|_| tokio::sync::Mutex::default()).collect(),
                 generation_key: builder.track_keys.then(|| keys::of_generation(&builder.namespace)),
                 turns: Turns::new(NAME),
                 releaser: Releaser::new(),

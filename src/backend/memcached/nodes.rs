@@ -1,26 +1,17 @@
-//! The nodes: which one has an item, and the connections to each.
-//!
-//! A socket and its timer work only while the runtime in which they were made runs, so each runtime has
-//! pools of its own, which end with it.
+//! The nodes: which one has an item, and calls to each.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
 use std::time::Duration;
-
-use parking_lot::RwLock;
-use tokio::runtime::{Handle, Id};
-use tokio::sync::oneshot;
 
 use super::address::Address;
 use super::errors;
 use super::keys::stable_hash;
+use super::local::{Local, Locals};
 use super::pool::Pool;
 use super::protocol::{Answer, Command};
 use crate::backend::Result;
-use crate::background;
 use crate::clock::monotonic_now;
 
 pub(super) struct Nodes {
@@ -28,7 +19,7 @@ pub(super) struct Nodes {
     call_timeout: Duration,
     pool_minsize: usize,
     pool_size: usize,
-    pools: Arc<RwLock<Runtimes>>,
+    locals: Locals,
     closed: AtomicBool,
 }
 
@@ -36,15 +27,6 @@ struct Node {
     address: Address,
     /// Of the address: the same in every process.
     hash: u64,
-}
-
-type Runtimes = HashMap<Id, Pools, ahash::RandomState>;
-
-/// The pools of one runtime, one for each node.
-struct Pools {
-    pools: Arc<[Pool]>,
-    /// Ends the task that waits for the runtime's end.
-    _ends: oneshot::Sender<()>,
 }
 
 impl Nodes {
@@ -64,7 +46,7 @@ impl Nodes {
             call_timeout,
             pool_minsize,
             pool_size,
-            pools: Arc::default(),
+            locals: Locals::default(),
             closed: AtomicBool::new(false),
         }
     }
@@ -99,19 +81,17 @@ impl Nodes {
     /// of its own; all else asks [`is_closed`](Self::is_closed) before.
     pub(super) fn close(&self) {
         self.closed.store(true, Ordering::Release);
-        for pools in self.pools.read().values() {
-            pools.pools.iter().for_each(Pool::close_idle);
-        }
+        self.locals.for_each(|local| local.pools.iter().for_each(Pool::close_idle));
     }
 
     /// Asks a node for its version, over as many connections as are kept at least.
     pub(super) async fn warm_up(&self, node: usize, operation: &'static str) -> Result<()> {
         self.call(node, operation, Command::Version).await?;
-        let pools = self.here(operation)?;
+        let local = self.here(operation)?;
         let deadline = monotonic_now() + self.call_timeout;
         let mut warm = Vec::new();
         while warm.len() < self.pool_minsize {
-            let mut pooled = pools[node].get(operation, &self.closed, deadline).await?;
+            let mut pooled = local.pools[node].get(operation, &self.closed, deadline).await?;
             pooled.keep();
             warm.push(pooled);
         }
@@ -127,11 +107,11 @@ impl Nodes {
         operation: &'static str,
         command: Command<'_>,
     ) -> Result<Answer> {
-        let pools = self.here(operation)?;
+        let local = self.here(operation)?;
         let deadline = monotonic_now() + self.call_timeout;
         // Each connection of the pool may turn out to be dead.
         for _ in 0..=self.pool_size {
-            let mut pooled = pools[node].get(operation, &self.closed, deadline).await?;
+            let mut pooled = local.pools[node].get(operation, &self.closed, deadline).await?;
             let failed = match pooled.execute(&command, deadline).await {
                 Ok(answer) => return Ok(answer),
                 Err(failed) => failed,
@@ -145,59 +125,16 @@ impl Nodes {
         Err(errors::unreachable(operation, io::ErrorKind::NotConnected.into()))
     }
 
-    /// The pools of the runtime in which it is called.
-    fn here(&self, operation: &'static str) -> Result<Arc<[Pool]>> {
-        let runtime = Handle::try_current().map_err(|_| errors::no_runtime(operation))?;
-        if let Some(pools) = self.pools.read().get(&runtime.id()) {
-            return Ok(Arc::clone(&pools.pools));
-        }
-        Ok(self.begin(runtime.id()))
-    }
-
-    /// Makes pools for a runtime that has none.
-    #[cold]
-    fn begin(&self, runtime: Id) -> Arc<[Pool]> {
-        let (ends, ended) = oneshot::channel::<()>();
-        let pools = match self.pools.write().entry(runtime) {
-            // Another thread of the runtime was faster.
-            Entry::Occupied(there) => return Arc::clone(&there.get().pools),
-            Entry::Vacant(free) => {
-                let pools = self.nodes.iter().map(|node| self.pool(node)).collect();
-                Arc::clone(&free.insert(Pools { pools, _ends: ends }).pools)
-            }
-        };
-        let forget = Forget { runtimes: Arc::downgrade(&self.pools), runtime };
-        background::start_detached(async move {
-            // Only to be dropped: with the runtime, or when the backend is.
-            let _forget = forget;
-            let _ = ended.await;
-        });
-        pools
-    }
-
-    fn pool(&self, node: &Node) -> Pool {
-        Pool::new(node.address.clone(), self.pool_size, self.call_timeout)
+    /// What belongs to the runtime in which it is called.
+    pub(super) fn here(&self, operation: &'static str) -> Result<Arc<Local>> {
+        let pool = |node: &Node| Pool::new(node.address.clone(), self.pool_size, self.call_timeout);
+        self.locals.here(operation, || self.nodes.iter().map(pool).collect())
     }
 }
 
 impl std::fmt::Debug for Nodes {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_list().entries(self.nodes.iter().map(|node| node.address.to_string())).finish()
-    }
-}
-
-/// Forgets the pools of a runtime when it ends.
-struct Forget {
-    runtimes: Weak<RwLock<Runtimes>>,
-    runtime: Id,
-}
-
-impl Drop for Forget {
-    fn drop(&mut self) {
-        let Some(runtimes) = self.runtimes.upgrade() else { return };
-        // Sockets are closed after the lock is given back.
-        let pools = runtimes.write().remove(&self.runtime);
-        drop(pools);
     }
 }
 
@@ -231,24 +168,5 @@ mod tests {
             }
         }
         assert!(counts.iter().all(|count| (850..1150).contains(count)), "{counts:?}");
-    }
-
-    #[test]
-    fn the_pools_of_a_runtime_end_with_it() {
-        let nodes = nodes(&[1]);
-        let runtime = || tokio::runtime::Builder::new_current_thread().build().unwrap();
-        for _ in 0..3 {
-            let (one, other) = (runtime(), runtime());
-            for runtime in [&one, &other] {
-                let _inside = runtime.enter();
-                assert_eq!(nodes.here("get").unwrap().len(), 1);
-                assert_eq!(nodes.here("get").unwrap().len(), 1);
-            }
-            assert_eq!(nodes.pools.read().len(), 2);
-            drop((one, other));
-            assert_eq!(nodes.pools.read().len(), 0);
-        }
-        let error = nodes.here("get").unwrap_err();
-        assert_eq!(error.kind(), crate::error::ErrorKind::Misconfigured, "{error}");
     }
 }

@@ -7,15 +7,13 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use tokio::time::timeout;
-
 use super::item::Item;
 use super::protocol::MAX_KEYS;
 use super::store::{Change, ItemRef};
 use super::{Inner, errors, keys};
 use crate::backend::{Counter, Result, cas};
 use crate::clock::Timestamp;
-use crate::key::{self, Key};
+use crate::key::Key;
 
 /// The end of a value that is written now.
 pub(super) fn ends_at(ttl: Option<Duration>, now: Timestamp) -> Option<Timestamp> {
@@ -58,7 +56,7 @@ impl Inner {
     }
 
     /// Reads a value, asks what becomes of it, and writes that, until nobody came between. One attempt
-    /// at a time on a key in this process.
+    /// at a time on a key in this runtime.
     pub(super) async fn update<T: Send>(
         &self,
         operation: &'static str,
@@ -67,7 +65,8 @@ impl Inner {
     ) -> Result<T> {
         let name = keys::of_key(self.settings.namespace(), key);
         let place = ItemRef::new(self, operation, &name);
-        let _turn = self.turn_of(&name).await;
+        let local = self.nodes.here(operation)?;
+        let _turn = local.turn_of(&name, self.call_timeout).await;
         for attempt in 0..cas::MAX_ATTEMPTS {
             cas::pause(attempt).await;
             let loaded = place.load().await?;
@@ -80,17 +79,5 @@ impl Inner {
         }
         self.settings.increase(Counter::Contended);
         Err(errors::contended(operation))
-    }
-
-    /// Waits for the turn on a key, which keeps attempts of one process from spoiling each other. It is
-    /// not waited for longer than a call takes: its holder's runtime may stand still.
-    #[expect(clippy::cast_possible_truncation, reason = "only the low bits are wanted")]
-    async fn turn_of(&self, name: &str) -> Option<tokio::sync::MutexGuard<'_, ()>> {
-        let hash = key::hasher().hash_one(name) as usize;
-        let turn = &self.turns_of_values[hash % self.turns_of_values.len()];
-        match turn.try_lock() {
-            Ok(turn) => Some(turn),
-            Err(_) => timeout(self.call_timeout, turn.lock()).await.ok(),
-        }
     }
 }
