@@ -149,7 +149,7 @@ struct Leader {
 
 impl Leader {
     async fn run(mut self, mut batch: Vec<Pending>) {
-        let mut pace = Pace::new();
+        let mut pace = Pace::default();
         loop {
             decide::batch(&self.inner, batch, &mut pace).await;
             match self.inner.coalescer.next(self.hash) {

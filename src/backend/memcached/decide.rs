@@ -62,7 +62,7 @@ async fn together(inner: &Arc<Inner>, name: &str, mut batch: Vec<Pending>, pace:
             return;
         }
         match attempt(inner, item, &mut batch).await {
-            Ok(None) => pace.lost().await,
+            Ok(None) => pace.lost(),
             Ok(Some(decided)) => {
                 for (pending, (decision, corrupt)) in batch.into_iter().zip(decided) {
                     pending.answer(Ok(match corrupt {
