@@ -1,36 +1,74 @@
-//! [`Decision`]: the answer to a hit, and [`Receipt`]: what the hit took.
+//! [`Decision`]: the answer to a hit.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::clock::Timestamp;
+use crate::clock::{Timestamp, micros_ceil};
 use crate::rate::Rate;
-use crate::strategy::{Answer, Limit, Verdict};
+use crate::receipt::Receipt;
+use crate::strategy::{Answer, Limit, Op, Step, Verdict};
 
 /// The answer to a hit or a peek.
+///
+/// Branch on [`outcome`](Self::outcome), which has the three ways that a hit can go:
+///
+/// ```
+/// use traffik::{InMemory, Outcome, Throttle};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let throttle = Throttle::builder("uploads").rate("0/day").backend(InMemory::new()).build()?;
+/// let answer = match throttle.hit("alice").await?.outcome() {
+///     Outcome::Allowed => "200".to_owned(),
+///     Outcome::Denied { retry_after } => format!("429, come back in {retry_after:?}"),
+///     Outcome::Never => "403, no wait helps".to_owned(),
+/// };
+/// assert_eq!(answer, "403, no wait helps");
+/// # Ok(())
+/// # }
+/// ```
+///
+/// Of several limits the decision names one: the first that a hit of this cost can never pass, else the
+/// one with the longest wait, else the one with the fewest units remaining; the earlier of equals.
+/// [`limit`](Self::limit), [`burst`](Self::burst), [`remaining`](Self::remaining),
+/// [`reset_after`](Self::reset_after) and the wait are all of that limit.
+/// [`answers`](Self::answers) has each limit's own.
+///
+/// A clone has no [`receipt`](Self::receipt), so nothing is given back twice.
 #[must_use = "a decision that is ignored limits nothing"]
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Decision {
     denial: Option<Denial>,
     source: Source,
-    /// Index of the limit that speaks: the one that denied, or the one with least remaining.
-    speaker: u8,
-    limit: u32,
-    remaining: u32,
+    /// Index of the limit that it names.
+    named: u8,
+    /// How many limits were asked.
+    asked: u8,
     /// The cost that was taken; 0 for none.
     taken: u32,
-    /// In microseconds; [`NO_WAIT`] for none.
-    retry_after: u64,
-    reset_after: u64,
     taken_at: Timestamp,
-    /// Of the throttle and the key.
-    fingerprint: u64,
-    /// Of the hit's own rate, whose limit is `limit`; 0 if it had none.
-    own_period: u64,
+    /// Of an allowed hit the throttle and the key, of a denied one the throttle.
+    bound_to: u64,
+    answer: LimitAnswer,
+    others: Others,
 }
 
-const NO_WAIT: u64 = u64::MAX;
-const LONGEST_WAIT: u64 = NO_WAIT - 1;
+/// What a service branches on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[expect(clippy::exhaustive_enums, reason = "the three ways that a hit can go")]
+pub enum Outcome {
+    /// The hit passes.
+    Allowed,
+    /// The hit does not pass now.
+    Denied {
+        /// The least wait after which the same hit passes if nobody else comes, in microseconds rounded
+        /// up.
+        retry_after: Duration,
+    },
+    /// The hit costs more than can ever pass at once; waiting does not help.
+    Never,
+}
 
 /// Why a hit was denied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -62,134 +100,312 @@ pub enum Source {
     Policy,
 }
 
+/// One limit's own answer to a hit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LimitAnswer {
+    /// In microseconds, or one of the two numbers below.
+    wait: u64,
+    reset_after: u64,
+    limit: u32,
+    burst: u32,
+    remaining: u32,
+}
+
+/// The wait of a hit that passes.
+const ALLOWED: u64 = u64::MAX;
+/// The wait of a hit that never passes.
+const NEVER: u64 = u64::MAX - 1;
+const LONGEST_WAIT: u64 = u64::MAX - 2;
+
+/// The answers of the limits that a decision does not name.
+#[derive(Clone, Debug)]
+enum Others {
+    None,
+    /// Of two limits, the other.
+    One(LimitAnswer),
+    Many(Box<Many>),
+    /// None, and the one limit was brought by the hit.
+    Brought(Arc<[Limit]>),
+}
+
+/// More than two limits, or several of which the hit brought some.
+#[derive(Clone, Debug)]
+struct Many {
+    /// In order, the one that the decision names among them.
+    answers: Vec<LimitAnswer>,
+    limits: Option<Arc<[Limit]>>,
+}
+
+impl LimitAnswer {
+    /// Of a decision that asked no limit.
+    const UNASKED: Self = Self {
+        wait: ALLOWED,
+        reset_after: 0,
+        limit: u32::MAX,
+        burst: u32::MAX,
+        remaining: u32::MAX,
+    };
+
+    #[inline(always)]
+    fn new(limit: &Limit, answer: Answer, asked_at: Timestamp) -> Self {
+        let from_now =
+            |instant: Timestamp| instant.as_micros().saturating_sub(asked_at.as_micros());
+        let rate = limit.rate();
+        Self {
+            wait: match answer.verdict {
+                Verdict::Allowed => ALLOWED,
+                Verdict::Denied { retry_at } => from_now(retry_at),
+                Verdict::Never => NEVER,
+            },
+            reset_after: from_now(answer.fresh_at),
+            limit: rate.limit(),
+            burst: rate.effective_burst(),
+            remaining: answer.remaining,
+        }
+    }
+
+    /// Returns whether this limit lets the hit pass.
+    #[must_use]
+    #[inline]
+    pub const fn outcome(&self) -> Outcome {
+        match self.wait {
+            ALLOWED => Outcome::Allowed,
+            NEVER => Outcome::Never,
+            wait => Outcome::Denied { retry_after: Duration::from_micros(wait) },
+        }
+    }
+
+    /// Returns the units in a period.
+    #[must_use]
+    pub const fn limit(&self) -> u32 {
+        self.limit
+    }
+
+    /// Returns the units that can pass at once after a pause.
+    #[must_use]
+    pub const fn burst(&self) -> u32 {
+        self.burst
+    }
+
+    /// Returns the whole units that would pass now, after this hit.
+    #[must_use]
+    pub const fn remaining(&self) -> u32 {
+        self.remaining
+    }
+
+    /// Returns how long until this limit answers like a fresh one if nobody else comes.
+    #[must_use]
+    pub const fn reset_after(&self) -> Duration {
+        Duration::from_micros(self.reset_after)
+    }
+
+    /// Orders by what a decision names: smaller is named before larger.
+    #[inline(always)]
+    fn rank(&self) -> (u8, u64) {
+        match self.wait {
+            NEVER => (0, 0),
+            ALLOWED => (2, u64::from(self.remaining)),
+            wait => (1, LONGEST_WAIT - wait.min(LONGEST_WAIT)),
+        }
+    }
+}
+
 impl Decision {
+    /// Makes the decision of a backend from the answer of each limit of a step, in its order.
+    ///
+    /// `asked_at` is the caller's time, to which the decision's waits are relative; `at` is the instant
+    /// at which the step counted: that, or the latest that the key has seen. Without limits the hit
+    /// passes.
+    #[inline(always)]
+    pub fn from_answers(
+        step: &Step<'_>,
+        answers: &[Answer],
+        asked_at: Timestamp,
+        at: Timestamp,
+    ) -> Self {
+        let limits = step.limits();
+        let answer = |index: usize| LimitAnswer::new(&limits[index], answers[index], asked_at);
+        let (named, answer, others) = match answers.len().min(limits.len()) {
+            0 => return Self::pass(Source::Unlimited),
+            1 => (0, answer(0), Others::None),
+            2 => {
+                let (first, second) = (answer(0), answer(1));
+                match second.rank() < first.rank() {
+                    false => (0, first, Others::One(second)),
+                    true => (1, second, Others::One(first)),
+                }
+            }
+            count => named_of_many((0..count).map(answer).collect()),
+        };
+        let denial = match answer.wait {
+            ALLOWED => None,
+            NEVER => Some(Denial::Never),
+            _ => Some(Denial::Limited),
+        };
+        let takes = denial.is_none() && matches!(step.op(), Op::Take);
+        Self {
+            denial,
+            source: Source::Backend,
+            named,
+            // At most `MAX_LIMITS`.
+            asked: u8::try_from(answers.len()).unwrap_or(u8::MAX),
+            taken: if takes { step.cost() } else { 0 },
+            taken_at: at,
+            bound_to: 0,
+            answer,
+            others,
+        }
+    }
+
     /// Lets a hit pass without counting it: for an error handler.
     pub const fn allow() -> Self {
         Self {
             denial: None,
             source: Source::Policy,
-            speaker: 0,
-            limit: u32::MAX,
-            remaining: u32::MAX,
+            named: 0,
+            asked: 0,
             taken: 0,
-            retry_after: NO_WAIT,
-            reset_after: 0,
             taken_at: Timestamp::ZERO,
-            fingerprint: 0,
-            own_period: 0,
+            bound_to: 0,
+            answer: LimitAnswer::UNASKED,
+            others: Others::None,
         }
     }
 
     /// Denies a hit, to be tried again after a while: for an error handler.
     pub fn deny(retry_after: Duration) -> Self {
-        let wait = LONGEST_WAIT.min(crate::clock::micros_ceil(retry_after));
-        Self {
-            denial: Some(Denial::Policy),
-            limit: 0,
-            remaining: 0,
-            retry_after: wait,
-            reset_after: wait,
-            ..Self::allow()
-        }
+        let wait = micros_ceil(retry_after).min(LONGEST_WAIT);
+        let answer = LimitAnswer { wait, reset_after: wait, limit: 0, burst: 0, remaining: 0 };
+        Self { denial: Some(Denial::Policy), answer, ..Self::allow() }
     }
 
     pub(crate) const fn pass(source: Source) -> Self {
-        Self { source, ..Self::allow() }
+        let mut decision = Self::allow();
+        decision.source = source;
+        decision
     }
 
     /// The answer for a new key when no more keys fit.
-    pub(crate) fn overflow(limit: &Rate, admit: bool, retry_after: u64) -> Self {
-        let allowed = Self { source: Source::Overflow, limit: limit.limit(), ..Self::allow() };
-        if admit {
-            return allowed;
+    pub(crate) fn overflow(rate: &Rate, admit: bool, retry_after: u64) -> Self {
+        let (limit, burst) = (rate.limit(), rate.effective_burst());
+        let mut decision = Self::pass(Source::Overflow);
+        decision.answer = LimitAnswer { limit, burst, ..LimitAnswer::UNASKED };
+        if !admit {
+            decision.denial = Some(Denial::Full);
+            decision.answer.wait = retry_after;
+            decision.answer.reset_after = retry_after;
+            decision.answer.remaining = 0;
         }
-        Self {
-            denial: Some(Denial::Full),
-            remaining: 0,
-            retry_after,
-            reset_after: retry_after,
-            ..allowed
-        }
+        decision
     }
 
-    /// Whether the hit passes.
+    /// Returns what a service branches on.
+    #[must_use]
+    #[inline]
+    pub const fn outcome(&self) -> Outcome {
+        self.answer.outcome()
+    }
+
+    /// Returns `true` if the hit passes.
     #[must_use]
     #[inline]
     pub const fn is_allowed(&self) -> bool {
         self.denial.is_none()
     }
 
-    /// Whether the hit is denied.
+    /// Returns `true` if the hit is denied, for now or for good.
     #[must_use]
     #[inline]
     pub const fn is_denied(&self) -> bool {
         self.denial.is_some()
     }
 
-    /// Why it is denied; `None` if it passes.
+    /// Returns why it is denied; `None` if it passes.
     #[must_use]
     pub const fn denial(&self) -> Option<Denial> {
         self.denial
     }
 
-    /// Who decided.
+    /// Returns who decided.
     #[must_use]
     pub const fn source(&self) -> Source {
         self.source
     }
 
-    /// Which of several limits denied, by its index in the order of the throttle's builder; the one with the longest wait if several did. `None` if the hit passes or no limit denied it.
-    /// [`Throttle::denied_by`](crate::Throttle::denied_by) gives the limit itself.
+    /// Returns which limit denied, by its index among the limits of the hit; `None` if the hit passes
+    /// or no limit denied it.
+    ///
+    /// [`Throttle::denied_by`](crate::Throttle::denied_by) gives the limit itself, also of a hit that
+    /// brought its own rates.
     #[must_use]
     pub fn denied_by(&self) -> Option<usize> {
         matches!(self.denial, Some(Denial::Limited | Denial::Never))
-            .then_some(usize::from(self.speaker))
+            .then_some(usize::from(self.named))
     }
 
-    /// Units in a period, of the limit that denied or else of the one with the least remaining;
-    /// `u32::MAX` where no limit was asked, 0 for a denial by policy.
+    /// Returns the units in a period of the limit that the decision names; `u32::MAX` where no limit
+    /// was asked, 0 for a denial by policy.
     #[must_use]
     #[inline]
     pub const fn limit(&self) -> u32 {
-        self.limit
+        self.answer.limit
     }
 
-    /// Whole units that would pass now, after this hit; the least over several limits.
+    /// Returns the units that can pass at once after a pause, of the limit that the decision names.
+    /// [`remaining`](Self::remaining) is never more.
+    #[must_use]
+    #[inline]
+    pub const fn burst(&self) -> u32 {
+        self.answer.burst
+    }
+
+    /// Returns the whole units that would pass now, after this hit, of the limit that the decision
+    /// names.
     #[must_use]
     #[inline]
     pub const fn remaining(&self) -> u32 {
-        self.remaining
+        self.answer.remaining
     }
 
-    /// The least wait after which the same hit passes if nobody else comes, in microseconds rounded up;
-    /// the longest over the limits that denied. `None` if it passes, and also if it never will: ask
-    /// [`is_denied`](Self::is_denied) to tell them apart.
-    #[must_use]
-    #[inline]
-    pub fn retry_after(&self) -> Option<Duration> {
-        (self.retry_after != NO_WAIT).then(|| Duration::from_micros(self.retry_after))
-    }
-
-    /// How long until the limiter answers like a fresh one if nobody else comes; the longest over
-    /// several limits.
+    /// Returns how long until the limit that the decision names answers like a fresh one, if nobody
+    /// else comes.
     #[must_use]
     #[inline]
     pub const fn reset_after(&self) -> Duration {
-        Duration::from_micros(self.reset_after)
+        self.answer.reset_after()
     }
 
-    /// What the hit took, to be given back with [`Throttle::refund`](crate::Throttle::refund); `None`
-    /// if it took nothing.
+    /// Returns each limit's own answer, in the order of the hit's limits; nothing where no limit was
+    /// asked.
+    pub fn answers(&self) -> impl ExactSizeIterator<Item = LimitAnswer> + '_ {
+        (0..usize::from(self.asked)).map(|index| match &self.others {
+            _ if index == usize::from(self.named) => self.answer,
+            Others::Many(many) => many.answers[index],
+            Others::One(other) => *other,
+            Others::None | Others::Brought(_) => self.answer,
+        })
+    }
+
+    /// Returns what the hit took, to be given back with
+    /// [`Throttle::refund`](crate::Throttle::refund); `None` if it took nothing.
     #[must_use]
     pub fn receipt(self) -> Option<Receipt> {
-        (self.taken > 0).then_some(Receipt(self))
+        (self.taken > 0).then(|| {
+            let limits = match self.others {
+                Others::Many(many) => many.limits,
+                Others::Brought(limits) => Some(limits),
+                Others::None | Others::One(_) => None,
+            };
+            Receipt::new(self.taken, self.taken_at, self.bound_to, limits)
+        })
     }
 
     /// The denial waits at least this long. A denial that no wait ends stays as it is.
     #[inline(always)]
-    pub(crate) fn wait_at_least(self, min_wait: u64) -> Self {
-        // No wait is the largest number, and stays.
-        Self { retry_after: self.retry_after.max(min_wait.min(LONGEST_WAIT)), ..self }
+    pub(crate) fn wait_at_least(mut self, min_wait: u64) -> Self {
+        // Allowed and never are the largest numbers, and stay.
+        self.answer.wait = self.answer.wait.max(min_wait.min(LONGEST_WAIT));
+        self
     }
 
     /// The same, marked as made by an error policy.
@@ -197,138 +413,91 @@ impl Decision {
         Self { source: Source::Policy, taken: 0, ..self }
     }
 
-    /// Binds what was taken to a throttle and key.
+    /// Binds it to a throttle, and of an allowed hit to its key.
     #[inline(always)]
-    pub(crate) fn bound_to(self, fingerprint: u64) -> Self {
-        Self { fingerprint, ..self }
-    }
-
-    /// Notes that the hit had a rate of its own.
-    pub(crate) fn by_rate(mut self, rate: Option<Rate>) -> Self {
-        self.own_period = rate.map_or(0, |rate| rate.period_micros());
+    pub(crate) fn bound_to(mut self, fingerprint: u64) -> Self {
+        self.bound_to = fingerprint;
         self
     }
-}
 
-/// What a hit took, to be given back once.
-///
-/// It belongs to the throttle and the key of the hit. It holds the cost and the instant: a bucket
-/// takes the cost back at any time, up to its capacity; a window takes it back only while the same
-/// window lasts.
-#[derive(Debug)]
-#[must_use = "a receipt does nothing by itself; give it to Throttle::refund"]
-pub struct Receipt(Decision);
-
-impl Receipt {
-    /// The cost that was taken.
-    #[must_use]
-    pub const fn cost(&self) -> u32 {
-        self.0.taken
+    pub(crate) const fn is_bound_to(&self, fingerprint: u64) -> bool {
+        self.bound_to == fingerprint
     }
 
-    /// The instant at which it was taken, by the backend's clock.
-    #[must_use]
-    pub const fn taken_at(&self) -> Timestamp {
-        self.0.taken_at
-    }
-
-    pub(crate) fn fingerprint(&self) -> u64 {
-        self.0.fingerprint
-    }
-
-    /// The hit's own rate, if it had one; without its burst, which a refund has no use for.
-    pub(crate) fn rate(&self) -> Option<Rate> {
-        (self.0.own_period > 0).then(|| Rate::from_micros(self.0.limit, self.0.own_period))
-    }
-}
-
-/// Joins the answers of several limits into one decision.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Tally {
-    denial: Option<Denial>,
-    speaker: u8,
-    limit: u32,
-    spoken_remaining: u32,
-    remaining: u32,
-    retry_at: Timestamp,
-    fresh_at: Timestamp,
-}
-
-impl Tally {
-    #[inline(always)]
-    pub(crate) const fn new() -> Self {
-        Self {
-            denial: None,
-            speaker: 0,
-            limit: u32::MAX,
-            spoken_remaining: u32::MAX,
-            remaining: u32::MAX,
-            retry_at: Timestamp::ZERO,
-            fresh_at: Timestamp::ZERO,
-        }
-    }
-
-    #[inline(always)]
-    pub(crate) fn add(&mut self, index: usize, limit: &Limit, answer: Answer) {
-        self.remaining = self.remaining.min(answer.remaining);
-        self.fresh_at = self.fresh_at.max(answer.fresh_at);
-        let speaks = match answer.verdict {
-            Verdict::Allowed => {
-                self.denial.is_none() && answer.remaining < self.spoken_remaining || index == 0
+    /// Keeps the limits that the hit brought.
+    pub(crate) fn with_limits(mut self, limits: Arc<[Limit]>) -> Self {
+        self.others = match self.asked {
+            0 | 1 => Others::Brought(limits),
+            _ => {
+                let answers = self.answers().collect();
+                Others::Many(Box::new(Many { answers, limits: Some(limits) }))
             }
-            Verdict::Denied { retry_at } => {
-                let first = self.denial.is_none();
-                let longer = self.denial == Some(Denial::Limited) && retry_at > self.retry_at;
-                self.denial = self.denial.or(Some(Denial::Limited));
-                self.retry_at = self.retry_at.max(retry_at);
-                first || longer
-            }
-            Verdict::Never => self.denial.replace(Denial::Never) != Some(Denial::Never),
         };
-        if speaks {
-            // At most `MAX_LIMITS` limits, which is below 256.
-            self.speaker = u8::try_from(index).unwrap_or(u8::MAX);
-            self.limit = limit.rate().limit();
-            self.spoken_remaining = answer.remaining;
-        }
+        self
     }
 
-    #[inline(always)]
-    pub(crate) fn allowed(&self) -> bool {
-        self.denial.is_none()
-    }
-
-    /// The decision for a caller whose clock says `asked_at`, of a step that counted at `at`.
-    #[inline(always)]
-    pub(crate) fn decision(self, asked_at: Timestamp, at: Timestamp, took: u32) -> Decision {
-        let from_now =
-            |instant: Timestamp| instant.as_micros().saturating_sub(asked_at.as_micros());
-        let denied_for_now = self.denial == Some(Denial::Limited);
-        Decision {
-            denial: self.denial,
-            source: Source::Backend,
-            speaker: self.speaker,
-            limit: self.limit,
-            remaining: self.remaining,
-            taken: if self.denial.is_none() { took } else { 0 },
-            retry_after: if denied_for_now { from_now(self.retry_at) } else { NO_WAIT },
-            reset_after: from_now(self.fresh_at),
-            taken_at: at,
-            fingerprint: 0,
-            own_period: 0,
+    /// The limits that the hit brought, if it did.
+    pub(crate) fn brought(&self) -> Option<&[Limit]> {
+        match &self.others {
+            Others::Many(many) => many.limits.as_deref(),
+            Others::Brought(limits) => Some(limits),
+            Others::None | Others::One(_) => None,
         }
     }
 }
+
+/// The index and the answer that a decision over more than two limits names.
+#[cold]
+fn named_of_many(answers: Vec<LimitAnswer>) -> (u8, LimitAnswer, Others) {
+    let mut named = 0;
+    for index in 1..answers.len() {
+        if answers[index].rank() < answers[named].rank() {
+            named = index;
+        }
+    }
+    let answer = answers[named];
+    // At most `MAX_LIMITS` limits, which is below 256.
+    let named = u8::try_from(named).unwrap_or(u8::MAX);
+    (named, answer, Others::Many(Box::new(Many { answers, limits: None })))
+}
+
+impl Clone for Decision {
+    /// Clones all but the [`receipt`](Self::receipt).
+    fn clone(&self) -> Self {
+        Self { taken: 0, others: self.others.clone(), ..*self }
+    }
+}
+
+/// Compares what can be read, not the receipt.
+impl PartialEq for Decision {
+    fn eq(&self, other: &Self) -> bool {
+        (self.denial, self.source, self.named) == (other.denial, other.source, other.named)
+            && self.answer == other.answer
+            && self.answers().eq(other.answers())
+    }
+}
+
+impl Eq for Decision {}
 
 impl fmt::Display for Decision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.denial {
-            None if self.limit == u32::MAX => f.write_str("allowed, not counted"),
-            None => write!(f, "allowed, {} of {} remaining", self.remaining, self.limit),
-            Some(Denial::Never) => f.write_str("denied, costs more than can ever pass"),
-            Some(_) => {
-                write!(f, "denied, retry after {:?}", self.retry_after().unwrap_or_default())
+        match (self.denial, self.outcome()) {
+            (None, _) if self.source != Source::Backend => f.write_str("allowed, not counted"),
+            (None, _) => write!(f, "allowed, {} of {} remaining", self.remaining(), self.burst()),
+            (Some(_), Outcome::Denied { retry_after }) => {
+                write!(f, "denied, retry after {retry_after:?}")
             }
+            (Some(_), _) => f.write_str("denied, costs more than can ever pass"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_decision_fits_two_cache_lines() {
+        assert!(size_of::<Decision>() <= 112, "{}", size_of::<Decision>());
     }
 }

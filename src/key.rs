@@ -3,6 +3,7 @@
 //! A key travels in parts and is never joined to one text, so `("a:b", "c")` and `("a", "b:c")` differ.
 //! It is opaque and may be hostile: any bytes, up to [`MAX_KEY_BYTES`].
 
+mod owned;
 mod short;
 mod sources;
 
@@ -13,6 +14,7 @@ use std::sync::LazyLock;
 use ahash::RandomState;
 use thiserror::Error;
 
+pub use owned::OwnedKey;
 pub(crate) use short::Short;
 
 use crate::text::Excerpt;

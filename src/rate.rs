@@ -158,6 +158,15 @@ impl Rate {
     pub(crate) const fn period_micros(&self) -> u64 {
         self.period
     }
+
+    /// Returns the period as its text form, such as `min` or `30s`; not for an unlimited rate.
+    pub(crate) fn period_text(&self) -> String {
+        let (unit, name) = grammar::largest_unit(self.period);
+        match self.period / unit {
+            1 => name.to_owned(),
+            count => format!("{count}{name}"),
+        }
+    }
 }
 
 impl fmt::Display for Rate {
@@ -165,11 +174,7 @@ impl fmt::Display for Rate {
         if self.is_unlimited() {
             f.write_str("unlimited")?;
         } else {
-            let (unit, name) = grammar::largest_unit(self.period);
-            match self.period / unit {
-                1 => write!(f, "{}/{name}", self.limit)?,
-                count => write!(f, "{}/{count}{name}", self.limit)?,
-            }
+            write!(f, "{}/{}", self.limit, self.period_text())?;
         }
         match self.burst {
             Some(burst) => write!(f, " burst {burst}"),

@@ -6,6 +6,8 @@
     reason = "a test fails by it, and measures paused time"
 )]
 
+#[path = "support/decisions.rs"]
+mod decisions;
 mod support;
 
 use std::sync::Arc;
@@ -17,6 +19,8 @@ use traffik::{
     BackendError, Decision, Denial, Effect, Error, ErrorKind, Exempt, HitOptions, InMemory,
     OnError, Rate, Source, Throttle,
 };
+
+use decisions::wait_of;
 
 fn throttle(mode: Mode, policy: OnError) -> Throttle {
     Throttle::builder("policy")
@@ -34,12 +38,12 @@ async fn throttle_denies_for_a_while() {
     let decision = throttle(DOWN, OnError::default()).hit("a").await.unwrap();
     assert_eq!(decision.denial(), Some(Denial::Policy));
     assert_eq!(decision.source(), Source::Policy);
-    assert_eq!(decision.retry_after(), Some(Duration::from_secs(1)), "the documented default");
+    assert_eq!(wait_of(&decision), Some(Duration::from_secs(1)), "the documented default");
     assert_eq!(decision.denied_by(), None, "no limit denied it");
     assert_eq!(decision.receipt().map(|receipt| receipt.cost()), None, "nothing was taken");
     let longer = OnError::throttle(Duration::from_secs(9));
     let decision = throttle(DOWN, longer).hit("a").await.unwrap();
-    assert_eq!(decision.retry_after(), Some(Duration::from_secs(9)));
+    assert_eq!(wait_of(&decision), Some(Duration::from_secs(9)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -85,7 +89,7 @@ async fn a_handler_is_told_all_and_decides() {
     });
     let throttle = throttle(DOWN, policy);
     let decision = throttle.hit_with(("tenant", "alice"), HitOptions::new().cost(3)).await.unwrap();
-    assert_eq!(decision.retry_after(), Some(Duration::from_secs(7)));
+    assert_eq!(wait_of(&decision), Some(Duration::from_secs(7)));
     assert_eq!(decision.source(), Source::Policy);
 }
 
@@ -114,7 +118,7 @@ async fn f35_a_handler_that_hangs_or_panics_counts_as_throttle() {
         let before = tokio::time::Instant::now();
         let decision = throttle(DOWN, policy.clone()).hit("a").await.unwrap();
         assert_eq!(decision.denial(), Some(Denial::Policy), "{policy:?}");
-        assert_eq!(decision.retry_after(), Some(Duration::from_secs(1)), "{policy:?}");
+        assert_eq!(wait_of(&decision), Some(Duration::from_secs(1)), "{policy:?}");
         assert!(before.elapsed() <= Duration::from_millis(251), "{policy:?}");
     }
 }

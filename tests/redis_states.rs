@@ -3,6 +3,8 @@
 #![cfg(all(feature = "redis-cluster", feature = "redis-sentinel"))]
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
+#[path = "support/decisions.rs"]
+mod decisions;
 #[path = "support/servers/mod.rs"]
 mod servers;
 

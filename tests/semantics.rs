@@ -3,6 +3,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test panics, in its helpers too")]
 
+#[path = "support/decisions.rs"]
+mod decisions;
 #[path = "semantics/buckets.rs"]
 mod buckets;
 #[path = "semantics/changes.rs"]

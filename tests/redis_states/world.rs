@@ -13,6 +13,7 @@ use traffik::{
     Throttle, Timestamp,
 };
 
+use crate::decisions::wait_of;
 use crate::servers::wait::now;
 
 /// For what ends by itself; long, for a machine that does other things too.
@@ -87,7 +88,7 @@ pub(crate) async fn refused_by_policy(backend: &Redis, text: &str) {
     assert_eq!((allowed.is_allowed(), allowed.source()), (true, Source::Policy));
     let wait = Duration::from_secs(7);
     let denied = with_policy(backend, OnError::throttle(wait)).hit("a").await.unwrap();
-    assert_eq!((denied.source(), denied.retry_after()), (Source::Policy, Some(wait)));
+    assert_eq!((denied.source(), wait_of(&denied)), (Source::Policy, Some(wait)));
 }
 
 /// Hits until it is answered.

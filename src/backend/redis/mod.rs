@@ -60,6 +60,7 @@ pub use builder::{LockType, RedisBuilder};
 pub use connection::Connection;
 
 use self::client::Client;
+use self::decide::Refusal;
 use self::keys::Keys;
 use self::link::Link;
 use self::lock::{Keeper, Locks};
@@ -242,12 +243,12 @@ impl Inner {
         };
         let key = self.keys.of(key);
         let reply = self.client.run("apply", request.script, &[&key], &[&request.argument]).await?;
-        let reply = decide::Reply::read(step, &reply)
+        let decided = decide::read(step, &reply)
             .map_err(|bad| primitives::unexpected("apply", &reply).with_cause(bad))?;
-        match reply.corrupt {
-            None => Ok(reply.decision),
-            Some(corrupt) => Err(cas::corrupted(&self.settings, corrupt)),
-        }
+        decided.map_err(|refusal| match refusal {
+            Refusal::Corrupt(cause) => cas::corrupted(&self.settings, cause),
+            Refusal::TooManyRates => cas::too_many_rates(&self.settings),
+        })
     }
 }
 
