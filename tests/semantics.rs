@@ -3,14 +3,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a test panics, in its helpers too")]
 
-#[path = "support/decisions.rs"]
-mod decisions;
 #[path = "semantics/buckets.rs"]
 mod buckets;
 #[path = "semantics/changes.rs"]
 mod changes;
 #[path = "semantics/corrupt.rs"]
 mod corrupt;
+#[path = "support/decisions.rs"]
+mod decisions;
 #[path = "semantics/mixes.rs"]
 mod mixes;
 #[path = "semantics/model.rs"]

@@ -6,6 +6,9 @@
 #[path = "../support/servers/mod.rs"]
 mod servers;
 
+#[path = "../support/decisions.rs"]
+mod decisions;
+
 mod cancellation;
 mod clearing;
 mod coalescing;

@@ -16,7 +16,7 @@ const KEYS: usize = 90;
 
 /// As a service has it, with the times that it has by default.
 fn on_nodes(servers: &[MemcachedServer], track_keys: bool) -> Arc<Memcached> {
-    let builder = Memcached::builder().namespace("test").track_keys(track_keys);
+    let builder = Memcached::builder().namespace("test").track_keys(track_keys).persistent(false);
     let builder = servers.iter().fold(builder, |builder, server| builder.url(url(server)));
     Arc::new(builder.build().unwrap())
 }

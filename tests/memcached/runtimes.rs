@@ -103,7 +103,7 @@ fn without_a_runtime_a_call_says_so() {
     let limits = [limit("5/h", FixedWindow::new())];
     let error = at_once(hit(&backend, "a", &limits)).unwrap_err();
     assert_eq!(error.kind(), traffik::ErrorKind::Misconfigured);
-    assert!(error.to_string().contains("Tokio runtime"), "{error}");
+    assert!(error.to_string().contains("tokio runtime"), "{error}");
     for error in [
         at_once(backend.get(&Key::value("v"))).map(drop).unwrap_err(),
         at_once(backend.ready()).unwrap_err(),

@@ -8,8 +8,8 @@ use traffik::{
     SlidingWindowLog, Strategy, Throttle, TokenBucket,
 };
 
-use crate::decisions::wait_of;
 use crate::common::{LONG, SOON, block_on, builder, is_held, on, take, ttl, until};
+use crate::decisions::wait_of;
 use crate::servers::{FakeTime, RedisServer, Workers, workers};
 
 const HOUR: i64 = 3600;

@@ -104,9 +104,8 @@ impl Rule {
 
     /// Whether the two count in the same part of a key's state.
     pub(crate) fn shares_part_with(&self, other: &Self) -> bool {
-        let own = |rule: &Self| {
-            rule.brought.then_some((rule.limit, rule.burst.unwrap_or(rule.limit)))
-        };
+        let own =
+            |rule: &Self| rule.brought.then_some((rule.limit, rule.burst.unwrap_or(rule.limit)));
         self.kind.shares_state_with(other.kind)
             && self.period == other.period
             && own(self) == own(other)

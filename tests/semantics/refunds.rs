@@ -171,7 +171,8 @@ fn a_hit_whose_burst_made_its_debt_fit_can_be_refunded() {
     let builder = Throttle::builder("semantics:debt").backend(memory(&ManualClock::new()));
     let throttle = builder.limit(Rate::per_second(10), strategy).build().unwrap();
     let rate = Rate::new(10, Rate::MAX_PERIOD).unwrap().burst(1);
-    let hit = at_once(throttle.hit_with(SHORT_KEY, HitOptions::new().replace_rates([rate]))).unwrap();
+    let hit =
+        at_once(throttle.hit_with(SHORT_KEY, HitOptions::new().replace_rates([rate]))).unwrap();
     let refund = at_once(throttle.refund(SHORT_KEY, hit.receipt().unwrap()));
     assert!(refund.is_ok(), "{refund:?}");
 }

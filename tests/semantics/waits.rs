@@ -185,8 +185,7 @@ fn a_decision_over_several_limits_names_one_and_has_the_answer_of_each() {
         for (answer, one) in all.answers().zip(&each) {
             prop_assert_eq!(answer.outcome(), one.outcome());
             let own = (one.limit(), one.burst(), one.remaining(), one.reset_after());
-            let said =
-                (answer.limit(), answer.burst(), answer.remaining(), answer.reset_after());
+            let said = (answer.limit(), answer.burst(), answer.remaining(), answer.reset_after());
             prop_assert_eq!(said, own);
         }
         let never = each.iter().position(|one| one.denial() == Some(Denial::Never));

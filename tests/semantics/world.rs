@@ -10,7 +10,8 @@ use proptest::test_runner::{Config, RngAlgorithm, RngSeed, TestCaseError, TestRu
 use proptest::{prop_assert, prop_assert_eq};
 use traffik::strategy::Write;
 use traffik::{
-    Backend, Clock, Decision, HitOptions, InMemory, ManualClock, Receipt, Source, Throttle, Timestamp,
+    Backend, Clock, Decision, HitOptions, InMemory, ManualClock, Receipt, Source, Throttle,
+    Timestamp,
 };
 
 use crate::decisions::wait_of;
@@ -162,7 +163,9 @@ impl Lane {
         let (throttle, options) = self.asked(variants, variant, units);
         // A hit of the default cost has a fast path of its own in memory.
         let hit = match (self.way, variant, units) {
-            (Way::Throttles, _, (1, 0)) | (Way::Rates, 0, (1, 0)) => at_once(throttle.hit(self.key)),
+            (Way::Throttles, _, (1, 0)) | (Way::Rates, 0, (1, 0)) => {
+                at_once(throttle.hit(self.key))
+            }
             _ => at_once(throttle.hit_with(self.key, options)),
         };
         hit.unwrap()

@@ -46,6 +46,7 @@ pub(super) struct Pending {
     pub(super) name: String,
     limits: Vec<Limit>,
     cost: u32,
+    leave: u32,
     op: Op,
     answer: oneshot::Sender<Outcome>,
 }
@@ -105,8 +106,14 @@ impl Inner {
         let runtime = Handle::try_current().map_err(|_| errors::no_runtime(OPERATION))?.id();
         let hash = key::hasher().hash_one((runtime, &name));
         let (answer, receiver) = oneshot::channel();
-        let (limits, cost, op) = (step.limits().to_vec(), step.cost(), step.op());
-        let pending = Pending { name, limits, cost, op, answer };
+        let pending = Pending {
+            name,
+            limits: step.limits().to_vec(),
+            cost: step.cost(),
+            leave: step.left(),
+            op: step.op(),
+            answer,
+        };
         {
             let mut shard = self.coalescer.shard(hash).lock();
             if let Some(waiting) = shard.get_mut(&hash) {
@@ -126,7 +133,7 @@ impl Inner {
 
 impl Pending {
     pub(super) fn step(&self) -> Step<'_> {
-        Step::new(&self.limits, self.cost, self.op)
+        Step::new(&self.limits, self.cost, self.op).leave(self.leave)
     }
 
     /// Whether the answer is still wanted.

@@ -8,12 +8,15 @@ use super::pace::Pace;
 use super::store::{Change, ItemRef, MAX_STORED};
 use super::{Inner, NAME, errors, keys};
 use crate::backend::{Counter, Result, cas};
+use crate::clock::Timestamp;
 use crate::decision::Decision;
 use crate::error::{BackendError, ErrorKind};
 use crate::key::Key;
-use crate::strategy::{Corrupt, Step, Tag, Write};
+use crate::strategy::{Evaluation, Step, StepError, Tag, Write};
 
 pub(super) const OPERATION: &str = "apply";
+
+type Evaluated = std::result::Result<Evaluation, StepError>;
 
 impl Inner {
     pub(super) async fn apply(
@@ -63,12 +66,9 @@ async fn together(inner: &Arc<Inner>, name: &str, mut batch: Vec<Pending>, pace:
         }
         match attempt(inner, item, &mut batch).await {
             Ok(None) => pace.lost(),
-            Ok(Some(decided)) => {
-                for (pending, (decision, corrupt)) in batch.into_iter().zip(decided) {
-                    pending.answer(Ok(match corrupt {
-                        None => Ok(decision),
-                        Some(corrupt) => Err(cas::corrupted(&inner.settings, corrupt)),
-                    }));
+            Ok(Some(evaluated)) => {
+                for (pending, evaluated) in batch.into_iter().zip(evaluated) {
+                    pending.answer(Ok(cas::answer_of(&inner.settings, evaluated)));
                 }
                 return pace.won().await;
             }
@@ -85,39 +85,50 @@ fn fail(batch: Vec<Pending>, error: &BackendError) {
     }
 }
 
-/// Each one on what the one before it left; `None` if somebody came between. Whose strategy panics is told
-/// so, and is no longer there.
+/// Decides all by one read and one write; `None` if somebody came between.
 async fn attempt(
     inner: &Inner,
     item: ItemRef<'_>,
     batch: &mut Vec<Pending>,
-) -> Result<Option<Vec<(Decision, Option<Corrupt>)>>> {
+) -> Result<Option<Vec<Evaluated>>> {
     let loaded = item.load().await?;
     let now = inner.settings.clock().now();
-    let mut decided = Vec::with_capacity(batch.len());
-    let mut last = None;
+    let stored = loaded.item.as_ref().map(|item| &item.value[..]);
+    let (evaluated, last) = evaluate(batch, stored, now);
+    let change = match last.and_then(|last| cas::write_of(&evaluated[last])) {
+        None => Change::Keep,
+        Some(Write::Put { value, keep_for }) => {
+            Change::Put { value: value.clone(), ends_at: Some(now.after(*keep_for)) }
+        }
+        Some(Write::Delete) => Change::Remove,
+    };
+    let written = item.store(&loaded, change, now).await?;
+    Ok(written.then_some(evaluated))
+}
+
+/// Evaluates each on what the one before it left, and says which of them wrote last. Whose strategy
+/// panics is told so, and is no longer in the batch.
+fn evaluate(
+    batch: &mut Vec<Pending>,
+    stored: Option<&[u8]>,
+    now: Timestamp,
+) -> (Vec<Evaluated>, Option<usize>) {
+    let mut evaluated: Vec<Evaluated> = Vec::with_capacity(batch.len());
+    let mut last: Option<usize> = None;
     for pending in std::mem::take(batch) {
-        let stored = match &last {
-            None => loaded.item.as_ref().map(|item| &item.value[..]),
+        let stored = match last.and_then(|last| cas::write_of(&evaluated[last])) {
+            None => stored,
             Some(Write::Put { value, .. }) => Some(&value[..]),
             Some(Write::Delete) => None,
         };
         match catch_unwind(AssertUnwindSafe(|| pending.step().decide(stored, now))) {
             Ok(outcome) => {
-                last = outcome.write.or(last);
-                decided.push((outcome.decision, outcome.corrupt));
+                last = cas::write_of(&outcome).map(|_| evaluated.len()).or(last);
+                evaluated.push(outcome);
                 batch.push(pending);
             }
             Err(panic) => pending.answer(Err(panic)),
         }
     }
-    let change = match last {
-        None => Change::Keep,
-        Some(Write::Put { value, keep_for }) => {
-            Change::Put { value, ends_at: Some(now.after(keep_for)) }
-        }
-        Some(Write::Delete) => Change::Remove,
-    };
-    let written = item.store(&loaded, change, now).await?;
-    Ok(written.then_some(decided))
+    (evaluated, last)
 }

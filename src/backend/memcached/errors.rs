@@ -84,7 +84,7 @@ pub(super) fn contended(operation: &'static str) -> BackendError {
 /// Sockets and timers need a runtime, so it is a mistake of the program.
 pub(super) fn no_runtime(operation: &'static str) -> BackendError {
     BackendError::new(NAME, operation, ErrorKind::Misconfigured)
-        .with_message("there is no Tokio runtime here; call it inside of one")
+        .with_message("there is no tokio runtime here; call it inside of one")
 }
 
 /// The runtime of a decision was shut down before the answer.
