@@ -16,7 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-use traffik::{InMemory, LifespanExt, Throttle};
+use traffik::{InMemory, LifespanExt, Outcome, Throttle};
 
 /// What one connection may send in all, so that no peer fills the memory with one line.
 const MOST_BYTES: u64 = 1 << 20;
@@ -110,11 +110,12 @@ async fn answer(
         let Some(line) = line else { break };
         // Without the port: a peer that connects again is the same peer.
         let decision = throttle.hit(peer.ip().to_canonical()).await?;
-        let reply = if decision.is_allowed() {
-            format!("{}\n", line.to_uppercase())
-        } else {
-            let wait = decision.retry_after().unwrap_or_default();
-            format!("slow down, try again in {} ms\n", wait.as_millis() + 1)
+        let reply = match decision.outcome() {
+            Outcome::Allowed => format!("{}\n", line.to_uppercase()),
+            Outcome::Denied { retry_after } => {
+                format!("slow down, try again in {} ms\n", retry_after.as_millis() + 1)
+            }
+            Outcome::Never => "no request passes here\n".to_owned(),
         };
         write.write_all(reply.as_bytes()).await?;
     }

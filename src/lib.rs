@@ -4,7 +4,7 @@
 //! [`Backend`] whether a key may pass, and gives a [`Decision`].
 //!
 //! ```
-//! use traffik::{InMemory, LifespanExt, Throttle};
+//! use traffik::{InMemory, LifespanExt, Outcome, Throttle};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -17,8 +17,12 @@
 //!     .build()?;
 //!
 //! let decision = throttle.hit("alice").await?;
-//! if let Some(wait) = decision.retry_after() {
-//!     println!("429 Too Many Requests, Retry-After: {}", wait.as_secs_f64().ceil());
+//! match decision.outcome() {
+//!     Outcome::Allowed => println!("200, {} remaining", decision.remaining()),
+//!     Outcome::Denied { retry_after } => {
+//!         println!("429, Retry-After: {}", retry_after.as_secs_f64().ceil());
+//!     }
+//!     Outcome::Never => println!("403: this limit is 0, or the cost above it"),
 //! }
 //! assert_eq!(decision.remaining(), 149);
 //!
@@ -32,8 +36,8 @@
 //! * A denied hit consumes nothing.
 //! * A hit of cost `c` passes exactly when `c` hits of cost 1 at that instant would all pass; over
 //!   several limits it is all or nothing.
-//! * [`retry_after`](Decision::retry_after) is the least wait: after it, the same hit passes if nobody
-//!   else came. A cost that can never pass is denied as [`Denial::Never`] instead.
+//! * The wait of [`Outcome::Denied`] is the least one: after it, the same hit passes if nobody else
+//!   came. A cost that can never pass is [`Outcome::Never`] instead.
 //! * A clock that steps back grants nothing extra and takes nothing away.
 //! * A changed limit or burst acts at once on what was counted.
 //! * Integers only: every answer is exact, for limits up to `u32::MAX` and periods of 1 ms to 366 days.

@@ -26,7 +26,7 @@ fn resident() -> usize {
 #[tokio::test]
 async fn f32_a_flood_of_distinct_keys_is_bounded() {
     let soak = std::env::var_os("TRAFFIK_SOAK").is_some();
-    let (flood, max_keys) = if soak { (10_000_000, 1_000_000) } else { (1_000_000, 100_000) };
+    let (flood, max_keys) = if soak { (10_000_000, 1_000_000) } else { (400_000, 100_000) };
     let clock = ManualClock::new();
     let builder = InMemory::builder().clock(clock.clone()).max_keys(Some(max_keys));
     let backend = builder.build().unwrap();
@@ -63,7 +63,8 @@ async fn f32_a_flood_of_distinct_keys_is_bounded() {
     assert!(most <= allowed, "{most} bytes more, {allowed} allowed");
 
     // The flood is over: expired keys make room at once, and cleaning gives the memory back.
-    clock.advance(Duration::from_secs(3600));
+    // This clock could step back, so what is over is kept for an hour while there is room.
+    clock.advance(Duration::from_secs(2 * 3600));
     assert!(throttle.hit("newcomer").await.unwrap().is_allowed());
     // Some rounds: a table that has become too large is first moved to a smaller one.
     for _ in 0..20 {

@@ -82,8 +82,10 @@ async fn the_backend_has_a_policy_and_the_throttle_overrides_it() {
 async fn a_handler_is_told_all_and_decides() {
     let policy = OnError::handler(|failure| async move {
         assert_eq!(failure.throttle(), "policy");
-        assert_eq!(failure.key(), [b"tenant".to_vec(), b"alice".to_vec()]);
+        assert_eq!(failure.key().parts(), [b"tenant".to_vec(), b"alice".to_vec()]);
         assert_eq!(failure.cost(), 3);
+        assert_eq!(failure.options().leave(0), failure.options(), "nothing is left out");
+        assert_eq!(failure.limits().len(), 1);
         assert_eq!(failure.error().kind(), ErrorKind::Unavailable);
         Decision::deny(Duration::from_secs(7))
     });
@@ -98,13 +100,34 @@ async fn a_handler_may_ask_another_throttle() {
     let spare = Throttle::builder("spare").rate("1/h").backend(InMemory::new()).build().unwrap();
     let policy = OnError::handler(move |failure| {
         let spare = spare.clone();
-        async move { spare.hit(failure.key()[0].clone()).await.unwrap_or(Decision::allow()) }
+        async move { spare.hit(failure.key()).await.unwrap_or(Decision::allow()) }
     });
     let throttle = throttle(DOWN, policy);
-    let first = throttle.hit("a").await.unwrap();
+    let first = throttle.hit(("a", "b")).await.unwrap();
     assert!(first.is_allowed());
     assert_eq!(first.source(), Source::Policy, "decided by policy, whoever was asked");
-    assert!(throttle.hit("a").await.unwrap().is_denied());
+    assert!(throttle.hit(("a", "b")).await.unwrap().is_denied());
+    assert!(throttle.hit("a").await.unwrap().is_allowed(), "another key of the other throttle");
+}
+
+/// A customer whose plan is brought by each hit keeps it in the fallback.
+#[tokio::test(start_paused = true)]
+async fn a_handler_makes_the_same_hit_elsewhere() {
+    let spare = Throttle::builder("spare").rate("3/min").backend(InMemory::new()).build().unwrap();
+    let policy = OnError::handler(move |failure| {
+        let spare = spare.clone();
+        async move {
+            let hit = spare.hit_with(failure.key(), failure.options()).await;
+            hit.unwrap_or(Decision::deny(Duration::from_secs(1)))
+        }
+    });
+    let throttle = throttle(DOWN, policy);
+    let plan = HitOptions::new().replace_rates([Rate::per_minute(600)]).cost(2).leave(100);
+    let mut passed = 0;
+    while throttle.hit_with(("tenant", 7u32), plan.clone()).await.unwrap().is_allowed() {
+        passed += 2;
+    }
+    assert_eq!(passed, 500, "by the plan, and what it leaves");
 }
 
 #[tokio::test(start_paused = true)]
@@ -179,7 +202,7 @@ async fn what_needs_no_backend_does_not_ask_it() {
         .build()
         .unwrap();
     assert_eq!(unlimited.hit("a").await.unwrap().source(), Source::Unlimited);
-    let vip = HitOptions::new().rate(Rate::UNLIMITED);
+    let vip = HitOptions::new().replace_rates([Rate::UNLIMITED]);
     assert_eq!(limited.hit_with("a", vip).await.unwrap().source(), Source::Unlimited);
 }
 

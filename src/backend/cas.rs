@@ -9,11 +9,13 @@ use crate::decision::Decision;
 use crate::error::{BackendError, ErrorKind};
 use crate::key::Key;
 use crate::random;
-use crate::strategy::{Evaluation, Step, StepError, Write};
+use crate::strategy::{Evaluation, KEPT_MICROS, Step, StepError, Write};
 
 /// Enough that 64 tasks on one key all get through; the caller's deadline usually ends it before.
 pub(crate) const MAX_ATTEMPTS: u32 = 256;
 const LONGEST_PAUSE: Duration = Duration::from_millis(5);
+/// A store keeps a state for this long after it is over.
+const MARGIN: Duration = Duration::from_micros(KEPT_MICROS);
 
 /// A store that can tell whether a value was changed since it was read.
 pub(crate) trait Optimistic: Sync {
@@ -118,7 +120,8 @@ impl<B: Backend + ?Sized> Optimistic for ByPrimitives<'_, B> {
 
     async fn write(&self, key: &Key<'_>, seen: &Seen<()>, write: &Write) -> Result<bool> {
         let (new, ttl) = match write {
-            Write::Put { value, keep_for } => (Some(&**value), Some(*keep_for)),
+            // The margin is for a clock that steps back: what was over then counts again.
+            Write::Put { value, keep_for } => (Some(&**value), Some(*keep_for + MARGIN)),
             Write::Delete => (None, None),
         };
         self.0.compare_and_set(key, seen.stored.as_deref(), new, ttl).await

@@ -74,9 +74,10 @@ impl IntoRate for String {
     }
 }
 
-impl IntoRate for &String {
+/// So that a slice of rates or of their texts will do.
+impl<T: IntoRate + Clone> IntoRate for &T {
     fn into_rate(self) -> Result<Rate, RateError> {
-        self.parse()
+        self.clone().into_rate()
     }
 }
 

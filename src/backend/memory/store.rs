@@ -24,7 +24,7 @@ pub(super) struct Store {
     pub(super) values: Values,
     pub(super) budget: Budget,
     overflow: Overflow,
-    /// Where the next call that finds no room begins to sweep: a shard, or after the last the values.
+    /// The shard with which the next call that finds no room begins to sweep.
     swept_when_full: AtomicUsize,
 }
 
@@ -290,18 +290,16 @@ impl Store {
         now: Timestamp,
         again: impl FnOnce() -> Result<T, E>,
     ) -> Result<T, E> {
-        let places = self.shards.len() + 1;
-        let mut left = SWEPT_WHEN_FULL;
-        for _ in 0..places {
+        // The values are one table beside many, so they get a share of their own.
+        let values = self.values.sweep(SWEPT_WHEN_FULL / 2, now, &self.budget);
+        let mut left = SWEPT_WHEN_FULL - values;
+        for _ in 0..self.shards.len() {
             if left == 0 || self.budget.has_room() {
                 break;
             }
-            let place = self.swept_when_full.fetch_add(1, Ordering::Relaxed) % places;
-            let swept = match self.shards.get(place) {
-                Some(shard) => shard.0.lock().sweep(left, now, Grace::NONE, &self.budget),
-                None => self.values.sweep(left, now, &self.budget),
-            };
-            left = left.saturating_sub(swept);
+            let next = self.swept_when_full.fetch_add(1, Ordering::Relaxed) % self.shards.len();
+            let mut shard = self.shards[next].0.lock();
+            left = left.saturating_sub(shard.sweep(left, now, Grace::NONE, &self.budget));
         }
         again()
     }
