@@ -158,6 +158,26 @@ impl BackendError {
     pub fn effect(&self) -> Effect {
         self.0.effect
     }
+
+    /// What went wrong, without where.
+    #[cfg(feature = "memcached")]
+    pub(crate) fn reason(&self) -> &str {
+        self.0.message.as_deref().unwrap_or(self.0.kind.text())
+    }
+
+    /// The same failure for another who waited for the same answer; without its cause.
+    #[cfg(feature = "memcached")]
+    pub(crate) fn shared(&self) -> Self {
+        let Details { backend, operation, kind, effect, ref message, .. } = *self.0;
+        Self(Box::new(Details {
+            backend,
+            operation,
+            kind,
+            effect,
+            message: message.clone(),
+            cause: None,
+        }))
+    }
 }
 
 impl fmt::Display for BackendError {

@@ -32,12 +32,10 @@ pub enum Counter {
     Overflowed,
     /// Steps that lost every attempt to others.
     Contended,
-    /// Keys that could not be tracked, so that a clear will not find them.
-    Untracked,
 }
 
 impl Counter {
-    const COUNT: usize = 4;
+    const COUNT: usize = 3;
 }
 
 impl Settings {

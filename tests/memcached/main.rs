@@ -6,15 +6,21 @@
 #[path = "../support/servers/mod.rs"]
 mod servers;
 
+#[path = "../support/decisions.rs"]
+mod decisions;
+
 mod cancellation;
 mod clearing;
+mod coalescing;
 mod conformance;
 mod counters;
 mod exactness;
+mod fairness;
 mod faults;
 mod hostile;
 mod locks;
-mod one_number;
+mod nodes;
 mod round_trips;
+mod runtimes;
 mod settings;
 mod world;

@@ -29,7 +29,7 @@ pub struct MemcachedBuilder {
     pub(super) call_timeout: Duration,
     pub(super) track_keys: bool,
     pub(super) lock_ttl: Duration,
-    namespace: String,
+    pub(super) namespace: String,
     persistent: bool,
     on_error: OnError,
     lock: LockOptions,

@@ -74,19 +74,23 @@
 
 mod address;
 mod builder;
+mod coalesce;
 mod connection;
 mod decide;
 mod errors;
 mod expiry;
-mod fixed;
+mod generation;
+mod health;
 mod item;
 mod keys;
-mod lines;
+mod local;
 mod lock;
+mod nodes;
+mod pace;
 mod pool;
 mod primitives;
-mod tracking;
-mod wire;
+mod protocol;
+mod store;
 
 use std::fmt;
 use std::sync::Arc;
@@ -103,17 +107,14 @@ use crate::key::Key;
 use crate::lock::{LockError, LockGuard, LockOptions, Releaser, Turns};
 use crate::strategy::Step;
 use address::Address;
-use connection::Command;
-use decide::Full;
+use coalesce::Coalescer;
 use item::Keeping;
-use lines::Lines;
-use pool::Nodes;
-use primitives::{Change, ends_at};
-use tracking::Tracker;
+use nodes::Nodes;
+use primitives::ends_at;
+use protocol::Command;
+use store::Change;
 
 const NAME: &str = "memcached";
-/// Values that are changed at the same time without waiting for each other.
-const VALUE_TURNS: usize = 1024;
 /// While somebody else moves the clock.
 const KEEP_BY_ANOTHER_CLOCK: Duration = Duration::from_secs(60 * 60);
 
@@ -152,10 +153,9 @@ struct Inner {
     nodes: Nodes,
     call_timeout: Duration,
     keeping: Keeping,
-    lines: Lines,
-    full: Full,
-    turns_of_values: Box<[tokio::sync::Mutex<()>]>,
-    tracker: Option<Tracker>,
+    coalescer: Coalescer,
+    /// Where each node's generation is, if keys are tracked.
+    generation_key: Option<String>,
     turns: Turns,
     releaser: Releaser,
     lease_ttl: Duration,
@@ -180,18 +180,30 @@ impl Memcached {
     ///
     /// # Errors
     ///
-    /// When a node cannot be reached; the ones before it are empty then.
+    /// When a node cannot be reached, with the names of all such; the others are empty then.
     ///
     /// # Cancel safety
     ///
     /// When dropped, some nodes may be empty and others not.
     pub async fn flush_all_of_dedicated_servers(&self) -> Result<()> {
         const OPERATION: &str = "flush_all";
-        let inner = self.open(OPERATION)?;
-        for node in 0..inner.nodes.len() {
-            inner.nodes.call(node, OPERATION, Command::FlushAll).await?;
-        }
-        Ok(())
+        let flush = |inner: Arc<Inner>, node| async move {
+            inner.nodes.call(node, OPERATION, Command::FlushAll).await.map(drop)
+        };
+        self.open(OPERATION)?.on_all_nodes(OPERATION, flush).await
+    }
+
+    /// Asks every node whether it answers now, each within the time of a call.
+    ///
+    /// In the order of the builder: the node's address, and what went wrong if it does not answer. Hits on
+    /// the keys of such a node fail, and those of the others do not.
+    /// [`ready`](Backend::ready) fails only when no node answers.
+    ///
+    /// # Cancel safety
+    ///
+    /// It changes nothing, so it may be dropped.
+    pub async fn nodes(&self) -> Vec<(String, Result<()>)> {
+        self.inner.ask_nodes("ready").await
     }
 
     fn from_parts(builder: &MemcachedBuilder, settings: Settings, addresses: Vec<Address>) -> Self {
@@ -204,10 +216,8 @@ impl Memcached {
                 nodes: Nodes::new(addresses, builder.call_timeout, least, most),
                 call_timeout: builder.call_timeout,
                 keeping: Keeping { for_at_least },
-                lines: Lines::new(),
-                full: Full::new(),
-                turns_of_values: (0..VALUE_TURNS).map(|_| tokio::sync::Mutex::default()).collect(),
-                tracker: builder.track_keys.then(Tracker::new),
+                coalescer: Coalescer::new(),
+                generation_key: builder.track_keys.then(|| keys::of_generation(&builder.namespace)),
                 turns: Turns::new(NAME),
                 releaser: Releaser::new(),
                 lease_ttl: builder.lock_ttl,
@@ -241,25 +251,23 @@ impl Backend for Memcached {
 
     async fn initialize(&self) -> Result<()> {
         self.inner.nodes.open();
-        self.inner.nodes.warm_up("initialize").await
+        self.inner.warm_up().await
     }
 
     async fn ready(&self) -> Result<()> {
-        let inner = self.open("ready")?;
-        for node in 0..inner.nodes.len() {
-            inner.nodes.call(node, "ready", Command::Version).await?;
-        }
-        Ok(())
+        self.open("ready")?.ready().await
     }
 
     async fn clear(&self) -> Result<()> {
         let inner = self.open("clear")?;
-        if inner.tracker.is_none() {
+        if inner.generation_key.is_none() {
             return Err(BackendError::new(NAME, "clear", ErrorKind::Unsupported).with_message(
                 "a server cannot list its keys; build with track_keys(true), or let them expire",
             ));
         }
-        inner.clear_tracked().await
+        inner
+            .on_all_nodes("clear", |inner, node| async move { inner.raise("clear", node).await })
+            .await
     }
 
     async fn close(&self) -> Result<()> {
