@@ -115,6 +115,7 @@ pub mod strategy;
 mod sync;
 mod text;
 mod throttle;
+mod timer;
 mod unwind;
 
 #[cfg(feature = "redis")]

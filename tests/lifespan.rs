@@ -6,14 +6,15 @@ mod support;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use support::{Failing, Mode};
+use support::{Failing, Gates, Mode};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 use traffik::{
-    Backend, Error, ErrorKind, InMemory, Key, LifespanExt, ManualClock, Throttle, lifespan,
+    Backend, Error, ErrorKind, InMemory, Key, Lifespan, LifespanExt, ManualClock, Throttle,
+    lifespan,
 };
 
 fn throttle(backend: &InMemory) -> Throttle {
@@ -65,6 +66,157 @@ async fn nested_use_neither_clears_nor_closes() {
     assert_eq!(throttle.hit("a").await.unwrap().remaining(), 2);
     outer.close().await.unwrap();
     assert!(is_closed(&throttle.hit("a").await.unwrap_err()));
+}
+
+/// A reload: the new lifespan begins while the old one ends, whoever comes first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lifespan_that_begins_while_another_ends_is_never_born_closed() {
+    let backend = InMemory::new();
+    let throttle = throttle(&backend);
+    let mut life = backend.lifespan().await.unwrap();
+    for round in 0..5_000 {
+        let next = tokio::spawn({
+            let backend = backend.clone();
+            async move { backend.lifespan().await.unwrap() }
+        });
+        life.close().await.unwrap();
+        life = next.await.unwrap();
+        let decision = throttle.hit("a").await;
+        assert!(decision.is_ok(), "round {round}: {decision:?}");
+    }
+    life.close().await.unwrap();
+    assert!(is_closed(&throttle.hit("a").await.unwrap_err()), "none is left");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reload_that_begins_the_new_before_it_ends_the_old_serves_every_hit() {
+    let backend = InMemory::new();
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut life = backend.lifespan().await.unwrap();
+    let load = tokio::spawn({
+        let (throttle, stop) = (throttle(&backend), Arc::clone(&stop));
+        async move {
+            let mut hits = 0u32;
+            while !stop.load(Ordering::SeqCst) {
+                let _ = throttle.hit(hits % 100).await.unwrap();
+                hits += 1;
+                tokio::task::yield_now().await;
+            }
+            hits
+        }
+    });
+    for _ in 0..2_000 {
+        let next = backend.lifespan().await.unwrap();
+        life.close().await.unwrap();
+        life = next;
+        tokio::task::yield_now().await;
+    }
+    stop.store(true, Ordering::SeqCst);
+    assert!(load.await.unwrap() > 0, "no hit met a closed backend, or it had panicked");
+    life.close().await.unwrap();
+}
+
+/// A backend that stops where it is told to.
+fn gated() -> (Arc<dyn Backend>, Arc<Gates>) {
+    let gates = Arc::new(Gates::default());
+    (Arc::new(Failing::new(Mode::Hang).with_gates(Arc::clone(&gates))), gates)
+}
+
+fn spawn_begin(backend: &Arc<dyn Backend>) -> tokio::task::JoinHandle<Lifespan> {
+    let backend = Arc::clone(backend);
+    tokio::spawn(async move { backend.lifespan().await.unwrap() })
+}
+
+async fn until(mut holds: impl FnMut() -> bool) {
+    for _ in 0..1_000 {
+        if holds() {
+            return;
+        }
+        tokio::task::yield_now().await;
+    }
+    panic!("it never holds");
+}
+
+#[tokio::test]
+async fn one_that_begins_while_the_last_is_cleared_keeps_the_backend_open() {
+    let (backend, gates) = gated();
+    let old = backend.lifespan().await.unwrap();
+    gates.shut("clear");
+    let closing = tokio::spawn(old.close());
+    until(|| gates.asked("clear") == 1).await;
+    let beginning = spawn_begin(&backend);
+    tokio::task::yield_now().await;
+    assert!(!beginning.is_finished(), "it waits, or what it counts would be cleared");
+    gates.open_all();
+    closing.await.unwrap().unwrap();
+    let new = beginning.await.unwrap();
+    assert_eq!((gates.asked("initialize"), gates.asked("close")), (2, 0));
+    assert!(backend.get(&Key::value("a")).await.is_ok());
+    new.close().await.unwrap();
+    assert_eq!(gates.asked("close"), 1);
+}
+
+#[tokio::test]
+async fn one_that_begins_while_the_last_is_closed_opens_the_backend_again() {
+    let (backend, gates) = gated();
+    let old = backend.lifespan().await.unwrap();
+    gates.shut("close");
+    let closing = tokio::spawn(old.close());
+    until(|| gates.asked("close") == 1).await;
+    let beginning = spawn_begin(&backend);
+    gates.open_all();
+    closing.await.unwrap().unwrap();
+    let _new = beginning.await.unwrap();
+    assert!(backend.get(&Key::value("a")).await.is_ok(), "not born closed");
+}
+
+#[tokio::test]
+async fn two_that_begin_together_do_not_wait_for_each_other() {
+    let (backend, gates) = gated();
+    gates.shut("initialize");
+    let (first, second) = (spawn_begin(&backend), spawn_begin(&backend));
+    until(|| gates.asked("initialize") == 2).await;
+    gates.open_all();
+    first.await.unwrap().close().await.unwrap();
+    assert_eq!((gates.asked("clear"), gates.asked("close")), (0, 0), "the other goes on");
+    second.await.unwrap().close().await.unwrap();
+    assert_eq!((gates.asked("clear"), gates.asked("close")), (1, 1));
+}
+
+#[tokio::test]
+async fn one_that_is_cancelled_while_it_begins_leaves_nothing_behind() {
+    let (backend, gates) = gated();
+    let old = backend.lifespan().await.unwrap();
+    gates.shut("initialize");
+    let beginning = spawn_begin(&backend);
+    until(|| gates.asked("initialize") == 2).await;
+    beginning.abort();
+    assert!(beginning.await.is_err());
+    gates.open_all();
+    assert_eq!(gates.asked("abandon"), 0, "the old one goes on");
+    old.close().await.unwrap();
+    assert_eq!(gates.asked("close"), 1, "the old one was the last");
+}
+
+#[tokio::test]
+async fn a_close_that_is_cancelled_abandons_the_backend_unless_another_began() {
+    for another in [false, true] {
+        let (backend, gates) = gated();
+        let old = backend.lifespan().await.unwrap();
+        gates.shut("clear");
+        let closing = tokio::spawn(old.close());
+        until(|| gates.asked("clear") == 1).await;
+        let beginning = another.then(|| spawn_begin(&backend));
+        tokio::task::yield_now().await;
+        closing.abort();
+        assert!(closing.await.is_err());
+        assert_eq!(gates.asked("abandon"), usize::from(!another));
+        gates.open_all();
+        if let Some(beginning) = beginning {
+            beginning.await.unwrap().close().await.unwrap();
+            assert_eq!(gates.asked("close"), 1);
+        }
+    }
 }
 
 #[tokio::test]

@@ -1,10 +1,11 @@
 //! [`Settings`]: what every backend has, and what it counts of itself.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::clock::Clock;
 use crate::error::BuildError;
+use crate::lifespan::Lifespans;
 use crate::lock::LockOptions;
 use crate::on_error::OnError;
 
@@ -18,7 +19,7 @@ pub struct Settings {
     on_error: OnError,
     lock: LockOptions,
     clock: Arc<dyn Clock>,
-    lifespans: AtomicUsize,
+    lifespans: Lifespans,
     counters: [AtomicU64; Counter::COUNT],
 }
 
@@ -69,7 +70,7 @@ impl Settings {
             on_error: OnError::default(),
             lock: LockOptions::new(),
             clock,
-            lifespans: AtomicUsize::new(0),
+            lifespans: Lifespans::default(),
             counters: Default::default(),
         })
     }
@@ -154,13 +155,8 @@ impl Settings {
         self.counters[counter as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// One lifespan more; says how many there are now.
-    pub(crate) fn lifespan_begins(&self) -> usize {
-        self.lifespans.fetch_add(1, Ordering::SeqCst) + 1
-    }
-
-    /// One lifespan less; says how many are left.
-    pub(crate) fn lifespan_ends(&self) -> usize {
-        self.lifespans.fetch_sub(1, Ordering::SeqCst) - 1
+    /// The lifespans that use the backend.
+    pub(crate) fn lifespans(&self) -> &Lifespans {
+        &self.lifespans
     }
 }
