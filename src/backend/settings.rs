@@ -14,7 +14,8 @@ use crate::on_error::OnError;
 pub struct Settings {
     name: &'static str,
     namespace: String,
-    persistent: bool,
+    /// `None` where its user does not say.
+    persistent: Option<bool>,
     shared: bool,
     on_error: OnError,
     lock: LockOptions,
@@ -42,8 +43,8 @@ impl Counter {
 }
 
 impl Settings {
-    /// Settings of a backend called `name`, with a namespace and a clock; else the defaults:
-    /// not persistent, not shared with other processes, [`OnError::default`], [`LockOptions::new`].
+    /// Settings of a backend called `name`, with a namespace and a clock; else the defaults: not shared
+    /// with other processes, and so not persistent, [`OnError::default`], [`LockOptions::new`].
     ///
     /// # Errors
     ///
@@ -65,7 +66,7 @@ impl Settings {
         Ok(Self {
             name,
             namespace,
-            persistent: false,
+            persistent: None,
             shared: false,
             on_error: OnError::default(),
             lock: LockOptions::new(),
@@ -75,14 +76,15 @@ impl Settings {
         })
     }
 
-    /// Whether the end of a lifespan keeps what is stored. Defaults to false.
+    /// Sets whether the end of a lifespan keeps what is stored. Defaults to `true` for a
+    /// [shared](Self::shared) store, whose counts belong to other processes too, and else to `false`.
     #[must_use]
     pub fn persistent(mut self, persistent: bool) -> Self {
-        self.persistent = persistent;
+        self.persistent = Some(persistent);
         self
     }
 
-    /// Whether other processes use the same store. Defaults to false.
+    /// Sets whether other processes use the same store. Defaults to `false`.
     #[must_use]
     pub fn shared(mut self, shared: bool) -> Self {
         self.shared = shared;
@@ -115,10 +117,10 @@ impl Settings {
         &self.namespace
     }
 
-    /// Whether the end of a lifespan keeps what is stored.
+    /// Returns `true` if the end of a lifespan keeps what is stored.
     #[must_use]
     pub fn is_persistent(&self) -> bool {
-        self.persistent
+        self.persistent.unwrap_or(self.shared)
     }
 
     /// Whether other processes use the same store.
