@@ -64,14 +64,20 @@ impl Deadline {
 }
 
 /// Returns `true` if the current thread is in a tokio runtime whose time driver is enabled.
-pub(crate) fn is_there() -> bool {
+fn is_there() -> bool {
     // Tokio tells of a disabled time driver by a panic alone, and does so before anything is registered.
     Handle::try_current().is_ok()
         && catch_unwind(|| drop(tokio::time::sleep(Duration::ZERO))).is_ok()
 }
 
+/// Fails an operation that needs a runtime and has none.
+#[cfg(any(feature = "redis", feature = "memcached"))]
+pub(crate) fn require(backend: &'static str, operation: &'static str) -> Result<(), BackendError> {
+    if is_there() { Ok(()) } else { Err(missing(backend, operation)) }
+}
+
 /// The error of an operation that needs a runtime and has none.
-pub(crate) fn missing(backend: &'static str, operation: &'static str) -> BackendError {
+fn missing(backend: &'static str, operation: &'static str) -> BackendError {
     BackendError::new(backend, operation, ErrorKind::Misconfigured).with_message(
         "needs a tokio runtime with its time driver; call it inside a runtime that was built with \
          enable_time() or enable_all()",

@@ -1,6 +1,7 @@
 //! What is looked at once, when the backend is initialized: whether the server is there and what about
 //! it the operator should know.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use redis::Value;
@@ -33,7 +34,17 @@ impl Inner {
             }
             sleep(PAUSE).await;
         }
+        self.greeted.store(true, Ordering::Relaxed);
         self.warn_of_eviction().await;
+        Ok(())
+    }
+
+    /// Asks the server once. A lifespan that began without it looks by this at what it missed.
+    pub(super) async fn check(&self) -> Result<()> {
+        self.get(&crate::key::Key::value("traffik:ready")).await?;
+        if !self.greeted.swap(true, Ordering::Relaxed) {
+            self.warn_of_eviction().await;
+        }
         Ok(())
     }
 
