@@ -13,6 +13,7 @@ mod counters;
 mod exactness;
 mod faults;
 mod hostile;
+mod lifespans;
 mod locks;
 mod one_number;
 mod round_trips;

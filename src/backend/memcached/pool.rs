@@ -11,6 +11,7 @@ use deadpool::managed::{
     Manager, Metrics, Object, Pool, PoolError, QueueMode, RecycleError, RecycleResult,
 };
 use tokio::time::timeout_at;
+use tracing::warn;
 
 use super::address::Address;
 use super::connection::{Answer, Command, Connection, said};
@@ -95,18 +96,38 @@ impl Nodes {
         }
     }
 
-    /// Asks every node for its version, over as many connections as are kept at least.
+    /// Asks every node for its version, over as many connections as are kept at least. One node that
+    /// answers is enough: the keys of the others are for the error policy, and must not keep a process
+    /// from starting.
     pub(super) async fn warm_up(&self, operation: &'static str) -> Result<()> {
+        let mut failed = Vec::new();
         for (index, node) in self.nodes.iter().enumerate() {
-            self.call(index, operation, Command::Version).await?;
-            let deadline = monotonic_now() + self.call_timeout;
-            let mut warm = Vec::new();
-            while warm.len() < self.least_connections {
-                let borrowed = timeout_at(deadline, self.borrow(node, operation)).await;
-                let mut borrowed = borrowed.map_err(|_| errors::timed_out(operation, false))??;
-                borrowed.intact = true;
-                warm.push(borrowed);
+            match self.warm_up_node(index, operation).await {
+                Ok(()) => {}
+                Err(error) if error.kind().is_programmer_error() => return Err(error),
+                Err(error) => failed.push((&node.address, error)),
             }
+        }
+        if failed.len() == self.nodes.len()
+            && let Some((_, error)) = failed.pop()
+        {
+            return Err(error);
+        }
+        for (node, error) in failed {
+            warn!(%node, %error, "a node does not answer; the error policy decides for its keys");
+        }
+        Ok(())
+    }
+
+    async fn warm_up_node(&self, index: usize, operation: &'static str) -> Result<()> {
+        self.call(index, operation, Command::Version).await?;
+        let deadline = monotonic_now() + self.call_timeout;
+        let mut warm = Vec::new();
+        while warm.len() < self.least_connections {
+            let borrowed = timeout_at(deadline, self.borrow(&self.nodes[index], operation)).await;
+            let mut borrowed = borrowed.map_err(|_| errors::timed_out(operation, false))??;
+            borrowed.intact = true;
+            warm.push(borrowed);
         }
         Ok(())
     }
