@@ -42,6 +42,42 @@ static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 /// # Ok(())
 /// # }
 /// ```
+///
+/// An [`Option`] is not a key, for a client that leaves the key out must not pass unlimited. Refuse it,
+/// count all such clients together, or say that they are exempt by [`ExemptIfNone`]:
+///
+/// ```
+/// use traffik::ExemptIfNone;
+/// # use traffik::{InMemory, Throttle};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let throttle = Throttle::builder("doc:option").rate("5/s").backend(InMemory::new()).build()?;
+/// # let header: Option<&str> = None;
+/// let together = throttle.hit(("api-key", header.unwrap_or_default())).await?;
+/// let unlimited = throttle.hit(ExemptIfNone(header)).await?;
+/// # drop((together, unlimited));
+/// # Ok(())
+/// # }
+/// ```
+///
+/// ```compile_fail,E0277
+/// # async fn example(throttle: traffik::Throttle, header: Option<&str>) {
+/// let _ = throttle.hit(header).await;
+/// # }
+/// ```
+///
+/// ```compile_fail,E0277
+/// # async fn example(throttle: traffik::Throttle, header: Option<&str>) {
+/// let _ = throttle.hit(("tenant-7", header)).await;
+/// # }
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a key",
+    label = "not a key",
+    note = "keys are text, bytes, integers, addresses, and tuples of two to four of them",
+    note = "an `Option` is not a key: take its value or a common one with `unwrap_or`, or write \
+            `ExemptIfNone(option)` to let a client without a key pass unlimited"
+)]
 pub trait ToKey {
     /// The parts of the key.
     fn to_key(&self) -> KeyParts<'_>;
@@ -49,10 +85,31 @@ pub trait ToKey {
 
 /// A key that is never limited: the backend is not asked.
 ///
-/// [`Option`] serves a key that is exempt at times: `None` is exempt too.
+/// In a tuple it makes the whole key exempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_structs, reason = "a mark without content")]
 pub struct Exempt;
+
+/// A key that may be absent: `None` is [`Exempt`], so whoever leaves the key out passes unlimited.
+///
+/// For keys that the service itself decides about, such as its own health checks. A key that the
+/// client sends, such as a header, is not one of these.
+///
+/// ```
+/// use traffik::ExemptIfNone;
+/// # use traffik::{InMemory, Throttle};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let throttle = Throttle::builder("doc:exempt").rate("5/s").backend(InMemory::new()).build()?;
+/// # let (is_health_check, client) = (true, "alice");
+/// let decision = throttle.hit(ExemptIfNone((!is_health_check).then_some(client))).await?;
+/// assert_eq!(decision.source(), traffik::Source::Exempt);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "an adapter around what is given")]
+pub struct ExemptIfNone<T>(pub Option<T>);
 
 /// Why a key was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]

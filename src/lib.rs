@@ -75,7 +75,8 @@
 //! * A throttle's **name** says what is limited (`"api:items"`), its **key** who is. Two throttles of
 //!   the same name on one backend share what they count.
 //! * A key is opaque bytes in up to four parts: `hit(("tenant-7", user_id))`. Parts are never joined
-//!   to one text, so no key can pretend to be another. [`Exempt`] passes uncounted.
+//!   to one text, so no key can pretend to be another. [`Exempt`] passes uncounted; an
+//!   absent key does not.
 //! * A backend's **namespace** separates applications on one store: use one for each application and
 //!   environment, such as `shop:prod`. Ending a non-persistent lifespan clears the whole namespace.
 //!
@@ -131,7 +132,7 @@ pub use backend::{Backend, InMemory};
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp, WallClock};
 pub use decision::{Decision, Denial, Receipt, Source};
 pub use error::{BackendError, BuildError, Effect, Error, ErrorKind};
-pub use key::{Exempt, Key, KeyError, ToKey};
+pub use key::{Exempt, ExemptIfNone, Key, KeyError, ToKey};
 pub use lifespan::{Lifespan, LifespanExt};
 pub use lock::{LockError, LockGuard, LockOptions};
 pub use on_error::{ErrorHandler, Failure, OnError};

@@ -7,8 +7,8 @@ use std::net::IpAddr;
 
 use proptest::prelude::*;
 use proptest::test_runner::Config;
-use traffik::key::{KeyPart, KeyParts, MAX_KEY_BYTES};
-use traffik::{Error, InMemory, KeyError, ManualClock, Rate, Throttle, ToKey};
+use traffik::key::{ExemptIfNone, KeyPart, KeyParts, MAX_KEY_BYTES};
+use traffik::{Error, InMemory, KeyError, ManualClock, Rate, Source, Throttle, ToKey};
 
 fn once() -> Throttle {
     let backend = InMemory::builder().clock(ManualClock::new()).build().unwrap();
@@ -121,8 +121,23 @@ async fn each_kind_of_key_is_one() {
     assert!(throttle.hit(address).await.unwrap().is_allowed());
     assert!(throttle.hit((address, "alice")).await.unwrap().is_allowed());
     assert!(throttle.hit(("alice", address)).await.unwrap().is_allowed(), "the order matters");
-    assert!(throttle.hit(Some("bob")).await.unwrap().is_allowed());
+    assert!(throttle.hit(ExemptIfNone(Some("bob"))).await.unwrap().is_allowed());
     assert!(throttle.hit("bob").await.unwrap().is_denied());
+}
+
+#[tokio::test]
+async fn an_absent_key_is_exempt_only_where_that_is_written_out() {
+    let throttle = once();
+    let absent = None::<&str>;
+    for _ in 0..2 {
+        let exempt = throttle.hit(ExemptIfNone(absent)).await.unwrap();
+        assert_eq!((exempt.is_allowed(), exempt.source()), (true, Source::Exempt));
+        let exempt = throttle.hit(("tenant", ExemptIfNone(absent))).await.unwrap();
+        assert_eq!(exempt.source(), Source::Exempt);
+    }
+    // What `unwrap_or_default` gives is a key as any other.
+    assert!(throttle.hit(absent.unwrap_or_default()).await.unwrap().is_allowed());
+    assert!(throttle.hit(absent.unwrap_or_default()).await.unwrap().is_denied());
 }
 
 #[tokio::test]

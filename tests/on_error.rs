@@ -167,7 +167,10 @@ async fn what_needs_no_backend_does_not_ask_it() {
     let limited = throttle(DOWN, OnError::Raise);
     let decision = limited.hit(Exempt).await.unwrap();
     assert_eq!((decision.is_allowed(), decision.source()), (true, Source::Exempt));
-    assert_eq!(limited.hit(None::<&str>).await.unwrap().source(), Source::Exempt);
+    assert_eq!(
+        limited.hit(traffik::ExemptIfNone(None::<&str>)).await.unwrap().source(),
+        Source::Exempt
+    );
     let unlimited = Throttle::builder("free")
         .rate(Rate::UNLIMITED)
         .backend(Failing::new(DOWN))
