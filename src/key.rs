@@ -1,8 +1,11 @@
 //! Keys: what a limit is counted for.
 //!
 //! A key travels in parts and is never joined to one text, so `("a:b", "c")` and `("a", "b:c")` differ.
-//! It is opaque and may be hostile: any bytes, up to [`MAX_KEY_BYTES`].
+//! It is opaque and may be hostile: any bytes, and of any length. One of more than [`MAX_KEY_BYTES`] is
+//! replaced by its SHA-256, the same on every backend, so a long header is neither an error nor a way
+//! around a limit.
 
+mod long;
 mod short;
 mod sources;
 
@@ -13,13 +16,15 @@ use std::sync::LazyLock;
 use ahash::RandomState;
 use thiserror::Error;
 
+pub(crate) use long::{Digest, bounded};
 pub(crate) use short::Short;
 
 use crate::text::Excerpt;
 
-/// The most bytes of a key, over all its parts.
+/// The most bytes of a key, over all its parts, that is stored as it is. A longer one is replaced by its
+/// SHA-256, which costs time in proportion to its length: bound what you read from a client.
 pub const MAX_KEY_BYTES: usize = 4096;
-/// The most parts of a key.
+/// The most parts of a key; more are an error.
 pub const MAX_KEY_PARTS: usize = 4;
 
 /// Seeded at random once in a process, so that nobody outside can choose keys that collide.
@@ -115,13 +120,6 @@ pub struct ExemptIfNone<T>(pub Option<T>);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum KeyError {
-    /// It is too long.
-    #[error("the key has {length} bytes; the most is {MAX_KEY_BYTES}")]
-    #[non_exhaustive]
-    TooLong {
-        /// Its length over all parts.
-        length: usize,
-    },
     /// It has too many parts.
     #[error("the key has too many parts; the most is {MAX_KEY_PARTS}")]
     TooManyParts,
@@ -291,7 +289,8 @@ impl<'a> Key<'a> {
         self.throttle
     }
 
-    /// The parts.
+    /// The parts. A throttle hands over at most [`MAX_KEY_PARTS`], or one more for a key that was too
+    /// long: a mark and its digest.
     #[must_use]
     #[inline]
     pub fn parts(&self) -> &[KeyPart<'a>] {
@@ -343,17 +342,33 @@ impl<'a> Key<'a> {
 
 /// Appends the length in LEB128, then the bytes.
 pub(crate) fn push_prefixed(out: &mut Vec<u8>, bytes: &[u8]) {
-    let mut rest = bytes.len();
-    loop {
-        let [low, ..] = rest.to_le_bytes();
-        rest >>= 7;
-        if rest == 0 {
-            out.push(low & 0x7f);
-            break;
-        }
-        out.push(low | 0x80);
-    }
+    out.extend_from_slice(Prefix::of(bytes.len()).as_bytes());
     out.extend_from_slice(bytes);
+}
+
+/// A length in LEB128.
+struct Prefix {
+    bytes: [u8; 10],
+    len: usize,
+}
+
+impl Prefix {
+    fn of(mut length: usize) -> Self {
+        let mut prefix = Self { bytes: [0; 10], len: 0 };
+        loop {
+            let [low, ..] = length.to_le_bytes();
+            length >>= 7;
+            prefix.bytes[prefix.len] = if length == 0 { low & 0x7f } else { low | 0x80 };
+            prefix.len += 1;
+            if length == 0 {
+                return prefix;
+            }
+        }
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
 }
 
 /// The short form and the hash of a key.

@@ -17,7 +17,7 @@ pub use options::HitOptions;
 use crate::backend::{Backend, InMemory};
 use crate::decision::{Decision, Receipt, Source};
 use crate::error::{BackendError, Error, ErrorKind};
-use crate::key::{Key, KeyError, KeyPart, MAX_KEY_BYTES, ToKey};
+use crate::key::{self, Key, KeyPart, ToKey};
 use crate::lifespan;
 use crate::on_error::{self, LogLimit, OnError};
 use crate::rate::Rate;
@@ -83,7 +83,8 @@ impl Throttle {
     /// # Errors
     ///
     /// When the backend fails and the policy is [`OnError::Raise`]; for a mistake of the program (a
-    /// closed backend, no backend); for a key beyond [`MAX_KEY_BYTES`].
+    /// closed backend, no backend); for a key of too many parts. A key may have any length: see
+    /// [`MAX_KEY_BYTES`](crate::key::MAX_KEY_BYTES).
     ///
     /// # Cancel safety
     ///
@@ -156,7 +157,8 @@ impl Throttle {
     pub async fn refund(&self, key: impl ToKey, receipt: Receipt) -> Result<(), Error> {
         let parts = key.to_key();
         let Some(parts) = parts.as_slice()? else { return Err(Error::WrongReceipt) };
-        let key = self.key(parts)?;
+        let mut room = None;
+        let key = self.key(parts, &mut room);
         if self.fingerprint(&key) != receipt.fingerprint() {
             return Err(Error::WrongReceipt);
         }
@@ -184,7 +186,8 @@ impl Throttle {
     pub async fn reset(&self, key: impl ToKey) -> Result<(), Error> {
         let parts = key.to_key();
         let Some(parts) = parts.as_slice()? else { return Ok(()) };
-        let key = self.key(parts)?;
+        let mut room = None;
+        let key = self.key(parts, &mut room);
         let backend = self.backend()?;
         self.within_deadline(backend.settings().name(), "forget", backend.forget(&key)).await?;
         Ok(())
@@ -228,7 +231,8 @@ impl Throttle {
     ) -> Result<Decision, Error> {
         let parts = key.to_key();
         let Some(parts) = parts.as_slice()? else { return Ok(Decision::pass(Source::Exempt)) };
-        let key = self.key(parts)?;
+        let mut room = None;
+        let key = self.key(parts, &mut room);
         if limits.iter().all(|limit| limit.rate().is_unlimited()) {
             return Ok(Decision::pass(Source::Unlimited));
         }
@@ -236,10 +240,10 @@ impl Throttle {
         let backend = self.backend()?;
         let decision = match backend.try_apply(&key, &step) {
             Some(Ok(decision)) => decision,
-            Some(Err(error)) => self.decide_by_policy(&**backend, &key, cost, error).await?,
+            Some(Err(error)) => self.decide_by_policy(&**backend, parts, cost, error).await?,
             None => match self.apply(&**backend, &key, &step).await {
                 Ok(decision) => decision,
-                Err(error) => self.decide_by_policy(&**backend, &key, cost, error).await?,
+                Err(error) => self.decide_by_policy(&**backend, parts, cost, error).await?,
             },
         };
         Ok(self.finish(&key, decision))
@@ -263,13 +267,10 @@ impl Throttle {
         trace!(throttle = &*self.inner.name, key = ?key.parts(), ?decision, "denied");
     }
 
+    /// The key of those parts; `room` is for the digest of long ones.
     #[inline(always)]
-    fn key<'a>(&'a self, parts: &'a [KeyPart<'a>]) -> Result<Key<'a>, Error> {
-        let length = parts.iter().map(|part| part.as_bytes().len()).sum();
-        if length > MAX_KEY_BYTES {
-            return Err(KeyError::TooLong { length }.into());
-        }
-        Ok(Key::hashed(&self.inner.hasher, &self.inner.name, parts))
+    fn key<'a>(&'a self, parts: &'a [KeyPart<'a>], room: &'a mut Option<key::Digest>) -> Key<'a> {
+        Key::hashed(&self.inner.hasher, &self.inner.name, key::bounded(parts, room))
     }
 
     #[inline(always)]
@@ -338,12 +339,12 @@ impl Throttle {
     async fn decide_by_policy(
         &self,
         backend: &dyn Backend,
-        key: &Key<'_>,
+        key: &[KeyPart<'_>],
         cost: u32,
         error: BackendError,
     ) -> Result<Decision, Error> {
         let policy = self.inner.on_error.as_ref().unwrap_or_else(|| backend.error_policy());
-        let parts = || key.parts().iter().map(|part| part.as_bytes().to_vec()).collect();
+        let parts = || key.iter().map(|part| part.as_bytes().to_vec()).collect();
         on_error::decide(policy, &self.inner.name, parts, cost, error, &self.inner.log).await
     }
 }
