@@ -12,6 +12,7 @@ use tracing::warn;
 use crate::clock::monotonic_now;
 use crate::decision::Decision;
 use crate::error::{BackendError, Error};
+use crate::timer::Deadline;
 use crate::unwind;
 
 /// What is decided about a hit when the backend fails.
@@ -199,14 +200,18 @@ async fn ask(handler: &ErrorHandler, failure: Failure) -> Decision {
     let throttle = Arc::clone(&failure.throttle);
     // The call itself may panic, before there is a future.
     let answer = unwind::catch(async { (handler.call)(failure).await });
-    match tokio::time::timeout(handler.time_limit, answer).await {
+    match Deadline::after(handler.time_limit).run(answer).await {
         Ok(Ok(decision)) => decision.by_policy(),
         Ok(Err(_panic)) => {
             warn!(throttle = &*throttle, "the error handler panicked, the hit is denied");
             Decision::deny(OnError::DEFAULT_RETRY_AFTER)
         }
-        Err(_elapsed) => {
-            warn!(throttle = &*throttle, "the error handler took too long, the hit is denied");
+        Err(unfinished) => {
+            let reason = unfinished.reason();
+            warn!(
+                throttle = &*throttle,
+                reason, "the error handler did not end, the hit is denied"
+            );
             Decision::deny(OnError::DEFAULT_RETRY_AFTER)
         }
     }

@@ -1,7 +1,7 @@
 //! Time limits, and whether there is a tokio runtime to keep them.
 
 use std::future::{Future, poll_fn};
-use std::panic::catch_unwind;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
@@ -25,6 +25,15 @@ pub(crate) enum Unfinished {
     NoTimer,
 }
 
+impl Unfinished {
+    pub(crate) const fn reason(self) -> &'static str {
+        match self {
+            Self::Elapsed => "its time is over",
+            Self::NoTimer => "it has to wait, and there is no tokio runtime with a time driver",
+        }
+    }
+}
+
 impl Deadline {
     pub(crate) fn after(time: Duration) -> Self {
         Self(monotonic_now().checked_add(time))
@@ -36,10 +45,10 @@ impl Deadline {
         if let Poll::Ready(output) = poll_fn(|cx| Poll::Ready(work.as_mut().poll(cx))).await {
             return Ok(output);
         }
-        match self.0 {
-            Some(_) if !is_there() => Err(Unfinished::NoTimer),
-            Some(deadline) => timeout_at(deadline, work).await.map_err(|_| Unfinished::Elapsed),
-            None => Ok(work.await),
+        let Some(deadline) = self.0 else { return Ok(work.await) };
+        match timer(|| timeout_at(deadline, work)) {
+            Some(bounded) => bounded.await.map_err(|_| Unfinished::Elapsed),
+            None => Err(Unfinished::NoTimer),
         }
     }
 
@@ -63,11 +72,16 @@ impl Deadline {
     }
 }
 
-/// Returns `true` if the current thread is in a tokio runtime whose time driver is enabled.
-fn is_there() -> bool {
-    // Tokio tells of a disabled time driver by a panic alone, and does so before anything is registered.
-    Handle::try_current().is_ok()
-        && catch_unwind(|| drop(tokio::time::sleep(Duration::ZERO))).is_ok()
+/// Makes a timer; `None` outside of a tokio runtime, or in one whose time driver is disabled.
+fn timer<T>(make: impl FnOnce() -> T) -> Option<T> {
+    Handle::try_current().ok()?;
+    // Tokio tells of a disabled time driver by a panic alone, before anything is registered.
+    catch_unwind(AssertUnwindSafe(make)).ok()
+}
+
+/// Returns `true` in a tokio runtime whose time driver is enabled.
+pub(crate) fn is_there() -> bool {
+    timer(|| drop(tokio::time::sleep(Duration::ZERO))).is_some()
 }
 
 /// Fails an operation that needs a runtime and has none.

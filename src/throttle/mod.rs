@@ -16,12 +16,13 @@ pub use options::HitOptions;
 
 use crate::backend::{Backend, InMemory};
 use crate::decision::{Decision, Receipt, Source};
-use crate::error::{BackendError, Error, ErrorKind};
+use crate::error::{BackendError, Error};
 use crate::key::{self, Key, KeyPart, ToKey};
 use crate::lifespan;
 use crate::on_error::{self, LogLimit, OnError};
 use crate::rate::Rate;
 use crate::strategy::{Limit, Op, Step};
+use crate::timer::Deadline;
 
 /// A named limit: asks its backend whether a key may pass.
 ///
@@ -329,10 +330,7 @@ impl Throttle {
         operation: &'static str,
         work: impl Future<Output = Result<T, BackendError>>,
     ) -> Result<T, BackendError> {
-        match tokio::time::timeout(self.inner.deadline, work).await {
-            Ok(done) => done,
-            Err(_elapsed) => Err(BackendError::new(backend, operation, ErrorKind::Timeout)),
-        }
+        Deadline::after(self.inner.deadline).bound(backend, operation, work).await
     }
 
     #[cold]

@@ -6,6 +6,9 @@
 #[path = "../support/servers/mod.rs"]
 mod servers;
 
+#[path = "../support/plain.rs"]
+mod plain;
+
 mod cancellation;
 mod clearing;
 mod conformance;
@@ -17,5 +20,6 @@ mod lifespans;
 mod locks;
 mod one_number;
 mod round_trips;
+mod runtime;
 mod settings;
 mod world;
