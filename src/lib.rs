@@ -67,7 +67,8 @@
 //! | [`handler`](OnError::handler) | what your async function says | it depends on the key, the cost or the error |
 //!
 //! A decision says in [`source`](Decision::source) that a policy made it. Every hit ends within its
-//! deadline, 250 ms by default. A mistake of the program, such as a closed backend, is always an
+//! deadline, 250 ms by default, plus the limit of the error handler if there is one. A mistake of the
+//! program, such as a closed backend, is always an
 //! `Err`.
 //!
 //! # Names, keys and namespaces
@@ -78,7 +79,8 @@
 //!   to one text, so no key can pretend to be another. [`Exempt`] passes uncounted; an
 //!   absent key does not.
 //! * A backend's **namespace** separates applications on one store: use one for each application and
-//!   environment, such as `shop:prod`. Ending a non-persistent lifespan clears the whole namespace.
+//!   environment, such as `shop:prod`. Ending a non-persistent lifespan clears the whole namespace: the
+//!   default in memory, and not on Redis and Memcached.
 //!
 //! # Testing your service
 //!

@@ -52,7 +52,7 @@ impl OnError {
         Self::Throttle { retry_after }
     }
 
-    /// Asks `handler`, which has 250 ms; a panic or more time than that counts as
+    /// Asks `handler`, which has 250 ms on top of the hit's deadline; a panic or more time than that counts as
     /// [`throttle`](Self::throttle) with the default wait.
     ///
     /// ```
