@@ -101,9 +101,9 @@ async fn one_node_that_answers_is_enough_to_start() {
         let backend = Memcached::builder().url(url(&sick)).url(url(&healthy));
         let backend = backend.namespace("test").call_timeout(SHORT).build().unwrap();
         if silent {
-            sick.pause()
+            sick.pause();
         } else {
-            sick.kill()
+            sick.kill();
         }
         let life = backend.lifespan().await.unwrap();
         let throttle = throttle(&backend, OnError::Allow);
@@ -126,9 +126,9 @@ async fn a_degraded_one_begins_without_a_server_or_beside_a_silent_one() {
         let mut server = MemcachedServer::start();
         let backend = builder(&server).call_timeout(SHORT).build().unwrap();
         if silent {
-            server.pause()
+            server.pause();
         } else {
-            server.kill()
+            server.kill();
         }
         assert!(backend.lifespan().await.is_err(), "required by default");
         let start = now();
@@ -137,9 +137,9 @@ async fn a_degraded_one_begins_without_a_server_or_beside_a_silent_one() {
         let allowed = throttle(&backend, OnError::Allow).hit("a").await.unwrap();
         assert_eq!((allowed.is_allowed(), allowed.source()), (true, Source::Policy));
         if silent {
-            server.resume()
+            server.resume();
         } else {
-            server.restart()
+            server.restart();
         }
         heals(&throttle(&backend, OnError::Raise)).await;
         life.close().await.unwrap();
