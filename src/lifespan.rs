@@ -13,6 +13,10 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! The end of a lifespan clears what was counted in memory, and keeps it on a shared store; a backend's
+//! `persistent` changes that. Lifespans of one backend may nest and overlap. [`Start::Degraded`] begins
+//! one while the store is away.
 
 mod count;
 mod degraded;

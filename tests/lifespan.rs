@@ -12,6 +12,7 @@ use std::time::Duration;
 use support::{Failing, Gates, Mode};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
+use traffik::lifespan::{LifespanOptions, Start};
 use traffik::{
     Backend, Error, ErrorKind, InMemory, Key, Lifespan, LifespanExt, ManualClock, Throttle,
     lifespan,
@@ -113,6 +114,34 @@ async fn a_reload_that_begins_the_new_before_it_ends_the_old_serves_every_hit() 
     }
     stop.store(true, Ordering::SeqCst);
     assert!(load.await.unwrap() > 0, "no hit met a closed backend, or it had panicked");
+    life.close().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+#[expect(clippy::disallowed_methods, reason = "measures paused time")]
+async fn a_degraded_one_gives_the_store_half_a_second_and_then_asks_in_the_background() {
+    let (backend, gates) = gated();
+    gates.shut("initialize");
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let start = tokio::time::Instant::now();
+    let options = LifespanOptions::new().start(Start::Degraded);
+    let began_after = lifespan::scoped_with(Arc::clone(&backend), options, async || {
+        let began_after = start.elapsed();
+        assert_eq!(tasks(), 2, "the cleanup, and one that goes on connecting");
+        // The memory behind it answers at once.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(tasks(), 1, "the store answered");
+        began_after
+    });
+    assert_eq!(began_after.await.unwrap(), Duration::from_millis(500));
+    assert_eq!((gates.asked("initialize"), gates.asked("close")), (1, 1));
+    // A healthy one begins at once, and leaves nothing to do.
+    gates.open_all();
+    let start = tokio::time::Instant::now();
+    let life = backend.lifespan_with(options).await.unwrap();
+    assert_eq!(start.elapsed(), Duration::ZERO);
+    tokio::task::yield_now().await;
+    assert_eq!(tasks(), 1, "the cleanup");
     life.close().await.unwrap();
 }
 
