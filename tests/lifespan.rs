@@ -4,9 +4,10 @@
 
 mod support;
 
+use std::cell::Cell;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use support::{Failing, Gates, Mode};
@@ -92,28 +93,29 @@ async fn a_lifespan_that_begins_while_another_ends_is_never_born_closed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reload_that_begins_the_new_before_it_ends_the_old_serves_every_hit() {
     let backend = InMemory::new();
-    let stop = Arc::new(AtomicBool::new(false));
+    let hits = Arc::new(AtomicUsize::new(0));
     let mut life = backend.lifespan().await.unwrap();
     let load = tokio::spawn({
-        let (throttle, stop) = (throttle(&backend), Arc::clone(&stop));
+        let (throttle, hits) = (throttle(&backend), Arc::clone(&hits));
         async move {
-            let mut hits = 0u32;
-            while !stop.load(Ordering::SeqCst) {
-                let _ = throttle.hit(hits % 100).await.unwrap();
-                hits += 1;
+            loop {
+                let key = hits.fetch_add(1, Ordering::SeqCst) % 100;
+                let _ = throttle.hit(key).await.unwrap();
                 tokio::task::yield_now().await;
             }
-            hits
         }
     });
-    for _ in 0..2_000 {
+    // Until both have been at it for a while; a hit on a closed backend ends the load.
+    let mut rounds = 0;
+    while (rounds < 2_000 || hits.load(Ordering::SeqCst) < 2_000) && !load.is_finished() {
         let next = backend.lifespan().await.unwrap();
         life.close().await.unwrap();
         life = next;
+        rounds += 1;
         tokio::task::yield_now().await;
     }
-    stop.store(true, Ordering::SeqCst);
-    assert!(load.await.unwrap() > 0, "no hit met a closed backend, or it had panicked");
+    load.abort();
+    assert!(load.await.is_err_and(|error| error.is_cancelled()), "no hit met a closed backend");
     life.close().await.unwrap();
 }
 
@@ -347,30 +349,26 @@ fn ready<T>(future: impl Future<Output = T>) -> T {
 
 #[test]
 fn a_drop_says_so_once_and_a_close_says_nothing() {
-    let warnings = Warnings::default();
-    tracing::subscriber::with_default(warnings.clone(), || {
-        let backend = InMemory::new();
-        let life = ready(backend.lifespan()).unwrap();
-        ready(life.close()).unwrap();
-        assert_eq!(warnings.seen.load(Ordering::SeqCst), 0);
-        drop(ready(backend.lifespan()).unwrap());
-        assert_eq!(warnings.seen.load(Ordering::SeqCst), 1);
-    });
+    let warnings = Warnings::start();
+    let backend = InMemory::new();
+    let life = ready(backend.lifespan()).unwrap();
+    ready(life.close()).unwrap();
+    assert_eq!(warnings.seen(), 0);
+    drop(ready(backend.lifespan()).unwrap());
+    assert_eq!(warnings.seen(), 1);
 }
 
 #[test]
 fn a_lifespan_that_will_clear_what_others_count_warns() {
-    let warnings = Warnings::default();
-    tracing::subscriber::with_default(warnings.clone(), || {
-        for (persistent, expected) in [(true, 0), (false, 1)] {
-            let backend = Arc::new(Failing::new(Mode::Hang).shared(persistent));
-            let outer = ready(backend.lifespan()).unwrap();
-            let nested = ready(backend.lifespan()).unwrap();
-            assert_eq!(warnings.seen.load(Ordering::SeqCst), expected, "once, by the outer one");
-            ready(nested.close()).unwrap();
-            ready(outer.close()).unwrap();
-        }
-    });
+    let warnings = Warnings::start();
+    for (persistent, expected) in [(true, 0), (false, 1)] {
+        let backend = Arc::new(Failing::new(Mode::Hang).shared(persistent));
+        let outer = ready(backend.lifespan()).unwrap();
+        let nested = ready(backend.lifespan()).unwrap();
+        assert_eq!(warnings.seen(), expected, "once, by the outer one");
+        ready(nested.close()).unwrap();
+        ready(outer.close()).unwrap();
+    }
 }
 
 #[test]
@@ -443,10 +441,25 @@ async fn the_current_backend_serves_throttles_built_without_one() {
     assert!(lifespan::current().is_none());
 }
 
-/// Counts warnings.
-#[derive(Clone, Default)]
-struct Warnings {
-    seen: Arc<AtomicUsize>,
+/// Counts the warnings of this thread, from now on.
+struct Warnings;
+
+thread_local! {
+    static SEEN: Cell<usize> = const { Cell::new(0) };
+}
+
+impl Warnings {
+    /// One subscriber for the whole process, since the interest in a message is kept for all threads.
+    fn start() -> Self {
+        static ONCE: Once = Once::new();
+        ONCE.call_once(|| tracing::subscriber::set_global_default(Self).unwrap());
+        SEEN.set(0);
+        Self
+    }
+
+    fn seen(&self) -> usize {
+        SEEN.get()
+    }
 }
 
 impl Subscriber for Warnings {
@@ -459,7 +472,7 @@ impl Subscriber for Warnings {
     fn record(&self, _: &Id, _: &Record<'_>) {}
     fn record_follows_from(&self, _: &Id, _: &Id) {}
     fn event(&self, _: &Event<'_>) {
-        self.seen.fetch_add(1, Ordering::SeqCst);
+        SEEN.set(SEEN.get() + 1);
     }
     fn enter(&self, _: &Id) {}
     fn exit(&self, _: &Id) {}

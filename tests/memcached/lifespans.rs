@@ -69,9 +69,12 @@ async fn a_reload_under_load_never_meets_a_closed_backend() {
     for key in 0..4u32 {
         let (throttle, stop) = (throttle(&backend, OnError::Raise), Arc::clone(&stop));
         load.spawn(async move {
+            let mut hits = 0u64;
             while !stop.load(Ordering::SeqCst) {
                 let _ = throttle.hit(key).await.unwrap();
+                hits += 1;
             }
+            hits
         });
     }
     for _ in 0..200 {
@@ -80,7 +83,8 @@ async fn a_reload_under_load_never_meets_a_closed_backend() {
         life = next;
     }
     stop.store(true, Ordering::SeqCst);
-    load.join_all().await;
+    let hits: u64 = load.join_all().await.into_iter().sum();
+    assert!(hits > 200, "{hits} hits beside 200 reloads, none of which met a closed backend");
     for round in 0..300 {
         let next = tokio::spawn({
             let backend = backend.clone();

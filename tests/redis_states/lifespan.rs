@@ -78,9 +78,12 @@ async fn a_reload_under_load_never_meets_a_closed_backend() {
     for _ in 0..4 {
         let (throttle, stop) = (throttle(&backend), Arc::clone(&stop));
         load.spawn(async move {
+            let mut hits = 0u64;
             while !stop.load(Ordering::SeqCst) {
                 let _ = throttle.hit("a").await.unwrap();
+                hits += 1;
             }
+            hits
         });
     }
     for _ in 0..200 {
@@ -89,7 +92,8 @@ async fn a_reload_under_load_never_meets_a_closed_backend() {
         life = next;
     }
     stop.store(true, Ordering::SeqCst);
-    load.join_all().await;
+    let hits: u64 = load.join_all().await.into_iter().sum();
+    assert!(hits > 200, "{hits} hits beside 200 reloads, none of which met a closed backend");
     // Also without load between, when the new one begins while the last one ends.
     for round in 0..200 {
         let next = tokio::spawn({
