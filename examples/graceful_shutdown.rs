@@ -1,8 +1,12 @@
 //! A limited TCP service that ends well: stop accepting, let connections finish, close the lifespan.
 //!
 //! The order matters. A backend that is closed first makes each hit of a connection that still works
-//! an error. A lifespan that is only dropped stops the cleanup task and says so in the log, and on a
-//! shared store nothing is cleared.
+//! an error. A lifespan that is only dropped stops the cleanup task and says so in the log, and clears
+//! nothing. Against a store that does not answer, `close` ends after one call's time.
+//!
+//! The backend is in memory, so its counts end with the process. On Redis or Memcached they are kept for
+//! the other processes, and `backend.lifespan_with(LifespanOptions::new().start(Start::Degraded))` starts
+//! the service also while the store is away.
 //!
 //! `cargo run --example graceful_shutdown` talks to itself and ends. With an address it serves until
 //! ctrl-c: `cargo run --example graceful_shutdown -- 127.0.0.1:7000`, then `nc 127.0.0.1 7000`.

@@ -5,6 +5,8 @@ use std::future::Future;
 use parking_lot::Mutex;
 use tokio::task::AbortHandle;
 
+use crate::timer;
+
 /// A place for one background task, which ends with it.
 #[derive(Debug, Default)]
 pub(crate) struct Task(Mutex<Option<AbortHandle>>);
@@ -14,7 +16,8 @@ impl Task {
         Self(Mutex::new(None))
     }
 
-    /// Starts the work unless it is under way; says whether it is now. Outside of a runtime it is not.
+    /// Starts the work unless it is under way; returns `true` if it is now. Outside of a runtime that can
+    /// measure time it is not.
     ///
     /// A task that ended together with its runtime is started again by this.
     pub(crate) fn start<W>(&self, work: impl FnOnce() -> W) -> bool
@@ -25,8 +28,10 @@ impl Task {
         if task.as_ref().is_some_and(|task| !task.is_finished()) {
             return true;
         }
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return false };
-        *task = Some(runtime.spawn(work()).abort_handle());
+        if !timer::is_there() {
+            return false;
+        }
+        *task = Some(tokio::spawn(work()).abort_handle());
         true
     }
 

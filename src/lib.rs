@@ -71,7 +71,8 @@
 //! | [`handler`](OnError::handler) | what your async function says | it depends on the key, the cost or the error |
 //!
 //! A decision says in [`source`](Decision::source) that a policy made it. Every hit ends within its
-//! deadline, 250 ms by default. A mistake of the program, such as a closed backend, is always an
+//! deadline, 250 ms by default, plus the limit of the error handler if there is one. A mistake of the
+//! program, such as a closed backend, is always an
 //! `Err`.
 //!
 //! # Names, keys and namespaces
@@ -79,9 +80,11 @@
 //! * A throttle's **name** says what is limited (`"api:items"`), its **key** who is. Two throttles of
 //!   the same name on one backend share what they count.
 //! * A key is opaque bytes in up to four parts: `hit(("tenant-7", user_id))`. Parts are never joined
-//!   to one text, so no key can pretend to be another. [`Exempt`] passes uncounted.
+//!   to one text, so no key can pretend to be another. [`Exempt`] passes uncounted; an
+//!   absent key does not.
 //! * A backend's **namespace** separates applications on one store: use one for each application and
-//!   environment, such as `shop:prod`. Ending a non-persistent lifespan clears the whole namespace.
+//!   environment, such as `shop:prod`. Ending a non-persistent lifespan clears the whole namespace: the
+//!   default in memory, and not on Redis and Memcached.
 //!
 //! # Testing your service
 //!
@@ -120,6 +123,7 @@ pub mod strategy;
 mod sync;
 mod text;
 mod throttle;
+mod timer;
 mod unwind;
 
 #[cfg(feature = "redis")]
@@ -135,7 +139,7 @@ pub use backend::{Backend, InMemory};
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp, WallClock};
 pub use decision::{Decision, Denial, LimitAnswer, Outcome, Source};
 pub use error::{BackendError, BuildError, Effect, Error, ErrorKind};
-pub use key::{Exempt, Key, KeyError, ToKey};
+pub use key::{Exempt, ExemptIfNone, Key, KeyError, ToKey};
 pub use lifespan::{Lifespan, LifespanExt};
 pub use lock::{LockError, LockGuard, LockOptions};
 pub use on_error::{ErrorHandler, Failure, OnError};

@@ -15,6 +15,7 @@ use crate::error::{BackendError, Error};
 use crate::key::OwnedKey;
 use crate::strategy::{Limit, Step};
 use crate::throttle::HitOptions;
+use crate::timer::Deadline;
 use crate::unwind;
 
 /// What is decided about a hit when the backend fails.
@@ -54,7 +55,7 @@ impl OnError {
         Self::Throttle { retry_after }
     }
 
-    /// Asks `handler`, which has 250 ms; a panic or more time than that counts as
+    /// Asks `handler`, which has 250 ms on top of the hit's deadline; a panic or more time than that counts as
     /// [`throttle`](Self::throttle) with the default wait.
     ///
     /// ```
@@ -236,14 +237,18 @@ async fn ask(handler: &ErrorHandler, failure: Failure) -> Decision {
     let throttle = Arc::clone(&failure.throttle);
     // The call itself may panic, before there is a future.
     let answer = unwind::catch(async { (handler.call)(failure).await });
-    match tokio::time::timeout(handler.time_limit, answer).await {
+    match Deadline::after(handler.time_limit).run(answer).await {
         Ok(Ok(decision)) => decision.by_policy(),
         Ok(Err(_panic)) => {
             warn!(throttle = &*throttle, "the error handler panicked, the hit is denied");
             Decision::deny(OnError::DEFAULT_RETRY_AFTER)
         }
-        Err(_elapsed) => {
-            warn!(throttle = &*throttle, "the error handler took too long, the hit is denied");
+        Err(unfinished) => {
+            let reason = unfinished.reason();
+            warn!(
+                throttle = &*throttle,
+                reason, "the error handler did not end, the hit is denied"
+            );
             Decision::deny(OnError::DEFAULT_RETRY_AFTER)
         }
     }

@@ -42,9 +42,10 @@ const WEEK: u64 = 7 * DAY;
 /// ```
 ///
 /// The grammar is `LIMIT/PERIOD` or `LIMIT per PERIOD`, then perhaps `burst N`; or `unlimited`.
-/// PERIOD is a unit, with a whole number before it or not. Units are `ms`, `s` `sec` `second(s)`,
-/// `m` `min` `minute(s)`, `h` `hr` `hour(s)`, `d` `day(s)` and `w` `week(s)`. Case does not matter, and
-/// spaces may stand around each word. Numbers are ASCII digits: no sign, no underscore, no fraction.
+/// PERIOD is a unit, with a whole number before it or not. Units are `ms` `millisecond(s)`, `s` `sec`
+/// `second(s)`, `m` `min` `minute(s)`, `h` `hr` `hour(s)`, `d` `day(s)` and `w` `week(s)`. Case does not
+/// matter, and spaces may stand around each word or not: `3perminute` is a rate too. Numbers are ASCII
+/// digits: no sign, no underscore, no fraction.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Rate {
     limit: u32,

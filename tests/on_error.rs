@@ -54,6 +54,18 @@ async fn allow_lets_pass_uncounted() {
     assert!(decision.receipt().is_none(), "nothing was taken");
 }
 
+/// The promise is the deadline, plus the handler's limit.
+#[tokio::test(start_paused = true)]
+async fn a_hit_whose_handler_is_slow_ends_within_the_deadline_plus_the_handlers_limit() {
+    let (deadline, limit) = (Duration::from_millis(70), Duration::from_millis(110));
+    let policy = OnError::handler_within(limit, |_| std::future::pending());
+    let builder = Throttle::builder("slow").rate("5/h").backend(Failing::new(Mode::Hang));
+    let throttle = builder.on_error(policy).deadline(deadline).build().unwrap();
+    let before = tokio::time::Instant::now();
+    let decision = throttle.hit("a").await.unwrap();
+    assert_eq!((before.elapsed(), decision.source()), (deadline + limit, Source::Policy));
+}
+
 #[tokio::test(start_paused = true)]
 async fn raise_gives_the_error() {
     let error = throttle(DOWN, OnError::Raise).hit("a").await.unwrap_err();
@@ -194,7 +206,10 @@ async fn what_needs_no_backend_does_not_ask_it() {
     let limited = throttle(DOWN, OnError::Raise);
     let decision = limited.hit(Exempt).await.unwrap();
     assert_eq!((decision.is_allowed(), decision.source()), (true, Source::Exempt));
-    assert_eq!(limited.hit(None::<&str>).await.unwrap().source(), Source::Exempt);
+    assert_eq!(
+        limited.hit(traffik::ExemptIfNone(None::<&str>)).await.unwrap().source(),
+        Source::Exempt
+    );
     let unlimited = Throttle::builder("free")
         .rate(Rate::UNLIMITED)
         .backend(Failing::new(DOWN))

@@ -26,12 +26,16 @@ mod keys;
 mod lifespan;
 #[path = "redis_states/memory.rs"]
 mod memory;
+#[path = "support/plain.rs"]
+mod plain;
 #[path = "redis_states/refusals.rs"]
 mod refusals;
 #[path = "redis_states/replicas.rs"]
 mod replicas;
 #[path = "redis_states/rights.rs"]
 mod rights;
+#[path = "redis_states/runtime.rs"]
+mod runtime;
 #[path = "redis_states/sentinels.rs"]
 mod sentinels;
 #[path = "redis_states/starting.rs"]

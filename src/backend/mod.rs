@@ -72,7 +72,12 @@ pub trait Backend: Any + fmt::Debug + Send + Sync {
 
     // Lifecycle. Each of these may be called again.
 
-    /// Connects, and starts background tasks. Opens a backend again that was closed.
+    /// Connects, and starts background tasks. Opens a backend again that was closed; may be called
+    /// while it is in use.
+    ///
+    /// Dropped or failed, it leaves the backend open, to connect when it is used: a lifespan that
+    /// starts [degraded](crate::lifespan::Start::Degraded) gives it half a second, and then asks
+    /// [`ready`](Backend::ready) until the store answers.
     async fn initialize(&self) -> Result<()> {
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Key, KeyError, KeyPart, KeyParts, ToKey};
+use super::{KeyError, KeyPart, KeyParts, ToKey};
 
 /// A key that owns its parts, to be kept and used for another hit.
 ///
@@ -33,8 +33,8 @@ impl OwnedKey {
         Ok(Self { parts: parts.as_slice()?.map(owned) })
     }
 
-    pub(crate) fn of(key: &Key<'_>) -> Self {
-        let parts = key.parts().iter().map(|part| part.as_bytes().to_vec()).collect();
+    pub(crate) fn of(parts: &[KeyPart<'_>]) -> Self {
+        let parts = parts.iter().map(|part| part.as_bytes().to_vec()).collect();
         Self { parts: Some(parts) }
     }
 

@@ -6,20 +6,22 @@ use std::sync::Arc;
 use super::{HitOptions, Throttle};
 use crate::backend::Backend;
 use crate::decision::Decision;
-use crate::error::{BackendError, Error, ErrorKind};
-use crate::key::{Key, KeyError, KeyPart, MAX_KEY_BYTES, OwnedKey};
+use crate::error::{BackendError, Error};
+use crate::key::{self, Key, KeyPart, OwnedKey};
 use crate::lifespan;
 use crate::on_error::{self, Failure};
 use crate::strategy::Step;
+use crate::timer::Deadline;
 
 impl Throttle {
+    /// The key of those parts; `room` is for the digest of long ones.
     #[inline(always)]
-    pub(super) fn key<'a>(&'a self, parts: &'a [KeyPart<'a>]) -> Result<Key<'a>, Error> {
-        let length = parts.iter().map(|part| part.as_bytes().len()).sum();
-        if length > MAX_KEY_BYTES {
-            return Err(KeyError::TooLong { length }.into());
-        }
-        Ok(Key::hashed(&self.inner.hasher, &self.inner.name, parts))
+    pub(super) fn key<'a>(
+        &'a self,
+        parts: &'a [KeyPart<'a>],
+        room: &'a mut Option<key::Digest>,
+    ) -> Key<'a> {
+        Key::hashed(&self.inner.hasher, &self.inner.name, key::bounded(parts, room))
     }
 
     #[inline(always)]
@@ -58,17 +60,14 @@ impl Throttle {
         operation: &'static str,
         work: impl Future<Output = Result<T, BackendError>>,
     ) -> Result<T, BackendError> {
-        match tokio::time::timeout(self.inner.deadline, work).await {
-            Ok(done) => done,
-            Err(_elapsed) => Err(BackendError::new(backend, operation, ErrorKind::Timeout)),
-        }
+        Deadline::after(self.inner.deadline).bound(backend, operation, work).await
     }
 
     #[cold]
     pub(super) async fn decide_by_policy(
         &self,
         backend: &dyn Backend,
-        key: &Key<'_>,
+        key: &[KeyPart<'_>],
         step: &Step<'_>,
         error: BackendError,
     ) -> Result<Decision, Error> {

@@ -173,7 +173,7 @@ impl ThrottleBuilder {
     }
 
     /// The longest that a hit takes, waiting for connections and retries included; then the error
-    /// policy decides. Above zero. Defaults to 250 ms.
+    /// policy decides. An error handler has its own limit on top of it. Above zero. Defaults to 250 ms.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self

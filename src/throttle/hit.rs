@@ -30,7 +30,8 @@ impl Throttle {
     /// # Errors
     ///
     /// When the backend fails and the policy is [`OnError::Raise`](crate::OnError::Raise); for a mistake
-    /// of the program (a closed backend, no backend); for a key beyond
+    /// of the program (a closed backend, no backend, no tokio runtime for a backend on a server); for a
+    /// key of too many parts. A key may have any length: see
     /// [`MAX_KEY_BYTES`](crate::key::MAX_KEY_BYTES).
     ///
     /// # Cancel safety
@@ -187,14 +188,15 @@ impl Throttle {
     async fn run(&self, key: &(impl ToKey + ?Sized), step: &Step<'_>) -> Result<Decision, Error> {
         let parts = key.to_key();
         let Some(parts) = parts.as_slice()? else { return Ok(Decision::pass(Source::Exempt)) };
-        let key = self.key(parts)?;
+        let mut room = None;
+        let key = self.key(parts, &mut room);
         if step.limits().iter().all(|limit| limit.rate().is_unlimited()) {
             return Ok(Decision::pass(Source::Unlimited));
         }
         let backend = self.backend()?;
         let decision = match self.ask(&**backend, &key, step).await {
             Ok(decision) => decision,
-            Err(error) => self.decide_by_policy(&**backend, &key, step, error).await?,
+            Err(error) => self.decide_by_policy(&**backend, parts, step, error).await?,
         };
         Ok(self.finish(&key, decision))
     }

@@ -65,7 +65,7 @@ struct Inner {
 }
 
 impl Throttle {
-    /// The longest that a hit takes by default.
+    /// The longest that a hit takes by default; an error handler has its own limit on top of it.
     pub const DEFAULT_DEADLINE: Duration = Duration::from_millis(250);
 
     /// Starts a throttle of that name (its uid): 1 to 128 bytes without control characters.

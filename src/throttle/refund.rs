@@ -39,7 +39,8 @@ impl Throttle {
     pub async fn refund(&self, key: impl ToKey, receipt: Receipt) -> Result<(), Error> {
         let parts = key.to_key();
         let Some(parts) = parts.as_slice()? else { return Err(Error::WrongReceipt) };
-        let key = self.key(parts)?;
+        let mut room = None;
+        let key = self.key(parts, &mut room);
         if self.fingerprint(&key) != receipt.fingerprint() {
             return Err(Error::WrongReceipt);
         }
@@ -75,7 +76,8 @@ impl Throttle {
     pub async fn reset(&self, key: impl ToKey) -> Result<(), Error> {
         let parts = key.to_key();
         let Some(parts) = parts.as_slice()? else { return Ok(()) };
-        let key = self.key(parts)?;
+        let mut room = None;
+        let key = self.key(parts, &mut room);
         let backend = self.backend()?;
         self.within_deadline(backend.settings().name(), "forget", backend.forget(&key)).await?;
         Ok(())

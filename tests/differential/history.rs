@@ -86,10 +86,8 @@ impl History {
             };
             if let [Ok(one), Ok(two), Ok(three)] = backends.each_ref().map(build) {
                 let throttles_of_it = [one, two, three];
-                throttles.push(Sisters {
-                    throttles: throttles_of_it,
-                    limits: format!("{limits:?}"),
-                });
+                throttles
+                    .push(Sisters { throttles: throttles_of_it, limits: format!("{limits:?}") });
             }
         }
         let keys = vec![format!("k{seed}"), format!("a key with more than sixteen bytes {seed}")];

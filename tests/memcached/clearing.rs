@@ -31,7 +31,7 @@ impl std::io::Write for Lines {
 #[tokio::test]
 async fn without_tracked_keys_a_lifespan_warns_once_and_leaves_them() {
     let server = MemcachedServer::start();
-    let backend = backend(&server);
+    let backend = builder(&server).persistent(false).build().unwrap();
     let lines = Lines::default();
     let writer = lines.clone();
     let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();

@@ -8,6 +8,8 @@ mod servers;
 
 #[path = "../support/decisions.rs"]
 mod decisions;
+#[path = "../support/plain.rs"]
+mod plain;
 
 mod cancellation;
 mod clearing;
@@ -18,9 +20,11 @@ mod exactness;
 mod fairness;
 mod faults;
 mod hostile;
+mod lifespans;
 mod locks;
 mod nodes;
 mod round_trips;
+mod runtime;
 mod runtimes;
 mod settings;
 mod world;

@@ -48,7 +48,7 @@ impl MemcachedBuilder {
             track_keys: false,
             lock_ttl: Memcached::DEFAULT_LOCK_TTL,
             namespace: ":memcached:".into(),
-            persistent: false,
+            persistent: true,
             on_error: OnError::default(),
             lock: LockOptions::new(),
             clock: None,
@@ -103,7 +103,7 @@ impl MemcachedBuilder {
 
     /// Whether the names of keys are written down, so that [`clear`](crate::Backend::clear) finds them.
     /// Defaults to false: then `clear` is not supported, and the end of a lifespan leaves
-    /// everything to expire.
+    /// everything to expire, also one that is not persistent.
     ///
     /// Costs two more round trips when a process first writes a key, and once an hour; holds some 160,000
     /// names of a namespace, in at most 8 MiB. See the [module's](super) guarantees.
@@ -119,7 +119,10 @@ impl MemcachedBuilder {
         self
     }
 
-    /// Whether the end of a lifespan keeps what was counted. Defaults to false.
+    /// Sets whether the end of a lifespan keeps what was counted. Defaults to `true`: other processes
+    /// count on the same server, and a rolling deploy must not reset every limit. With `false` the end
+    /// of the last lifespan in this process clears the namespace for all of them, and a warning says so
+    /// when it begins; it needs [`track_keys`](Self::track_keys).
     pub fn persistent(mut self, persistent: bool) -> Self {
         self.persistent = persistent;
         self

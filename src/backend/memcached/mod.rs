@@ -55,7 +55,7 @@
 //! A server cannot list its keys. With [`track_keys`](MemcachedBuilder::track_keys) their names are written
 //! down in lists on the servers, and [`clear`](Backend::clear) deletes them one by one; what did not fit
 //! is counted in [`Counter::Untracked`](crate::backend::Counter::Untracked). Without it `clear` is [`ErrorKind::Unsupported`],
-//! and the end of a lifespan says so in one warning and leaves everything to expire.
+//! and the end of a lifespan that is not persistent says so in one warning and leaves everything to expire.
 //! [`flush_all_of_dedicated_servers`](Memcached::flush_all_of_dedicated_servers) is for servers that
 //! nobody else uses.
 //!
@@ -106,6 +106,7 @@ use crate::error::{BackendError, ErrorKind};
 use crate::key::Key;
 use crate::lock::{LockError, LockGuard, LockOptions, Releaser, Turns};
 use crate::strategy::Step;
+use crate::timer;
 use address::Address;
 use coalesce::Coalescer;
 use item::Keeping;
@@ -132,7 +133,6 @@ const KEEP_BY_ANOTHER_CLOCK: Duration = Duration::from_secs(60 * 60);
 ///     .url("memcached://cache-1.internal")
 ///     .url("memcached://cache-2.internal")
 ///     .namespace("shop:prod")
-///     .persistent(true)
 ///     .build()?;
 /// let life = backend.lifespan().await?;
 /// let throttle = Throttle::builder("api").rate("100/min").backend(backend).build()?;
@@ -230,6 +230,7 @@ impl Memcached {
         if self.inner.nodes.is_closed() {
             return Err(errors::closed(operation));
         }
+        timer::require(NAME, operation)?;
         Ok(&self.inner)
     }
 }
@@ -250,6 +251,7 @@ impl Backend for Memcached {
     }
 
     async fn initialize(&self) -> Result<()> {
+        timer::require(NAME, "initialize")?;
         self.inner.nodes.open();
         self.inner.warm_up().await
     }

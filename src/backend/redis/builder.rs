@@ -65,7 +65,7 @@ impl RedisBuilder {
             source: None,
             given: Vec::new(),
             namespace: ":redis:".into(),
-            persistent: false,
+            persistent: true,
             on_error: OnError::default(),
             lock_type: LockType::default(),
             lock: LockOptions::new().ttl(Some(DEFAULT_TTL)),
@@ -150,9 +150,10 @@ impl RedisBuilder {
         self
     }
 
-    /// Whether the end of a lifespan keeps what was counted. Defaults to false, which suits a server of
-    /// one's own; on one that is shared, the end of one process's lifespan would clear what the others
-    /// count, and a warning says so.
+    /// Sets whether the end of a lifespan keeps what was counted. Defaults to `true`: other processes
+    /// count on the same server, and a rolling deploy must not reset every limit. With `false` the end
+    /// of the last lifespan in this process clears the namespace for all of them, and a warning says so
+    /// when it begins.
     pub fn persistent(mut self, persistent: bool) -> Self {
         self.persistent = persistent;
         self

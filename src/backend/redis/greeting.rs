@@ -1,6 +1,7 @@
 //! What is looked at once, when the backend is initialized: whether the server is there and what about
 //! it the operator should know.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use redis::Value;
@@ -20,20 +21,35 @@ impl Inner {
     pub(super) async fn greet(&self) -> Result<()> {
         let deadline = monotonic_now() + self.initialize_timeout;
         let probe = crate::key::Key::value("traffik:ready");
+        let mut answer = None;
         loop {
             // Not a PING: that is answered also by a server that is loading or refuses us.
             let error = match timeout_at(deadline, self.get(&probe)).await {
                 Ok(Ok(_)) => break,
                 Ok(Err(error)) if error.kind().is_programmer_error() => return Err(error),
                 Ok(Err(error)) => error,
-                Err(_elapsed) => BackendError::new(super::NAME, "get", ErrorKind::Timeout),
+                // What the server said before tells more than that it was cut off.
+                Err(_elapsed) => answer
+                    .take()
+                    .unwrap_or_else(|| BackendError::new(super::NAME, "get", ErrorKind::Timeout)),
             };
             if monotonic_now() + PAUSE >= deadline {
                 return Err(self.unreachable(error));
             }
+            answer = Some(error);
             sleep(PAUSE).await;
         }
+        self.greeted.store(true, Ordering::Relaxed);
         self.warn_of_eviction().await;
+        Ok(())
+    }
+
+    /// Asks the server once. A lifespan that began without it looks by this at what it missed.
+    pub(super) async fn check(&self) -> Result<()> {
+        self.get(&crate::key::Key::value("traffik:ready")).await?;
+        if !self.greeted.swap(true, Ordering::Relaxed) {
+            self.warn_of_eviction().await;
+        }
         Ok(())
     }
 

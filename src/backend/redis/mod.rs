@@ -74,6 +74,7 @@ use crate::error::{BackendError, BuildError, ErrorKind};
 use crate::key::Key;
 use crate::lock::{LockError, LockGuard, LockOptions};
 use crate::strategy::Step;
+use crate::timer;
 
 const NAME: &str = "redis";
 
@@ -87,7 +88,6 @@ const NAME: &str = "redis";
 /// let backend = Redis::builder()
 ///     .url("redis://127.0.0.1")
 ///     .namespace("shop:prod")
-///     .persistent(true)
 ///     .build()?;
 /// let life = backend.lifespan().await?;
 /// let throttle = Throttle::builder("api").rate("100/min").backend(backend).build()?;
@@ -113,6 +113,8 @@ struct Inner {
     lock_clients: Vec<Arc<Client>>,
     initialize_timeout: Duration,
     closed: AtomicBool,
+    /// Whether what the operator should know was looked at since the backend was opened.
+    greeted: AtomicBool,
 }
 
 impl Redis {
@@ -163,6 +165,7 @@ impl Redis {
             lock_clients,
             initialize_timeout: builder.initialize_timeout,
             closed: AtomicBool::new(false),
+            greeted: AtomicBool::new(false),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -215,6 +218,7 @@ impl Redis {
         if self.inner.closed.load(Ordering::Relaxed) {
             return Err(BackendError::new(NAME, operation, ErrorKind::Closed));
         }
+        timer::require(NAME, operation)?;
         Ok(&self.inner)
     }
 
@@ -268,11 +272,16 @@ impl Backend for Redis {
     }
 
     async fn initialize(&self) -> Result<()> {
+        timer::require(NAME, "initialize")?;
         for client in self.clients() {
             client.link().open();
         }
         self.inner.closed.store(false, Ordering::Relaxed);
         self.inner.greet().await
+    }
+
+    async fn ready(&self) -> Result<()> {
+        self.open("ready")?.check().await
     }
 
     async fn clear(&self) -> Result<()> {
