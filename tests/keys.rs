@@ -136,7 +136,7 @@ async fn the_error_handler_is_told_a_long_key_as_it_was_given() {
     let policy = OnError::handler({
         let told = Arc::clone(&told);
         move |failure| {
-            told.lock().push(failure.key().to_vec());
+            told.lock().push(failure.key().parts().to_vec());
             async { traffik::Decision::allow() }
         }
     });

@@ -45,7 +45,7 @@ pub(crate) struct PartId {
 impl PartId {
     /// Whether it is the part of a rate that a hit brought.
     pub(crate) const fn is_per_hit(&self) -> bool {
-        // Neither is 0 for such a rate: a limit of 0 has no state.
+        // Neither is 0 for such a rate: a limit of 0 has no part.
         self.limit > 0
     }
 }
@@ -167,6 +167,12 @@ impl Limit {
             false => (0, 0),
         };
         PartId { tag: self.tag, period: self.rate.period_micros(), limit, burst }
+    }
+
+    /// Whether anything is stored for it: not for an unlimited rate, nor for a limit of 0.
+    #[inline(always)]
+    pub(crate) const fn has_state(&self) -> bool {
+        !self.core.is_stateless()
     }
 
     #[inline(always)]

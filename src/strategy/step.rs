@@ -157,7 +157,8 @@ impl<'a> Step<'a> {
         };
         let mut cells: Vec<Cell> = Vec::with_capacity(self.limits.len());
         for limit in self.limits {
-            cells.push(match parts.iter_mut().find(|part| part.id == limit.part()) {
+            let mine = |part: &&mut Part| limit.has_state() && part.id == limit.part();
+            cells.push(match parts.iter_mut().find(mine) {
                 Some(part) => Cell::words(std::mem::take(&mut part.state), part.fresh_at),
                 None => Cell::fresh_words(),
             });
@@ -187,7 +188,8 @@ impl<'a> Step<'a> {
         applied: &Applied<N>,
         parts: impl Iterator<Item = (super::PartId, Timestamp)>,
     ) -> bool {
-        let mut brought = self.limits.iter().filter(|l| l.part().is_per_hit()).peekable();
+        let brought = |limit: &&Limit| limit.is_per_hit() && limit.has_state();
+        let mut brought = self.limits.iter().filter(brought).peekable();
         let takes = self.cost() > 0 && !matches!(self.op, Op::Refund { .. });
         if !takes || !applied.is_allowed() || brought.peek().is_none() {
             return false;
@@ -210,6 +212,9 @@ impl<'a> Step<'a> {
     ) -> Result<Write, StepError> {
         for (index, (limit, cell)) in self.limits.iter().zip(cells).enumerate() {
             let Form::Words(mut state) = cell.form else { continue };
+            if !limit.has_state() {
+                continue;
+            }
             let id = limit.part();
             let place = parts.iter().position(|part| part.id == id);
             let mut fresh_at = cell.fresh_at;

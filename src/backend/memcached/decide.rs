@@ -98,7 +98,9 @@ async fn attempt(
     let change = match last.and_then(|last| cas::write_of(&evaluated[last])) {
         None => Change::Keep,
         Some(Write::Put { value, keep_for }) => {
-            Change::Put { value: value.clone(), ends_at: Some(now.after(*keep_for)) }
+            // A clock that is moved by hand may step back, and find again what was over.
+            let ends_at = now.after(*keep_for + inner.keeping.for_at_least);
+            Change::Put { value: value.clone(), ends_at: Some(ends_at) }
         }
         Some(Write::Delete) => Change::Remove,
     };

@@ -188,7 +188,7 @@ impl Store {
 
         let mut shard = self.shard(key.hash()).lock();
         for (limit, cell) in limits.iter().zip(&mut *cells) {
-            if limit.core().is_stateless() {
+            if !limit.has_state() {
                 continue;
             }
             match shard.load(target(limit), limit, moved) {
@@ -213,7 +213,7 @@ impl Store {
         }
         let mut counted = false;
         if applied.is_changed() && !known {
-            let first = limits.iter().find(|limit| !limit.core().is_stateless());
+            let first = limits.iter().find(|limit| limit.has_state());
             let first = target(first.unwrap_or(&limits[0]));
             counted = shard.take_place(first, limits.len(), asked_at, &self.budget)?;
         }
@@ -316,7 +316,7 @@ fn put_back<'t>(
         return;
     }
     for (limit, cell) in limits.iter().zip(cells) {
-        if !limit.core().is_stateless() && !limit.is_per_hit() {
+        if limit.has_state() && !limit.is_per_hit() {
             shard.put_back(target(limit), std::mem::replace(cell, Cell::FRESH));
         }
     }

@@ -69,7 +69,7 @@ if alone and value then
     version, count, its_tag, its_period, its_limit, its_burst, last, over_at, length, first =
       struct.unpack('<BBI4I8I4I4I8I8I4I8', value)
   end
-  alone = version == 1 and count == 1 and its_tag == tag and its_period == period
+  alone = family < 5 and version == 1 and count == 1 and its_tag == tag and its_period == period
     and its_limit == brought_limit and its_burst == brought_burst
     and last <= 9007199254740991 and over_at <= 9007199254740991 and size == 42 + 8 * length
 end

@@ -27,7 +27,7 @@ local function several(value, asked_at, op, cost, needed, taken_at)
     local place, last, over_at, length, from, first, second = nil, 0, 0, 0, 0, nil, nil
     for candidate, part in ipairs(parts) do
       if part.tag == tag and part.period == period and part.limit == brought_limit
-        and part.burst == brought_burst then
+        and part.burst == brought_burst and family < 5 then
         place, last, over_at = candidate, part.last, part.fresh_at
         length, from = part.length, part.from + 40
         if length > 1 then
@@ -39,8 +39,9 @@ local function several(value, asked_at, op, cost, needed, taken_at)
       end
     end
     limits[index] = {
-      rule = rules[family], tag = tag, period = period, limit = limit, burst = burst,
-      capacity = capacity, brought_limit = brought_limit, brought_burst = brought_burst,
+      rule = rules[family], has_state = family < 5, tag = tag, period = period, limit = limit,
+      burst = burst, capacity = capacity, brought_limit = brought_limit,
+      brought_burst = brought_burst,
       place = place, last = last, over_at = over_at, length = length, from = from,
       first = first, second = second, words = nil, one = nil, two = nil, three = nil
     }
@@ -90,7 +91,7 @@ local function several(value, asked_at, op, cost, needed, taken_at)
     for index = 1, count do
       local mine = limits[index]
       passes = passes and reply[3 * index + 1] == 0
-      if mine.brought_limit > 0 and not (mine.place and mine.over_at > at) then
+      if mine.brought_limit > 0 and mine.has_state and not (mine.place and mine.over_at > at) then
         new = new + 1
       end
     end
