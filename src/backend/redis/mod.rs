@@ -34,10 +34,15 @@
 mod builder;
 mod clear;
 mod client;
+#[cfg(feature = "redis-cluster")]
+mod cluster;
 mod connection;
 mod decide;
 mod failure;
+#[cfg(any(feature = "redis-cluster", feature = "redis-sentinel"))]
+mod gather;
 mod greeting;
+mod in_flight;
 mod keys;
 mod link;
 mod lock;
@@ -45,7 +50,12 @@ mod node;
 mod pauses;
 mod primitives;
 mod redlock;
+mod route;
 mod scripts;
+#[cfg(feature = "redis-sentinel")]
+mod sentinel;
+mod servers;
+mod session;
 mod slots;
 mod source;
 
@@ -61,10 +71,10 @@ pub use connection::Connection;
 
 use self::client::Client;
 use self::keys::Keys;
-use self::link::Link;
 use self::lock::{Keeper, Locks};
 use self::node::LockNode;
 use self::redlock::Quorum;
+use self::servers::{Servers, Target};
 use self::source::Source;
 use crate::backend::{Backend, Result, Settings, cas};
 use crate::clock::{Clock, Timestamp};
@@ -134,18 +144,19 @@ impl Redis {
 
     fn from_parts(
         builder: RedisBuilder,
-        source: Source,
+        target: Target,
         lock_sources: Vec<Source>,
         settings: Settings,
         given_clock: Option<Arc<dyn Clock>>,
     ) -> Self {
-        let client = |source| {
-            let link = Link::new(source, builder.connect_timeout, builder.timeout);
-            Arc::new(Client::new(link, builder.timeout, builder.max_in_flight))
+        let client = |target| {
+            let servers = Servers::new(target, builder.connect_timeout);
+            Arc::new(Client::new(servers, builder.timeout, builder.max_in_flight))
         };
         let keys = Arc::new(Keys::new(settings.namespace()));
-        let own = client(source);
-        let lock_clients: Vec<Arc<Client>> = lock_sources.into_iter().map(client).collect();
+        let own = client(target);
+        let lock_clients: Vec<Arc<Client>> =
+            lock_sources.into_iter().map(|source| client(Target::One(Box::new(source)))).collect();
         let node = |client: &Arc<Client>| LockNode::new(Arc::clone(client), Arc::clone(&keys));
         let keeper = if lock_clients.is_empty() {
             Keeper::Single(node(&own))
@@ -224,7 +235,7 @@ impl Redis {
     fn shut(&self) {
         self.inner.closed.store(true, Ordering::Relaxed);
         for client in self.clients() {
-            client.link().close();
+            client.servers().close();
         }
     }
 }
@@ -255,7 +266,7 @@ impl fmt::Debug for Redis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Redis")
             .field("namespace", &self.inner.settings.namespace())
-            .field("source", self.inner.client.link())
+            .field("source", self.inner.client.servers())
             .finish_non_exhaustive()
     }
 }
@@ -268,10 +279,14 @@ impl Backend for Redis {
 
     async fn initialize(&self) -> Result<()> {
         for client in self.clients() {
-            client.link().open();
+            client.servers().open();
         }
         self.inner.closed.store(false, Ordering::Relaxed);
         self.inner.greet().await
+    }
+
+    async fn ready(&self) -> Result<()> {
+        self.open("ready")?.reads().await
     }
 
     async fn clear(&self) -> Result<()> {
@@ -285,7 +300,7 @@ impl Backend for Redis {
 
     fn abandon(&self) {
         for client in self.clients() {
-            client.link().rest();
+            client.servers().rest();
         }
     }
 
