@@ -93,7 +93,8 @@ impl RedisBuilder {
     }
 
     /// Full control: an async function that returns a connection. It is called again for each
-    /// reconnect, in a time of [`connect_timeout`](Self::connect_timeout). Give it no timeout of its own
+    /// reconnect, in a time of [`connect_timeout`](Self::connect_timeout), on the runtime of the background
+    /// work, so it must not block. Give it no timeout of its own
     /// for answers: the backend has one, outside of it. What it made is dropped and never closed by
     /// force, so it may hand out clones.
     ///
@@ -120,9 +121,9 @@ impl RedisBuilder {
         self.source("factory", Wanted::Ready(Box::new(Source::factory(make))))
     }
 
-    /// A connection manager that the program has already. It reconnects by its own settings; the backend
-    /// cannot replace a connection of it that went silent, so give it a response timeout and few
-    /// retries, or prefer a URL.
+    /// A connection manager that the program has already. It reconnects by its own settings, and lives on
+    /// the runtime that made it, which must not stand idle. The backend cannot replace a connection of it
+    /// that went silent, so give it a response timeout and few retries, or prefer a URL.
     pub fn connection_manager(self, manager: ConnectionManager) -> Self {
         self.source("connection_manager", Wanted::Ready(Box::new(Source::Given(manager.into()))))
     }
@@ -216,8 +217,9 @@ impl RedisBuilder {
         self
     }
 
-    /// The longest that one attempt to connect takes; above zero. Attempts go on in the background, so
-    /// it may be longer than a call. Defaults to 250 ms: raise it if the server is far away.
+    /// Sets the longest time that one attempt to connect takes; above zero. Attempts go on in the
+    /// background, so it may be longer than a call. It is also how long a silent connection has to answer
+    /// a probe, 1 s at most. Defaults to 250 ms: raise it if the server is far away.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self

@@ -7,8 +7,12 @@
 //! * **Time** is the server's. Processes need not agree on it.
 //! * **An answer or an error within the time**, [`RedisBuilder::timeout`]. What may have run is never
 //!   tried again: such a hit counts as used and not admitted.
-//! * **A lost connection is replaced** by a task in the background, a silent one after three calls
-//!   without an answer. The state survives as well as the server keeps it.
+//! * **A lost connection is replaced** in the background, and so is a silent one, in about 0.4 s,
+//!   whatever deadline the calls have. The state survives as well as the server keeps it.
+//! * **A node of a cluster** that is down or silent concerns only the keys that it serves.
+//! * **Any runtime**: a backend may be used from several runtimes, and goes on while the one that used it
+//!   first stands idle or has ended. Background work runs on a multi-thread runtime of the user's, or
+//!   else on one thread of the library's own, which all backends of the process share.
 //!
 //! The page `docs/redis.md` of the repository says which topology keeps what over a failover, which
 //! rights the server's user needs, and which error policy fits.
