@@ -5,15 +5,15 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
-use traffik::{Backend, ErrorKind, Redis, Throttle};
+use traffik::{Backend, Redis, Throttle};
 
 use super::cluster_failures::key_of_each;
 use super::world::{LONG, NAMESPACE, eventually, heals_for, patient, throttle};
+use crate::servers::RedisCluster;
 use crate::servers::wait::now;
-use crate::servers::{Proxy, RedisCluster, RedisServer};
 
 /// What a service uses: nothing is longer than by default.
-fn usual(urls: Vec<String>) -> Redis {
+pub(crate) fn usual(urls: Vec<String>) -> Redis {
     Redis::builder().namespace(NAMESPACE).cluster(urls).build().unwrap()
 }
 
@@ -142,29 +142,6 @@ async fn f12_a_silent_master_or_replica_does_not_keep_a_backend_from_starting() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn f12_a_silent_seed_costs_nothing() {
-    let cluster = RedisCluster::start(3, 0);
-    // It is none of the cluster's nodes, as an old address is none.
-    let gone = RedisServer::start();
-    let proxy = Proxy::start(gone.port());
-    proxy.blackhole();
-    let silent = format!("redis://127.0.0.1:{}", proxy.port());
-    for place in 0..2 {
-        let mut seeds = vec![cluster.urls().remove(1)];
-        seeds.insert(place, silent.clone());
-        let backend = usual(seeds);
-        let start = now();
-        backend.initialize().await.unwrap();
-        let took = start.elapsed();
-        assert!(took < Duration::from_secs(2), "seed {place}: {took:?}");
-        let throttle = throttle(&backend);
-        for key in key_of_each(&cluster) {
-            let _ = heals_for(&throttle, &key).await;
-        }
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f12_a_master_that_sleeps_now_and_then_causes_no_errors_on_the_others() {
     let cluster = RedisCluster::start(3, 0);
     let backend = usual(cluster.urls());
@@ -282,25 +259,4 @@ async fn f12_clear_and_ready_reach_the_masters_that_answer() {
     cluster.nodes()[0].resume();
     eventually("all are cleared", async || backend.clear().await.is_ok()).await;
     assert_eq!(cluster.nodes()[0].cmd("DBSIZE").int(), 0);
-}
-
-/// One seed is enough to find the others, whose user and password are the seed's.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nodes_that_a_seed_names_have_its_credentials() {
-    let cluster = RedisCluster::with(3, 0, &["--requirepass", "secret", "--masterauth", "secret"]);
-    let backend = usual(vec![cluster.urls().remove(0)]);
-    backend.initialize().await.unwrap();
-    let throttle = throttle(&backend);
-    for key in key_of_each(&cluster) {
-        let _ = heals_for(&throttle, &key).await;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_single_server_is_no_cluster() {
-    let server = RedisServer::start();
-    let error = usual(vec![server.url()]).initialize().await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Misconfigured, "{error}");
-    let build = Redis::builder().cluster([format!("{}/3", server.url())]).build().unwrap_err();
-    assert!(build.to_string().contains("database"), "{build}");
 }
