@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 use traffik::{Backend, LockOptions, Redis, Throttle};
 
-use crate::common::{PLENTY, SOON, builder, heals, throttle, until, used};
+use crate::common::{PATIENT, PLENTY, SOON, builder, heals, throttle, until, used};
 use crate::servers::{Proxy, RedisServer, Workers, wait_until, workers};
 
 /// Only letting go frees it in the time of a test.
@@ -25,7 +25,8 @@ fn multi_thread() -> Runtime {
 fn f28_a_backend_first_used_on_a_runtime_that_stands_idle_serves_all_others() {
     let server = RedisServer::start();
     let proxy = Proxy::start(server.port());
-    let backend = builder(format!("redis://127.0.0.1:{}", proxy.port())).build().unwrap();
+    let builder = builder(format!("redis://127.0.0.1:{}", proxy.port()));
+    let backend = builder.timeout(PATIENT).build().unwrap();
     let throttle = throttle(&backend, PLENTY);
     let idle = current_thread();
     idle.block_on(async {
@@ -62,8 +63,8 @@ fn hit_once(throttle: &Throttle) {
 #[test]
 fn f28_guards_of_a_runtime_that_stands_idle_are_let_go_of_and_renewed() {
     let server = RedisServer::start();
-    let lease = Duration::from_millis(600);
-    let backend = builder(server.url()).lock_ttl(lease).build().unwrap();
+    let lease = Duration::from_secs(1);
+    let backend = builder(server.url()).timeout(PATIENT).lock_ttl(lease).build().unwrap();
     let idle = current_thread();
     let dropped = idle.block_on(backend.lock("dropped", HELD)).unwrap();
     let leased = idle.block_on(backend.lock("leased", LockOptions::new().ttl(None))).unwrap();
@@ -76,7 +77,7 @@ fn f28_guards_of_a_runtime_that_stands_idle_are_let_go_of_and_renewed() {
         assert!(guard.release().await.unwrap());
     });
     // The lease outlasts its TTL some times, by renewals; a real server's expiry is the subject.
-    std::thread::sleep(lease * 3);
+    std::thread::sleep(lease * 5 / 2);
     assert!(leased.is_valid());
     let refused = other.block_on(backend.lock("leased", HELD.blocking(false)));
     assert!(refused.is_err(), "it is still held");

@@ -10,7 +10,7 @@ use crate::common::{
 use crate::servers::wait::now;
 use crate::servers::{Proxy, RedisServer};
 
-/// In a row, and a connection is given up.
+/// A silent connection is given up before more calls than that, one after the other, got no answer.
 const MISSES: u32 = 3;
 
 fn by_policy(backend: &Redis, policy: OnError) -> Throttle {

@@ -239,7 +239,8 @@ async fn f12_calls_that_wait_for_a_silent_master_do_not_use_up_max_in_flight_of_
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f12_clear_and_ready_reach_the_masters_that_answer() {
     let cluster = RedisCluster::start(3, 0);
-    let backend = usual(cluster.urls());
+    let backend =
+        patient().timeout(Duration::from_secs(2)).cluster(cluster.urls()).build().unwrap();
     let throttle = throttle(&backend);
     let keys = key_of_each(&cluster);
     for key in &keys {
@@ -259,4 +260,30 @@ async fn f12_clear_and_ready_reach_the_masters_that_answer() {
     cluster.nodes()[0].resume();
     eventually("all are cleared", async || backend.clear().await.is_ok()).await;
     assert_eq!(cluster.nodes()[0].cmd("DBSIZE").int(), 0);
+}
+
+#[test]
+fn f28_a_cluster_first_used_on_a_runtime_that_stands_idle_serves_others() {
+    let cluster = RedisCluster::start(3, 0);
+    let backend = patient().cluster(cluster.urls()).build().unwrap();
+    let throttle = throttle(&backend);
+    let keys = key_of_each(&cluster);
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let [idle, other] = [runtime(), runtime()];
+    idle.block_on(backend.initialize()).unwrap();
+    other.block_on(async {
+        for key in keys.iter().cycle().take(60) {
+            let _ = throttle.hit(&key[..]).await.unwrap();
+        }
+        for node in cluster.nodes() {
+            node.cmd("CLIENT KILL TYPE normal");
+        }
+        for key in &keys {
+            let _ = heals_for(&throttle, key).await;
+        }
+        // Who serves a slot is still found out.
+        let slot = super::cluster::slot_of(&cluster, &keys[0]);
+        cluster.migrate(slot, 1);
+        let _ = heals_for(&throttle, &keys[0]).await;
+    });
 }
