@@ -16,6 +16,10 @@ mod clear;
 mod cluster;
 #[path = "redis_states/cluster_failures.rs"]
 mod cluster_failures;
+#[path = "redis_states/cluster_seeds.rs"]
+mod cluster_seeds;
+#[path = "redis_states/cluster_silence.rs"]
+mod cluster_silence;
 #[path = "redis_states/commands.rs"]
 mod commands;
 #[path = "redis_states/corrupt.rs"]

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinSet;
 
-use crate::background;
+use crate::background::{self, Home};
 
 /// Releases that run at the same time; more wait their turn.
 const AT_ONCE: usize = 16;
@@ -23,11 +23,19 @@ type Job = Pin<Box<dyn Future<Output = ()> + Send>>;
 pub(crate) struct Releaser {
     /// As many as there are locks let go of: each was paid for by an acquisition.
     sender: Mutex<Option<UnboundedSender<Job>>>,
+    home: Home,
 }
 
 impl Releaser {
+    #[cfg(any(feature = "memcached", test))]
     pub(crate) fn new() -> Self {
         Self::default()
+    }
+
+    /// A releaser whose task lives there.
+    #[cfg(feature = "redis")]
+    pub(crate) fn on(home: Home) -> Self {
+        Self { home, ..Self::default() }
     }
 
     /// Starts the task if none runs. Call it inside a runtime, before a lock is given out; else a guard
@@ -36,7 +44,7 @@ impl Releaser {
         let mut sender = self.sender.lock();
         if sender.as_ref().is_none_or(UnboundedSender::is_closed) {
             let (jobs, queue) = unbounded_channel();
-            if background::start_detached(work(queue)) {
+            if background::start_detached_on(self.home, work(queue)) {
                 *sender = Some(jobs);
             }
         }

@@ -16,6 +16,7 @@ use super::keys::Keys;
 use super::node::LockNode;
 use super::redlock::Quorum;
 use crate::backend::Result;
+use crate::background::Home;
 use crate::clock::monotonic_now;
 use crate::error::{BackendError, Effect};
 use crate::lock::{Attempt, HeldLock, Lease, LockError, LockGuard, LockOptions, Releaser, Turns};
@@ -88,7 +89,7 @@ pub(super) fn valid_until(sent: Instant, ttl: Duration) -> Instant {
 
 impl Locks {
     pub(super) fn new(keeper: Keeper, lease: Duration) -> Self {
-        Self { keeper, turns: Turns::new(NAME), releaser: Releaser::new(), lease }
+        Self { keeper, turns: Turns::new(NAME), releaser: Releaser::on(Home::Steady), lease }
     }
 
     pub(super) async fn lock(
@@ -114,7 +115,7 @@ impl Locks {
         });
         let lease = options.get_ttl().is_none().then(|| {
             let held = Arc::clone(&held);
-            Lease::start(NAME, ttl, move || {
+            Lease::start_on(Home::Steady, NAME, ttl, move || {
                 let held = Arc::clone(&held);
                 async move { held.extend(ttl).await }
             })

@@ -7,8 +7,12 @@
 //! * **Time** is the server's. Processes need not agree on it.
 //! * **An answer or an error within the time**, [`RedisBuilder::timeout`]. What may have run is never
 //!   tried again: such a hit counts as used and not admitted.
-//! * **A lost connection is replaced** by a task in the background, a silent one after three calls
-//!   without an answer. The state survives as well as the server keeps it.
+//! * **A lost connection is replaced** in the background, and so is a silent one, in about 0.4 s,
+//!   whatever deadline the calls have. The state survives as well as the server keeps it.
+//! * **A node of a cluster** that is down or silent concerns only the keys that it serves.
+//! * **Any runtime**: a backend may be used from several runtimes, and goes on while the one that used it
+//!   first stands idle or has ended. Background work runs on a multi-thread runtime of the user's, or
+//!   else on one thread of the library's own, which all backends of the process share.
 //!
 //! The page `docs/redis.md` of the repository says which topology keeps what over a failover, which
 //! rights the server's user needs, and which error policy fits.
@@ -34,10 +38,15 @@
 mod builder;
 mod clear;
 mod client;
+#[cfg(feature = "redis-cluster")]
+mod cluster;
 mod connection;
 mod decide;
 mod failure;
+#[cfg(any(feature = "redis-cluster", feature = "redis-sentinel"))]
+mod gather;
 mod greeting;
+mod in_flight;
 mod keys;
 mod link;
 mod lock;
@@ -45,7 +54,12 @@ mod node;
 mod pauses;
 mod primitives;
 mod redlock;
+mod route;
 mod scripts;
+#[cfg(feature = "redis-sentinel")]
+mod sentinel;
+mod servers;
+mod session;
 mod slots;
 mod source;
 
@@ -62,10 +76,10 @@ pub use connection::Connection;
 use self::client::Client;
 use self::decide::Refusal;
 use self::keys::Keys;
-use self::link::Link;
 use self::lock::{Keeper, Locks};
 use self::node::LockNode;
 use self::redlock::Quorum;
+use self::servers::{Servers, Target};
 use self::source::Source;
 use crate::backend::{Backend, Result, Settings, cas};
 use crate::clock::{Clock, Timestamp};
@@ -137,18 +151,19 @@ impl Redis {
 
     fn from_parts(
         builder: RedisBuilder,
-        source: Source,
+        target: Target,
         lock_sources: Vec<Source>,
         settings: Settings,
         given_clock: Option<Arc<dyn Clock>>,
     ) -> Self {
-        let client = |source| {
-            let link = Link::new(source, builder.connect_timeout, builder.timeout);
-            Arc::new(Client::new(link, builder.timeout, builder.max_in_flight))
+        let client = |target| {
+            let servers = Servers::new(target, builder.connect_timeout);
+            Arc::new(Client::new(servers, builder.timeout, builder.max_in_flight))
         };
         let keys = Arc::new(Keys::new(settings.namespace()));
-        let own = client(source);
-        let lock_clients: Vec<Arc<Client>> = lock_sources.into_iter().map(client).collect();
+        let own = client(target);
+        let lock_clients: Vec<Arc<Client>> =
+            lock_sources.into_iter().map(|source| client(Target::One(Box::new(source)))).collect();
         let node = |client: &Arc<Client>| LockNode::new(Arc::clone(client), Arc::clone(&keys));
         let keeper = if lock_clients.is_empty() {
             Keeper::Single(node(&own))
@@ -229,7 +244,7 @@ impl Redis {
     fn shut(&self) {
         self.inner.closed.store(true, Ordering::Relaxed);
         for client in self.clients() {
-            client.link().close();
+            client.servers().close();
         }
     }
 }
@@ -260,7 +275,7 @@ impl fmt::Debug for Redis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Redis")
             .field("namespace", &self.inner.settings.namespace())
-            .field("source", self.inner.client.link())
+            .field("source", self.inner.client.servers())
             .finish_non_exhaustive()
     }
 }
@@ -274,7 +289,7 @@ impl Backend for Redis {
     async fn initialize(&self) -> Result<()> {
         timer::require(NAME, "initialize")?;
         for client in self.clients() {
-            client.link().open();
+            client.servers().open();
         }
         self.inner.closed.store(false, Ordering::Relaxed);
         self.inner.greet().await
@@ -295,7 +310,7 @@ impl Backend for Redis {
 
     fn abandon(&self) {
         for client in self.clients() {
-            client.link().rest();
+            client.servers().rest();
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use redis::Value;
 
 use super::scripts::{COMPARE_AND_SET, DECREMENT, INCREMENT, READ, SET_ALL};
-use super::{Inner, NAME, slots};
+use super::{Inner, NAME};
 use crate::backend::cas::{Optimistic, Seen};
 use crate::backend::{MAX_COUNTER, Result, counter};
 use crate::clock::Timestamp;
@@ -69,7 +69,7 @@ impl Inner {
     ) -> Result<Option<Vec<u8>>> {
         let mut cmd = redis::cmd("GET");
         cmd.arg(key);
-        bytes(operation, self.client.call(operation, &cmd).await?)
+        bytes(operation, self.client.call(operation, key, &cmd).await?)
     }
 
     pub(super) async fn set(
@@ -78,23 +78,23 @@ impl Inner {
         value: &[u8],
         ttl: Option<Duration>,
     ) -> Result<()> {
-        let Some(ttl) = ttl else {
-            let mut cmd = redis::cmd("SET");
-            cmd.arg(self.keys.of(key)).arg(value);
-            return self.client.call("set", &cmd).await.map(drop);
-        };
-        if ttl.is_zero() {
+        if ttl.is_some_and(|ttl| ttl.is_zero()) {
             return self.remove("set", key).await.map(drop);
         }
+        let key = self.keys.of(key);
         let mut cmd = redis::cmd("SET");
-        cmd.arg(self.keys.of(key)).arg(value).arg("PX").arg(millis(ttl));
-        self.client.call("set", &cmd).await.map(drop)
+        cmd.arg(&key).arg(value);
+        if let Some(ttl) = ttl {
+            cmd.arg("PX").arg(millis(ttl));
+        }
+        self.client.call("set", &key, &cmd).await.map(drop)
     }
 
     pub(super) async fn remove(&self, operation: &'static str, key: &Key<'_>) -> Result<bool> {
+        let key = self.keys.of(key);
         let mut cmd = redis::cmd("DEL");
-        cmd.arg(self.keys.of(key));
-        flag(operation, &self.client.call(operation, &cmd).await?)
+        cmd.arg(&key);
+        flag(operation, &self.client.call(operation, &key, &cmd).await?)
     }
 
     pub(super) async fn increment(
@@ -125,9 +125,10 @@ impl Inner {
         if ttl.is_zero() {
             return self.remove("expire", key).await;
         }
+        let key = self.keys.of(key);
         let mut cmd = redis::cmd("PEXPIRE");
-        cmd.arg(self.keys.of(key)).arg(millis(ttl));
-        flag("expire", &self.client.call("expire", &cmd).await?)
+        cmd.arg(&key).arg(millis(ttl));
+        flag("expire", &self.client.call("expire", &key, &cmd).await?)
     }
 
     pub(super) async fn compare_and_set(
@@ -151,13 +152,14 @@ impl Inner {
     pub(super) async fn multi_get(&self, keys: &[Key<'_>]) -> Result<Vec<Option<Vec<u8>>>> {
         let keys: Vec<Vec<u8>> = keys.iter().map(|key| self.keys.of(key)).collect();
         let mut values = vec![None; keys.len()];
-        let groups = slots::group(&keys, self.client.is_cluster("multi_get").await?);
+        let groups = self.client.servers().group(&keys);
         let asked = groups.iter().map(|group| {
             let mut cmd = redis::cmd("MGET");
             for index in group {
                 cmd.arg(&keys[*index]);
             }
-            async move { self.client.call("multi_get", &cmd).await }
+            let key = &keys[group[0]];
+            async move { self.client.call("multi_get", key, &cmd).await }
         });
         let replies = futures_util::future::join_all(asked).await;
         for (group, reply) in groups.iter().zip(replies) {
@@ -186,7 +188,7 @@ impl Inner {
         }
         let keys: Vec<Vec<u8>> = pairs.iter().map(|(key, _)| self.keys.of(key)).collect();
         let ttl = ttl.map(millis).unwrap_or_default();
-        let groups = slots::group(&keys, self.client.is_cluster("multi_set").await?);
+        let groups = self.client.servers().group(&keys);
         let asked = groups.iter().map(|group| {
             let group_keys: Vec<&[u8]> = group.iter().map(|index| &*keys[*index]).collect();
             let mut arguments = vec![ttl.as_bytes()];
