@@ -30,7 +30,7 @@ impl Home {
     fn runtime(self) -> Option<Handle> {
         let current = Handle::try_current().ok();
         match self {
-            Self::Caller => current.filter(|_| timer::is_there()),
+            Self::Caller => current,
             #[cfg(feature = "redis")]
             Self::Steady => match &current {
                 Some(runtime) if steady::has_threads(runtime) && timer::is_there() => current,
@@ -69,6 +69,10 @@ impl Task {
         let mut task = self.0.lock();
         if task.as_ref().is_some_and(|task| !task.is_finished()) {
             return true;
+        }
+        // A task sleeps between its steps.
+        if home == Home::Caller && !timer::is_there() {
+            return false;
         }
         let Some(runtime) = home.runtime() else { return false };
         *task = Some(runtime.spawn(work()).abort_handle());
