@@ -8,7 +8,7 @@ use super::pace::Pace;
 use super::store::{Change, ItemRef, MAX_STORED};
 use super::{Inner, NAME, errors, keys};
 use crate::backend::{Counter, Result, cas};
-use crate::clock::Timestamp;
+use crate::clock::{Timestamp, monotonic_now};
 use crate::decision::Decision;
 use crate::error::{BackendError, ErrorKind};
 use crate::key::Key;
@@ -64,13 +64,15 @@ async fn together(inner: &Arc<Inner>, name: &str, mut batch: Vec<Pending>, pace:
         if batch.is_empty() {
             return;
         }
+        let began = monotonic_now();
         match attempt(inner, item, &mut batch).await {
             Ok(None) => pace.lost(),
             Ok(Some(evaluated)) => {
+                let took = monotonic_now() - began;
                 for (pending, evaluated) in batch.into_iter().zip(evaluated) {
                     pending.answer(Ok(cas::answer_of(&inner.settings, evaluated)));
                 }
-                return pace.won().await;
+                return pace.won(took).await;
             }
             Err(error) => return fail(batch, &error),
         }
@@ -98,7 +100,8 @@ async fn attempt(
     let change = match last.and_then(|last| cas::write_of(&evaluated[last])) {
         None => Change::Keep,
         Some(Write::Put { value, keep_for }) => {
-            Change::Put { value: value.clone(), ends_at: Some(now.after(*keep_for)) }
+            let ends_at = now.after(keep_for.saturating_add(cas::MARGIN));
+            Change::Put { value: value.clone(), ends_at: Some(ends_at) }
         }
         Some(Write::Delete) => Change::Remove,
     };
