@@ -15,7 +15,7 @@ use crate::strategy::{Evaluation, KEPT_MICROS, Step, StepError, Write};
 pub(crate) const MAX_ATTEMPTS: u32 = 256;
 const LONGEST_PAUSE: Duration = Duration::from_millis(5);
 /// A store keeps a state for this long after it is over.
-const MARGIN: Duration = Duration::from_micros(KEPT_MICROS);
+pub(crate) const MARGIN: Duration = Duration::from_micros(KEPT_MICROS);
 
 /// A store that can tell whether a value was changed since it was read.
 pub(crate) trait Optimistic: Sync {

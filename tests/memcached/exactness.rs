@@ -18,7 +18,7 @@ fn limits(strategy: &str) -> Vec<Limit> {
         "sliding window" => vec![limit("2000/30d", SlidingWindowCounter::new())],
         "two limits" => vec![
             limit("2000/366d", TokenBucket::new()),
-            limit("1000000/366d burst 1000000", Gcra::new()),
+            limit("1000000/365d burst 1000000", Gcra::new()),
         ],
         _ => vec![limit("2000/366d", TokenBucket::new())],
     }

@@ -221,7 +221,7 @@ async fn f30_garbage_under_load_is_counted_and_starts_afresh() {
         "\x01\u{7f}\u{7f}\u{7f}\u{7f}",
     ];
     let strategies =
-        [limit("1000000/h", FixedWindow::new()), limit("1000000/h", TokenBucket::new())];
+        [limit("1000000/30d", FixedWindow::new()), limit("1000000/30d", TokenBucket::new())];
     for limits in strategies.map(|limit| Arc::new([limit])) {
         let mut tasks = tokio::task::JoinSet::new();
         for _ in 0..16 {

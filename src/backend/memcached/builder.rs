@@ -78,8 +78,11 @@ impl MemcachedBuilder {
         self
     }
 
-    /// The most connections to each node; 1 to 4096. Defaults to
-    /// [`Memcached::DEFAULT_POOL_SIZE`]. One connection serves one call at a time.
+    /// Sets the most connections to each node, of each runtime in which the backend is used; 1 to 4096.
+    /// Defaults to [`Memcached::DEFAULT_POOL_SIZE`]. One connection serves one call at a time.
+    ///
+    /// All processes together should stay below what a server has (`-c`, 1024 by default). Where it has
+    /// fewer, calls wait for the connections that are open.
     pub fn pool_size(mut self, connections: usize) -> Self {
         self.pool_size = connections;
         self
@@ -101,12 +104,12 @@ impl MemcachedBuilder {
         self
     }
 
-    /// Whether the names of keys are written down, so that [`clear`](crate::Backend::clear) finds them.
-    /// Defaults to false: then `clear` is not supported, and the end of a lifespan leaves
-    /// everything to expire, also one that is not persistent.
+    /// Sets whether [`clear`](crate::Backend::clear) can tell what was stored before it. Defaults to
+    /// false: then `clear` is not supported, and the end of a lifespan leaves everything to expire.
     ///
-    /// Costs two more round trips when a process first writes a key, and once an hour; holds some 160,000
-    /// names of a namespace, in at most 8 MiB. See the [module's](super) guarantees.
+    /// Costs no round trip: a number of each node, its generation, is read together with each item. All
+    /// processes of a namespace must agree on this: what one stores that does not track, the others take
+    /// for missing. See the [module's](super) guarantees.
     pub fn track_keys(mut self, track_keys: bool) -> Self {
         self.track_keys = track_keys;
         self

@@ -8,7 +8,7 @@ use super::pace::Pace;
 use super::store::{Change, ItemRef, MAX_STORED};
 use super::{Inner, NAME, errors, keys};
 use crate::backend::{Counter, Result, cas};
-use crate::clock::Timestamp;
+use crate::clock::{Timestamp, monotonic_now};
 use crate::decision::Decision;
 use crate::error::{BackendError, ErrorKind};
 use crate::key::Key;
@@ -64,13 +64,15 @@ async fn together(inner: &Arc<Inner>, name: &str, mut batch: Vec<Pending>, pace:
         if batch.is_empty() {
             return;
         }
+        let began = monotonic_now();
         match attempt(inner, item, &mut batch).await {
             Ok(None) => pace.lost(),
             Ok(Some(evaluated)) => {
+                let took = monotonic_now() - began;
                 for (pending, evaluated) in batch.into_iter().zip(evaluated) {
                     pending.answer(Ok(cas::answer_of(&inner.settings, evaluated)));
                 }
-                return pace.won().await;
+                return pace.won(took).await;
             }
             Err(error) => return fail(batch, &error),
         }

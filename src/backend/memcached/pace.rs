@@ -13,10 +13,13 @@ use tokio::time::sleep;
 
 use crate::random;
 
-/// The longest rest, for each attempt that was lost: enough for several attempts of another process.
+/// The longest rest for each attempt that was lost, where an attempt takes less than that: another process
+/// needs the time of an attempt to get its turn.
 const REST: Duration = Duration::from_millis(2);
 /// More losses than that make no rest longer.
-const MOST: u32 = 16;
+const MOST_LOST: u32 = 16;
+/// Well within the deadline of the hits that come meanwhile.
+const LONGEST_REST: Duration = Duration::from_millis(50);
 
 #[derive(Debug, Default)]
 pub(super) struct Pace {
@@ -32,13 +35,17 @@ impl Pace {
         self.lost += 1;
     }
 
-    /// The attempt was won, and its hits are answered: the others' turn.
-    pub(super) async fn won(&mut self) {
-        let lost = std::mem::take(&mut self.lost).min(MOST);
+    /// The attempt was won in that time, and its hits are answered: the others' turn.
+    pub(super) async fn won(&mut self, took: Duration) {
+        let lost = std::mem::take(&mut self.lost).min(MOST_LOST);
         self.contention = lost.max(self.contention * 3 / 4);
         if self.contention > 0 {
-            sleep(random::up_to(REST * self.contention)).await;
+            sleep(random::up_to(self.longest_rest(took))).await;
         }
+    }
+
+    fn longest_rest(&self, took: Duration) -> Duration {
+        (took.max(REST) * self.contention).min(LONGEST_REST)
     }
 }
 
@@ -47,24 +54,25 @@ mod tests {
     use super::*;
     use crate::clock::monotonic_now;
 
-    async fn rest(pace: &mut Pace) -> Duration {
+    async fn rest(pace: &mut Pace, took: Duration) -> Duration {
         let start = monotonic_now();
-        pace.won().await;
+        pace.won(took).await;
         start.elapsed()
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_is_alone_never_rests_and_who_lost_rests_less_and_less() {
-        let mut pace = Pace::default();
-        assert_eq!(rest(&mut pace).await, Duration::ZERO);
-        (0..100).for_each(|_| pace.lost());
-        let mut longest = REST * MOST;
-        while longest > Duration::ZERO {
-            let rest = rest(&mut pace).await;
-            // A timer rings on the next millisecond.
-            assert!(rest <= longest + Duration::from_millis(1), "{rest:?} of {longest:?}");
-            longest = REST * (pace.contention * 3 / 4);
+        for took in [Duration::ZERO, Duration::from_millis(5), Duration::from_secs(5)] {
+            let mut pace = Pace::default();
+            assert_eq!(rest(&mut pace, took).await, Duration::ZERO);
+            (0..100).for_each(|_| pace.lost());
+            let mut rests = 0;
+            while rest(&mut pace, took).await > Duration::ZERO || pace.contention > 0 {
+                assert!(pace.longest_rest(took) <= LONGEST_REST);
+                rests += 1;
+            }
+            assert!((5..15).contains(&rests), "{rests}");
+            assert_eq!(rest(&mut pace, took).await, Duration::ZERO);
         }
-        assert_eq!(rest(&mut pace).await, Duration::ZERO);
     }
 }

@@ -43,6 +43,8 @@ struct State {
     idle: Vec<Connection>,
     /// With those that are in use.
     open: usize,
+    /// Those that are being made, which may be open soon.
+    dialing: usize,
     /// Permits that are kept back, since the server would not have one more connection.
     withheld: usize,
     ask_again: Option<Instant>,
@@ -148,6 +150,7 @@ impl Pool {
     /// Makes a connection. It counts as open only when the server answers on it: one that takes no more
     /// may accept it all the same.
     async fn dial(&self, operation: &'static str, deadline: Instant) -> Result<Connection> {
+        let dialing = Dialing::begin(self);
         let deadline = deadline.min(monotonic_now() + self.timeout);
         let socket = timeout_at(deadline, self.address.connect()).await;
         let socket = socket.unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into()));
@@ -155,20 +158,15 @@ impl Pool {
         let mut connection = Connection::new(socket);
         let greeted = connection.execute(&Command::Version, deadline).await;
         greeted.map_err(|failed| failed.into_backend_error(operation, false))?;
-        let mut state = self.state.lock();
-        state.open += 1;
-        if state.withheld > 0 {
-            // There is room again, perhaps for more than one.
-            state.withheld -= 1;
-            self.permits.add_permits(1);
-        }
+        self.one_is_open();
+        drop(dialing);
         Ok(connection)
     }
 
-    /// After a failure to connect: whether to wait for one of those that are open.
+    /// After a failure to connect: whether to wait for one of those that are open, or may be soon.
     fn wants_less(&self, error: &BackendError) -> bool {
         let mut state = self.state.lock();
-        if state.open == 0 || error.kind() == ErrorKind::Misconfigured {
+        if state.is_empty() || error.kind() == ErrorKind::Misconfigured {
             return false;
         }
         state.withheld += 1;
@@ -192,13 +190,52 @@ impl Pool {
         }
     }
 
+    fn one_is_open(&self) {
+        let mut state = self.state.lock();
+        state.open += 1;
+        if state.withheld > 0 {
+            // There is room again, perhaps for more than one.
+            state.withheld -= 1;
+            self.permits.add_permits(1);
+        }
+    }
+
     fn one_is_closed(&self) {
         let mut state = self.state.lock();
         state.open -= 1;
-        if state.open == 0 {
-            // Nobody is left to wait for.
+        self.let_go(&mut state);
+    }
+
+    /// With none left, nobody may wait for one.
+    fn let_go(&self, state: &mut State) {
+        if state.is_empty() {
             self.permits.add_permits(std::mem::take(&mut state.withheld));
         }
+    }
+}
+
+impl State {
+    /// Whether there is no connection, nor one in the making.
+    const fn is_empty(&self) -> bool {
+        self.open + self.dialing == 0
+    }
+}
+
+/// Counts a connection that is being made.
+struct Dialing<'a>(&'a Pool);
+
+impl<'a> Dialing<'a> {
+    fn begin(pool: &'a Pool) -> Self {
+        pool.state.lock().dialing += 1;
+        Self(pool)
+    }
+}
+
+impl Drop for Dialing<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.state.lock();
+        state.dialing -= 1;
+        self.0.let_go(&mut state);
     }
 }
 
