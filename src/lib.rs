@@ -42,6 +42,45 @@
 //! * A changed limit or burst acts at once on what was counted.
 //! * Integers only: every answer is exact, for limits up to `u32::MAX` and periods of 1 ms to 366 days.
 //!
+//! # Branch on the outcome
+//!
+//! [`Decision::outcome`] has the three ways that a hit can go. A limit of 0, and a cost above the burst,
+//! are denied without a wait, so code that looks for a wait alone would let them pass:
+//!
+//! ```
+//! use traffik::{HitOptions, InMemory, Outcome, Throttle};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let backend = InMemory::new();
+//! let closed = Throttle::builder("beta").rate("0/day").backend(backend.clone()).build()?;
+//! assert_eq!(closed.hit("alice").await?.outcome(), Outcome::Never);
+//!
+//! let small = Throttle::builder("export").rate("10/h burst 20").backend(backend).build()?;
+//! let large = small.hit_with("alice", HitOptions::new().cost(21)).await?;
+//! assert_eq!(large.outcome(), Outcome::Never);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Or use [`Throttle::enforce`], which returns a denial as an error.
+//!
+//! # Take first, and narrow limits first
+//!
+//! * **Hit, then do the work.** Of fifty callers that [`peek`](Throttle::peek) at the same time each is
+//!   told that there is room. A hit takes its unit in the same step. To count failures only, hit before
+//!   the attempt and [`refund`](Throttle::refund) when it succeeds.
+//! * **Limits that belong together go into one throttle.** They are all or nothing, in one step.
+//! * **Of several throttles ask the narrow one first**, such as the client's before the service's. What a
+//!   throttle has let pass is counted there, also when the next one denies; give it back with its receipt.
+//!
+//! # Costs, plans and what is left for others
+//!
+//! [`HitOptions`] gives one hit a cost, units that it leaves to others, and rates of its own: instead of
+//! the throttle's ([`replace_rates`](HitOptions::replace_rates)), or added to them
+//! ([`add_rates`](HitOptions::add_rates)). A decision over several limits names the one that matters
+//! most, and has [each one's own answer](Decision::answers).
+//!
 //! # Which strategy
 //!
 //! | strategy | choose it for | bursts | accuracy | memory of a key |
@@ -58,7 +97,7 @@
 //! | --- | --- | --- | --- | --- | --- |
 //! | [`InMemory`] | no | no | in the process, FIFO or not | well under a microsecond | none |
 //! | `Redis` | as the server does | yes | on the server, with fencing; Redlock | one round trip | `redis` |
-//! | `Memcached` | no | yes, exactly | best effort | one or two round trips | `memcached` |
+//! | `Memcached` | until the server restarts or evicts | yes | best effort | two round trips, one if denied; shared by several hits on one key at once | `memcached` |
 //! | your own | as you build it | as you build it | as you build it | | `conformance` has the test suite |
 //!
 //! # When the backend fails
@@ -72,16 +111,19 @@
 //!
 //! A decision says in [`source`](Decision::source) that a policy made it. Every hit ends within its
 //! deadline, 250 ms by default, plus the limit of the error handler if there is one. A mistake of the
-//! program, such as a closed backend, is always an
-//! `Err`.
+//! program or its operator, such as a closed backend or a wrong password, is always an `Err`.
+//!
+//! A lifespan fails when its store is away. A service that must start all the same begins with
+//! [`Start::Degraded`](lifespan::Start::Degraded): the backend goes on connecting, and the error policy
+//! decides until then.
 //!
 //! # Names, keys and namespaces
 //!
 //! * A throttle's **name** says what is limited (`"api:items"`), its **key** who is. Two throttles of
 //!   the same name on one backend share what they count.
 //! * A key is opaque bytes in up to four parts: `hit(("tenant-7", user_id))`. Parts are never joined
-//!   to one text, so no key can pretend to be another. [`Exempt`] passes uncounted; an
-//!   absent key does not.
+//!   to one text, so no key can pretend to be another. A key may have any length. [`Exempt`] passes
+//!   uncounted, an absent key does not: [`ExemptIfNone`] is for who wants that.
 //! * A backend's **namespace** separates applications on one store: use one for each application and
 //!   environment, such as `shop:prod`. Ending a non-persistent lifespan clears the whole namespace: the
 //!   default in memory, and not on Redis and Memcached.

@@ -23,6 +23,7 @@ pub(super) async fn run(harness: &dyn Harness) {
         agrees_with_the_pure_function(harness, &limits).await;
     }
     peeks_and_denials_write_nothing(harness).await;
+    rates_of_hits_count_for_themselves(harness).await;
     keys_count_for_themselves(harness).await;
     forget_forgets_one_key(harness).await;
     a_corrupt_state_starts_afresh(harness).await;
@@ -36,7 +37,15 @@ fn mixes() -> Vec<Vec<Limit>> {
         Limit::shared(rate, strategy).expect("a valid limit")
     };
     let bucket = || Arc::new(TokenBucket::new());
+    let brought = |rate: &str, own: &Limit| {
+        Limit::shared(rate.parse().expect("a valid rate"), Arc::clone(own.strategy()))
+            .expect("a valid limit")
+            .brought_beside(own)
+    };
+    let own = limit("5/s", bucket());
     vec![
+        // The throttle's own limit, and rates that hits bring, of which one has the same period.
+        vec![own.clone(), brought("6/s burst 7", &own), brought("20/min", &own)],
         vec![limit("5/s burst 8", bucket())],
         vec![limit("7/3s", Arc::new(TokenBucket::new().max_debt(4)))],
         vec![limit("3/min", Arc::new(LeakyBucket::new()))],
@@ -199,6 +208,26 @@ async fn peeks_and_denials_write_nothing(harness: &dyn Harness) {
     assert_eq!(apply(1, Op::Take).await.remaining(), 1);
     assert!(apply(2, Op::Take).await.is_denied());
     assert_eq!(apply(1, Op::Peek).await.remaining(), 1, "a denial takes nothing");
+}
+
+async fn rates_of_hits_count_for_themselves(harness: &dyn Harness) {
+    let Subject { backend, .. } = Subject::fresh(harness).await;
+    let own = Limit::new(Rate::per_hour(100), TokenBucket::new()).expect("a valid limit");
+    let parts = [KeyPart::bytes(b"a")];
+    let key = Key::new("t", &parts);
+    let hit = async |limit: u32| {
+        let limit = Limit::new(Rate::per_hour(limit), TokenBucket::new()).expect("a valid limit");
+        let limits = [limit.brought_beside(&own)];
+        backend.apply(&key, &Step::new(&limits, 1, Op::Take)).await
+    };
+    for limit in 1..=32 {
+        assert_eq!(hit(limit).await.expect("apply").remaining(), limit - 1, "{limit} an hour");
+    }
+    let kind = hit(33).await.map_err(|error| error.kind()).err();
+    assert_eq!(kind, Some(ErrorKind::TooManyRates), "the 33rd rate is an error");
+    assert!(hit(1).await.expect("apply").is_denied(), "and no counter was dropped for it");
+    backend.forget(&key).await.expect("forget");
+    assert_eq!(hit(1).await.expect("apply").remaining(), 0, "a key is forgotten with them");
 }
 
 async fn keys_count_for_themselves(harness: &dyn Harness) {
