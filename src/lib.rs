@@ -160,7 +160,6 @@ pub mod lock;
 mod on_error;
 mod random;
 mod rate;
-mod receipt;
 pub mod strategy;
 mod sync;
 mod text;
@@ -179,14 +178,13 @@ pub use backend::memcached::Memcached;
 pub use backend::redis::Redis;
 pub use backend::{Backend, InMemory};
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp, WallClock};
-pub use decision::{Decision, Denial, LimitAnswer, Outcome, Source};
+pub use decision::{Decision, Denial, LimitAnswer, Outcome, Receipt, Source};
 pub use error::{BackendError, BuildError, Effect, Error, ErrorKind};
 pub use key::{Exempt, ExemptIfNone, Key, KeyError, ToKey};
 pub use lifespan::{Lifespan, LifespanExt};
 pub use lock::{LockError, LockGuard, LockOptions};
 pub use on_error::{ErrorHandler, Failure, OnError};
 pub use rate::{Rate, RateError};
-pub use receipt::Receipt;
 pub use strategy::{
     FixedWindow, Gcra, LeakyBucket, Limit, SlidingWindowCounter, SlidingWindowLog, Strategy,
     TokenBucket,

@@ -29,11 +29,11 @@ fn secs(seconds: u64) -> Duration {
 async fn fill(backend: &InMemory, most: usize) {
     let filler =
         Throttle::builder("filler").rate("1000/30d").backend(backend.clone()).build().unwrap();
-    for number in 0.. {
+    for number in 0u64.. {
         if backend.key_count() == most {
             break;
         }
-        let _ = filler.hit(("filler", number as u64)).await.unwrap();
+        let _ = filler.hit(("filler", number)).await.unwrap();
     }
 }
 
@@ -129,11 +129,11 @@ async fn denied_after(most: usize, newcomers: u64, values: bool, limits: &[&str]
         }
     } else {
         let old = Throttle::builder("old").rates(limits).backend(backend.clone()).build().unwrap();
-        for number in 0.. {
+        for number in 0u64.. {
             if backend.key_count() == most {
                 break;
             }
-            let _ = old.hit(("old", number as u64)).await.unwrap();
+            let _ = old.hit(("old", number)).await.unwrap();
         }
     }
     clock.advance(secs(3600));

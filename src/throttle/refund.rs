@@ -1,9 +1,9 @@
 //! Giving back and forgetting: [`Throttle::refund`] and [`Throttle::reset`].
 
 use super::Throttle;
+use crate::decision::Receipt;
 use crate::error::Error;
 use crate::key::ToKey;
-use crate::receipt::Receipt;
 use crate::strategy::{Op, Step};
 
 impl Throttle {

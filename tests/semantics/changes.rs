@@ -108,7 +108,7 @@ fn rates_are_added_to_the_limits_or_replace_them() {
                 let hit = |_| place.hit_with(options.clone()).unwrap().is_allowed();
                 hits.map(hit).filter(|allowed| *allowed).count()
             };
-            assert_eq!(passed(&added), 4 + debt as usize, "{kind:?} in {}", place.label);
+            assert_eq!(passed(&added), 4 + debt, "{kind:?} in {}", place.label);
             assert_eq!(passed(&replaced), 20, "{kind:?} in {}", place.label);
             let denied = place.hit_with(added).unwrap();
             let by = place.throttle.denied_by(&denied).unwrap();

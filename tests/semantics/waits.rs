@@ -189,7 +189,7 @@ fn a_decision_over_several_limits_names_one_and_has_the_answer_of_each() {
             prop_assert_eq!(said, own);
         }
         let never = each.iter().position(|one| one.denial() == Some(Denial::Never));
-        let longest = each.iter().filter_map(|one| wait_of(one)).max();
+        let longest = each.iter().filter_map(wait_of).max();
         match (never, all.denied_by()) {
             (None, None) => prop_assert!(all.is_allowed()),
             (None, Some(index)) => {

@@ -9,6 +9,7 @@ mod places;
 mod shard;
 mod slot;
 mod store;
+mod sweep;
 mod sweeper;
 mod table;
 mod values;
@@ -31,8 +32,8 @@ use crate::key::Key;
 use crate::lock::{LockError, LockGuard, LockOptions};
 use crate::strategy::{Limit, Step};
 use locks::Locks;
-use shard::Grace;
 use store::{Ruling, Store};
+use sweep::Grace;
 use sweeper::Sweeper;
 
 const NAME: &str = "memory";

@@ -9,8 +9,8 @@ use shuttle::{future, thread};
 
 use super::builder::{LockKind, Overflow};
 use super::locks::Locks;
-use super::shard::Grace;
 use super::store::{Ruling, Store};
+use super::sweep::Grace;
 use crate::clock::Timestamp;
 use crate::decision::{Decision, Denial};
 use crate::key::{Key, KeyPart};

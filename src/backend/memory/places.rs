@@ -4,18 +4,21 @@
 //! counted one. When that slot is removed, another slot of the key takes the mark over; only if there
 //! is none the place is free.
 
+use super::budget::Budget;
+use super::shard::Shard;
 use super::slot::{LargeSlot, Slot};
 use super::table::Hashed;
+use crate::key::Short;
 use crate::strategy::{Interned, interned};
 
 /// A key that lost its counted slot, and may have others.
 #[derive(Debug)]
-pub(super) struct Orphan {
+struct Orphan {
     /// Of the slot that was removed.
-    pub(super) hash: u64,
-    pub(super) interned: &'static Interned,
+    hash: u64,
+    interned: &'static Interned,
     /// The parts, each after its length.
-    pub(super) key: Vec<u8>,
+    key: Vec<u8>,
 }
 
 /// The slots that one call removed.
@@ -57,7 +60,38 @@ impl Orphans {
     }
 
     /// The places that are free, and the keys that may have other slots.
-    pub(super) fn into_parts(self) -> (usize, Vec<Orphan>) {
+    fn into_parts(self) -> (usize, Vec<Orphan>) {
         (self.free, self.others)
+    }
+}
+
+impl Shard {
+    /// Hands the place of each key that lost its counted slot to another slot of the key, or back.
+    pub(super) fn settle(&mut self, orphans: Orphans, budget: &Budget) {
+        let (mut free, orphans) = orphans.into_parts();
+        for orphan in orphans {
+            free += usize::from(!self.adopt(&orphan));
+        }
+        budget.give_back(free);
+    }
+
+    /// Lets another slot of the key take its place in the budget; returns whether there is one.
+    fn adopt(&mut self, orphan: &Orphan) -> bool {
+        let short = Short::of_encoded(&orphan.key);
+        for interned in orphan.interned.family() {
+            let hash = orphan.hash ^ orphan.interned.salt() ^ interned.salt();
+            if let Some(short) = &short
+                && let Some(slot) = self.small.find_mut(hash, |slot| slot.is_of(short, interned))
+            {
+                slot.count_it();
+                return true;
+            }
+            let same = |slot: &LargeSlot| slot.is_encoded(&orphan.key, interned);
+            if let Some(slot) = self.rare.large.find_mut(hash, same) {
+                slot.counted = true;
+                return true;
+            }
+        }
+        false
     }
 }

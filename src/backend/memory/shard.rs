@@ -1,8 +1,9 @@
 //! One shard: the tables behind one lock, and what is done to them while it is held.
 
 use super::budget::Budget;
-use super::places::{Orphan, Orphans};
+use super::places::Orphans;
 use super::slot::{self, Body, Brought, LargeSlot, Slot};
+use super::sweep::Grace;
 use super::table::Table;
 use crate::clock::Timestamp;
 use crate::key::{Key, Short};
@@ -15,31 +16,6 @@ const SWEPT_PER_INSERT: usize = 4;
 /// No more keys fit.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Full;
-
-/// When a state that is over is swept.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Grace {
-    /// Microseconds since the last hit.
-    since_last: u64,
-    /// Microseconds since it was over.
-    since_over: u64,
-}
-
-impl Grace {
-    /// At once: no more keys fit.
-    pub(super) const NONE: Self = Self { since_last: 0, since_over: 0 };
-
-    /// Under a clock that never steps back: taking a count out and in again costs more than letting it
-    /// lie for ten seconds.
-    pub(super) const MONOTONIC: Self = Self { since_last: 10_000_000, since_over: 0 };
-
-    /// Under a clock that may step back: what was over may count again.
-    pub(super) const STEPPING: Self = Self { since_last: 0, since_over: KEPT_MICROS };
-
-    fn is_spent(self, last: Timestamp, fresh_at: Timestamp, now: Timestamp) -> bool {
-        last.plus_micros(self.since_last) <= now && fresh_at.plus_micros(self.since_over) <= now
-    }
-}
 
 /// The state of one limit of one key.
 #[derive(Clone, Copy)]
@@ -65,17 +41,17 @@ impl Target<'_> {
 
 #[derive(Debug)]
 pub(super) struct Shard {
-    small: Table<Slot>,
-    rare: Box<Rare>,
+    pub(super) small: Table<Slot>,
+    pub(super) rare: Box<Rare>,
 }
 
 /// What most hits do not need; boxed, see [`Table`] on the cache line.
 #[derive(Debug)]
-struct Rare {
-    large: Table<LargeSlot>,
+pub(super) struct Rare {
+    pub(super) large: Table<LargeSlot>,
     /// Buckets until the background sweep is through.
-    left_to_clean: usize,
-    grace: Grace,
+    pub(super) left_to_clean: usize,
+    pub(super) grace: Grace,
 }
 
 /// With the lock it is one cache line.
@@ -369,88 +345,6 @@ impl Shard {
             self.small.find(hash, |slot| target.is_small(slot)).is_some()
                 || self.rare.large.find(hash, |slot| target.is_large(slot)).is_some()
         })
-    }
-
-    /// Sweeps the next buckets in the background; returns whether both tables have been swept to their
-    /// ends since the last time, and what is to be freed outside of the lock.
-    pub(super) fn clean(
-        &mut self,
-        buckets: usize,
-        now: Timestamp,
-        budget: &Budget,
-    ) -> (bool, impl Sized + use<>) {
-        self.sweep(buckets, now, self.rare.grace, budget);
-        let emptied = (self.small.move_on(0), self.rare.large.move_on(0));
-        let left = match self.rare.left_to_clean {
-            0 => self.small.buckets().max(self.rare.large.buckets()),
-            left => left,
-        };
-        self.rare.left_to_clean = left.saturating_sub(buckets);
-        (self.rare.left_to_clean == 0, emptied)
-    }
-
-    /// Looks at up to that many buckets of each table and removes what is over. Returns at how many it
-    /// looked.
-    pub(super) fn sweep(
-        &mut self,
-        buckets: usize,
-        now: Timestamp,
-        grace: Grace,
-        budget: &Budget,
-    ) -> usize {
-        let mut orphans = Orphans::new();
-        let spent = |id: u32, count: u64, last: Timestamp| {
-            last.plus_micros(grace.since_last) <= now
-                && interned::by_id(id).is_some_and(|interned| {
-                    grace.is_spent(last, interned.fresh_at(count, last), now)
-                })
-        };
-        let small = self.small.sweep(buckets, |slot| {
-            let spent = spent(slot.interned(), slot.count(), slot.last());
-            spent && orphans.small(slot)
-        });
-        let large = self.rare.large.sweep(buckets, |slot| {
-            let spent = match &slot.body {
-                Body::Packed { count, last } => spent(slot.interned, *count, *last),
-                Body::Words { fresh_at, .. } => grace.is_spent(Timestamp::ZERO, *fresh_at, now),
-                Body::Brought(parts) => {
-                    let over = |part: &Brought| grace.is_spent(Timestamp::ZERO, part.fresh_at, now);
-                    parts.iter().all(over)
-                }
-            };
-            spent && orphans.large(slot)
-        });
-        self.settle(orphans, budget);
-        small + large
-    }
-
-    /// Hands the place of each key that lost its counted slot to another slot of the key, or back.
-    fn settle(&mut self, orphans: Orphans, budget: &Budget) {
-        let (mut free, orphans) = orphans.into_parts();
-        for orphan in orphans {
-            free += usize::from(!self.adopt(&orphan));
-        }
-        budget.give_back(free);
-    }
-
-    /// Lets another slot of the key take its place in the budget; returns whether there is one.
-    fn adopt(&mut self, orphan: &Orphan) -> bool {
-        let short = Short::of_encoded(&orphan.key);
-        for interned in orphan.interned.family() {
-            let hash = orphan.hash ^ orphan.interned.salt() ^ interned.salt();
-            if let Some(short) = &short
-                && let Some(slot) = self.small.find_mut(hash, |slot| slot.is_of(short, interned))
-            {
-                slot.count_it();
-                return true;
-            }
-            let same = |slot: &LargeSlot| slot.is_encoded(&orphan.key, interned);
-            if let Some(slot) = self.rare.large.find_mut(hash, same) {
-                slot.counted = true;
-                return true;
-            }
-        }
-        false
     }
 }
 

@@ -4,7 +4,8 @@ use std::sync::atomic::Ordering;
 
 use super::budget::Budget;
 use super::builder::Overflow;
-use super::shard::{Full, Grace, Shard, Target};
+use super::shard::{Full, Shard, Target};
+use super::sweep::Grace;
 use super::values::Values;
 use crate::clock::Timestamp;
 use crate::decision::Decision;

@@ -1,13 +1,19 @@
 //! [`Decision`]: the answer to a hit.
 
+mod answer;
+mod receipt;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use answer::{LimitAnswer, Outcome};
+pub use receipt::Receipt;
+
 use crate::clock::{Timestamp, micros_ceil};
 use crate::rate::Rate;
-use crate::receipt::Receipt;
-use crate::strategy::{Answer, Limit, Op, Step, Verdict};
+use crate::strategy::{Answer, Limit, Op, Step};
+use answer::{ALLOWED, LONGEST_WAIT, NEVER};
 
 /// The answer to a hit or a peek.
 ///
@@ -54,22 +60,6 @@ pub struct Decision {
     others: Others,
 }
 
-/// What a service branches on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[expect(clippy::exhaustive_enums, reason = "the three ways that a hit can go")]
-pub enum Outcome {
-    /// The hit passes.
-    Allowed,
-    /// The hit does not pass now.
-    Denied {
-        /// The least wait after which the same hit passes if nobody else comes, in microseconds rounded
-        /// up.
-        retry_after: Duration,
-    },
-    /// The hit costs more than can ever pass at once; waiting does not help.
-    Never,
-}
-
 /// Why a hit was denied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -100,23 +90,6 @@ pub enum Source {
     Policy,
 }
 
-/// One limit's own answer to a hit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LimitAnswer {
-    /// In microseconds, or one of the two numbers below.
-    wait: u64,
-    reset_after: u64,
-    limit: u32,
-    burst: u32,
-    remaining: u32,
-}
-
-/// The wait of a hit that passes.
-const ALLOWED: u64 = u64::MAX;
-/// The wait of a hit that never passes.
-const NEVER: u64 = u64::MAX - 1;
-const LONGEST_WAIT: u64 = u64::MAX - 2;
-
 /// The answers of the limits that a decision does not name.
 #[derive(Clone, Debug)]
 enum Others {
@@ -134,80 +107,6 @@ struct Many {
     /// In order, the one that the decision names among them.
     answers: Vec<LimitAnswer>,
     limits: Option<Arc<[Limit]>>,
-}
-
-impl LimitAnswer {
-    /// Of a decision that asked no limit.
-    const UNASKED: Self = Self {
-        wait: ALLOWED,
-        reset_after: 0,
-        limit: u32::MAX,
-        burst: u32::MAX,
-        remaining: u32::MAX,
-    };
-
-    #[inline(always)]
-    fn new(limit: &Limit, answer: Answer, asked_at: Timestamp) -> Self {
-        let from_now =
-            |instant: Timestamp| instant.as_micros().saturating_sub(asked_at.as_micros());
-        let rate = limit.rate();
-        Self {
-            wait: match answer.verdict {
-                Verdict::Allowed => ALLOWED,
-                Verdict::Denied { retry_at } => from_now(retry_at),
-                Verdict::Never => NEVER,
-            },
-            reset_after: from_now(answer.fresh_at),
-            limit: rate.limit(),
-            burst: rate.effective_burst(),
-            remaining: answer.remaining,
-        }
-    }
-
-    /// Returns whether this limit lets the hit pass.
-    #[must_use]
-    #[inline]
-    pub const fn outcome(&self) -> Outcome {
-        match self.wait {
-            ALLOWED => Outcome::Allowed,
-            NEVER => Outcome::Never,
-            wait => Outcome::Denied { retry_after: Duration::from_micros(wait) },
-        }
-    }
-
-    /// Returns the units in a period.
-    #[must_use]
-    pub const fn limit(&self) -> u32 {
-        self.limit
-    }
-
-    /// Returns the units that can pass at once after a pause.
-    #[must_use]
-    pub const fn burst(&self) -> u32 {
-        self.burst
-    }
-
-    /// Returns the whole units that would pass now, after this hit.
-    #[must_use]
-    pub const fn remaining(&self) -> u32 {
-        self.remaining
-    }
-
-    /// Returns how long until this limit answers like a fresh one if nobody else comes.
-    #[must_use]
-    pub const fn reset_after(&self) -> Duration {
-        Duration::from_micros(self.reset_after)
-    }
-
-    /// Orders by what a decision names: smaller is named before larger.
-    #[inline(always)]
-    fn rank(&self) -> (u8, u64) {
-        match self.wait {
-            NEVER => (0, 0),
-            ALLOWED => (2, u64::from(self.remaining)),
-            wait => (1, LONGEST_WAIT - wait.min(LONGEST_WAIT)),
-        }
-    }
 }
 
 impl Decision {
@@ -377,6 +276,7 @@ impl Decision {
 
     /// Returns each limit's own answer, in the order of the hit's limits; nothing where no limit was
     /// asked.
+    #[must_use]
     pub fn answers(&self) -> impl ExactSizeIterator<Item = LimitAnswer> + '_ {
         (0..usize::from(self.asked)).map(|index| match &self.others {
             _ if index == usize::from(self.named) => self.answer,
