@@ -42,7 +42,7 @@ fn ready<F: Future>(future: F) -> F::Output {
 /// Reads the whole answer.
 fn read(decision: Result<Decision, Error>) -> bool {
     let decision = decision.expect("memory does not fail");
-    black_box((decision.remaining(), decision.retry_after(), decision.reset_after()));
+    black_box((decision.remaining(), decision.outcome(), decision.reset_after()));
     decision.is_allowed()
 }
 

@@ -11,7 +11,7 @@ use std::error::Error;
 use std::time::Duration;
 
 use traffik::strategy::{Answer, Corrupt, LimitError, Op, State, Tag, Verdict};
-use traffik::{Clock, InMemory, ManualClock, Rate, Strategy, Throttle, Timestamp};
+use traffik::{Clock, InMemory, ManualClock, Outcome, Rate, Strategy, Throttle, Timestamp};
 
 const MINUTE: i64 = 60 * 1_000_000;
 
@@ -115,9 +115,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
         clock.set(now);
         let decision = quota.hit("sato").await?;
         print!("  {:02}:00  {hours:02}:00  ", (hours + 9) % 24);
-        match decision.retry_after() {
-            None => println!("{decision}"),
-            Some(wait) => println!("denied, comes back in {} hours", wait.as_secs() / 3600),
+        match decision.outcome() {
+            Outcome::Allowed => println!("{decision}"),
+            Outcome::Denied { retry_after } => {
+                println!("denied, comes back in {} hours", retry_after.as_secs() / 3600);
+            }
+            Outcome::Never => println!("denied, and no wait helps"),
         }
     }
     Ok(())
@@ -154,8 +157,9 @@ mod tests {
             let throttle =
                 throttle(Rate::per_day(1), LocalWindow::utc_plus_minutes(minutes), &clock);
             assert!(hit(&throttle, 1).await.is_allowed());
-            let wait = hit(&throttle, 1).await.retry_after().unwrap();
-            assert_eq!(wait, Duration::from_secs(hours * 3600));
+            let wait = Duration::from_secs(hours * 3600);
+            let denied = hit(&throttle, 1).await.outcome();
+            assert_eq!(denied, Outcome::Denied { retry_after: wait });
             clock.advance(wait - Duration::from_micros(1));
             assert!(hit(&throttle, 1).await.is_denied());
             clock.advance(Duration::from_micros(1));
@@ -222,7 +226,7 @@ mod tests {
                 clock.advance(Duration::from_secs(hours * 3600));
                 let [ours, theirs] = [&ours, &theirs].map(|throttle| {
                     let d = block_on(hit(throttle, cost));
-                    (d.denial(), d.remaining(), d.retry_after(), d.reset_after())
+                    (d.outcome(), d.remaining(), d.reset_after())
                 });
                 prop_assert_eq!(ours, theirs);
             }

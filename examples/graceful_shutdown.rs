@@ -1,8 +1,12 @@
 //! A limited TCP service that ends well: stop accepting, let connections finish, close the lifespan.
 //!
 //! The order matters. A backend that is closed first makes each hit of a connection that still works
-//! an error. A lifespan that is only dropped stops the cleanup task and says so in the log, and on a
-//! shared store nothing is cleared.
+//! an error. A lifespan that is only dropped stops the cleanup task and says so in the log, and clears
+//! nothing. Against a store that does not answer, `close` ends after one call's time.
+//!
+//! The backend is in memory, so its counts end with the process. On Redis or Memcached they are kept for
+//! the other processes, and `backend.lifespan_with(LifespanOptions::new().start(Start::Degraded))` starts
+//! the service also while the store is away.
 //!
 //! `cargo run --example graceful_shutdown` talks to itself and ends. With an address it serves until
 //! ctrl-c: `cargo run --example graceful_shutdown -- 127.0.0.1:7000`, then `nc 127.0.0.1 7000`.
@@ -16,7 +20,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-use traffik::{InMemory, LifespanExt, Throttle};
+use traffik::{InMemory, LifespanExt, Outcome, Throttle};
 
 /// What one connection may send in all, so that no peer fills the memory with one line.
 const MOST_BYTES: u64 = 1 << 20;
@@ -110,11 +114,12 @@ async fn answer(
         let Some(line) = line else { break };
         // Without the port: a peer that connects again is the same peer.
         let decision = throttle.hit(peer.ip().to_canonical()).await?;
-        let reply = if decision.is_allowed() {
-            format!("{}\n", line.to_uppercase())
-        } else {
-            let wait = decision.retry_after().unwrap_or_default();
-            format!("slow down, try again in {} ms\n", wait.as_millis() + 1)
+        let reply = match decision.outcome() {
+            Outcome::Allowed => format!("{}\n", line.to_uppercase()),
+            Outcome::Denied { retry_after } => {
+                format!("slow down, try again in {} ms\n", retry_after.as_millis() + 1)
+            }
+            Outcome::Never => "no request passes here\n".to_owned(),
         };
         write.write_all(reply.as_bytes()).await?;
     }

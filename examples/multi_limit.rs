@@ -6,7 +6,7 @@ use std::error::Error;
 use std::time::Duration;
 
 use traffik::{
-    Decision, Denial, FixedWindow, HitOptions, InMemory, ManualClock, Throttle, TokenBucket,
+    Decision, FixedWindow, HitOptions, InMemory, ManualClock, Outcome, Throttle, TokenBucket,
 };
 
 /// Against a burst, against a long crowd, and what the customer has paid for. Each limit may have a
@@ -55,13 +55,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
 /// Which limit denied, and what to do about it.
 fn why(throttle: &Throttle, decision: &Decision) -> String {
-    let rate = match decision.denied_by() {
-        Some(index) => throttle.limits()[index].rate().to_string(),
+    let limit = match throttle.denied_by(decision) {
+        Some(limit) => format!("{} ({})", limit.name(), limit.rate()),
         None => "no limit".into(),
     };
-    match (decision.denial(), decision.retry_after()) {
-        (Some(Denial::Never), _) => format!("{rate}, which it can never pass"),
-        (_, Some(wait)) => format!("{rate}, retry after {wait:?}"),
-        _ => rate,
+    match decision.outcome() {
+        Outcome::Allowed => "allowed".into(),
+        Outcome::Denied { retry_after } => format!("{limit}, retry after {retry_after:?}"),
+        Outcome::Never => format!("{limit}, which it can never pass"),
     }
 }

@@ -9,7 +9,7 @@ mod simulation;
 use std::{error::Error, fs::File};
 
 use simulation::{kind::Kind, lines::Lines, replay};
-use traffik::{HitOptions, InMemory, Rate, Throttle};
+use traffik::{HitOptions, InMemory, Outcome, Rate, Throttle};
 
 const LOG: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/data/access.log.gz");
 
@@ -19,12 +19,16 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     println!("3 a minute, for each key:");
     let api = Throttle::builder("api").rate("3/min").backend(backend.clone()).build()?;
-    for _ in 0..3 {
-        println!("  alice   {}", api.hit("alice").await?);
+    for _ in 0..4 {
+        let decision = api.hit("alice").await?;
+        match decision.outcome() {
+            Outcome::Allowed => println!("  alice   {decision}"),
+            Outcome::Denied { retry_after } => {
+                println!("  alice   denied, retry after {:.1} s", retry_after.as_secs_f64());
+            }
+            Outcome::Never => println!("  alice   denied, and no wait helps"),
+        }
     }
-    let denied = api.hit("alice").await?;
-    let wait = denied.retry_after().unwrap_or_default().as_secs_f64();
-    println!("  alice   denied, {} remaining, retry after {wait:.1} s", denied.remaining());
     println!(
         "  bob     {}, with a cost of 2",
         api.hit_with("bob", HitOptions::new().cost(2)).await?
@@ -35,8 +39,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let login = Throttle::builder("login").rates(["2/s", "20/min"]).backend(backend).build()?;
     for _ in 0..3 {
         let decision = login.hit("alice").await?;
-        match decision.denied_by() {
-            Some(index) => println!("  alice   denied by {}", login.limits()[index].rate()),
+        match login.denied_by(&decision) {
+            Some(limit) => println!("  alice   denied by {}", limit.rate()),
             None => println!("  alice   {decision}"),
         }
     }

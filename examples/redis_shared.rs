@@ -75,8 +75,7 @@ async fn work(url: &str, name: &str) -> Result<u32, Box<dyn Error>> {
 
 /// What every process of the application does the same way.
 fn backend(url: &str) -> Result<Redis, Box<dyn Error>> {
-    // Persistent: the end of one process must not clear what the others count.
-    Ok(Redis::builder().url(url).namespace("examples:shared").persistent(true).build()?)
+    Ok(Redis::builder().url(url).namespace("examples:shared").build()?)
 }
 
 fn throttle(backend: Redis) -> Result<Throttle, Box<dyn Error>> {

@@ -10,7 +10,7 @@
 use std::error::Error;
 use std::time::Duration;
 
-use traffik::{BuildError, InMemory, ManualClock, SlidingWindowLog, Throttle, lifespan};
+use traffik::{BuildError, InMemory, ManualClock, Outcome, SlidingWindowLog, Throttle, lifespan};
 
 /// The service: three wrong passwords a minute for each user.
 struct Logins {
@@ -22,6 +22,7 @@ enum Answer {
     Welcome,
     WrongPassword { attempts_left: u32 },
     TryLater { seconds: u64 },
+    Closed,
 }
 
 impl Logins {
@@ -33,12 +34,15 @@ impl Logins {
     async fn log_in(&self, user: &str, password: &str) -> Result<Answer, traffik::Error> {
         // Counted before the password is looked at, or many attempts at once would all pass.
         let decision = self.wrong.hit(user).await?;
-        if decision.is_denied() {
-            // Not every denial has a wait; a service that asks for the wait alone lets those in.
-            let wait = decision.retry_after().unwrap_or(Duration::from_secs(60));
-            // Whole seconds, rounded up, as in an HTTP `Retry-After`.
-            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-            return Ok(Answer::TryLater { seconds });
+        match decision.outcome() {
+            Outcome::Allowed => {}
+            Outcome::Denied { retry_after } => {
+                // Whole seconds, rounded up, as in an HTTP `Retry-After`.
+                let seconds = retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0);
+                return Ok(Answer::TryLater { seconds });
+            }
+            // By a limit of 0, which closes the door.
+            Outcome::Never => return Ok(Answer::Closed),
         }
         if password != "correct horse" {
             return Ok(Answer::WrongPassword { attempts_left: decision.remaining() });

@@ -1,9 +1,45 @@
 //! Background tasks. The only place that spawns.
+//!
+//! A task is as alive as its runtime. A current-thread runtime runs its tasks only inside of `block_on`:
+//! when it stands idle between two calls, all of them do, and so does everybody who waits for them on
+//! another runtime. So a task says where it belongs, by its [`Home`].
 
 use std::future::Future;
 
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
+
+use crate::timer;
+
+/// The runtime that a background task belongs on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Home {
+    /// The caller's.
+    #[default]
+    Caller,
+    /// One that makes progress whatever its users do: the caller's if it has threads of its own, else
+    /// that of a thread of ours. The thread is started at the first need, shared by the whole process,
+    /// and never ends.
+    #[cfg(feature = "redis")]
+    Steady,
+}
+
+impl Home {
+    /// Returns the runtime; `None` if there is none, as for [`Home::Caller`] outside of a runtime.
+    fn runtime(self) -> Option<Handle> {
+        let current = Handle::try_current().ok();
+        match self {
+            Self::Caller => current,
+            #[cfg(feature = "redis")]
+            Self::Steady => match &current {
+                Some(runtime) if steady::has_threads(runtime) && timer::is_there() => current,
+                // Without a thread of ours the caller's runtime is better than nothing.
+                _ => steady::own().or(current),
+            },
+        }
+    }
+}
 
 /// A place for one background task, which ends with it.
 #[derive(Debug, Default)]
@@ -14,10 +50,19 @@ impl Task {
         Self(Mutex::new(None))
     }
 
-    /// Starts the work unless it is under way; says whether it is now. Outside of a runtime it is not.
+    /// Starts the work on the caller's runtime, as [`start_on`](Self::start_on) does.
+    pub(crate) fn start<W>(&self, work: impl FnOnce() -> W) -> bool
+    where
+        W: Future<Output = ()> + Send + 'static,
+    {
+        self.start_on(Home::Caller, work)
+    }
+
+    /// Starts the work unless it is under way; returns `true` if it is now. It is not where there is no
+    /// runtime that can measure time.
     ///
     /// A task that ended together with its runtime is started again by this.
-    pub(crate) fn start<W>(&self, work: impl FnOnce() -> W) -> bool
+    pub(crate) fn start_on<W>(&self, home: Home, work: impl FnOnce() -> W) -> bool
     where
         W: Future<Output = ()> + Send + 'static,
     {
@@ -25,7 +70,11 @@ impl Task {
         if task.as_ref().is_some_and(|task| !task.is_finished()) {
             return true;
         }
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return false };
+        // A task sleeps between its steps.
+        if home == Home::Caller && !timer::is_there() {
+            return false;
+        }
+        let Some(runtime) = home.runtime() else { return false };
         *task = Some(runtime.spawn(work()).abort_handle());
         true
     }
@@ -38,16 +87,44 @@ impl Task {
     }
 }
 
-/// Whether this is inside of a runtime, which timers and tasks need.
-pub(crate) fn is_runtime() -> bool {
-    tokio::runtime::Handle::try_current().is_ok()
+/// Starts work on the caller's runtime that ends by itself; says whether there is a runtime for it.
+#[cfg(any(feature = "memcached", test))]
+pub(crate) fn start_detached(work: impl Future<Output = ()> + Send + 'static) -> bool {
+    start_detached_on(Home::Caller, work)
 }
 
 /// Starts work that ends by itself; says whether there is a runtime for it.
 #[cfg(any(feature = "redis", feature = "memcached", test))]
-pub(crate) fn start_detached(work: impl Future<Output = ()> + Send + 'static) -> bool {
-    let runtime = tokio::runtime::Handle::try_current();
-    runtime.map(|runtime| drop(runtime.spawn(work))).is_ok()
+pub(crate) fn start_detached_on(
+    home: Home,
+    work: impl Future<Output = ()> + Send + 'static,
+) -> bool {
+    home.runtime().map(|runtime| drop(runtime.spawn(work))).is_some()
+}
+
+#[cfg(feature = "redis")]
+mod steady {
+    use parking_lot::Mutex;
+    use tokio::runtime::{Builder, Handle, RuntimeFlavor};
+
+    /// Returns `true` if the runtime runs its tasks while nobody is inside of it.
+    pub(super) fn has_threads(runtime: &Handle) -> bool {
+        matches!(runtime.runtime_flavor(), RuntimeFlavor::MultiThread)
+    }
+
+    /// Returns the runtime of our own thread; `None` if the system gives us no thread.
+    pub(super) fn own() -> Option<Handle> {
+        static OWN: Mutex<Option<Handle>> = Mutex::new(None);
+        let mut own = OWN.lock();
+        if own.is_none() {
+            let runtime = Builder::new_current_thread().enable_all().build().ok()?;
+            let handle = runtime.handle().clone();
+            let forever = move || runtime.block_on(std::future::pending::<()>());
+            std::thread::Builder::new().name("traffik".into()).spawn(forever).ok()?;
+            *own = Some(handle);
+        }
+        own.clone()
+    }
 }
 
 impl Drop for Task {

@@ -62,6 +62,9 @@ pub enum ErrorKind {
     OutOfRange,
     /// The backend cannot do that.
     Unsupported,
+    /// Hits brought more different rates to a key than it can count. A mistake of the program, so no
+    /// policy applies.
+    TooManyRates,
     /// The backend was closed. A mistake of the program, so no policy applies.
     Closed,
     /// The configuration or the credentials are wrong. No policy applies.
@@ -74,7 +77,7 @@ impl ErrorKind {
     /// Whether it is a mistake of the program or its operator, which no error policy may hide.
     #[must_use]
     pub const fn is_programmer_error(self) -> bool {
-        matches!(self, Self::Closed | Self::Misconfigured)
+        matches!(self, Self::Closed | Self::Misconfigured | Self::TooManyRates)
     }
 
     const fn text(self) -> &'static str {
@@ -89,6 +92,9 @@ impl ErrorKind {
             Self::NotANumber => "the value is not a number",
             Self::OutOfRange => "the number would leave its range",
             Self::Unsupported => "not supported by this backend",
+            Self::TooManyRates => {
+                "hits brought more than 32 different rates to this key; use fewer, or limits of the throttle"
+            }
             Self::Closed => "the backend is closed",
             Self::Misconfigured => "the backend is misconfigured",
             Self::Other => "the operation failed",
@@ -152,6 +158,26 @@ impl BackendError {
     pub fn effect(&self) -> Effect {
         self.0.effect
     }
+
+    /// What went wrong, without where.
+    #[cfg(feature = "memcached")]
+    pub(crate) fn reason(&self) -> &str {
+        self.0.message.as_deref().unwrap_or(self.0.kind.text())
+    }
+
+    /// The same failure for another who waited for the same answer; without its cause.
+    #[cfg(feature = "memcached")]
+    pub(crate) fn shared(&self) -> Self {
+        let Details { backend, operation, kind, effect, ref message, .. } = *self.0;
+        Self(Box::new(Details {
+            backend,
+            operation,
+            kind,
+            effect,
+            message: message.clone(),
+            cause: None,
+        }))
+    }
 }
 
 impl fmt::Display for BackendError {
@@ -205,6 +231,15 @@ pub enum Error {
     /// The rate of a single hit cannot be kept.
     #[error(transparent)]
     Limit(#[from] LimitError),
+    /// The options of a hit do not fit.
+    #[error("throttle {throttle:?}: {problem}")]
+    #[non_exhaustive]
+    HitOptions {
+        /// The throttle's name.
+        throttle: String,
+        /// What was given, and what would be right.
+        problem: String,
+    },
     /// A receipt was given to another throttle, or with another key, than its hit had.
     #[error("the receipt belongs to another throttle or key; refund it where its hit was made")]
     WrongReceipt,
@@ -243,6 +278,15 @@ pub enum BuildError {
         first: usize,
         /// Index of the other.
         second: usize,
+    },
+    /// Two limits have the same name.
+    #[error("throttle {throttle:?}: two limits are named {name:?}; name each differently")]
+    #[non_exhaustive]
+    SameName {
+        /// The throttle's name.
+        throttle: String,
+        /// The limits' name.
+        name: String,
     },
     /// A setting is out of its range.
     #[error("{setting} {problem}")]

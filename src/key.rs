@@ -1,8 +1,12 @@
 //! Keys: what a limit is counted for.
 //!
 //! A key travels in parts and is never joined to one text, so `("a:b", "c")` and `("a", "b:c")` differ.
-//! It is opaque and may be hostile: any bytes, up to [`MAX_KEY_BYTES`].
+//! It is opaque and may be hostile: any bytes, and of any length. One of more than [`MAX_KEY_BYTES`] is
+//! replaced by its SHA-256, the same on every backend, so a long header is neither an error nor a way
+//! around a limit.
 
+mod long;
+mod owned;
 mod short;
 mod sources;
 
@@ -13,13 +17,16 @@ use std::sync::LazyLock;
 use ahash::RandomState;
 use thiserror::Error;
 
+pub(crate) use long::{Digest, bounded};
+pub use owned::OwnedKey;
 pub(crate) use short::Short;
 
 use crate::text::Excerpt;
 
-/// The most bytes of a key, over all its parts.
+/// The most bytes of a key, over all its parts, that is stored as it is. A longer one is replaced by its
+/// SHA-256, which costs time in proportion to its length: bound what you read from a client.
 pub const MAX_KEY_BYTES: usize = 4096;
-/// The most parts of a key.
+/// The most parts of a key; more are an error.
 pub const MAX_KEY_PARTS: usize = 4;
 
 /// Seeded at random once in a process, so that nobody outside can choose keys that collide.
@@ -42,6 +49,42 @@ static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 /// # Ok(())
 /// # }
 /// ```
+///
+/// An [`Option`] is not a key, for a client that leaves the key out must not pass unlimited. Refuse it,
+/// count all such clients together, or say that they are exempt by [`ExemptIfNone`]:
+///
+/// ```
+/// use traffik::ExemptIfNone;
+/// # use traffik::{InMemory, Throttle};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let throttle = Throttle::builder("doc:option").rate("5/s").backend(InMemory::new()).build()?;
+/// # let header: Option<&str> = None;
+/// let together = throttle.hit(("api-key", header.unwrap_or_default())).await?;
+/// let unlimited = throttle.hit(ExemptIfNone(header)).await?;
+/// # drop((together, unlimited));
+/// # Ok(())
+/// # }
+/// ```
+///
+/// ```compile_fail,E0277
+/// # async fn example(throttle: traffik::Throttle, header: Option<&str>) {
+/// let _ = throttle.hit(header).await;
+/// # }
+/// ```
+///
+/// ```compile_fail,E0277
+/// # async fn example(throttle: traffik::Throttle, header: Option<&str>) {
+/// let _ = throttle.hit(("tenant-7", header)).await;
+/// # }
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a key",
+    label = "not a key",
+    note = "keys are text, bytes, integers, addresses, and tuples of two to four of them",
+    note = "an `Option` is not a key: take its value or a common one with `unwrap_or`, or write \
+            `ExemptIfNone(option)` to let a client without a key pass unlimited"
+)]
 pub trait ToKey {
     /// The parts of the key.
     fn to_key(&self) -> KeyParts<'_>;
@@ -49,22 +92,36 @@ pub trait ToKey {
 
 /// A key that is never limited: the backend is not asked.
 ///
-/// [`Option`] serves a key that is exempt at times: `None` is exempt too.
+/// In a tuple it makes the whole key exempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_structs, reason = "a mark without content")]
 pub struct Exempt;
+
+/// A key that may be absent: `None` is [`Exempt`], so whoever leaves the key out passes unlimited.
+///
+/// For keys that the service itself decides about, such as its own health checks. A key that the
+/// client sends, such as a header, is not one of these.
+///
+/// ```
+/// use traffik::ExemptIfNone;
+/// # use traffik::{InMemory, Throttle};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let throttle = Throttle::builder("doc:exempt").rate("5/s").backend(InMemory::new()).build()?;
+/// # let (is_health_check, client) = (true, "alice");
+/// let decision = throttle.hit(ExemptIfNone((!is_health_check).then_some(client))).await?;
+/// assert_eq!(decision.source(), traffik::Source::Exempt);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "an adapter around what is given")]
+pub struct ExemptIfNone<T>(pub Option<T>);
 
 /// Why a key was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum KeyError {
-    /// It is too long.
-    #[error("the key has {length} bytes; the most is {MAX_KEY_BYTES}")]
-    #[non_exhaustive]
-    TooLong {
-        /// Its length over all parts.
-        length: usize,
-    },
     /// It has too many parts.
     #[error("the key has too many parts; the most is {MAX_KEY_PARTS}")]
     TooManyParts,
@@ -234,7 +291,8 @@ impl<'a> Key<'a> {
         self.throttle
     }
 
-    /// The parts.
+    /// The parts. A throttle hands over at most [`MAX_KEY_PARTS`], or one more for a key that was too
+    /// long: a mark and its digest.
     #[must_use]
     #[inline]
     pub fn parts(&self) -> &[KeyPart<'a>] {
@@ -286,17 +344,33 @@ impl<'a> Key<'a> {
 
 /// Appends the length in LEB128, then the bytes.
 pub(crate) fn push_prefixed(out: &mut Vec<u8>, bytes: &[u8]) {
-    let mut rest = bytes.len();
-    loop {
-        let [low, ..] = rest.to_le_bytes();
-        rest >>= 7;
-        if rest == 0 {
-            out.push(low & 0x7f);
-            break;
-        }
-        out.push(low | 0x80);
-    }
+    out.extend_from_slice(Prefix::of(bytes.len()).as_bytes());
     out.extend_from_slice(bytes);
+}
+
+/// A length in LEB128.
+struct Prefix {
+    bytes: [u8; 10],
+    len: usize,
+}
+
+impl Prefix {
+    fn of(mut length: usize) -> Self {
+        let mut prefix = Self { bytes: [0; 10], len: 0 };
+        loop {
+            let [low, ..] = length.to_le_bytes();
+            length >>= 7;
+            prefix.bytes[prefix.len] = if length == 0 { low & 0x7f } else { low | 0x80 };
+            prefix.len += 1;
+            if length == 0 {
+                return prefix;
+            }
+        }
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
 }
 
 /// The short form and the hash of a key.

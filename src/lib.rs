@@ -4,7 +4,7 @@
 //! [`Backend`] whether a key may pass, and gives a [`Decision`].
 //!
 //! ```
-//! use traffik::{InMemory, LifespanExt, Throttle};
+//! use traffik::{InMemory, LifespanExt, Outcome, Throttle};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -17,8 +17,12 @@
 //!     .build()?;
 //!
 //! let decision = throttle.hit("alice").await?;
-//! if let Some(wait) = decision.retry_after() {
-//!     println!("429 Too Many Requests, Retry-After: {}", wait.as_secs_f64().ceil());
+//! match decision.outcome() {
+//!     Outcome::Allowed => println!("200, {} remaining", decision.remaining()),
+//!     Outcome::Denied { retry_after } => {
+//!         println!("429, Retry-After: {}", retry_after.as_secs_f64().ceil());
+//!     }
+//!     Outcome::Never => println!("403: this limit is 0, or the cost above it"),
 //! }
 //! assert_eq!(decision.remaining(), 149);
 //!
@@ -32,11 +36,50 @@
 //! * A denied hit consumes nothing.
 //! * A hit of cost `c` passes exactly when `c` hits of cost 1 at that instant would all pass; over
 //!   several limits it is all or nothing.
-//! * [`retry_after`](Decision::retry_after) is the least wait: after it, the same hit passes if nobody
-//!   else came. A cost that can never pass is denied as [`Denial::Never`] instead.
+//! * The wait of [`Outcome::Denied`] is the least one: after it, the same hit passes if nobody else
+//!   came. A cost that can never pass is [`Outcome::Never`] instead.
 //! * A clock that steps back grants nothing extra and takes nothing away.
 //! * A changed limit or burst acts at once on what was counted.
 //! * Integers only: every answer is exact, for limits up to `u32::MAX` and periods of 1 ms to 366 days.
+//!
+//! # Branch on the outcome
+//!
+//! [`Decision::outcome`] has the three ways that a hit can go. A limit of 0, and a cost above the burst,
+//! are denied without a wait, so code that looks for a wait alone would let them pass:
+//!
+//! ```
+//! use traffik::{HitOptions, InMemory, Outcome, Throttle};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let backend = InMemory::new();
+//! let closed = Throttle::builder("beta").rate("0/day").backend(backend.clone()).build()?;
+//! assert_eq!(closed.hit("alice").await?.outcome(), Outcome::Never);
+//!
+//! let small = Throttle::builder("export").rate("10/h burst 20").backend(backend).build()?;
+//! let large = small.hit_with("alice", HitOptions::new().cost(21)).await?;
+//! assert_eq!(large.outcome(), Outcome::Never);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Or use [`Throttle::enforce`], which returns a denial as an error.
+//!
+//! # Take first, and narrow limits first
+//!
+//! * **Hit, then do the work.** Of fifty callers that [`peek`](Throttle::peek) at the same time each is
+//!   told that there is room. A hit takes its unit in the same step. To count failures only, hit before
+//!   the attempt and [`refund`](Throttle::refund) when it succeeds.
+//! * **Limits that belong together go into one throttle.** They are all or nothing, in one step.
+//! * **Of several throttles ask the narrow one first**, such as the client's before the service's. What a
+//!   throttle has let pass is counted there, also when the next one denies; give it back with its receipt.
+//!
+//! # Costs, plans and what is left for others
+//!
+//! [`HitOptions`] gives one hit a cost, units that it leaves to others, and rates of its own: instead of
+//! the throttle's ([`replace_rates`](HitOptions::replace_rates)), or added to them
+//! ([`add_rates`](HitOptions::add_rates)). A decision over several limits names the one that matters
+//! most, and has [each one's own answer](Decision::answers).
 //!
 //! # Which strategy
 //!
@@ -54,7 +97,7 @@
 //! | --- | --- | --- | --- | --- | --- |
 //! | [`InMemory`] | no | no | in the process, FIFO or not | well under a microsecond | none |
 //! | `Redis` | as the server does | yes | on the server, with fencing; Redlock | one round trip | `redis` |
-//! | `Memcached` | no | yes, exactly | best effort | one or two round trips | `memcached` |
+//! | `Memcached` | until the server restarts or evicts | yes | best effort | two round trips, one if denied; shared by several hits on one key at once | `memcached` |
 //! | your own | as you build it | as you build it | as you build it | | `conformance` has the test suite |
 //!
 //! # When the backend fails
@@ -67,17 +110,23 @@
 //! | [`handler`](OnError::handler) | what your async function says | it depends on the key, the cost or the error |
 //!
 //! A decision says in [`source`](Decision::source) that a policy made it. Every hit ends within its
-//! deadline, 250 ms by default. A mistake of the program, such as a closed backend, is always an
-//! `Err`.
+//! deadline, 250 ms by default, plus the limit of the error handler if there is one. A mistake of the
+//! program or its operator, such as a closed backend or a wrong password, is always an `Err`.
+//!
+//! A lifespan fails when its store is away. A service that must start all the same begins with
+//! [`Start::Degraded`](lifespan::Start::Degraded): the backend goes on connecting, and the error policy
+//! decides until then.
 //!
 //! # Names, keys and namespaces
 //!
 //! * A throttle's **name** says what is limited (`"api:items"`), its **key** who is. Two throttles of
 //!   the same name on one backend share what they count.
 //! * A key is opaque bytes in up to four parts: `hit(("tenant-7", user_id))`. Parts are never joined
-//!   to one text, so no key can pretend to be another. [`Exempt`] passes uncounted.
+//!   to one text, so no key can pretend to be another. A key may have any length. [`Exempt`] passes
+//!   uncounted, an absent key does not: [`ExemptIfNone`] is for who wants that.
 //! * A backend's **namespace** separates applications on one store: use one for each application and
-//!   environment, such as `shop:prod`. Ending a non-persistent lifespan clears the whole namespace.
+//!   environment, such as `shop:prod`. Ending a non-persistent lifespan clears the whole namespace: the
+//!   default in memory, and not on Redis and Memcached.
 //!
 //! # Testing your service
 //!
@@ -115,6 +164,7 @@ pub mod strategy;
 mod sync;
 mod text;
 mod throttle;
+mod timer;
 mod unwind;
 
 #[cfg(feature = "redis")]
@@ -128,9 +178,9 @@ pub use backend::memcached::Memcached;
 pub use backend::redis::Redis;
 pub use backend::{Backend, InMemory};
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp, WallClock};
-pub use decision::{Decision, Denial, Receipt, Source};
+pub use decision::{Decision, Denial, LimitAnswer, Outcome, Receipt, Source};
 pub use error::{BackendError, BuildError, Effect, Error, ErrorKind};
-pub use key::{Exempt, Key, KeyError, ToKey};
+pub use key::{Exempt, ExemptIfNone, Key, KeyError, ToKey};
 pub use lifespan::{Lifespan, LifespanExt};
 pub use lock::{LockError, LockGuard, LockOptions};
 pub use on_error::{ErrorHandler, Failure, OnError};

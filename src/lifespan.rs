@@ -13,6 +13,14 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! The end of a lifespan clears what was counted in memory, and keeps it on a shared store; a backend's
+//! `persistent` changes that. Lifespans of one backend may nest and overlap. [`Start::Degraded`] begins
+//! one while the store is away.
+
+mod count;
+mod degraded;
+mod options;
 
 use std::fmt;
 use std::future::Future;
@@ -22,7 +30,12 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tracing::warn;
 
+pub use options::{LifespanOptions, Start};
+
+pub(crate) use count::Lifespans;
+
 use crate::backend::Backend;
+use crate::background::Task;
 use crate::error::{BackendError, ErrorKind};
 use crate::unwind;
 
@@ -74,7 +87,27 @@ pub async fn scoped<B, T>(backend: B, work: impl AsyncFnOnce() -> T) -> Result<T
 where
     B: Backend + Clone,
 {
-    let life = backend.lifespan().await?;
+    scoped_with(backend, LifespanOptions::new(), work).await
+}
+
+/// As [`scoped`], with options.
+///
+/// # Errors
+///
+/// As for [`scoped`].
+///
+/// # Cancel safety
+///
+/// As for [`scoped`].
+pub async fn scoped_with<B, T>(
+    backend: B,
+    options: LifespanOptions,
+    work: impl AsyncFnOnce() -> T,
+) -> Result<T, BackendError>
+where
+    B: Backend + Clone,
+{
+    let life = backend.lifespan_with(options).await?;
     let outcome = unwind::catch(work()).await;
     let closed = life.close().await;
     match outcome {
@@ -91,9 +124,14 @@ where
 /// Begins a lifespan: for a backend that can be cloned, an `Arc` of one, or an `Arc<dyn Backend>`.
 #[async_trait]
 pub trait LifespanExt: Backend {
-    /// Initializes the backend, and gives a handle that ends it.
+    /// Initializes the backend, and returns a handle that ends it.
     ///
-    /// Lifespans of one backend nest: only the last to end clears and closes it.
+    /// Lifespans of one backend nest and overlap: only the last to end clears and closes it. So a
+    /// reload that begins the new lifespan and then closes the old one never meets a closed backend. A
+    /// lifespan that begins while the last one ends waits for that end.
+    ///
+    /// A store that cannot be reached is an error; [`lifespan_with`](Self::lifespan_with) and
+    /// [`Start::Degraded`] begin without it.
     ///
     /// # Errors
     ///
@@ -103,12 +141,43 @@ pub trait LifespanExt: Backend {
     ///
     /// When dropped, the backend may be initialized; no lifespan began.
     async fn lifespan(&self) -> Result<Lifespan, BackendError>;
+
+    /// As [`lifespan`](Self::lifespan), with options.
+    ///
+    /// ```no_run
+    /// # #[cfg(feature = "redis")] {
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// use traffik::lifespan::{LifespanOptions, Start};
+    /// use traffik::{LifespanExt, OnError, Redis};
+    ///
+    /// // Serves without limits while Redis is down, also if it is down at the start.
+    /// let backend = Redis::builder().url("redis://10.0.0.5").on_error(OnError::Allow).build()?;
+    /// let life = backend.lifespan_with(LifespanOptions::new().start(Start::Degraded)).await?;
+    /// # drop(life);
+    /// # Ok(())
+    /// # }
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// When the backend cannot be initialized; with [`Start::Degraded`] only for a mistake of the
+    /// program or its configuration.
+    ///
+    /// # Cancel safety
+    ///
+    /// As for [`lifespan`](Self::lifespan).
+    async fn lifespan_with(&self, options: LifespanOptions) -> Result<Lifespan, BackendError>;
 }
 
 #[async_trait]
 impl<B: Backend + Clone> LifespanExt for B {
     async fn lifespan(&self) -> Result<Lifespan, BackendError> {
-        Lifespan::begin(Arc::new(self.clone())).await
+        self.lifespan_with(LifespanOptions::new()).await
+    }
+
+    async fn lifespan_with(&self, options: LifespanOptions) -> Result<Lifespan, BackendError> {
+        Lifespan::begin(Arc::new(self.clone()), options).await
     }
 }
 
@@ -116,16 +185,48 @@ impl<B: Backend + Clone> LifespanExt for B {
 #[must_use = "a lifespan that is dropped at once stops the backend's background tasks"]
 pub struct Lifespan {
     backend: Arc<dyn Backend>,
-    ended: bool,
+    /// Goes on connecting after a start without the store.
+    connecting: Task,
+    stage: Stage,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Counted, and not yet handed out.
+    Beginning,
+    Running,
+    /// No longer counted.
+    Ended,
 }
 
 impl Lifespan {
-    async fn begin(backend: Arc<dyn Backend>) -> Result<Self, BackendError> {
-        backend.initialize().await?;
-        // Counted only now: a failed or cancelled initialize began nothing.
-        let settings = backend.settings();
-        let first = settings.lifespan_begins() == 1;
-        if first && settings.is_shared() && !settings.is_persistent() {
+    async fn begin(
+        backend: Arc<dyn Backend>,
+        options: LifespanOptions,
+    ) -> Result<Self, BackendError> {
+        // Counted first, so that a lifespan that ends meanwhile leaves the backend open. A failed or
+        // cancelled start is uncounted again by the drop.
+        let first = backend.settings().lifespans().begin();
+        let mut life = Self { backend, connecting: Task::new(), stage: Stage::Beginning };
+        life.initialize(options.start).await?;
+        life.stage = Stage::Running;
+        if first {
+            life.warn_of_clearing();
+        }
+        Ok(life)
+    }
+
+    async fn initialize(&self, start: Start) -> Result<(), BackendError> {
+        let _turn = self.backend.settings().lifespans().opening().await;
+        match start {
+            Start::Required => self.backend.initialize().await,
+            Start::Degraded => degraded::initialize(&self.backend, &self.connecting).await,
+        }
+    }
+
+    fn warn_of_clearing(&self) {
+        let settings = self.backend.settings();
+        if settings.is_shared() && !settings.is_persistent() {
             warn!(
                 backend = settings.name(),
                 namespace = settings.namespace(),
@@ -133,11 +234,14 @@ impl Lifespan {
                  make the backend persistent to keep it"
             );
         }
-        Ok(Self { backend, ended: false })
     }
 
     /// Clears the backend unless it is persistent, and closes it; if it is in use by another lifespan,
     /// only ends this one.
+    ///
+    /// A backend on a server is persistent unless it was built with `persistent(false)`; one in memory
+    /// is not. Against a server that does not answer it takes no longer than the backend's own time for
+    /// one call to each of its servers.
     ///
     /// # Errors
     ///
@@ -147,14 +251,25 @@ impl Lifespan {
     ///
     /// When dropped, the backend may not be cleared or closed; its background tasks stop.
     pub async fn close(mut self) -> Result<(), BackendError> {
-        self.ended = true;
+        self.connecting.stop();
+        self.stage = Stage::Ended;
         let settings = self.backend.settings();
-        if settings.lifespan_ends() > 0 {
+        let lifespans = settings.lifespans();
+        if !lifespans.end() {
             return Ok(());
         }
         let mut unfinished = AbandonUnlessDone { backend: &*self.backend, done: false };
-        let cleared = if settings.is_persistent() { Ok(()) } else { clear(&*self.backend).await };
-        let closed = self.backend.close().await;
+        let _turn = lifespans.closing().await;
+        let mut cleared = Ok(());
+        if lifespans.is_left_open() && !settings.is_persistent() {
+            cleared = clear(&*self.backend).await;
+        }
+        let mut closed = Ok(());
+        // Asked again, for a lifespan that began while the backend was cleared keeps it open.
+        if lifespans.is_left_open() {
+            closed = self.backend.close().await;
+            lifespans.closed();
+        }
         unfinished.done = true;
         cleared.and(closed)
     }
@@ -192,23 +307,25 @@ struct AbandonUnlessDone<'a> {
 impl Drop for AbandonUnlessDone<'_> {
     fn drop(&mut self) {
         if !self.done {
-            self.backend.abandon();
+            self.backend.settings().lifespans().if_none(|| self.backend.abandon());
         }
     }
 }
 
 impl Drop for Lifespan {
     fn drop(&mut self) {
-        if self.ended || self.backend.settings().lifespan_ends() > 0 {
+        if self.stage == Stage::Ended {
             return;
         }
-        self.backend.abandon();
         let settings = self.backend.settings();
-        warn!(
-            backend = settings.name(),
-            namespace = settings.namespace(),
-            "a lifespan was dropped without close: background tasks stopped, nothing was cleared"
-        );
+        let last = settings.lifespans().end_and(|| self.backend.abandon());
+        if last && self.stage == Stage::Running {
+            warn!(
+                backend = settings.name(),
+                namespace = settings.namespace(),
+                "a lifespan was dropped without close: background tasks stopped, nothing was cleared"
+            );
+        }
     }
 }
 

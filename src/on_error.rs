@@ -12,6 +12,10 @@ use tracing::warn;
 use crate::clock::monotonic_now;
 use crate::decision::Decision;
 use crate::error::{BackendError, Error};
+use crate::key::OwnedKey;
+use crate::strategy::{Limit, Step};
+use crate::throttle::HitOptions;
+use crate::timer::Deadline;
 use crate::unwind;
 
 /// What is decided about a hit when the backend fails.
@@ -51,7 +55,7 @@ impl OnError {
         Self::Throttle { retry_after }
     }
 
-    /// Asks `handler`, which has 250 ms; a panic or more time than that counts as
+    /// Asks `handler`, which has 250 ms on top of the hit's deadline; a panic or more time than that counts as
     /// [`throttle`](Self::throttle) with the default wait.
     ///
     /// ```
@@ -120,32 +124,75 @@ impl fmt::Debug for ErrorHandler {
     }
 }
 
-/// What an error handler is told.
+/// What an error handler is told: enough to make the same hit elsewhere.
+///
+/// ```
+/// use traffik::{Decision, InMemory, OnError, Throttle};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let local = Throttle::builder("fallback").rate("10/min").backend(InMemory::new()).build()?;
+/// // Each process counts for itself while the shared store is down, by the rates of the hit.
+/// let policy = OnError::handler(move |failure| {
+///     let local = local.clone();
+///     async move {
+///         match local.hit_with(failure.key(), failure.options()).await {
+///             Ok(decision) => decision,
+///             Err(_) => Decision::deny(OnError::DEFAULT_RETRY_AFTER),
+///         }
+///     }
+/// });
+/// # drop(policy);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Failure {
     throttle: Arc<str>,
-    key: Vec<Vec<u8>>,
-    cost: u32,
+    key: OwnedKey,
+    options: HitOptions,
+    limits: Vec<Limit>,
     error: Arc<BackendError>,
 }
 
 impl Failure {
-    /// The throttle's name.
+    pub(crate) fn new(
+        throttle: Arc<str>,
+        key: OwnedKey,
+        options: HitOptions,
+        step: &Step<'_>,
+        error: BackendError,
+    ) -> Self {
+        Self { throttle, key, options, limits: step.limits().to_vec(), error: Arc::new(error) }
+    }
+
+    /// Returns the throttle's name.
     #[must_use]
     pub fn throttle(&self) -> &str {
         &self.throttle
     }
 
-    /// The parts of the key.
+    /// Returns the key, which serves for another hit.
     #[must_use]
-    pub fn key(&self) -> &[Vec<u8>] {
+    pub fn key(&self) -> &OwnedKey {
         &self.key
     }
 
-    /// The cost of the hit.
+    /// Returns the cost of the hit, in units.
     #[must_use]
     pub fn cost(&self) -> u32 {
-        self.cost
+        self.options.cost_or_zero()
+    }
+
+    /// Returns the limits of the hit, in order: the throttle's, or those that the hit brought.
+    #[must_use]
+    pub fn limits(&self) -> &[Limit] {
+        &self.limits
+    }
+
+    /// Returns options for the same hit on another throttle: its cost, the units that it leaves, and
+    /// all its rates instead of that throttle's own.
+    pub fn options(&self) -> HitOptions {
+        self.options.clone()
     }
 
     /// What went wrong.
@@ -159,8 +206,7 @@ impl Failure {
 pub(crate) async fn decide(
     policy: &OnError,
     throttle: &Arc<str>,
-    key: impl Fn() -> Vec<Vec<u8>>,
-    cost: u32,
+    failure: impl FnOnce(BackendError) -> Failure,
     error: BackendError,
     log: &LogLimit,
 ) -> Result<Decision, Error> {
@@ -183,15 +229,7 @@ pub(crate) async fn decide(
         OnError::Throttle { retry_after } => Ok(Decision::deny(*retry_after)),
         OnError::Allow => Ok(Decision::allow()),
         OnError::Raise => Err(error.into()),
-        OnError::Handler(handler) => {
-            let failure = Failure {
-                throttle: Arc::clone(throttle),
-                key: key(),
-                cost,
-                error: Arc::new(error),
-            };
-            Ok(ask(handler, failure).await)
-        }
+        OnError::Handler(handler) => Ok(ask(handler, failure(error)).await),
     }
 }
 
@@ -199,14 +237,18 @@ async fn ask(handler: &ErrorHandler, failure: Failure) -> Decision {
     let throttle = Arc::clone(&failure.throttle);
     // The call itself may panic, before there is a future.
     let answer = unwind::catch(async { (handler.call)(failure).await });
-    match tokio::time::timeout(handler.time_limit, answer).await {
+    match Deadline::after(handler.time_limit).run(answer).await {
         Ok(Ok(decision)) => decision.by_policy(),
         Ok(Err(_panic)) => {
             warn!(throttle = &*throttle, "the error handler panicked, the hit is denied");
             Decision::deny(OnError::DEFAULT_RETRY_AFTER)
         }
-        Err(_elapsed) => {
-            warn!(throttle = &*throttle, "the error handler took too long, the hit is denied");
+        Err(unfinished) => {
+            let reason = unfinished.reason();
+            warn!(
+                throttle = &*throttle,
+                reason, "the error handler did not end, the hit is denied"
+            );
             Decision::deny(OnError::DEFAULT_RETRY_AFTER)
         }
     }

@@ -42,9 +42,10 @@ const WEEK: u64 = 7 * DAY;
 /// ```
 ///
 /// The grammar is `LIMIT/PERIOD` or `LIMIT per PERIOD`, then perhaps `burst N`; or `unlimited`.
-/// PERIOD is a unit, with a whole number before it or not. Units are `ms`, `s` `sec` `second(s)`,
-/// `m` `min` `minute(s)`, `h` `hr` `hour(s)`, `d` `day(s)` and `w` `week(s)`. Case does not matter, and
-/// spaces may stand around each word. Numbers are ASCII digits: no sign, no underscore, no fraction.
+/// PERIOD is a unit, with a whole number before it or not. Units are `ms` `millisecond(s)`, `s` `sec`
+/// `second(s)`, `m` `min` `minute(s)`, `h` `hr` `hour(s)`, `d` `day(s)` and `w` `week(s)`. Case does not
+/// matter, and spaces may stand around each word or not: `3perminute` is a rate too. Numbers are ASCII
+/// digits: no sign, no underscore, no fraction.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Rate {
     limit: u32,
@@ -158,6 +159,15 @@ impl Rate {
     pub(crate) const fn period_micros(&self) -> u64 {
         self.period
     }
+
+    /// Returns the period as its text form, such as `min` or `30s`; not for an unlimited rate.
+    pub(crate) fn period_text(&self) -> String {
+        let (unit, name) = grammar::largest_unit(self.period);
+        match self.period / unit {
+            1 => name.to_owned(),
+            count => format!("{count}{name}"),
+        }
+    }
 }
 
 impl fmt::Display for Rate {
@@ -165,11 +175,7 @@ impl fmt::Display for Rate {
         if self.is_unlimited() {
             f.write_str("unlimited")?;
         } else {
-            let (unit, name) = grammar::largest_unit(self.period);
-            match self.period / unit {
-                1 => write!(f, "{}/{name}", self.limit)?,
-                count => write!(f, "{}/{count}{name}", self.limit)?,
-            }
+            write!(f, "{}/{}", self.limit, self.period_text())?;
         }
         match self.burst {
             Some(burst) => write!(f, " burst {burst}"),

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use traffik::backend::Counter;
-use traffik::strategy::{Answer, Corrupt, Op, State, Step, Verdict};
+use traffik::strategy::{Answer, Corrupt, Op, State, Step, StepError, Verdict};
 use traffik::{
     Backend, Denial, Error, ErrorKind, InMemory, Limit, ManualClock, OnError, Rate, Strategy,
     Throttle, Timestamp,
@@ -78,7 +78,7 @@ async fn a_take_counts_even_if_its_words_stay_the_same() {
             let expected = (hit > 0).then_some(Denial::Limited);
             let decision = throttle.hit("a").await.unwrap();
             assert_eq!(decision.denial(), expected, "day {day}, hit {hit}, in memory");
-            let outcome = Step::new(&limits, 1, Op::Take).decide(stored.as_deref(), now);
+            let outcome = Step::new(&limits, 1, Op::Take).decide(stored.as_deref(), now).unwrap();
             assert_eq!(outcome.decision.denial(), expected, "day {day}, hit {hit}, in bytes");
             if let Some(traffik::strategy::Write::Put { value, .. }) = outcome.write {
                 stored = Some(value);
@@ -105,8 +105,8 @@ async fn f30_a_strategy_that_reads_nothing_is_an_error_and_no_hang() {
     }
     let limits = [Limit::new(Rate::per_second(5), Broken).unwrap()];
     let outcome = Step::new(&limits, 1, Op::Take).decide(None, Timestamp::from_micros(1));
-    assert_eq!(outcome.corrupt, Some(Corrupt("always")));
-    assert!(outcome.write.is_none());
+    let Err(StepError::Corrupt { cause, write, .. }) = outcome else { panic!("{outcome:?}") };
+    assert_eq!((cause, write), (Corrupt("always"), None));
 }
 
 #[tokio::test]

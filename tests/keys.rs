@@ -2,13 +2,19 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
-use std::collections::HashSet;
+mod support;
+
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 use proptest::test_runner::Config;
-use traffik::key::{KeyPart, KeyParts, MAX_KEY_BYTES};
-use traffik::{Error, InMemory, KeyError, ManualClock, Rate, Throttle, ToKey};
+use support::{Failing, Mode};
+use traffik::key::{ExemptIfNone, KeyPart, KeyParts, MAX_KEY_BYTES};
+use traffik::{
+    Error, ErrorKind, InMemory, KeyError, ManualClock, OnError, Rate, Source, Throttle, ToKey,
+};
 
 fn once() -> Throttle {
     let backend = InMemory::builder().clock(ManualClock::new()).build().unwrap();
@@ -96,16 +102,55 @@ async fn f31_a_corpus_of_bad_keys() {
 }
 
 #[tokio::test]
-async fn what_is_too_large_is_a_clear_error() {
+async fn f31_a_long_key_is_limited_as_any_other_and_is_never_an_error() {
     let throttle = once();
-    let error = throttle.hit("k".repeat(MAX_KEY_BYTES + 1)).await.unwrap_err();
-    assert!(
-        matches!(error, Error::Key(KeyError::TooLong { length, .. }) if length == MAX_KEY_BYTES + 1)
-    );
-    assert_eq!(error.to_string(), "the key has 4097 bytes; the most is 4096");
-    let halves = ("k".repeat(MAX_KEY_BYTES / 2), "k".repeat(MAX_KEY_BYTES / 2 + 1));
-    assert!(matches!(throttle.peek(halves).await, Err(Error::Key(KeyError::TooLong { .. }))));
-    let error = throttle.hit((("a", "b"), ("c", "d"), "e")).await.unwrap_err();
+    let long = "k".repeat(MAX_KEY_BYTES);
+    let keys = [
+        (long.clone(), String::from("k")),
+        (long.clone(), String::from("l")),
+        (String::from("k"), long.clone()),
+        (format!("{long}k"), String::new()),
+        (String::new(), format!("{long}k")),
+        (long.repeat(256), String::from("k")),
+    ];
+    for key in &keys {
+        let decision = throttle.hit((&key.0, &key.1)).await.unwrap();
+        assert!(decision.is_allowed(), "the first hit");
+        assert!(throttle.hit((&key.0, &key.1)).await.unwrap().is_denied(), "the second hit");
+        // All that is asked of a key works on it.
+        let receipt = decision.receipt().unwrap();
+        throttle.refund((&key.0, &key.1), receipt).await.unwrap();
+        assert!(throttle.peek((&key.0, &key.1)).await.unwrap().is_allowed());
+        assert!(throttle.hit((&key.0, &key.1)).await.unwrap().is_allowed());
+    }
+    throttle.reset((&keys[0].0, &keys[0].1)).await.unwrap();
+    for (number, key) in keys.iter().enumerate() {
+        let decision = throttle.peek((&key.0, &key.1)).await.unwrap();
+        assert_eq!(decision.is_allowed(), number == 0, "key {number}");
+    }
+}
+
+#[tokio::test]
+async fn the_error_handler_is_told_a_long_key_as_it_was_given() {
+    let told = Arc::new(parking_lot::Mutex::new(Vec::new()));
+    let policy = OnError::handler({
+        let told = Arc::clone(&told);
+        move |failure| {
+            told.lock().push(failure.key().parts().to_vec());
+            async { traffik::Decision::allow() }
+        }
+    });
+    let backend = Failing::new(Mode::Fail(ErrorKind::Unavailable)).with_policy(policy);
+    let throttle = Throttle::builder("told").rate("1/s").backend(backend).build().unwrap();
+    let long = "k".repeat(MAX_KEY_BYTES + 1);
+    assert!(throttle.hit(("a", &long)).await.unwrap().is_allowed());
+    assert_eq!(*told.lock(), [vec![b"a".to_vec(), long.into_bytes()]]);
+}
+
+#[tokio::test]
+async fn too_many_parts_are_a_clear_error() {
+    let error = once().hit((("a", "b"), ("c", "d"), "e")).await.unwrap_err();
+    assert!(matches!(error, Error::Key(KeyError::TooManyParts)));
     assert_eq!(error.to_string(), "the key has too many parts; the most is 4");
 }
 
@@ -121,8 +166,24 @@ async fn each_kind_of_key_is_one() {
     assert!(throttle.hit(address).await.unwrap().is_allowed());
     assert!(throttle.hit((address, "alice")).await.unwrap().is_allowed());
     assert!(throttle.hit(("alice", address)).await.unwrap().is_allowed(), "the order matters");
-    assert!(throttle.hit(Some("bob")).await.unwrap().is_allowed());
+    assert!(throttle.hit(ExemptIfNone(Some("bob"))).await.unwrap().is_allowed());
     assert!(throttle.hit("bob").await.unwrap().is_denied());
+}
+
+#[tokio::test]
+async fn an_absent_key_is_exempt_only_where_that_is_written_out() {
+    let throttle = once();
+    let headers = HashMap::from([("accept", "*")]);
+    let absent = headers.get("x-api-key").copied();
+    for _ in 0..2 {
+        let exempt = throttle.hit(ExemptIfNone(absent)).await.unwrap();
+        assert_eq!((exempt.is_allowed(), exempt.source()), (true, Source::Exempt));
+        let exempt = throttle.hit(("tenant", ExemptIfNone(absent))).await.unwrap();
+        assert_eq!(exempt.source(), Source::Exempt);
+    }
+    // What `unwrap_or_default` gives is a key as any other.
+    assert!(throttle.hit(absent.unwrap_or_default()).await.unwrap().is_allowed());
+    assert!(throttle.hit(absent.unwrap_or_default()).await.unwrap().is_denied());
 }
 
 #[tokio::test]

@@ -4,16 +4,19 @@
 
 mod support;
 
+use std::cell::Cell;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
-use support::{Failing, Mode};
+use support::{Failing, Gates, Mode};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
+use traffik::lifespan::{LifespanOptions, Start};
 use traffik::{
-    Backend, Error, ErrorKind, InMemory, Key, LifespanExt, ManualClock, Throttle, lifespan,
+    Backend, Error, ErrorKind, InMemory, Key, Lifespan, LifespanExt, ManualClock, Throttle,
+    lifespan,
 };
 
 fn throttle(backend: &InMemory) -> Throttle {
@@ -65,6 +68,186 @@ async fn nested_use_neither_clears_nor_closes() {
     assert_eq!(throttle.hit("a").await.unwrap().remaining(), 2);
     outer.close().await.unwrap();
     assert!(is_closed(&throttle.hit("a").await.unwrap_err()));
+}
+
+/// A reload: the new lifespan begins while the old one ends, whoever comes first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lifespan_that_begins_while_another_ends_is_never_born_closed() {
+    let backend = InMemory::new();
+    let throttle = throttle(&backend);
+    let mut life = backend.lifespan().await.unwrap();
+    for round in 0..5_000 {
+        let next = tokio::spawn({
+            let backend = backend.clone();
+            async move { backend.lifespan().await.unwrap() }
+        });
+        life.close().await.unwrap();
+        life = next.await.unwrap();
+        let decision = throttle.hit("a").await;
+        assert!(decision.is_ok(), "round {round}: {decision:?}");
+    }
+    life.close().await.unwrap();
+    assert!(is_closed(&throttle.hit("a").await.unwrap_err()), "none is left");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reload_that_begins_the_new_before_it_ends_the_old_serves_every_hit() {
+    let backend = InMemory::new();
+    let hits = Arc::new(AtomicUsize::new(0));
+    let mut life = backend.lifespan().await.unwrap();
+    let load = tokio::spawn({
+        let (throttle, hits) = (throttle(&backend), Arc::clone(&hits));
+        async move {
+            loop {
+                let key = hits.fetch_add(1, Ordering::SeqCst) % 100;
+                let _ = throttle.hit(key).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+        }
+    });
+    // Until both have been at it for a while; a hit on a closed backend ends the load.
+    let mut rounds = 0;
+    while (rounds < 2_000 || hits.load(Ordering::SeqCst) < 2_000) && !load.is_finished() {
+        let next = backend.lifespan().await.unwrap();
+        life.close().await.unwrap();
+        life = next;
+        rounds += 1;
+        tokio::task::yield_now().await;
+    }
+    load.abort();
+    assert!(load.await.is_err_and(|error| error.is_cancelled()), "no hit met a closed backend");
+    life.close().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+#[expect(clippy::disallowed_methods, reason = "measures paused time")]
+async fn a_degraded_one_gives_the_store_half_a_second_and_then_asks_in_the_background() {
+    let (backend, gates) = gated();
+    gates.shut("initialize");
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let start = tokio::time::Instant::now();
+    let options = LifespanOptions::new().start(Start::Degraded);
+    let began_after = lifespan::scoped_with(Arc::clone(&backend), options, async || {
+        let began_after = start.elapsed();
+        assert_eq!(tasks(), 2, "the cleanup, and one that goes on connecting");
+        // The memory behind it answers at once.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(tasks(), 1, "the store answered");
+        began_after
+    });
+    assert_eq!(began_after.await.unwrap(), Duration::from_millis(500));
+    assert_eq!((gates.asked("initialize"), gates.asked("close")), (1, 1));
+    // A healthy one begins at once, and leaves nothing to do.
+    gates.open_all();
+    let start = tokio::time::Instant::now();
+    let life = backend.lifespan_with(options).await.unwrap();
+    assert_eq!(start.elapsed(), Duration::ZERO);
+    tokio::task::yield_now().await;
+    assert_eq!(tasks(), 1, "the cleanup");
+    life.close().await.unwrap();
+}
+
+/// A backend that stops where it is told to.
+fn gated() -> (Arc<dyn Backend>, Arc<Gates>) {
+    let gates = Arc::new(Gates::default());
+    (Arc::new(Failing::new(Mode::Hang).with_gates(Arc::clone(&gates))), gates)
+}
+
+fn spawn_begin(backend: &Arc<dyn Backend>) -> tokio::task::JoinHandle<Lifespan> {
+    let backend = Arc::clone(backend);
+    tokio::spawn(async move { backend.lifespan().await.unwrap() })
+}
+
+async fn until(mut holds: impl FnMut() -> bool) {
+    for _ in 0..1_000 {
+        if holds() {
+            return;
+        }
+        tokio::task::yield_now().await;
+    }
+    panic!("it never holds");
+}
+
+#[tokio::test]
+async fn one_that_begins_while_the_last_is_cleared_keeps_the_backend_open() {
+    let (backend, gates) = gated();
+    let old = backend.lifespan().await.unwrap();
+    gates.shut("clear");
+    let closing = tokio::spawn(old.close());
+    until(|| gates.asked("clear") == 1).await;
+    let beginning = spawn_begin(&backend);
+    tokio::task::yield_now().await;
+    assert!(!beginning.is_finished(), "it waits, or what it counts would be cleared");
+    gates.open_all();
+    closing.await.unwrap().unwrap();
+    let new = beginning.await.unwrap();
+    assert_eq!((gates.asked("initialize"), gates.asked("close")), (2, 0));
+    assert!(backend.get(&Key::value("a")).await.is_ok());
+    new.close().await.unwrap();
+    assert_eq!(gates.asked("close"), 1);
+}
+
+#[tokio::test]
+async fn one_that_begins_while_the_last_is_closed_opens_the_backend_again() {
+    let (backend, gates) = gated();
+    let old = backend.lifespan().await.unwrap();
+    gates.shut("close");
+    let closing = tokio::spawn(old.close());
+    until(|| gates.asked("close") == 1).await;
+    let beginning = spawn_begin(&backend);
+    gates.open_all();
+    closing.await.unwrap().unwrap();
+    let _new = beginning.await.unwrap();
+    assert!(backend.get(&Key::value("a")).await.is_ok(), "not born closed");
+}
+
+#[tokio::test]
+async fn two_that_begin_together_do_not_wait_for_each_other() {
+    let (backend, gates) = gated();
+    gates.shut("initialize");
+    let (first, second) = (spawn_begin(&backend), spawn_begin(&backend));
+    until(|| gates.asked("initialize") == 2).await;
+    gates.open_all();
+    first.await.unwrap().close().await.unwrap();
+    assert_eq!((gates.asked("clear"), gates.asked("close")), (0, 0), "the other goes on");
+    second.await.unwrap().close().await.unwrap();
+    assert_eq!((gates.asked("clear"), gates.asked("close")), (1, 1));
+}
+
+#[tokio::test]
+async fn one_that_is_cancelled_while_it_begins_leaves_nothing_behind() {
+    let (backend, gates) = gated();
+    let old = backend.lifespan().await.unwrap();
+    gates.shut("initialize");
+    let beginning = spawn_begin(&backend);
+    until(|| gates.asked("initialize") == 2).await;
+    beginning.abort();
+    assert!(beginning.await.is_err());
+    gates.open_all();
+    assert_eq!(gates.asked("abandon"), 0, "the old one goes on");
+    old.close().await.unwrap();
+    assert_eq!(gates.asked("close"), 1, "the old one was the last");
+}
+
+#[tokio::test]
+async fn a_close_that_is_cancelled_abandons_the_backend_unless_another_began() {
+    for another in [false, true] {
+        let (backend, gates) = gated();
+        let old = backend.lifespan().await.unwrap();
+        gates.shut("clear");
+        let closing = tokio::spawn(old.close());
+        until(|| gates.asked("clear") == 1).await;
+        let beginning = another.then(|| spawn_begin(&backend));
+        tokio::task::yield_now().await;
+        closing.abort();
+        assert!(closing.await.is_err());
+        assert_eq!(gates.asked("abandon"), usize::from(!another));
+        gates.open_all();
+        if let Some(beginning) = beginning {
+            beginning.await.unwrap().close().await.unwrap();
+            assert_eq!(gates.asked("close"), 1);
+        }
+    }
 }
 
 #[tokio::test]
@@ -166,30 +349,26 @@ fn ready<T>(future: impl Future<Output = T>) -> T {
 
 #[test]
 fn a_drop_says_so_once_and_a_close_says_nothing() {
-    let warnings = Warnings::default();
-    tracing::subscriber::with_default(warnings.clone(), || {
-        let backend = InMemory::new();
-        let life = ready(backend.lifespan()).unwrap();
-        ready(life.close()).unwrap();
-        assert_eq!(warnings.seen.load(Ordering::SeqCst), 0);
-        drop(ready(backend.lifespan()).unwrap());
-        assert_eq!(warnings.seen.load(Ordering::SeqCst), 1);
-    });
+    let warnings = Warnings::start();
+    let backend = InMemory::new();
+    let life = ready(backend.lifespan()).unwrap();
+    ready(life.close()).unwrap();
+    assert_eq!(warnings.seen(), 0);
+    drop(ready(backend.lifespan()).unwrap());
+    assert_eq!(warnings.seen(), 1);
 }
 
 #[test]
 fn a_lifespan_that_will_clear_what_others_count_warns() {
-    let warnings = Warnings::default();
-    tracing::subscriber::with_default(warnings.clone(), || {
-        for (persistent, expected) in [(true, 0), (false, 1)] {
-            let backend = Arc::new(Failing::new(Mode::Hang).shared(persistent));
-            let outer = ready(backend.lifespan()).unwrap();
-            let nested = ready(backend.lifespan()).unwrap();
-            assert_eq!(warnings.seen.load(Ordering::SeqCst), expected, "once, by the outer one");
-            ready(nested.close()).unwrap();
-            ready(outer.close()).unwrap();
-        }
-    });
+    let warnings = Warnings::start();
+    for (persistent, expected) in [(true, 0), (false, 1)] {
+        let backend = Arc::new(Failing::new(Mode::Hang).shared(persistent));
+        let outer = ready(backend.lifespan()).unwrap();
+        let nested = ready(backend.lifespan()).unwrap();
+        assert_eq!(warnings.seen(), expected, "once, by the outer one");
+        ready(nested.close()).unwrap();
+        ready(outer.close()).unwrap();
+    }
 }
 
 #[test]
@@ -230,7 +409,8 @@ async fn the_cleanup_task_removes_what_expired_and_ends_with_the_backend() {
     }
     backend.set(&Key::value("v"), b"1", Some(Duration::from_secs(1))).await.unwrap();
     assert_eq!(backend.key_count(), 5_001);
-    clock.advance(Duration::from_secs(3600));
+    // This clock could step back, so what is over is kept for an hour.
+    clock.advance(Duration::from_secs(2 * 3600));
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(backend.key_count(), 0, "swept in the background");
     let metrics = tokio::runtime::Handle::current().metrics();
@@ -262,10 +442,25 @@ async fn the_current_backend_serves_throttles_built_without_one() {
     assert!(lifespan::current().is_none());
 }
 
-/// Counts warnings.
-#[derive(Clone, Default)]
-struct Warnings {
-    seen: Arc<AtomicUsize>,
+/// Counts the warnings of this thread, from now on.
+struct Warnings;
+
+thread_local! {
+    static SEEN: Cell<usize> = const { Cell::new(0) };
+}
+
+impl Warnings {
+    /// One subscriber for the whole process, since the interest in a message is kept for all threads.
+    fn start() -> Self {
+        static ONCE: Once = Once::new();
+        ONCE.call_once(|| tracing::subscriber::set_global_default(Self).unwrap());
+        SEEN.set(0);
+        Self
+    }
+
+    fn seen(&self) -> usize {
+        SEEN.get()
+    }
 }
 
 impl Subscriber for Warnings {
@@ -278,7 +473,7 @@ impl Subscriber for Warnings {
     fn record(&self, _: &Id, _: &Record<'_>) {}
     fn record_follows_from(&self, _: &Id, _: &Id) {}
     fn event(&self, _: &Event<'_>) {
-        self.seen.fetch_add(1, Ordering::SeqCst);
+        SEEN.set(SEEN.get() + 1);
     }
     fn enter(&self, _: &Id) {}
     fn exit(&self, _: &Id) {}

@@ -6,6 +6,8 @@
     reason = "a test fails by it, and measures paused time"
 )]
 
+#[path = "support/decisions.rs"]
+mod decisions;
 mod support;
 
 use std::sync::Arc;
@@ -17,6 +19,8 @@ use traffik::{
     BackendError, Decision, Denial, Effect, Error, ErrorKind, Exempt, HitOptions, InMemory,
     OnError, Rate, Source, Throttle,
 };
+
+use decisions::wait_of;
 
 fn throttle(mode: Mode, policy: OnError) -> Throttle {
     Throttle::builder("policy")
@@ -34,12 +38,12 @@ async fn throttle_denies_for_a_while() {
     let decision = throttle(DOWN, OnError::default()).hit("a").await.unwrap();
     assert_eq!(decision.denial(), Some(Denial::Policy));
     assert_eq!(decision.source(), Source::Policy);
-    assert_eq!(decision.retry_after(), Some(Duration::from_secs(1)), "the documented default");
+    assert_eq!(wait_of(&decision), Some(Duration::from_secs(1)), "the documented default");
     assert_eq!(decision.denied_by(), None, "no limit denied it");
     assert_eq!(decision.receipt().map(|receipt| receipt.cost()), None, "nothing was taken");
     let longer = OnError::throttle(Duration::from_secs(9));
     let decision = throttle(DOWN, longer).hit("a").await.unwrap();
-    assert_eq!(decision.retry_after(), Some(Duration::from_secs(9)));
+    assert_eq!(wait_of(&decision), Some(Duration::from_secs(9)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -48,6 +52,18 @@ async fn allow_lets_pass_uncounted() {
     assert!(decision.is_allowed());
     assert_eq!(decision.source(), Source::Policy);
     assert!(decision.receipt().is_none(), "nothing was taken");
+}
+
+/// The promise is the deadline, plus the handler's limit.
+#[tokio::test(start_paused = true)]
+async fn a_hit_whose_handler_is_slow_ends_within_the_deadline_plus_the_handlers_limit() {
+    let (deadline, limit) = (Duration::from_millis(70), Duration::from_millis(110));
+    let policy = OnError::handler_within(limit, |_| std::future::pending());
+    let builder = Throttle::builder("slow").rate("5/h").backend(Failing::new(Mode::Hang));
+    let throttle = builder.on_error(policy).deadline(deadline).build().unwrap();
+    let before = tokio::time::Instant::now();
+    let decision = throttle.hit("a").await.unwrap();
+    assert_eq!((before.elapsed(), decision.source()), (deadline + limit, Source::Policy));
 }
 
 #[tokio::test(start_paused = true)]
@@ -78,14 +94,16 @@ async fn the_backend_has_a_policy_and_the_throttle_overrides_it() {
 async fn a_handler_is_told_all_and_decides() {
     let policy = OnError::handler(|failure| async move {
         assert_eq!(failure.throttle(), "policy");
-        assert_eq!(failure.key(), [b"tenant".to_vec(), b"alice".to_vec()]);
+        assert_eq!(failure.key().parts(), [b"tenant".to_vec(), b"alice".to_vec()]);
         assert_eq!(failure.cost(), 3);
+        assert_eq!(failure.options().leave(0), failure.options(), "nothing is left out");
+        assert_eq!(failure.limits().len(), 1);
         assert_eq!(failure.error().kind(), ErrorKind::Unavailable);
         Decision::deny(Duration::from_secs(7))
     });
     let throttle = throttle(DOWN, policy);
     let decision = throttle.hit_with(("tenant", "alice"), HitOptions::new().cost(3)).await.unwrap();
-    assert_eq!(decision.retry_after(), Some(Duration::from_secs(7)));
+    assert_eq!(wait_of(&decision), Some(Duration::from_secs(7)));
     assert_eq!(decision.source(), Source::Policy);
 }
 
@@ -94,13 +112,34 @@ async fn a_handler_may_ask_another_throttle() {
     let spare = Throttle::builder("spare").rate("1/h").backend(InMemory::new()).build().unwrap();
     let policy = OnError::handler(move |failure| {
         let spare = spare.clone();
-        async move { spare.hit(failure.key()[0].clone()).await.unwrap_or(Decision::allow()) }
+        async move { spare.hit(failure.key()).await.unwrap_or(Decision::allow()) }
     });
     let throttle = throttle(DOWN, policy);
-    let first = throttle.hit("a").await.unwrap();
+    let first = throttle.hit(("a", "b")).await.unwrap();
     assert!(first.is_allowed());
     assert_eq!(first.source(), Source::Policy, "decided by policy, whoever was asked");
-    assert!(throttle.hit("a").await.unwrap().is_denied());
+    assert!(throttle.hit(("a", "b")).await.unwrap().is_denied());
+    assert!(throttle.hit("a").await.unwrap().is_allowed(), "another key of the other throttle");
+}
+
+/// A customer whose plan is brought by each hit keeps it in the fallback.
+#[tokio::test(start_paused = true)]
+async fn a_handler_makes_the_same_hit_elsewhere() {
+    let spare = Throttle::builder("spare").rate("3/min").backend(InMemory::new()).build().unwrap();
+    let policy = OnError::handler(move |failure| {
+        let spare = spare.clone();
+        async move {
+            let hit = spare.hit_with(failure.key(), failure.options()).await;
+            hit.unwrap_or(Decision::deny(Duration::from_secs(1)))
+        }
+    });
+    let throttle = throttle(DOWN, policy);
+    let plan = HitOptions::new().replace_rates([Rate::per_minute(600)]).cost(2).leave(100);
+    let mut passed = 0;
+    while throttle.hit_with(("tenant", 7u32), plan.clone()).await.unwrap().is_allowed() {
+        passed += 2;
+    }
+    assert_eq!(passed, 500, "by the plan, and what it leaves");
 }
 
 #[tokio::test(start_paused = true)]
@@ -114,7 +153,7 @@ async fn f35_a_handler_that_hangs_or_panics_counts_as_throttle() {
         let before = tokio::time::Instant::now();
         let decision = throttle(DOWN, policy.clone()).hit("a").await.unwrap();
         assert_eq!(decision.denial(), Some(Denial::Policy), "{policy:?}");
-        assert_eq!(decision.retry_after(), Some(Duration::from_secs(1)), "{policy:?}");
+        assert_eq!(wait_of(&decision), Some(Duration::from_secs(1)), "{policy:?}");
         assert!(before.elapsed() <= Duration::from_millis(251), "{policy:?}");
     }
 }
@@ -167,7 +206,10 @@ async fn what_needs_no_backend_does_not_ask_it() {
     let limited = throttle(DOWN, OnError::Raise);
     let decision = limited.hit(Exempt).await.unwrap();
     assert_eq!((decision.is_allowed(), decision.source()), (true, Source::Exempt));
-    assert_eq!(limited.hit(None::<&str>).await.unwrap().source(), Source::Exempt);
+    assert_eq!(
+        limited.hit(traffik::ExemptIfNone(None::<&str>)).await.unwrap().source(),
+        Source::Exempt
+    );
     let unlimited = Throttle::builder("free")
         .rate(Rate::UNLIMITED)
         .backend(Failing::new(DOWN))
@@ -175,7 +217,7 @@ async fn what_needs_no_backend_does_not_ask_it() {
         .build()
         .unwrap();
     assert_eq!(unlimited.hit("a").await.unwrap().source(), Source::Unlimited);
-    let vip = HitOptions::new().rate(Rate::UNLIMITED);
+    let vip = HitOptions::new().replace_rates([Rate::UNLIMITED]);
     assert_eq!(limited.hit_with("a", vip).await.unwrap().source(), Source::Unlimited);
 }
 

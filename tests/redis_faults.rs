@@ -22,6 +22,8 @@ mod cuts;
 mod effects;
 #[path = "redis_faults/reconnect.rs"]
 mod reconnect;
+#[path = "redis_faults/runtimes.rs"]
+mod runtimes;
 #[path = "redis_faults/secrets.rs"]
 mod secrets;
 #[path = "redis_faults/silence.rs"]

@@ -5,6 +5,8 @@
 #![cfg(feature = "redis-cluster")]
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
+#[path = "support/decisions.rs"]
+mod decisions;
 #[path = "support/servers/mod.rs"]
 mod servers;
 

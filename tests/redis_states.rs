@@ -3,6 +3,8 @@
 #![cfg(all(feature = "redis-cluster", feature = "redis-sentinel"))]
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
+#[path = "support/decisions.rs"]
+mod decisions;
 #[path = "support/servers/mod.rs"]
 mod servers;
 
@@ -14,6 +16,10 @@ mod clear;
 mod cluster;
 #[path = "redis_states/cluster_failures.rs"]
 mod cluster_failures;
+#[path = "redis_states/cluster_seeds.rs"]
+mod cluster_seeds;
+#[path = "redis_states/cluster_silence.rs"]
+mod cluster_silence;
 #[path = "redis_states/commands.rs"]
 mod commands;
 #[path = "redis_states/corrupt.rs"]
@@ -26,12 +32,16 @@ mod lifespan;
 mod memory;
 #[path = "redis_states/mistakes.rs"]
 mod mistakes;
+#[path = "support/plain.rs"]
+mod plain;
 #[path = "redis_states/refusals.rs"]
 mod refusals;
 #[path = "redis_states/replicas.rs"]
 mod replicas;
 #[path = "redis_states/rights.rs"]
 mod rights;
+#[path = "redis_states/runtime.rs"]
+mod runtime;
 #[path = "redis_states/sentinels.rs"]
 mod sentinels;
 #[path = "redis_states/starting.rs"]

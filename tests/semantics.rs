@@ -9,6 +9,8 @@ mod buckets;
 mod changes;
 #[path = "semantics/corrupt.rs"]
 mod corrupt;
+#[path = "support/decisions.rs"]
+mod decisions;
 #[path = "semantics/mixes.rs"]
 mod mixes;
 #[path = "semantics/model.rs"]

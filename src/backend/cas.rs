@@ -9,11 +9,13 @@ use crate::decision::Decision;
 use crate::error::{BackendError, ErrorKind};
 use crate::key::Key;
 use crate::random;
-use crate::strategy::{Step, Write};
+use crate::strategy::{Evaluation, KEPT_MICROS, Step, StepError, Write};
 
 /// Enough that 64 tasks on one key all get through; the caller's deadline usually ends it before.
 pub(crate) const MAX_ATTEMPTS: u32 = 256;
 const LONGEST_PAUSE: Duration = Duration::from_millis(5);
+/// A store keeps a state for this long after it is over.
+pub(crate) const MARGIN: Duration = Duration::from_micros(KEPT_MICROS);
 
 /// A store that can tell whether a value was changed since it was read.
 pub(crate) trait Optimistic: Sync {
@@ -51,18 +53,14 @@ pub(crate) async fn apply<S: Optimistic>(
     for attempt in 0..MAX_ATTEMPTS {
         pause(attempt).await;
         let seen = store.read(key).await?;
-        let outcome = step.decide(seen.stored.as_deref(), seen.now);
-        let written = match &outcome.write {
+        let evaluated = step.decide(seen.stored.as_deref(), seen.now);
+        let written = match write_of(&evaluated) {
             None => true,
             Some(write) => store.write(key, &seen, write).await?,
         };
-        if !written {
-            continue;
+        if written {
+            return answer_of(settings, evaluated);
         }
-        return match outcome.corrupt {
-            None => Ok(outcome.decision),
-            Some(corrupt) => Err(corrupted(settings, corrupt)),
-        };
     }
     settings.increase(Counter::Contended);
     Err(BackendError::new(settings.name(), "apply", ErrorKind::Contended))
@@ -74,6 +72,30 @@ pub(crate) async fn pause(attempt: u32) {
         let most = Duration::from_micros(50 << attempt.min(10)).min(LONGEST_PAUSE);
         tokio::time::sleep(random::up_to(most)).await;
     }
+}
+
+/// What must be stored, of a step that was evaluated.
+pub(crate) fn write_of(evaluated: &Result<Evaluation, StepError>) -> Option<&Write> {
+    match evaluated {
+        Ok(evaluation) => evaluation.write.as_ref(),
+        Err(error) => error.write(),
+    }
+}
+
+/// The answer of a step that was evaluated, after its write.
+pub(crate) fn answer_of(
+    settings: &Settings,
+    evaluated: Result<Evaluation, StepError>,
+) -> Result<Decision> {
+    evaluated.map(|evaluation| evaluation.decision).map_err(|error| match error {
+        StepError::Corrupt { cause, .. } => corrupted(settings, cause),
+        StepError::TooManyRates => too_many_rates(settings),
+    })
+}
+
+/// The error of a hit that brings one rate more than its key can count.
+pub(crate) fn too_many_rates(settings: &Settings) -> BackendError {
+    BackendError::new(settings.name(), "apply", ErrorKind::TooManyRates)
 }
 
 /// Counts a state that could not be read, and makes the error of it.
@@ -98,7 +120,8 @@ impl<B: Backend + ?Sized> Optimistic for ByPrimitives<'_, B> {
 
     async fn write(&self, key: &Key<'_>, seen: &Seen<()>, write: &Write) -> Result<bool> {
         let (new, ttl) = match write {
-            Write::Put { value, keep_for } => (Some(&**value), Some(*keep_for)),
+            // The margin is for a clock that steps back: what was over then counts again.
+            Write::Put { value, keep_for } => (Some(&**value), Some(*keep_for + MARGIN)),
             Write::Delete => (None, None),
         };
         self.0.compare_and_set(key, seen.stored.as_deref(), new, ttl).await

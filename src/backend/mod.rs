@@ -74,7 +74,12 @@ pub trait Backend: Any + fmt::Debug + Send + Sync {
 
     // Lifecycle. Each of these may be called again.
 
-    /// Connects, and starts background tasks. Opens a backend again that was closed.
+    /// Connects, and starts background tasks. Opens a backend again that was closed; may be called
+    /// while it is in use.
+    ///
+    /// Dropped or failed, it leaves the backend open, to connect when it is used: a lifespan that
+    /// starts [degraded](crate::lifespan::Start::Degraded) gives it half a second, and then asks
+    /// [`ready`](Backend::ready) until the store answers.
     async fn initialize(&self) -> Result<()> {
         Ok(())
     }
@@ -178,7 +183,8 @@ pub trait Backend: Any + fmt::Debug + Send + Sync {
     ///
     /// The default reads the state, runs [`Step::decide`], and writes it back by
     /// [`compare_and_set`](Backend::compare_and_set), a bounded number of times with growing, jittered
-    /// pauses; then it fails with [`ErrorKind::Contended`]. A state that cannot be read is replaced by
+    /// pauses; then it fails with [`ErrorKind::Contended`]. It is stored for an hour longer than it
+    /// matters, so that a clock which steps back by less finds what counts again. A state that cannot be read is replaced by
     /// one that holds this hit, counted, and reported as [`ErrorKind::Corrupt`].
     async fn apply(&self, key: &Key<'_>, step: &Step<'_>) -> Result<Decision> {
         cas::apply(self.settings(), &cas::ByPrimitives(self), key, step).await

@@ -5,7 +5,7 @@
 //! separator, is `%` and two hexadecimal digits, as in a URL. So a part never holds the separator, and
 //! never a brace, by which a key would choose its slot in a Redis cluster.
 
-use crate::key::{Key, KeyError, MAX_KEY_BYTES, ToKey};
+use crate::key::{self, Key, KeyError, ToKey};
 
 /// Whether it is written as it is.
 const fn is_plain(byte: u8, separator: u8) -> bool {
@@ -44,11 +44,8 @@ pub(crate) fn stored_name(
 ) -> Result<Option<String>, KeyError> {
     let parts = key.to_key();
     let Some(parts) = parts.as_slice()? else { return Ok(None) };
-    let length = parts.iter().map(|part| part.as_bytes().len()).sum();
-    if length > MAX_KEY_BYTES {
-        return Err(KeyError::TooLong { length });
-    }
-    let name = name(&Key::new(throttle, parts));
+    let mut room = None;
+    let name = name(&Key::new(throttle, key::bounded(parts, &mut room)));
     Ok(Some(String::from_utf8_lossy(&name).into_owned()))
 }
 
@@ -90,8 +87,11 @@ mod tests {
         };
         assert_eq!(stored_name("t", &("a", "b"), of).unwrap().as_deref(), Some("ab"));
         assert_eq!(stored_name("t", &crate::key::Exempt, of).unwrap(), None);
-        let long = "x".repeat(MAX_KEY_BYTES + 1);
-        assert!(matches!(stored_name("t", &long, of), Err(KeyError::TooLong { .. })));
+        let fits = "x".repeat(key::MAX_KEY_BYTES);
+        assert_eq!(stored_name("t", &fits, of).unwrap(), Some(fits));
+        let long = "x".repeat(key::MAX_KEY_BYTES + 1);
+        let digest = stored_name("t", &long, of).unwrap().unwrap();
+        assert!(digest.starts_with("sha256") && digest.len() == 6 + 64, "{digest}");
     }
 
     fn parts() -> impl Strategy<Value = Vec<Vec<u8>>> {

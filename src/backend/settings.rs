@@ -1,10 +1,11 @@
 //! [`Settings`]: what every backend has, and what it counts of itself.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::clock::Clock;
 use crate::error::BuildError;
+use crate::lifespan::Lifespans;
 use crate::lock::LockOptions;
 use crate::on_error::OnError;
 
@@ -13,12 +14,13 @@ use crate::on_error::OnError;
 pub struct Settings {
     name: &'static str,
     namespace: String,
-    persistent: bool,
+    /// `None` where its user does not say.
+    persistent: Option<bool>,
     shared: bool,
     on_error: OnError,
     lock: LockOptions,
     clock: Arc<dyn Clock>,
-    lifespans: AtomicUsize,
+    lifespans: Lifespans,
     counters: [AtomicU64; Counter::COUNT],
 }
 
@@ -32,17 +34,15 @@ pub enum Counter {
     Overflowed,
     /// Steps that lost every attempt to others.
     Contended,
-    /// Keys that could not be tracked, so that a clear will not find them.
-    Untracked,
 }
 
 impl Counter {
-    const COUNT: usize = 4;
+    const COUNT: usize = 3;
 }
 
 impl Settings {
-    /// Settings of a backend called `name`, with a namespace and a clock; else the defaults:
-    /// not persistent, not shared with other processes, [`OnError::default`], [`LockOptions::new`].
+    /// Settings of a backend called `name`, with a namespace and a clock; else the defaults: not shared
+    /// with other processes, and so not persistent, [`OnError::default`], [`LockOptions::new`].
     ///
     /// # Errors
     ///
@@ -64,24 +64,25 @@ impl Settings {
         Ok(Self {
             name,
             namespace,
-            persistent: false,
+            persistent: None,
             shared: false,
             on_error: OnError::default(),
             lock: LockOptions::new(),
             clock,
-            lifespans: AtomicUsize::new(0),
+            lifespans: Lifespans::default(),
             counters: Default::default(),
         })
     }
 
-    /// Whether the end of a lifespan keeps what is stored. Defaults to false.
+    /// Sets whether the end of a lifespan keeps what is stored. Defaults to `true` for a
+    /// [shared](Self::shared) store, whose counts belong to other processes too, and else to `false`.
     #[must_use]
     pub fn persistent(mut self, persistent: bool) -> Self {
-        self.persistent = persistent;
+        self.persistent = Some(persistent);
         self
     }
 
-    /// Whether other processes use the same store. Defaults to false.
+    /// Sets whether other processes use the same store. Defaults to `false`.
     #[must_use]
     pub fn shared(mut self, shared: bool) -> Self {
         self.shared = shared;
@@ -114,10 +115,10 @@ impl Settings {
         &self.namespace
     }
 
-    /// Whether the end of a lifespan keeps what is stored.
+    /// Returns `true` if the end of a lifespan keeps what is stored.
     #[must_use]
     pub fn is_persistent(&self) -> bool {
-        self.persistent
+        self.persistent.unwrap_or(self.shared)
     }
 
     /// Whether other processes use the same store.
@@ -154,13 +155,8 @@ impl Settings {
         self.counters[counter as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// One lifespan more; says how many there are now.
-    pub(crate) fn lifespan_begins(&self) -> usize {
-        self.lifespans.fetch_add(1, Ordering::SeqCst) + 1
-    }
-
-    /// One lifespan less; says how many are left.
-    pub(crate) fn lifespan_ends(&self) -> usize {
-        self.lifespans.fetch_sub(1, Ordering::SeqCst) - 1
+    /// The lifespans that use the backend.
+    pub(crate) fn lifespans(&self) -> &Lifespans {
+        &self.lifespans
     }
 }

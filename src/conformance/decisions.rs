@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{Harness, Random, Subject};
 use crate::backend::Backend;
 use crate::clock::{Clock, ManualClock, Timestamp};
-use crate::decision::Decision;
+use crate::decision::{Decision, Outcome};
 use crate::error::ErrorKind;
 use crate::key::{Key, KeyPart};
 use crate::rate::Rate;
@@ -23,6 +23,7 @@ pub(super) async fn run(harness: &dyn Harness) {
         agrees_with_the_pure_function(harness, &limits).await;
     }
     peeks_and_denials_write_nothing(harness).await;
+    rates_of_hits_count_for_themselves(harness).await;
     keys_count_for_themselves(harness).await;
     forget_forgets_one_key(harness).await;
     a_corrupt_state_starts_afresh(harness).await;
@@ -36,7 +37,15 @@ fn mixes() -> Vec<Vec<Limit>> {
         Limit::shared(rate, strategy).expect("a valid limit")
     };
     let bucket = || Arc::new(TokenBucket::new());
+    let brought = |rate: &str, own: &Limit| {
+        Limit::shared(rate.parse().expect("a valid rate"), Arc::clone(own.strategy()))
+            .expect("a valid limit")
+            .brought_beside(own)
+    };
+    let own = limit("5/s", bucket());
     vec![
+        // The throttle's own limit, and rates that hits bring, of which one has the same period.
+        vec![own.clone(), brought("6/s burst 7", &own), brought("20/min", &own)],
         vec![limit("5/s burst 8", bucket())],
         vec![limit("7/3s", Arc::new(TokenBucket::new().max_debt(4)))],
         vec![limit("3/min", Arc::new(LeakyBucket::new()))],
@@ -111,13 +120,13 @@ struct Reference {
 
 impl Reference {
     fn apply(&mut self, step: &Step<'_>, now: Timestamp) -> Decision {
-        let outcome = step.decide(self.stored.as_deref(), now);
-        match outcome.write {
+        let evaluation = step.decide(self.stored.as_deref(), now).expect("its own bytes");
+        match evaluation.write {
             None => {}
             Some(Write::Put { value, .. }) => self.stored = Some(value),
             Some(Write::Delete) => self.stored = None,
         }
-        outcome.decision
+        evaluation.decision
     }
 }
 
@@ -133,11 +142,8 @@ async fn agrees_with_the_pure_function(harness: &dyn Harness, limits: &[Limit]) 
         let mut reference = Reference::default();
         let mut wait = Duration::from_millis(100);
         let mut taken = None;
-        // Not both in one timeline: a state that is over by a store's clock may come to life again when
-        // that goes back, or may not; what was refunded meanwhile would tell.
-        let refunds = timeline % 4 < 2;
         for number in 0..MOVES {
-            advance(&mut random, &clock, wait, !refunds);
+            advance(&mut random, &clock, wait);
             let cost = match random.below(8) {
                 0 => 0,
                 1..=4 => 1,
@@ -146,11 +152,13 @@ async fn agrees_with_the_pure_function(harness: &dyn Harness, limits: &[Limit]) 
                 _ => u32::try_from(random.below(6)).unwrap_or(1),
             };
             let op = match (random.below(10), taken.take()) {
-                (0, Some(taken_at)) if refunds => Op::Refund { taken_at },
+                (0, Some(taken_at)) => Op::Refund { taken_at },
                 (1, _) => Op::Peek,
                 _ => Op::Take,
             };
-            let step = Step::new(limits, cost, op);
+            let leave =
+                if random.below(4) == 0 { u32::try_from(random.below(4)).unwrap_or(0) } else { 0 };
+            let step = Step::new(limits, cost, op).leave(leave);
             let expected = reference.apply(&step, clock.now());
             let decision = backend.apply(&key, &step).await.expect("apply");
             assert_eq!(
@@ -159,14 +167,17 @@ async fn agrees_with_the_pure_function(harness: &dyn Harness, limits: &[Limit]) 
                 "{limits:?}, timeline {timeline}, move {number}: {op:?} of {cost} at {:?}",
                 clock.now()
             );
-            wait = decision.retry_after().unwrap_or(decision.reset_after());
+            wait = match decision.outcome() {
+                Outcome::Denied { retry_after } => retry_after,
+                Outcome::Allowed | Outcome::Never => decision.reset_after(),
+            };
             taken = decision.receipt().map(|receipt| receipt.taken_at());
         }
     }
 }
 
 /// Moves the clock: a little, to the end of a wait or just around it, or back.
-fn advance(random: &mut Random, clock: &ManualClock, wait: Duration, may_go_back: bool) {
+fn advance(random: &mut Random, clock: &ManualClock, wait: Duration) {
     let micro = Duration::from_micros(1);
     match random.below(8) {
         0 | 1 => {}
@@ -175,7 +186,6 @@ fn advance(random: &mut Random, clock: &ManualClock, wait: Duration, may_go_back
         4 => clock.advance(wait.saturating_sub(micro)),
         5 => clock.advance(wait + micro),
         6 => clock.advance(Duration::from_millis(random.below(500))),
-        _ if !may_go_back => {}
         _ => {
             let back = random.below(2_000_000);
             let now = clock.now().as_micros().saturating_sub(back);
@@ -198,6 +208,26 @@ async fn peeks_and_denials_write_nothing(harness: &dyn Harness) {
     assert_eq!(apply(1, Op::Take).await.remaining(), 1);
     assert!(apply(2, Op::Take).await.is_denied());
     assert_eq!(apply(1, Op::Peek).await.remaining(), 1, "a denial takes nothing");
+}
+
+async fn rates_of_hits_count_for_themselves(harness: &dyn Harness) {
+    let Subject { backend, .. } = Subject::fresh(harness).await;
+    let own = Limit::new(Rate::per_hour(100), TokenBucket::new()).expect("a valid limit");
+    let parts = [KeyPart::bytes(b"a")];
+    let key = Key::new("t", &parts);
+    let hit = async |limit: u32| {
+        let limit = Limit::new(Rate::per_hour(limit), TokenBucket::new()).expect("a valid limit");
+        let limits = [limit.brought_beside(&own)];
+        backend.apply(&key, &Step::new(&limits, 1, Op::Take)).await
+    };
+    for limit in 1..=32 {
+        assert_eq!(hit(limit).await.expect("apply").remaining(), limit - 1, "{limit} an hour");
+    }
+    let kind = hit(33).await.map_err(|error| error.kind()).err();
+    assert_eq!(kind, Some(ErrorKind::TooManyRates), "the 33rd rate is an error");
+    assert!(hit(1).await.expect("apply").is_denied(), "and no counter was dropped for it");
+    backend.forget(&key).await.expect("forget");
+    assert_eq!(hit(1).await.expect("apply").remaining(), 0, "a key is forgotten with them");
 }
 
 async fn keys_count_for_themselves(harness: &dyn Harness) {

@@ -3,6 +3,7 @@
 use super::{Harness, Subject};
 use crate::error::ErrorKind;
 use crate::key::{Key, KeyPart};
+use crate::lifespan::LifespanExt;
 use crate::lock::LockOptions;
 use crate::rate::Rate;
 use crate::strategy::{Limit, Op, Step, TokenBucket};
@@ -10,6 +11,7 @@ use crate::strategy::{Limit, Op, Step, TokenBucket};
 pub(super) async fn run(harness: &dyn Harness) {
     each_step_may_be_repeated(harness).await;
     nothing_works_after_close(harness).await;
+    lifespans_overlap(harness).await;
     if harness.clears() {
         clear_takes_all_but_locks(harness).await;
         clear_stays_in_its_namespace(harness).await;
@@ -69,6 +71,24 @@ async fn nothing_works_after_close(harness: &dyn Harness) {
         assert_eq!(answer.map_err(|e| e.kind()).err(), Some(ErrorKind::Closed), "try_apply");
     }
     assert!(backend.lock("a", LockOptions::new()).await.is_err(), "lock after close");
+}
+
+/// A reload begins the new lifespan before it ends the old one, or while the old one ends.
+async fn lifespans_overlap(harness: &dyn Harness) {
+    let Subject { backend, .. } = Subject::fresh(harness).await;
+    let key = Key::value("a");
+    let old = backend.lifespan().await.expect("lifespan");
+    drop(backend.lifespan().await.expect("a second lifespan"));
+    let new = backend.lifespan().await.expect("a third lifespan");
+    old.close().await.expect("close the first");
+    backend.get(&key).await.expect("get, for a lifespan is left");
+    let (ended, begun) = tokio::join!(new.close(), backend.lifespan());
+    ended.expect("close beside a lifespan that begins");
+    let last = begun.expect("a lifespan beside one that ends");
+    backend.get(&key).await.expect("get, for the last lifespan began");
+    last.close().await.expect("close the last");
+    let closed = backend.get(&key).await.map_err(|error| error.kind());
+    assert_eq!(closed, Err(ErrorKind::Closed), "get after the last lifespan");
 }
 
 async fn clear_takes_all_but_locks(harness: &dyn Harness) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{Harness, Subject};
 use crate::backend::{Backend, MAX_COUNTER};
 use crate::error::ErrorKind;
-use crate::key::{Key, KeyPart};
+use crate::key::{Key, KeyPart, MAX_KEY_PARTS};
 
 pub(super) async fn run(harness: &dyn Harness) {
     values_are_kept_as_they_are(harness).await;
@@ -62,6 +62,8 @@ async fn hostile_keys_never_meet(harness: &dyn Harness) {
     keys.extend(parts.iter().map(|part| Key::new("t", std::slice::from_ref(part))));
     keys.extend(pairs.iter().map(|pair| Key::new("t", pair)));
     keys.extend(pairs.iter().map(|pair| Key::new("t:a", pair)));
+    // The digest of a long key has one part more than any other.
+    keys.extend([MAX_KEY_PARTS, MAX_KEY_PARTS + 1].map(|count| Key::new("t", &parts[..count])));
     for (index, key) in keys.iter().enumerate() {
         backend.set(key, index.to_string().as_bytes(), None).await.expect("set");
     }

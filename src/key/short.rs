@@ -69,6 +69,35 @@ impl Short {
         Some(Self { words, shape })
     }
 
+    /// The parts, each after its length: what [`Key::push_parts`](super::Key::push_parts) writes.
+    pub(crate) fn encoded(&self) -> Vec<u8> {
+        let length = usize::from(self.shape & !Self::SEVERAL);
+        let [head, tail] = self.words.map(u64::to_le_bytes);
+        if self.shape & Self::SEVERAL != 0 {
+            let joined = [head, tail].concat();
+            return joined[..length].to_vec();
+        }
+        let mut bytes = vec![self.shape];
+        match length {
+            8.. => {
+                bytes.extend_from_slice(&head);
+                bytes.extend_from_slice(&tail[16 - length..]);
+            }
+            4.. => {
+                bytes.extend_from_slice(&head[..4]);
+                bytes.extend_from_slice(&tail[8 - length..4]);
+            }
+            _ => bytes.extend(head[..length].iter().rev()),
+        }
+        bytes
+    }
+
+    /// Reads back what [`encoded`](Self::encoded) wrote; `None` if the key does not fit.
+    pub(crate) fn of_encoded(encoded: &[u8]) -> Option<Self> {
+        let parts: Vec<_> = super::Pieces(encoded).map(KeyPart::bytes).collect();
+        Self::of(&parts)
+    }
+
     /// The keyed hash.
     #[inline(always)]
     pub(crate) fn hash(&self, hasher: &RandomState) -> u64 {

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use super::{Exempt, KeyPart, KeyParts, ToKey};
+use super::{Exempt, ExemptIfNone, KeyPart, KeyParts, ToKey};
 
 impl<T: ToKey + ?Sized> ToKey for &T {
     #[inline]
@@ -13,9 +13,9 @@ impl<T: ToKey + ?Sized> ToKey for &T {
     }
 }
 
-impl<T: ToKey> ToKey for Option<T> {
+impl<T: ToKey> ToKey for ExemptIfNone<T> {
     fn to_key(&self) -> KeyParts<'_> {
-        self.as_ref().map_or(KeyParts::EXEMPT, ToKey::to_key)
+        self.0.as_ref().map_or(KeyParts::EXEMPT, ToKey::to_key)
     }
 }
 
@@ -112,9 +112,9 @@ mod tests {
         assert_eq!(bytes(&258u16), [1, 2]);
         assert_eq!(bytes(&IpAddr::from([1, 2, 3, 4])), [1, 2, 3, 4]);
         assert_eq!(bytes(&Ipv6Addr::LOCALHOST), Ipv6Addr::LOCALHOST.octets());
-        assert_eq!(bytes(&Some("a")), b"a");
+        assert_eq!(bytes(&ExemptIfNone(Some("a"))), b"a");
         assert!(Exempt.to_key().as_slice().unwrap().is_none());
-        assert!(None::<&str>.to_key().as_slice().unwrap().is_none());
+        assert!(ExemptIfNone(None::<&str>).to_key().as_slice().unwrap().is_none());
         assert!((("a", "b"), ("c", "d"), "e").to_key().as_slice().is_err());
         assert!(("a", Exempt).to_key().as_slice().unwrap().is_none());
     }

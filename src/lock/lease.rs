@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tracing::{debug, warn};
 
-use crate::background::Task;
+use crate::background::{Home, Task};
 use crate::clock::monotonic_now;
 use crate::error::BackendError;
 
@@ -23,14 +23,29 @@ pub(crate) struct Lease {
 impl Lease {
     /// Calls `extend` every third of `ttl`. It stops when `extend` says that the lock is lost, or when
     /// the lease is [`LONGEST_LEASE`] old; after an error it goes on, for the next try may be in time.
+    #[cfg(any(feature = "memcached", test))]
     pub(crate) fn start<F, Fut>(backend: &'static str, ttl: Duration, extend: F) -> Self
+    where
+        F: FnMut() -> Fut + Send + 'static,
+        Fut: Future<Output = Result<bool, BackendError>> + Send + 'static,
+    {
+        Self::start_on(Home::Caller, backend, ttl, extend)
+    }
+
+    /// As `start`, by a task that lives there.
+    pub(crate) fn start_on<F, Fut>(
+        home: Home,
+        backend: &'static str,
+        ttl: Duration,
+        extend: F,
+    ) -> Self
     where
         F: FnMut() -> Fut + Send + 'static,
         Fut: Future<Output = Result<bool, BackendError>> + Send + 'static,
     {
         let task = Task::new();
         // Who has just taken a lock is inside of a runtime.
-        task.start(|| renew(backend, ttl, extend));
+        task.start_on(home, || renew(backend, ttl, extend));
         Self { _task: task }
     }
 }

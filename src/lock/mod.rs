@@ -23,7 +23,7 @@ use thiserror::Error;
 use tokio::time::Instant;
 
 use crate::clock::monotonic_now;
-use crate::error::{BackendError, ErrorKind};
+use crate::error::BackendError;
 
 #[cfg(any(feature = "redis", feature = "memcached", test))]
 #[cfg_attr(test, allow(unused_imports, reason = "for the backends on servers"))]
@@ -146,14 +146,6 @@ impl LockOptions {
         let wait = if self.is_blocking() { self.get_blocking_timeout()? } else { Duration::ZERO };
         monotonic_now().checked_add(wait)
     }
-}
-
-/// A wait that ends by a timer, where there is none.
-pub(crate) fn needs_runtime(backend: &'static str) -> BackendError {
-    BackendError::new(backend, "lock", ErrorKind::Unsupported).with_message(
-        "to wait for a lock that expires, for a limited time, or on a server, call it inside of a tokio \
-         runtime",
-    )
 }
 
 /// Why a lock was not taken.

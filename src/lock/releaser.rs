@@ -19,9 +19,9 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 use tracing::debug;
 
-use crate::background;
+use crate::background::{self, Home};
 use crate::clock::monotonic_now;
-use crate::random;
+use crate::{random, timer};
 
 /// Releases under way at the same time that are asked for the first time, and again.
 const FRESH_AT_ONCE: usize = 16;
@@ -95,6 +95,7 @@ pub(crate) struct Releaser {
     shared: Arc<Shared>,
     /// Lives as long as the task does.
     task: Mutex<Weak<()>>,
+    home: Home,
 }
 
 #[derive(Debug, Default)]
@@ -127,20 +128,31 @@ struct Release {
 }
 
 impl Releaser {
+    #[cfg(any(feature = "memcached", test))]
     pub(crate) fn new() -> Self {
-        Self { shared: Arc::default(), task: Mutex::default() }
+        Self::on(Home::Caller)
+    }
+
+    /// A releaser whose tasks live there.
+    pub(crate) fn on(home: Home) -> Self {
+        Self { shared: Arc::default(), task: Mutex::default(), home }
     }
 
     /// Starts the task if none runs. Call it inside a runtime, before a lock is given out; else a guard
     /// that is dropped on a plain thread waits for the next runtime.
     pub(crate) fn start(&self) {
+        // Releases are tried again after pauses.
+        if self.home == Home::Caller && !timer::is_there() {
+            return;
+        }
         let mut task = self.task.lock();
         if task.upgrade().is_none() {
             let (alive, shared) = (Arc::new(()), Arc::clone(&self.shared));
             *task = Arc::downgrade(&alive);
-            // Outside of a runtime nothing is alive, and the queue waits.
-            background::start_detached(async move {
-                work(&shared).await;
+            let home = self.home;
+            // Where there is no runtime nothing is alive, and the queue waits.
+            background::start_detached_on(home, async move {
+                work(&shared, home).await;
                 drop(alive);
             });
         }
@@ -173,7 +185,7 @@ impl Drop for Releaser {
     }
 }
 
-async fn work(shared: &Arc<Shared>) {
+async fn work(shared: &Arc<Shared>, home: Home) {
     loop {
         let (releases, due, is_over) = {
             let mut queue = shared.queue.lock();
@@ -191,7 +203,7 @@ async fn work(shared: &Arc<Shared>) {
         }
         for release in releases {
             let running = Running { shared: Arc::clone(shared), release: Some(release) };
-            background::start_detached(running.run());
+            background::start_detached_on(home, running.run());
         }
         match due {
             None => shared.wake.notified().await,

@@ -13,10 +13,9 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{LockError, LockOptions, MAX_WAITERS};
-use crate::background;
 use crate::clock::monotonic_now;
 use crate::error::{BackendError, ErrorKind};
-use crate::random;
+use crate::{random, timer};
 
 const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
@@ -64,9 +63,7 @@ impl Turns {
     where
         F: Future<Output = Result<Attempt<T>, LockError>>,
     {
-        if !background::is_runtime() {
-            return Err(super::needs_runtime(self.backend).into());
-        }
+        timer::require(self.backend, "lock")?;
         let waits = options.is_blocking() && options.get_blocking_timeout() != Some(Duration::ZERO);
         let late = || LockError::timed_out(options.get_blocking_timeout().unwrap_or_default());
         if !waits {

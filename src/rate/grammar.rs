@@ -13,7 +13,7 @@ const UNITS: [(u64, &[&str]); 6] = [
     (HOUR, &["h", "hr", "hour", "hours"]),
     (MINUTE, &["min", "m", "minute", "minutes"]),
     (SECOND, &["s", "sec", "second", "seconds"]),
-    (MILLI, &["ms"]),
+    (MILLI, &["ms", "millisecond", "milliseconds"]),
 ];
 
 /// The longest unit that measures the period without a rest, and its name.
@@ -44,7 +44,7 @@ impl<'a> Parser<'a> {
             return Ok(Rate::UNLIMITED);
         }
         let limit = self.small_number("a limit such as the 100 in \"100/min\"")?;
-        if !self.slash() && !self.word_is("per") {
+        if !self.slash() && !self.per() {
             return Err(self.error("expected '/' or \"per\" after the limit"));
         }
         let rate = Rate::new(limit, self.period()?)
@@ -119,6 +119,16 @@ impl<'a> Parser<'a> {
         found
     }
 
+    /// Consumes "per", also where the unit follows without a space.
+    fn per(&mut self) -> bool {
+        const PER: &str = "per";
+        self.spaces();
+        let word = self.text.get(self.at..self.at + PER.len());
+        let found = word.is_some_and(|word| word.eq_ignore_ascii_case(PER));
+        self.at += if found { PER.len() } else { 0 };
+        found
+    }
+
     /// Consumes the next word if it is `word`.
     fn word_is(&mut self, word: &str) -> bool {
         self.spaces();
@@ -171,6 +181,11 @@ mod tests {
             ("10/30s", 10, 30 * SECOND),
             ("2 per second", 2, SECOND),
             ("1000/500ms", 1000, 500 * MILLI),
+            ("5/millisecond", 5, MILLI),
+            ("10/30 milliseconds", 10, 30 * MILLI),
+            ("3perminute", 3, MINUTE),
+            ("3 per30 Milliseconds", 3, 30 * MILLI),
+            ("3PER2h", 3, 2 * HOUR),
             ("10/30 seconds", 10, 30 * SECOND),
             ("  7 / 2 Hr ", 7, 2 * HOUR),
             ("3 PER 2 WEEKS", 3, 2 * WEEK),
@@ -204,6 +219,10 @@ mod tests {
             ("\u{0665}/s", 0, "ASCII digits only"),
             ("5", 1, "expected '/' or \"per\""),
             ("5/", 2, "expected a unit"),
+            ("5per", 4, "expected a unit"),
+            ("5 percent", 5, "unknown unit \"cent\""),
+            ("5 pe", 2, "expected '/' or \"per\""),
+            ("5 p\u{e9}r", 2, "expected '/' or \"per\""),
             ("5/fortnight", 2, "unknown unit \"fortnight\""),
             ("5/s extra", 4, "unexpected text"),
             ("5/s burst", 9, "expected a number after \"burst\""),

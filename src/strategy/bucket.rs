@@ -4,10 +4,12 @@
 //! TM 4.0) admit exactly the same hits; they differ in what they call the number that they keep. Here
 //! it is what was used, in units of 1/period: one unit of cost is `period`, and each microsecond
 //! gives back `limit`. So fractions are kept exactly, and a changed limit acts at once.
+//!
+//! The three share one stored form and one tag: changing one name for another resets nothing.
 
 use std::fmt;
 
-use super::packed::{self, Admission, Packed};
+use super::packed::{self, Admission, Demand, Packed};
 use super::{Answer, Corrupt, LimitError, Op, State, Strategy, Tag};
 use crate::clock::Timestamp;
 use crate::rate::Rate;
@@ -78,7 +80,7 @@ impl Gcra {
 }
 
 macro_rules! bucket_strategy {
-    ($name:ty, $tag:expr, $debt:expr) => {
+    ($name:ty, $debt:expr) => {
         impl Strategy for $name {
             fn step(
                 &self,
@@ -90,11 +92,11 @@ macro_rules! bucket_strategy {
             ) -> Result<Answer, Corrupt> {
                 let debt: fn(&Self) -> u32 = $debt;
                 // Stored words may come from a larger burst than this rate's, so always the wide one.
-                packed::step(&Bucket::wide(rate, debt(self)), state, now, cost, op)
+                packed::step(&Bucket::wide(rate, debt(self)), state, now, Demand::of(cost), op)
             }
 
             fn tag(&self) -> Tag {
-                $tag
+                Tag::BUCKET
             }
 
             fn check(&self, rate: &Rate) -> Result<(), LimitError> {
@@ -105,9 +107,9 @@ macro_rules! bucket_strategy {
     };
 }
 
-bucket_strategy!(TokenBucket, Tag::TOKEN_BUCKET, Self::debt);
-bucket_strategy!(LeakyBucket, Tag::LEAKY_BUCKET, |_| 0);
-bucket_strategy!(Gcra, Tag::GCRA, |_| 0);
+bucket_strategy!(TokenBucket, Self::debt);
+bucket_strategy!(LeakyBucket, |_| 0);
+bucket_strategy!(Gcra, |_| 0);
 
 fn check(rate: &Rate, debt: u32) -> Result<(), LimitError> {
     let capacity = u128::from(rate.effective_burst()) + u128::from(debt);
@@ -150,11 +152,18 @@ impl Bucket<u64> {
             full: narrow(wide.full)?,
         })
     }
+}
 
-    /// The same bucket with another refill.
-    pub(crate) fn with_limit(mut self, limit: u32) -> Self {
-        self.limit = u64::from(limit);
-        self
+impl Bucket<u64> {
+    /// The same bucket, for words: they may come from a rate with a larger burst.
+    pub(super) fn widened(&self) -> Bucket<u128> {
+        Bucket {
+            limit: self.limit,
+            period: self.period,
+            capacity: self.capacity,
+            burst_used: self.burst_used.into(),
+            full: self.full.into(),
+        }
     }
 }
 
@@ -174,10 +183,10 @@ impl Bucket<u128> {
 }
 
 impl<U: Units> Bucket<U> {
-    /// `cost` in units of 1/period; `cost` is at most the capacity, so it fits.
+    /// `units` in units of 1/period; they are at most the capacity, so it fits.
     #[inline(always)]
-    fn fee(&self, cost: u32) -> U {
-        U::product(u64::from(cost), self.period)
+    fn fee(&self, units: u64) -> U {
+        U::product(units, self.period)
     }
 }
 
@@ -201,13 +210,12 @@ impl<U: Units> Packed for Bucket<U> {
     }
 
     #[inline(always)]
-    fn admit(&self, used: U, _now: Timestamp, cost: u32) -> Admission<U> {
-        if u64::from(cost) > self.capacity {
+    fn admit(&self, used: U, _now: Timestamp, demand: Demand) -> Admission<U> {
+        if demand.needed() > self.capacity {
             return Admission::Never;
         }
-        let fee = self.fee(cost);
-        if used <= self.full.saturating_sub(fee) {
-            Admission::Pass(used.plus(fee))
+        if used <= self.full.saturating_sub(self.fee(demand.needed())) {
+            Admission::Pass(used.plus(self.fee(demand.cost())))
         } else {
             Admission::Later
         }
@@ -219,8 +227,8 @@ impl<U: Units> Packed for Bucket<U> {
     }
 
     #[inline(always)]
-    fn retry_at(&self, used: U, now: Timestamp, cost: u32) -> Timestamp {
-        let excess = used.saturating_sub(self.full.saturating_sub(self.fee(cost)));
+    fn retry_at(&self, used: U, now: Timestamp, needed: u64) -> Timestamp {
+        let excess = used.saturating_sub(self.full.saturating_sub(self.fee(needed)));
         now.plus_micros(excess.div_ceil(self.limit))
     }
 

@@ -8,30 +8,32 @@
 //! count times:
 //!   tag       u32   which strategy
 //!   period    u64   microseconds
+//!   limit     u32   of a rate that a hit brought; 0 for a throttle's own
+//!   burst     u32   as limit
 //!   last      u64   microseconds since the epoch, as fresh_at
 //!   fresh_at  u64
 //!   length    u32   words that follow
 //!   words     u64 * length
 //! ```
 //!
-//! A part is found by its tag and period, never by its position, so a throttle that changes its period
-//! or strategy leaves the other parts alone. Lengths are checked against the bytes at hand before
+//! A part is found by the first four, never by its position, so a throttle that changes its period or
+//! strategy leaves the other parts alone. Lengths are checked against the bytes at hand before
 //! anything is allocated.
 
-use super::{Corrupt, State, Tag};
+use super::{Corrupt, PartId, State, Tag};
 use crate::clock::Timestamp;
 
 const VERSION: u8 = 1;
-/// The most parts of one value. Beyond it, the ones that would be fresh soonest are dropped.
+/// The most parts of one value.
 pub(crate) const MAX_PARTS: usize = u8::MAX as usize;
 const HEADER: usize = 2;
-const PART_HEADER: usize = 32;
+const PART_HEADER: usize = 40;
 
 /// The state of one limit, as stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Part {
-    pub(crate) tag: Tag,
-    pub(crate) period: u64,
+    pub(crate) id: PartId,
+    /// From when on it reads as missing.
     pub(crate) fresh_at: Timestamp,
     pub(crate) state: State,
 }
@@ -44,8 +46,10 @@ pub(crate) fn encode(parts: &[Part]) -> Vec<u8> {
     bytes.push(u8::try_from(parts.len()).unwrap_or(u8::MAX));
     for part in parts {
         let words = part.state.words();
-        bytes.extend_from_slice(&part.tag.raw().to_le_bytes());
-        bytes.extend_from_slice(&part.period.to_le_bytes());
+        bytes.extend_from_slice(&part.id.tag.raw().to_le_bytes());
+        bytes.extend_from_slice(&part.id.period.to_le_bytes());
+        bytes.extend_from_slice(&part.id.limit.to_le_bytes());
+        bytes.extend_from_slice(&part.id.burst.to_le_bytes());
         bytes.extend_from_slice(&part.state.last().as_micros().to_le_bytes());
         bytes.extend_from_slice(&part.fresh_at.as_micros().to_le_bytes());
         bytes.extend_from_slice(&u32::try_from(words.len()).unwrap_or(u32::MAX).to_le_bytes());
@@ -74,8 +78,12 @@ struct Reader<'a>(&'a [u8]);
 
 impl Reader<'_> {
     fn part(&mut self) -> Result<Part, Corrupt> {
-        let tag = Tag::from_raw(u32::from_le_bytes(self.take()?));
-        let period = u64::from_le_bytes(self.take()?);
+        let id = PartId {
+            tag: Tag::from_raw(u32::from_le_bytes(self.take()?)),
+            period: u64::from_le_bytes(self.take()?),
+            limit: u32::from_le_bytes(self.take()?),
+            burst: u32::from_le_bytes(self.take()?),
+        };
         let last = self.instant()?;
         let fresh_at = self.instant()?;
         let length = u32::from_le_bytes(self.take()?);
@@ -86,7 +94,7 @@ impl Reader<'_> {
             .ok_or(Corrupt("truncated"))?;
         self.0 = &self.0[words.len() * 8..];
         let words = words.iter().map(|word| u64::from_le_bytes(*word)).collect();
-        Ok(Part { tag, period, fresh_at, state: State::new(last, words) })
+        Ok(Part { id, fresh_at, state: State::new(last, words) })
     }
 
     fn instant(&mut self) -> Result<Timestamp, Corrupt> {
@@ -114,6 +122,7 @@ mod tests {
         let part = (
             any::<u32>(),
             any::<u64>(),
+            any::<(u32, u32)>(),
             micros.clone(),
             micros,
             prop::collection::vec(any::<u64>(), 0..5),
@@ -121,9 +130,8 @@ mod tests {
         prop::collection::vec(part, 0..4).prop_map(|parts| {
             parts
                 .into_iter()
-                .map(|(tag, period, last, fresh_at, words)| Part {
-                    tag: Tag::from_raw(tag),
-                    period,
+                .map(|(tag, period, (limit, burst), last, fresh_at, words)| Part {
+                    id: PartId { tag: Tag::from_raw(tag), period, limit, burst },
                     fresh_at: Timestamp::from_micros(fresh_at),
                     state: State::new(Timestamp::from_micros(last), words),
                 })
@@ -155,8 +163,7 @@ mod tests {
     #[test]
     fn f30_a_stored_length_allocates_nothing() {
         let mut bytes = encode(&[Part {
-            tag: Tag::GCRA,
-            period: 1,
+            id: PartId { tag: Tag::BUCKET, period: 1, limit: 0, burst: 0 },
             fresh_at: Timestamp::ZERO,
             state: State::new(Timestamp::ZERO, vec![]),
         }]);
@@ -168,13 +175,13 @@ mod tests {
     #[test]
     fn the_bytes_do_not_change_between_versions() {
         let part = Part {
-            tag: Tag::TOKEN_BUCKET,
-            period: 60_000_000,
+            id: PartId { tag: Tag::BUCKET, period: 60_000_000, limit: 0, burst: 0 },
             fresh_at: Timestamp::from_micros(1_704_067_200_600_000),
             state: State::new(Timestamp::from_micros(1_704_067_200_000_000), vec![1, 0]),
         };
         let expected = "0101\
-            04000000008793030000000000202110d70d0600c0472a10d70d060002000000\
+            0400000000879303000000000000000000000000\
+            00202110d70d0600c0472a10d70d060002000000\
             01000000000000000000000000000000";
         let hex: String = encode(&[part]).iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(hex.len(), expected.len());

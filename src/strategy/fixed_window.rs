@@ -1,6 +1,6 @@
 //! Fixed windows, counted from the Unix epoch.
 
-use super::packed::{self, Admission, Packed};
+use super::packed::{self, Admission, Demand, Packed};
 use super::{Answer, Corrupt, LimitError, Op, State, Strategy, Tag};
 use crate::clock::Timestamp;
 use crate::rate::Rate;
@@ -30,7 +30,7 @@ impl Strategy for FixedWindow {
         cost: u32,
         op: Op,
     ) -> Result<Answer, Corrupt> {
-        packed::step(&FixedMeter::new(rate), state, now, cost, op)
+        packed::step(&FixedMeter::new(rate), state, now, Demand::of(cost), op)
     }
 
     fn tag(&self) -> Tag {
@@ -84,11 +84,14 @@ impl Packed for FixedMeter {
     }
 
     #[inline(always)]
-    fn admit(&self, count: u32, _now: Timestamp, cost: u32) -> Admission<u32> {
-        match count.checked_add(cost) {
-            _ if cost > self.limit => Admission::Never,
-            Some(after) if after <= self.limit => Admission::Pass(after),
-            _ => Admission::Later,
+    fn admit(&self, count: u32, _now: Timestamp, demand: Demand) -> Admission<u32> {
+        let limit = u64::from(self.limit);
+        if demand.needed() > limit {
+            Admission::Never
+        } else if u64::from(count) + demand.needed() > limit {
+            Admission::Later
+        } else {
+            Admission::Pass(count + demand.cost_u32())
         }
     }
 
@@ -98,7 +101,7 @@ impl Packed for FixedMeter {
     }
 
     #[inline(always)]
-    fn retry_at(&self, _count: u32, now: Timestamp, _cost: u32) -> Timestamp {
+    fn retry_at(&self, _count: u32, now: Timestamp, _needed: u64) -> Timestamp {
         self.boundary(now)
     }
 

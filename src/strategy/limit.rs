@@ -1,18 +1,12 @@
 //! [`Limit`]: a rate and the strategy that keeps it, checked and ready to run.
 
-use std::any::Any;
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
 use thiserror::Error;
 
-use super::packed::{self, Settled};
-use super::{
-    Answer, Bucket, FixedMeter, FixedWindow, Gcra, Interned, LeakyBucket, Op, SlidingMeter,
-    SlidingWindowCounter, SlidingWindowLog, Strategy, Tag, TokenBucket, interned,
-};
-use crate::clock::Timestamp;
+use super::{Builtin, Core, Interned, Strategy, Tag, interned};
 use crate::rate::Rate;
 
 /// A rate and the strategy that keeps it. Cheap to clone.
@@ -24,53 +18,36 @@ pub struct Limit {
     core: Core,
     #[cfg(feature = "redis")]
     builtin: Option<Builtin>,
+    name: Option<Arc<str>>,
+    /// Brought by a hit, so its state is a part of its own.
+    per_hit: bool,
     /// Whose limit it is, once a throttle has it.
+    throttle: Option<Arc<str>>,
     interned: Option<&'static Interned>,
 }
 
-/// Which of our own strategies keeps a limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Builtin {
-    /// Token bucket, leaky bucket or GCRA.
-    Bucket {
-        /// Units beyond the burst.
-        debt: u32,
-    },
-    FixedWindow,
-    SlidingWindowCounter,
-    SlidingWindowLog,
+/// Which part of a key's stored value holds the state of a limit.
+///
+/// A throttle's own limits are told apart by strategy and period, so a changed limit or burst acts on
+/// what was counted. A rate that a hit brought has, in addition, its limit and burst: so it neither
+/// lifts nor fills another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct PartId {
+    pub(crate) tag: Tag,
+    /// Microseconds.
+    pub(crate) period: u64,
+    /// 0 for a throttle's own limit.
+    pub(crate) limit: u32,
+    /// 0 for a throttle's own limit.
+    pub(crate) burst: u32,
 }
 
-impl Builtin {
-    fn of(strategy: &dyn Strategy) -> Option<Self> {
-        let any: &dyn Any = strategy;
-        if let Some(bucket) = any.downcast_ref::<TokenBucket>() {
-            Some(Self::Bucket { debt: bucket.debt() })
-        } else if any.is::<LeakyBucket>() || any.is::<Gcra>() {
-            Some(Self::Bucket { debt: 0 })
-        } else if any.is::<FixedWindow>() {
-            Some(Self::FixedWindow)
-        } else if any.is::<SlidingWindowCounter>() {
-            Some(Self::SlidingWindowCounter)
-        } else {
-            any.is::<SlidingWindowLog>().then_some(Self::SlidingWindowLog)
-        }
+impl PartId {
+    /// Whether it is the part of a rate that a hit brought.
+    pub(crate) const fn is_per_hit(&self) -> bool {
+        // Neither is 0 for such a rate: a limit of 0 has no part.
+        self.limit > 0
     }
-}
-
-/// The form in which a limit runs.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Core {
-    Unlimited,
-    DenyAll,
-    Bucket(Bucket<u64>),
-    Fixed(FixedMeter),
-    Sliding(SlidingMeter),
-    /// On words, by the strategy's own `step`.
-    Words {
-        /// It keeps its hands off the state on a peek or a denial, so it may run on it in place.
-        in_place: bool,
-    },
 }
 
 impl Limit {
@@ -104,26 +81,36 @@ impl Limit {
         if !rate.is_unlimited() {
             strategy.check(&rate)?;
         }
-        Ok(Self::unchecked(rate, strategy))
-    }
-
-    /// For a refund of a hit that was counted at that rate. A refund has no use for the burst, so the
-    /// rate may come without, and is not checked again.
-    pub(crate) fn for_refund(rate: Rate, strategy: Arc<dyn Strategy>) -> Self {
-        Self::unchecked(rate, strategy)
-    }
-
-    fn unchecked(rate: Rate, strategy: Arc<dyn Strategy>) -> Self {
         let builtin = Builtin::of(&*strategy);
-        let core = Core::of(&rate, builtin);
-        Self {
+        Ok(Self {
             rate,
             tag: strategy.tag(),
+            core: Core::of(&rate, builtin),
             strategy,
-            core,
             #[cfg(feature = "redis")]
             builtin,
+            name: None,
+            per_hit: false,
+            throttle: None,
             interned: None,
+        })
+    }
+
+    /// Names the limit, for reports to clients and metrics: printable ASCII, 1 to 128 bytes, checked by
+    /// the throttle's `build`. Defaults to the throttle's name and the period, such as `api:items/min`.
+    #[must_use]
+    pub fn named(mut self, name: impl Into<Arc<str>>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Returns the name; empty for a limit without one that no throttle holds.
+    #[must_use]
+    pub fn name(&self) -> Cow<'_, str> {
+        match (&self.name, &self.throttle) {
+            (Some(name), _) => Cow::Borrowed(name),
+            (None, Some(throttle)) => Cow::Owned(default_name(throttle, &self.rate)),
+            (None, None) => Cow::Borrowed(""),
         }
     }
 
@@ -145,16 +132,61 @@ impl Limit {
         self.tag
     }
 
-    /// The limit of a throttle of that name.
-    pub(crate) fn bound_to(self, throttle: &str) -> Self {
-        Self { interned: Some(interned::intern(throttle, &self)), ..self }
+    /// Returns the limit as one of a throttle of that name.
+    pub(crate) fn bound_to(mut self, throttle: &Arc<str>) -> Self {
+        self.interned = Some(interned::intern(throttle, &self));
+        self.throttle = Some(Arc::clone(throttle));
+        self
     }
 
-    /// The number of its state in a throttle of that name.
+    /// Returns the limit as one that a hit brought to a throttle with the limit `own`.
+    pub(crate) fn brought_beside(mut self, own: &Self) -> Self {
+        self.per_hit = true;
+        self.throttle.clone_from(&own.throttle);
+        self.interned = own.interned.map(Interned::brought);
+        self
+    }
+
+    /// Whether the two count the same hits the same way: equal strategies and rates.
+    pub(crate) fn counts_like(&self, other: &Self) -> bool {
+        let key = |limit: &Self| {
+            (limit.tag, limit.rate.period(), limit.rate.limit(), limit.rate.effective_burst())
+        };
+        key(self) == key(other)
+    }
+
+    pub(crate) fn explicit_name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
+
+    /// Returns the part of a stored value that holds its state.
+    #[inline]
+    pub(crate) fn part(&self) -> PartId {
+        let (limit, burst) = match self.per_hit {
+            true => (self.rate.limit(), self.rate.effective_burst()),
+            false => (0, 0),
+        };
+        PartId { tag: self.tag, period: self.rate.period_micros(), limit, burst }
+    }
+
+    /// Whether anything is stored for it: not for an unlimited rate, nor for a limit of 0.
+    #[inline(always)]
+    pub(crate) const fn has_state(&self) -> bool {
+        !self.core.is_stateless()
+    }
+
+    #[inline(always)]
+    pub(crate) fn is_per_hit(&self) -> bool {
+        self.per_hit
+    }
+
+    /// The number of its state in a throttle of that name; of a rate that a hit brought, of the list of
+    /// these.
     #[inline(always)]
     pub(crate) fn interned(&self, throttle: &str) -> &'static Interned {
         match self.interned {
             Some(interned) if interned.is_of(throttle) => interned,
+            _ if self.per_hit => interned::brought_of(throttle),
             _ => interned::intern(throttle, self),
         }
     }
@@ -171,73 +203,19 @@ impl Limit {
     }
 }
 
-impl fmt::Debug for Limit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Limit({} by {:?})", self.rate, self.strategy)
+/// The throttle's name and the period; what is not printable ASCII as `?`.
+fn default_name(throttle: &str, rate: &Rate) -> String {
+    let printable = |c: char| if c.is_ascii_graphic() || c == ' ' { c } else { '?' };
+    let name: String = throttle.chars().map(printable).collect();
+    match rate.is_unlimited() {
+        true => name,
+        false => format!("{name}/{}", rate.period_text()),
     }
 }
 
-impl Core {
-    /// Whether it answers without remembering anything.
-    pub(crate) const fn is_stateless(&self) -> bool {
-        matches!(self, Self::Unlimited | Self::DenyAll)
-    }
-
-    /// Whether its state fits a packed count.
-    #[inline(always)]
-    pub(crate) const fn is_packed(&self) -> bool {
-        matches!(self, Self::Bucket(_) | Self::Fixed(_) | Self::Sliding(_))
-    }
-
-    /// One step on a packed count; `None` for a core that has none.
-    #[inline(always)]
-    pub(crate) fn run_packed(
-        &self,
-        count: u64,
-        last: Timestamp,
-        at: Timestamp,
-        cost: u32,
-        op: Op,
-    ) -> Option<Settled<u64>> {
-        match self {
-            Self::Bucket(meter) => Some(packed::run_packed(meter, count, last, at, cost, op)),
-            Self::Fixed(meter) => Some(packed::run_packed(meter, count, last, at, cost, op)),
-            Self::Sliding(meter) => Some(packed::run_packed(meter, count, last, at, cost, op)),
-            Self::Unlimited | Self::DenyAll | Self::Words { .. } => None,
-        }
-    }
-
-    /// The answer after a step on a packed count; `None` for a core that has none.
-    #[inline(always)]
-    pub(crate) fn answer_packed(
-        &self,
-        settled: Settled<u64>,
-        at: Timestamp,
-        cost: u32,
-    ) -> Option<Answer> {
-        match self {
-            Self::Bucket(meter) => Some(packed::answer(meter, settled.unpack(meter), at, cost)),
-            Self::Fixed(meter) => Some(packed::answer(meter, settled.unpack(meter), at, cost)),
-            Self::Sliding(meter) => Some(packed::answer(meter, settled.unpack(meter), at, cost)),
-            Self::Unlimited | Self::DenyAll | Self::Words { .. } => None,
-        }
-    }
-
-    fn of(rate: &Rate, builtin: Option<Builtin>) -> Self {
-        if rate.is_unlimited() {
-            return Self::Unlimited;
-        } else if rate.limit() == 0 {
-            return Self::DenyAll;
-        }
-        match builtin {
-            Some(Builtin::Bucket { debt }) => {
-                Bucket::new(rate, debt).map_or(Self::Words { in_place: true }, Self::Bucket)
-            }
-            Some(Builtin::FixedWindow) => Self::Fixed(FixedMeter::new(rate)),
-            Some(Builtin::SlidingWindowCounter) => Self::Sliding(SlidingMeter::new(rate)),
-            Some(Builtin::SlidingWindowLog) => Self::Words { in_place: true },
-            None => Self::Words { in_place: false },
-        }
+impl fmt::Debug for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Limit({} by {:?})", self.rate, self.strategy)
     }
 }
 

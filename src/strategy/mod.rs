@@ -9,17 +9,19 @@
 //! | [`TokenBucket`] (default) | exact | 16 bytes | up to the rate's burst at once, then smooth; may go into debt |
 //! | [`LeakyBucket`] | exact | 16 bytes | the same core seen as a meter that drains |
 //! | [`Gcra`] | exact | 16 bytes | the same core under the name from ATM networks |
-//! | [`FixedWindow`] | up to twice the limit around a boundary | 12 bytes | the whole limit at the start of a window |
+//! | [`FixedWindow`] | up to twice the limit around a boundary | 8 bytes | the whole limit at the start of a window |
 //! | [`SlidingWindowCounter`] | an estimate: assumes that the last window was even | 16 bytes | the limit, then as the last window fades |
 //! | [`SlidingWindowLog`] | exact in every window | 16 bytes a hit | the limit, then as each hit leaves |
 //!
 //! A strategy of your own implements [`Strategy`]; it works on every backend.
 
+mod apply;
 mod bucket;
 pub(crate) mod codec;
 mod fixed_window;
 pub(crate) mod interned;
 mod limit;
+pub(crate) mod meter;
 pub(crate) mod packed;
 mod sliding_window_counter;
 mod sliding_window_log;
@@ -37,16 +39,16 @@ pub use limit::{Limit, LimitError};
 pub use sliding_window_counter::SlidingWindowCounter;
 pub use sliding_window_log::SlidingWindowLog;
 pub use state::State;
-pub use step::{MAX_LIMITS, Outcome, Step, Write};
+pub use step::{Evaluation, MAX_LIMITS, MAX_RATES_PER_KEY, Step, StepError, Write};
 
+pub(crate) use apply::{Cell, Form, apply_healing};
 pub(crate) use bucket::Bucket;
 pub(crate) use fixed_window::FixedMeter;
 pub(crate) use interned::Interned;
-#[cfg(feature = "redis")]
-pub(crate) use limit::Builtin;
-pub(crate) use limit::Core;
+pub(crate) use limit::PartId;
+pub(crate) use meter::{Builtin, Core, Meter};
 pub(crate) use sliding_window_counter::SlidingMeter;
-pub(crate) use step::{Cell, apply_healing};
+pub(crate) use step::KEPT_MICROS;
 
 use crate::clock::Timestamp;
 use crate::rate::Rate;
@@ -157,12 +159,14 @@ pub enum Verdict {
 pub struct Tag(u32);
 
 impl Tag {
+    /// Of no strategy: the list of the rates that hits brought, in memory.
+    pub(crate) const BROUGHT: Self = Self(0);
     pub(crate) const FIXED_WINDOW: Self = Self(1);
     pub(crate) const SLIDING_WINDOW_COUNTER: Self = Self(2);
     pub(crate) const SLIDING_WINDOW_LOG: Self = Self(3);
-    pub(crate) const TOKEN_BUCKET: Self = Self(4);
-    pub(crate) const LEAKY_BUCKET: Self = Self(5);
-    pub(crate) const GCRA: Self = Self(6);
+    /// Of token bucket, leaky bucket and GCRA: they admit the same hits, so one goes on where another
+    /// ended.
+    pub(crate) const BUCKET: Self = Self(4);
 
     /// A tag from a name, by 32-bit FNV-1a with the highest bit set; built-in tags have it clear.
     ///

@@ -7,6 +7,49 @@
 use super::{Answer, Corrupt, Op, State, Verdict};
 use crate::clock::Timestamp;
 
+/// The units that a hit asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Demand {
+    cost: u32,
+    leave: u32,
+}
+
+impl Demand {
+    /// A demand of `cost` units.
+    #[inline(always)]
+    pub(crate) const fn of(cost: u32) -> Self {
+        Self { cost, leave: 0 }
+    }
+
+    /// A demand of `cost` units that passes only if `leave` more would.
+    #[inline(always)]
+    pub(crate) const fn leaving(cost: u32, leave: u32) -> Self {
+        Self { cost, leave }
+    }
+
+    /// The units that are taken.
+    #[inline(always)]
+    pub(crate) fn cost(self) -> u64 {
+        u64::from(self.cost)
+    }
+
+    #[inline(always)]
+    pub(crate) const fn cost_u32(self) -> u32 {
+        self.cost
+    }
+
+    #[inline(always)]
+    pub(crate) const fn leave(self) -> u32 {
+        self.leave
+    }
+
+    /// The units that must be there.
+    #[inline(always)]
+    pub(crate) fn needed(self) -> u64 {
+        u64::from(self.cost) + u64::from(self.leave)
+    }
+}
+
 /// A strategy whose state fits one number, for one rate.
 pub(crate) trait Packed {
     /// What was used; the default is a key that was never seen.
@@ -21,8 +64,8 @@ pub(crate) trait Packed {
     /// The count at `now`, of a count that was written at `last`.
     fn settle(&self, count: Self::Count, last: Timestamp, now: Timestamp) -> Self::Count;
 
-    /// Whether `cost` passes at `now`; `cost` is at least 1.
-    fn admit(&self, count: Self::Count, now: Timestamp, cost: u32) -> Admission<Self::Count>;
+    /// Whether the demand passes at `now`; its cost is at least 1.
+    fn admit(&self, count: Self::Count, now: Timestamp, demand: Demand) -> Admission<Self::Count>;
 
     /// The count after `cost` is given back, or `None` if nothing can be.
     fn refund(
@@ -33,8 +76,8 @@ pub(crate) trait Packed {
         cost: u32,
     ) -> Option<Self::Count>;
 
-    /// The first instant at which `cost` passes; asked only after [`Admission::Later`].
-    fn retry_at(&self, count: Self::Count, now: Timestamp, cost: u32) -> Timestamp;
+    /// The first instant at which `needed` units pass; asked only after [`Admission::Later`].
+    fn retry_at(&self, count: Self::Count, now: Timestamp, needed: u64) -> Timestamp;
 
     /// Whole units that pass at `now`.
     fn remaining(&self, count: Self::Count, now: Timestamp) -> u32;
@@ -49,7 +92,7 @@ pub(crate) trait Packed {
     fn store(&self, count: Self::Count, state: &mut State);
 }
 
-/// Whether a cost passes, and what is used then.
+/// Whether a demand passes, and what is used then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Admission<C> {
     Pass(C),
@@ -62,16 +105,9 @@ pub(crate) enum Admission<C> {
 pub(crate) struct Settled<C> {
     /// The count after the step, as of its instant.
     pub(crate) count: C,
-    pub(crate) passed: Passed,
+    pub(crate) passed: Admission<()>,
     /// Whether the count must be written.
     pub(crate) changed: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Passed {
-    Yes,
-    Later,
-    Never,
 }
 
 /// One step on a count.
@@ -81,28 +117,29 @@ pub(crate) fn run<P: Packed>(
     count: P::Count,
     last: Timestamp,
     now: Timestamp,
-    cost: u32,
+    demand: Demand,
     op: Op,
 ) -> Settled<P::Count> {
     let count = meter.settle(count, last, now);
-    if cost == 0 {
-        return Settled { count, passed: Passed::Yes, changed: false };
+    let unchanged = |passed| Settled { count, passed, changed: false };
+    if demand.cost_u32() == 0 {
+        return unchanged(Admission::Pass(()));
     }
     if let Op::Refund { taken_at } = op {
-        let refunded = meter.refund(count, taken_at, now, cost);
+        let refunded = meter.refund(count, taken_at, now, demand.cost_u32());
         return Settled {
             count: refunded.unwrap_or(count),
-            passed: Passed::Yes,
+            passed: Admission::Pass(()),
             changed: refunded.is_some(),
         };
     }
-    match meter.admit(count, now, cost) {
+    match meter.admit(count, now, demand) {
         Admission::Pass(after) if op == Op::Take => {
-            Settled { count: after, passed: Passed::Yes, changed: true }
+            Settled { count: after, passed: Admission::Pass(()), changed: true }
         }
-        Admission::Pass(_) => Settled { count, passed: Passed::Yes, changed: false },
-        Admission::Later => Settled { count, passed: Passed::Later, changed: false },
-        Admission::Never => Settled { count, passed: Passed::Never, changed: false },
+        Admission::Pass(_) => unchanged(Admission::Pass(())),
+        Admission::Later => unchanged(Admission::Later),
+        Admission::Never => unchanged(Admission::Never),
     }
 }
 
@@ -112,14 +149,16 @@ pub(crate) fn answer<P: Packed>(
     meter: &P,
     settled: Settled<P::Count>,
     now: Timestamp,
-    cost: u32,
+    demand: Demand,
 ) -> Answer {
     let Settled { count, passed, .. } = settled;
     Answer {
         verdict: match passed {
-            Passed::Yes => Verdict::Allowed,
-            Passed::Later => Verdict::Denied { retry_at: meter.retry_at(count, now, cost) },
-            Passed::Never => Verdict::Never,
+            Admission::Pass(()) => Verdict::Allowed,
+            Admission::Later => {
+                Verdict::Denied { retry_at: meter.retry_at(count, now, demand.needed()) }
+            }
+            Admission::Never => Verdict::Never,
         },
         remaining: meter.remaining(count, now),
         fresh_at: meter.fresh_at(count, now),
@@ -133,10 +172,10 @@ pub(crate) fn run_packed<P: Packed>(
     count: u64,
     last: Timestamp,
     at: Timestamp,
-    cost: u32,
+    demand: Demand,
     op: Op,
 ) -> Settled<u64> {
-    let Settled { count, passed, changed } = run(meter, P::unpack(count), last, at, cost, op);
+    let Settled { count, passed, changed } = run(meter, P::unpack(count), last, at, demand, op);
     Settled { count: P::pack(count), passed, changed }
 }
 
@@ -152,16 +191,16 @@ pub(crate) fn step<P: Packed>(
     meter: &P,
     state: &mut State,
     now: Timestamp,
-    cost: u32,
+    demand: Demand,
     op: Op,
 ) -> Result<Answer, Corrupt> {
     let count = match state.words() {
         [] => P::Count::default(),
         words => meter.load(words)?,
     };
-    let settled = run(meter, count, state.last(), now, cost, op);
+    let settled = run(meter, count, state.last(), now, demand, op);
     if settled.changed {
         meter.store(settled.count, state);
     }
-    Ok(answer(meter, settled, now, cost))
+    Ok(answer(meter, settled, now, demand))
 }

@@ -1,6 +1,6 @@
 //! The sliding window counter: two fixed windows, the older one fading.
 
-use super::packed::{self, Admission, Packed};
+use super::packed::{self, Admission, Demand, Packed};
 use super::{Answer, Corrupt, LimitError, Op, State, Strategy, Tag};
 use crate::clock::Timestamp;
 use crate::rate::Rate;
@@ -31,7 +31,7 @@ impl Strategy for SlidingWindowCounter {
         cost: u32,
         op: Op,
     ) -> Result<Answer, Corrupt> {
-        packed::step(&SlidingMeter::new(rate), state, now, cost, op)
+        packed::step(&SlidingMeter::new(rate), state, now, Demand::of(cost), op)
     }
 
     fn tag(&self) -> Tag {
@@ -129,14 +129,15 @@ impl Packed for SlidingMeter {
     }
 
     #[inline(always)]
-    fn admit(&self, count: TwoWindows, now: Timestamp, cost: u32) -> Admission<TwoWindows> {
-        if cost > self.limit {
-            return Admission::Never;
+    fn admit(&self, count: TwoWindows, now: Timestamp, demand: Demand) -> Admission<TwoWindows> {
+        let limit = u64::from(self.limit);
+        if demand.needed() > limit {
+            Admission::Never
+        } else if self.used(count, now) + demand.needed() > limit {
+            Admission::Later
+        } else {
+            Admission::Pass(TwoWindows { current: count.current + demand.cost_u32(), ..count })
         }
-        if self.used(count, now) + u64::from(cost) > u64::from(self.limit) {
-            return Admission::Later;
-        }
-        Admission::Pass(TwoWindows { current: count.current + cost, ..count })
     }
 
     fn refund(
@@ -151,9 +152,9 @@ impl Packed for SlidingMeter {
             .then(|| TwoWindows { current: count.current.saturating_sub(cost), ..count })
     }
 
-    fn retry_at(&self, count: TwoWindows, now: Timestamp, cost: u32) -> Timestamp {
+    fn retry_at(&self, count: TwoWindows, now: Timestamp, needed: u64) -> Timestamp {
         let start = self.window_start(now);
-        let room = self.limit.saturating_sub(cost);
+        let room = self.limit.saturating_sub(u32::try_from(needed).unwrap_or(u32::MAX));
         let at = if let Some(room) = room.checked_sub(count.current) {
             start + self.fades_to(count.previous, room)
         } else {

@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::{Inner, Throttle};
@@ -12,16 +13,22 @@ use crate::error::BuildError;
 use crate::key;
 use crate::on_error::{LogLimit, OnError};
 use crate::rate::{Rate, RateError};
-use crate::strategy::{Limit, MAX_LIMITS, Strategy, TokenBucket};
+use crate::strategy::{Limit, MAX_LIMITS, Strategy, TokenBucket, interned};
+use crate::text::Excerpt;
 
-/// The most bytes of a throttle's name.
+/// The most bytes of the name of a throttle or a limit.
 const MAX_NAME: usize = 128;
+
+/// The number of the next throttle.
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 /// Builds a [`Throttle`].
 #[must_use = "a builder does nothing until `build`"]
 pub struct ThrottleBuilder {
     name: String,
     limits: Vec<Wanted>,
+    /// A name that was given before any rate.
+    stray_name: Option<String>,
     strategy: Option<Arc<dyn Strategy>>,
     backend: Option<Arc<dyn Backend>>,
     on_error: Option<OnError>,
@@ -36,6 +43,7 @@ struct Wanted {
     rate: Result<Rate, RateError>,
     /// Its own strategy, if not the throttle's.
     strategy: Option<Arc<dyn Strategy>>,
+    name: Option<String>,
 }
 
 /// A [`Rate`], or its text.
@@ -66,9 +74,10 @@ impl IntoRate for String {
     }
 }
 
-impl IntoRate for &String {
+/// So that a slice of rates or of their texts will do.
+impl<T: IntoRate + Clone> IntoRate for &T {
     fn into_rate(self) -> Result<Rate, RateError> {
-        self.parse()
+        self.clone().into_rate()
     }
 }
 
@@ -77,6 +86,7 @@ impl ThrottleBuilder {
         Self {
             name,
             limits: Vec::new(),
+            stray_name: None,
             strategy: None,
             backend: None,
             on_error: None,
@@ -89,7 +99,7 @@ impl ThrottleBuilder {
     /// Adds a rate, kept by the throttle's [`strategy`](Self::strategy). A hit must pass all of them;
     /// there are at most eight.
     pub fn rate(mut self, rate: impl IntoRate) -> Self {
-        self.limits.push(Wanted { rate: rate.into_rate(), strategy: None });
+        self.limits.push(Wanted { rate: rate.into_rate(), strategy: None, name: None });
         self
     }
 
@@ -105,7 +115,31 @@ impl ThrottleBuilder {
 
     /// Adds a rate with a strategy that is already shared.
     pub fn shared_limit(mut self, rate: impl IntoRate, strategy: Arc<dyn Strategy>) -> Self {
-        self.limits.push(Wanted { rate: rate.into_rate(), strategy: Some(strategy) });
+        self.limits.push(Wanted { rate: rate.into_rate(), strategy: Some(strategy), name: None });
+        self
+    }
+
+    /// Names the limit that was added last, for reports to clients and metrics: 1 to 128 bytes of
+    /// printable ASCII, different for each limit. Defaults to the throttle's name and the period, such
+    /// as `api:items/min`.
+    ///
+    /// ```
+    /// # use traffik::{InMemory, Throttle};
+    /// let throttle = Throttle::builder("api")
+    ///     .rate("20/s")
+    ///     .named("burst")
+    ///     .rate("5000/day")
+    ///     .named("daily")
+    ///     .backend(InMemory::new())
+    ///     .build()?;
+    /// assert_eq!(throttle.limits()[1].name(), "daily");
+    /// # Ok::<(), traffik::BuildError>(())
+    /// ```
+    pub fn named(mut self, name: impl Into<String>) -> Self {
+        match self.limits.last_mut() {
+            Some(limit) => limit.name = Some(name.into()),
+            None => self.stray_name = Some(name.into()),
+        }
         self
     }
 
@@ -139,7 +173,7 @@ impl ThrottleBuilder {
     }
 
     /// The longest that a hit takes, waiting for connections and retries included; then the error
-    /// policy decides. Above zero. Defaults to 250 ms.
+    /// policy decides. An error handler has its own limit on top of it. Above zero. Defaults to 250 ms.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
@@ -163,7 +197,7 @@ impl ThrottleBuilder {
     /// # Errors
     ///
     /// When a rate cannot be read or its strategy cannot keep it, when there is no rate or more than
-    /// eight, when two limits would share their state, when the name is not 1 to 128 bytes without
+    /// eight, when two limits would share their state or have the same name, when the name is not 1 to 128 bytes without
     /// control characters, or when the deadline is zero.
     pub fn build(self) -> Result<Throttle, BuildError> {
         self.check_settings()?;
@@ -172,17 +206,24 @@ impl ThrottleBuilder {
         let mut limits = Vec::with_capacity(wanted.len());
         for wanted in wanted {
             let own = wanted.strategy.unwrap_or_else(|| Arc::clone(&strategy));
-            limits.push(Limit::shared(wanted.rate?, own)?);
+            let limit = Limit::shared(wanted.rate?, own)?;
+            limits.push(match wanted.name {
+                Some(name) => limit.named(name),
+                None => limit,
+            });
         }
         if limits.is_empty() {
             return Err(BuildError::NoRate { throttle: name });
         }
         check_states(&name, &limits)?;
+        let name = interned::name_of(&name);
         let limits: Box<[Limit]> = limits.into_iter().map(|limit| limit.bound_to(&name)).collect();
-        let name = Arc::clone(limits[0].interned(&name).throttle());
+        let limits = number_default_names(limits);
+        check_names(&name, &limits)?;
         let hasher = key::hasher().clone();
         Ok(Throttle {
             inner: Arc::new(Inner {
+                id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
                 seed: hasher.hash_one(&*name),
                 name,
                 hasher,
@@ -201,7 +242,7 @@ impl ThrottleBuilder {
     fn check_settings(&self) -> Result<(), BuildError> {
         let name = &self.name;
         if name.is_empty() || name.len() > MAX_NAME || name.chars().any(char::is_control) {
-            let shown = crate::text::Excerpt(name.as_bytes());
+            let shown = Excerpt(name.as_bytes());
             return Err(BuildError::setting(
                 "throttle name",
                 format!("{shown} is not 1 to {MAX_NAME} bytes without control characters"),
@@ -211,6 +252,15 @@ impl ThrottleBuilder {
             return Err(BuildError::setting(
                 "rates",
                 format!("of throttle {name:?} are {}; the most is {MAX_LIMITS}", self.limits.len()),
+            ));
+        }
+        if let Some(stray) = &self.stray_name {
+            return Err(BuildError::setting(
+                "limit name",
+                format!(
+                    "{} of throttle {name:?} was given before any rate; call `named` after the rate",
+                    Excerpt(stray.as_bytes())
+                ),
             ));
         }
         if self.deadline.is_zero() {
@@ -239,6 +289,42 @@ fn check_states(throttle: &str, limits: &[Limit]) -> Result<(), BuildError> {
         }
         if let Some(first) = limits[..second].iter().position(same) {
             return Err(BuildError::SameState { throttle: throttle.to_owned(), first, second });
+        }
+    }
+    Ok(())
+}
+
+/// Tells default names apart: limits of one period and different strategies would have the same.
+fn number_default_names(mut limits: Box<[Limit]>) -> Box<[Limit]> {
+    for index in 1..limits.len() {
+        let (before, after) = limits.split_at_mut(index);
+        let limit = &mut after[0];
+        let name = limit.name().into_owned();
+        if limit.explicit_name().is_none() && before.iter().any(|other| other.name() == name) {
+            *limit = limit.clone().named(format!("{name}#{}", index + 1));
+        }
+    }
+    limits
+}
+
+/// Refuses names that a report could not carry, or not tell apart.
+fn check_names(throttle: &str, limits: &[Limit]) -> Result<(), BuildError> {
+    for (index, limit) in limits.iter().enumerate() {
+        let Some(name) = limit.explicit_name() else { continue };
+        let printable = name.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic());
+        if !(1..=MAX_NAME).contains(&name.len()) || !printable {
+            return Err(BuildError::setting(
+                "limit name",
+                format!(
+                    "{} must be 1 to {MAX_NAME} bytes of printable ASCII",
+                    Excerpt(name.as_bytes())
+                ),
+            ));
+        }
+        let same = |other: &Limit| other.name() == name;
+        if limits[..index].iter().any(same) || limits[index + 1..].iter().any(same) {
+            let (throttle, name) = (throttle.to_owned(), name.to_owned());
+            return Err(BuildError::SameName { throttle, name });
         }
     }
     Ok(())

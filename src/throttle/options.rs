@@ -1,43 +1,82 @@
 //! [`HitOptions`]: what one hit does differently.
 
 use crate::rate::Rate;
+use crate::strategy::Step;
 
 /// What one hit does differently from the others of its throttle.
 ///
 /// ```
 /// use traffik::{HitOptions, Rate};
 ///
+/// // Costs 50 units instead of one.
 /// let bulk = HitOptions::new().cost(50);
-/// let premium = HitOptions::new().rate(Rate::per_minute(1_000));
-/// # let _ = (bulk, premium);
+/// // A customer whose plan has a rate of its own.
+/// let premium = HitOptions::new().replace_rates([Rate::per_minute(1_000)]);
+/// // The throttle's limits, and one more.
+/// let export = HitOptions::new().add_rates([Rate::per_hour(5)]);
+/// // Background work, which leaves 20 units to people.
+/// let background = HitOptions::new().leave(20);
+/// # let _ = (bulk, premium, export, background);
 /// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+///
+/// # Rates of a hit
+///
+/// They are kept by the strategy of the throttle's first limit. A rate that equals one of the
+/// throttle's own is that limit. Any other counts for itself, by its period, limit and burst: it
+/// neither lifts nor fills another, and what is used of it stays with the key when a later hit brings
+/// another. One hit may have at most eight limits in all, and at most 32 different rates brought by
+/// hits can count on one key at the same time; one more is an error, whatever the error policy.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[must_use]
 pub struct HitOptions {
     pub(super) cost: Option<u32>,
-    pub(super) rate: Option<Rate>,
+    pub(super) leave: u32,
+    /// The throttle's own limits do not count.
+    pub(super) replaces: bool,
+    pub(super) rates: Vec<Rate>,
 }
 
 impl HitOptions {
     /// Nothing different.
     pub const fn new() -> Self {
-        Self { cost: None, rate: None }
+        Self { cost: None, leave: 0, replaces: false, rates: Vec::new() }
     }
 
-    /// Units that the hit costs. Defaults to the throttle's default cost. A cost of 0 passes, is not
-    /// counted, and reads the remaining units.
+    /// The options under which another throttle would be asked the same.
+    pub(super) fn of(step: &Step<'_>) -> Self {
+        let rates = step.limits().iter().map(|limit| *limit.rate());
+        Self::new().cost(step.cost()).leave(step.left()).replace_rates(rates)
+    }
+
+    pub(crate) fn cost_or_zero(&self) -> u32 {
+        self.cost.unwrap_or_default()
+    }
+
+    /// Sets the units that the hit costs. A cost of 0 passes, is not counted, and reads the remaining
+    /// units. Defaults to the throttle's default cost.
     pub const fn cost(mut self, units: u32) -> Self {
         self.cost = Some(units);
         self
     }
 
-    /// Counts against this rate instead of the throttle's, with the strategy of its first limit.
-    /// Defaults to the throttle's own.
-    ///
-    /// Rates of the same period share what was counted: so a caller who moves from one plan to another
-    /// keeps the used units. A rate of another period counts for itself.
-    pub const fn rate(mut self, rate: Rate) -> Self {
-        self.rate = Some(rate);
+    /// Lets the hit pass only if `units` more would pass with it, which stay for others. What is taken
+    /// is the cost; the wait is that of the cost and `units` together. Defaults to 0.
+    pub const fn leave(mut self, units: u32) -> Self {
+        self.leave = units;
+        self
+    }
+
+    /// Counts against these rates **instead of** the throttle's: none of its limits holds for this
+    /// hit. Without any rate the hit is an error. May be repeated.
+    pub fn replace_rates(mut self, rates: impl IntoIterator<Item = Rate>) -> Self {
+        self.replaces = true;
+        self.rates.extend(rates);
+        self
+    }
+
+    /// Counts against these rates **and** the throttle's: the hit must pass them all. May be repeated.
+    pub fn add_rates(mut self, rates: impl IntoIterator<Item = Rate>) -> Self {
+        self.rates.extend(rates);
         self
     }
 }

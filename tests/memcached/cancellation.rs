@@ -84,7 +84,7 @@ async fn f22_who_waits_on_a_hot_key_loses_nothing_by_one_who_was_cancelled() {
     const LIMIT: usize = 200;
     let server = MemcachedServer::start();
     let backend = Arc::new(builder(&server).build().unwrap());
-    for (round, strategy) in ["bucket", "number"].into_iter().enumerate() {
+    for (round, strategy) in ["bucket", "window"].into_iter().enumerate() {
         let limits = match strategy {
             "bucket" => [limit("200/366d", TokenBucket::new())],
             _ => [limit("200/30d", FixedWindow::new())],

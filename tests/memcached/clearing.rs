@@ -1,9 +1,14 @@
 //! `clear`, with tracked keys and without.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
-use traffik::{Backend, ErrorKind, FixedWindow, Key, LifespanExt, LockOptions, TokenBucket};
+use traffik::strategy::{Answer, Corrupt, Op, State, Tag};
+use traffik::{
+    Backend, ErrorKind, FixedWindow, Key, LifespanExt, Limit, LockOptions, Memcached, Rate,
+    Strategy, Timestamp, TokenBucket,
+};
 
 use crate::servers::MemcachedServer;
 use crate::world::{backend, builder, hit, limit};
@@ -26,7 +31,7 @@ impl std::io::Write for Lines {
 #[tokio::test]
 async fn without_tracked_keys_a_lifespan_warns_once_and_leaves_them() {
     let server = MemcachedServer::start();
-    let backend = backend(&server);
+    let backend = builder(&server).persistent(false).build().unwrap();
     let lines = Lines::default();
     let writer = lines.clone();
     let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
@@ -64,7 +69,6 @@ async fn tracked_keys_are_cleared_by_any_process_also_when_they_come_again() {
         other.clear().await.unwrap();
     }
     assert!(held.is_valid() && held.release().await.unwrap(), "locks stay");
-    assert_eq!(one.settings().count(traffik::backend::Counter::Untracked), 0);
 }
 
 #[tokio::test]
@@ -78,42 +82,176 @@ async fn flush_all_takes_everything() {
     assert_eq!(server.command("get theirs\r\n"), "END\r\n");
 }
 
-/// Fills all lists of names, written down at that minute.
-fn fill_lists(server: &MemcachedServer, minute: u64) {
-    for shard in 0..64 {
-        let mut text = String::new();
-        for number in 0.. {
-            let line = format!("{minute} /v/old:{shard}:{number}\n");
-            if text.len() + line.len() > 128 * 1024 {
-                break;
-            }
-            text.push_str(&line);
+/// Does something between the read and the write of a hit: its step runs there.
+#[derive(Clone)]
+struct Between(Arc<Mutex<Option<Work>>>);
+
+type Work = Box<dyn FnOnce() + Send>;
+
+impl Between {
+    fn with(work: impl FnOnce() + Send + 'static) -> Self {
+        Self(Arc::new(Mutex::new(Some(Box::new(work)))))
+    }
+}
+
+impl std::fmt::Debug for Between {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Between")
+    }
+}
+
+impl Strategy for Between {
+    fn step(
+        &self,
+        rate: &Rate,
+        state: &mut State,
+        now: Timestamp,
+        cost: u32,
+        op: Op,
+    ) -> Result<Answer, Corrupt> {
+        let work = self.0.lock().take();
+        if let Some(work) = work {
+            work();
         }
-        let length = text.len();
-        let reply = server.command(&format!("set test/k/{shard} 0 0 {length}\r\n{text}\r\n"));
-        assert_eq!(reply, "STORED\r\n");
+        FixedWindow::new().step(rate, state, now, cost, op)
+    }
+
+    fn tag(&self) -> Tag {
+        FixedWindow::new().tag()
+    }
+}
+
+async fn remaining(backend: &Memcached, key: &str, limits: &[Limit]) -> u32 {
+    hit(backend, key, limits).await.unwrap().remaining()
+}
+
+#[tokio::test]
+async fn a_hit_that_spans_a_clear_counts_as_before_it() {
+    let server = Arc::new(MemcachedServer::start());
+    let backend = builder(&server).track_keys(true).build().unwrap();
+    let limits = [limit("5/30d", FixedWindow::new())];
+    assert_eq!(remaining(&backend, "a", &limits).await, 4);
+    let other = Arc::clone(&server);
+    let clear = Between::with(move || drop(other.command("incr test/g 1\r\n")));
+    assert_eq!(remaining(&backend, "a", &[limit("5/30d", clear)]).await, 3, "on the old count");
+    assert_eq!(remaining(&backend, "a", &limits).await, 4, "which nobody reads any more");
+    assert_eq!(remaining(&backend, "a", &limits).await, 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hit_that_spans_a_clear_never_overwrites_one_that_came_after_it() {
+    let server = MemcachedServer::start();
+    let backend = builder(&server).track_keys(true).build().unwrap();
+    let limits = [limit("5/30d", FixedWindow::new())];
+    for key in ["new", "old"] {
+        if key == "old" {
+            assert_eq!(remaining(&backend, key, &limits).await, 4);
+        }
+        let other = builder(&server).track_keys(true).build().unwrap();
+        let clear_and_hit = Between::with(move || {
+            let work = async move {
+                other.clear().await.unwrap();
+                let limits = [limit("5/30d", FixedWindow::new())];
+                assert_eq!(remaining(&other, key, &limits).await, 4, "the first after the clear");
+            };
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            std::thread::spawn(move || runtime.unwrap().block_on(work)).join().unwrap();
+        });
+        assert_eq!(remaining(&backend, key, &[limit("5/30d", clear_and_hit)]).await, 3, "{key}");
+        assert_eq!(remaining(&backend, key, &limits).await, 2, "{key}: both count");
     }
 }
 
 #[tokio::test]
-async fn names_that_do_not_fit_are_counted_and_old_ones_make_room() {
+async fn f17_a_generation_that_is_lost_brings_nothing_old_back() {
     let server = MemcachedServer::start();
-    let untracked = |backend: &traffik::Memcached| {
-        backend.settings().count(traffik::backend::Counter::Untracked)
-    };
-    // Of the far future, so never old.
-    fill_lists(&server, 1 << 40);
-    let full = builder(&server).track_keys(true).build().unwrap();
+    let backend = builder(&server).track_keys(true).build().unwrap();
     let limits = [limit("5/30d", FixedWindow::new())];
-    assert!(hit(&full, "a", &limits).await.unwrap().is_allowed(), "the hit is served all the same");
-    assert_eq!(untracked(&full), 1);
-    assert!(hit(&full, "a", &limits).await.unwrap().is_allowed());
-    assert_eq!(untracked(&full), 1, "counted once");
+    for key in ["a", "b", "c"] {
+        assert_eq!(remaining(&backend, key, &limits).await, 4);
+    }
+    backend.set(&Key::value("v"), b"1", None).await.unwrap();
+    backend.clear().await.unwrap();
+    for lost in ["delete test/g\r\n", "set test/g 0 0 7\r\ngarbage\r\n", "set test/g 0 0 0\r\n\r\n"]
+    {
+        assert_eq!(remaining(&backend, "a", &limits).await, 4, "{lost:?}");
+        server.command(lost);
+        assert_eq!(remaining(&backend, "b", &limits).await, 4, "cleared, or lost: {lost:?}");
+        assert_eq!(backend.get(&Key::value("v")).await.unwrap(), None, "{lost:?}");
+        server.command(lost);
+        backend.clear().await.unwrap();
+        assert_eq!(remaining(&backend, "c", &limits).await, 4, "{lost:?}");
+    }
+}
 
-    fill_lists(&server, 1);
-    let compacted = builder(&server).track_keys(true).build().unwrap();
-    assert!(hit(&compacted, "b", &limits).await.unwrap().is_allowed());
-    assert_eq!(untracked(&compacted), 0, "names whose items are gone make room");
-    compacted.clear().await.unwrap();
-    assert_eq!(hit(&compacted, "b", &limits).await.unwrap().remaining(), 4, "and it was cleared");
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tracking_costs_the_same_however_many_keys_there_are() {
+    const KEYS: u64 = 20_000;
+    let server = MemcachedServer::start();
+    let backend = Arc::new(builder(&server).track_keys(true).build().unwrap());
+    let limits = Arc::new([limit("5/30d", FixedWindow::new())]);
+    let next = Arc::new(AtomicU64::new(0));
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..16 {
+        let (backend, limits, next) =
+            (Arc::clone(&backend), Arc::clone(&limits), Arc::clone(&next));
+        tasks.spawn(async move {
+            loop {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                if number >= KEYS {
+                    break;
+                }
+                assert_eq!(remaining(&backend, &format!("k{number}"), &*limits).await, 4);
+            }
+        });
+    }
+    tasks.join_all().await;
+    let cost =
+        || ["cmd_get", "cmd_set", "bytes_read", "bytes_written"].map(|name| server.stat(name));
+    let before = cost();
+    for number in 0..100 {
+        assert_eq!(remaining(&backend, &format!("new{number}"), &*limits).await, 4);
+    }
+    let after = cost();
+    let cost: Vec<u64> = before.iter().zip(after).map(|(before, after)| after - before).collect();
+    // Two keys for each read; what the server says of itself is some 2,000 bytes.
+    assert_eq!(cost[..2], [200, 100], "no round trip more");
+    assert!(cost[2] < 100 * 300 && cost[3] < 100 * 300, "{cost:?}");
+    let before = server.stat("cmd_set");
+    backend.clear().await.unwrap();
+    assert_eq!(server.stat("cmd_set") - before, 1, "one step");
+    assert_eq!(remaining(&backend, "k7", &*limits).await, 4);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f04_clear_reaches_all_nodes_that_answer_and_names_the_others() {
+    let mut servers = [(); 3].map(|()| MemcachedServer::start());
+    let backend = servers.iter().fold(Memcached::builder().namespace("test"), |builder, server| {
+        builder.url(crate::world::url(server))
+    });
+    let backend = backend.track_keys(true).build().unwrap();
+    let limits = [limit("5/30d", FixedWindow::new())];
+    for number in 0..60 {
+        assert_eq!(remaining(&backend, &number.to_string(), &limits).await, 4);
+    }
+    servers[1].pause();
+    let (silent, dead) = (servers[1].address(), servers[2].address());
+    servers[2].kill();
+    let error = backend.clear().await.unwrap_err().to_string();
+    assert!(error.contains("2 of 3 nodes failed"), "{error}");
+    assert!(error.contains(&silent) && error.contains(&dead), "{error}");
+    assert!(!error.contains(&servers[0].address()), "{error}");
+    servers[1].resume();
+    servers[2].restart();
+    let mut left: Vec<u32> = Vec::new();
+    for number in 0..60 {
+        left.push(remaining(&backend, &number.to_string(), &limits).await);
+    }
+    let kept = left.iter().filter(|left| **left == 3).count();
+    assert!((5..40).contains(&kept), "those of the node that did not answer: {left:?}");
+    assert!(left.iter().all(|left| [3, 4].contains(left)), "{left:?}");
+    backend.clear().await.unwrap();
+    for number in 0..60 {
+        assert_eq!(remaining(&backend, &number.to_string(), &limits).await, 4);
+    }
 }

@@ -7,6 +7,7 @@ use proptest::test_runner::{Config, TestRng, TestRunner};
 use traffik::backend::MAX_COUNTER;
 use traffik::{Backend, ErrorKind, FixedWindow, Key, ManualClock, Memcached};
 
+use crate::decisions::wait_of;
 use crate::servers::MemcachedServer;
 use crate::world::{backend, builder, hit, limit};
 
@@ -157,7 +158,7 @@ async fn f19_an_end_does_not_wait_for_the_servers_tick() {
     for _ in 0..20 {
         assert!(hit(&backend, "a", &limits).await.unwrap().is_allowed());
         let denied = hit(&backend, "a", &limits).await.unwrap();
-        clock.advance(denied.retry_after().unwrap());
+        clock.advance(wait_of(&denied).unwrap());
     }
     backend.set(&Key::value("a"), b"1", Some(Duration::from_millis(3))).await.unwrap();
     clock.advance(Duration::from_micros(2_999));

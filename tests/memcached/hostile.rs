@@ -1,10 +1,10 @@
 //! Keys that would be commands, and ones that do not fit.
 
 use traffik::key::KeyPart;
-use traffik::{Backend, FixedWindow, Key, LockOptions, TokenBucket};
+use traffik::{Backend, FixedWindow, Key, LockOptions, OnError, Throttle, TokenBucket};
 
 use crate::servers::MemcachedServer;
-use crate::world::{backend, hit, limit};
+use crate::world::{PATIENCE, backend, hit, limit};
 
 fn corpus() -> Vec<Vec<u8>> {
     let mut keys: Vec<Vec<u8>> = (0..=255).map(|byte| vec![byte]).collect();
@@ -103,4 +103,23 @@ async fn stored_names_are_readable_and_said_by_a_helper() {
         let name = backend.stored_name("api", &key[..]).unwrap().unwrap();
         assert!(name.len() <= 250 && has(&name), "{name}");
     }
+}
+
+#[tokio::test]
+async fn f31_a_long_key_is_stored_as_a_digest_and_counted_apart() {
+    let server = MemcachedServer::start();
+    let throttle = Throttle::builder("long")
+        .limit("5/30d", FixedWindow::new())
+        .backend(backend(&server))
+        .deadline(PATIENCE)
+        .on_error(OnError::Raise)
+        .build()
+        .unwrap();
+    let long = vec![b'x'; traffik::key::MAX_KEY_BYTES + 1];
+    for (count, key) in [&long[1..], &long[..], &long.repeat(100)[..]].into_iter().enumerate() {
+        for left in [4, 3] {
+            assert_eq!(throttle.hit(key).await.unwrap().remaining(), left, "key {count}");
+        }
+    }
+    assert_eq!(server.stat("curr_items"), 3);
 }

@@ -6,15 +6,25 @@
 #[path = "../support/servers/mod.rs"]
 mod servers;
 
+#[path = "../support/decisions.rs"]
+mod decisions;
+#[path = "../support/plain.rs"]
+mod plain;
+
 mod cancellation;
 mod clearing;
+mod coalescing;
 mod conformance;
 mod counters;
 mod exactness;
+mod fairness;
 mod faults;
 mod hostile;
+mod lifespans;
 mod locks;
-mod one_number;
+mod nodes;
 mod round_trips;
+mod runtime;
+mod runtimes;
 mod settings;
 mod world;

@@ -38,7 +38,7 @@ fn wrong_settings_are_refused() {
 fn the_defaults_are_as_documented() {
     let backend = Memcached::builder().build().unwrap();
     assert_eq!(backend.namespace(), ":memcached:");
-    assert!(!backend.is_persistent());
+    assert!(backend.settings().is_persistent(), "others count there too");
     assert!(backend.settings().is_shared());
     assert!(format!("{backend:?}").contains("127.0.0.1:11211"), "{backend:?}");
 }
@@ -46,7 +46,7 @@ fn the_defaults_are_as_documented() {
 #[tokio::test]
 async fn a_lifespan_opens_the_least_connections_and_closes_all() {
     let server = MemcachedServer::start();
-    let backend = builder(&server).pool_minsize(5).persistent(true).build().unwrap();
+    let backend = builder(&server).pool_minsize(5).build().unwrap();
     // Each look is a connection of its own, which the server may not have forgotten yet.
     let connections = || (0..20).map(|_| server.stat("curr_connections")).min().unwrap_or_default();
     let before = connections();

@@ -42,6 +42,16 @@ pub(crate) async fn take(
     limits: &[Limit],
     cost: u32,
 ) -> Result<Decision, traffik::BackendError> {
+    act(backend, key, limits, cost, Op::Take).await
+}
+
+pub(crate) async fn act(
+    backend: &dyn Backend,
+    key: &str,
+    limits: &[Limit],
+    cost: u32,
+    op: Op,
+) -> Result<Decision, traffik::BackendError> {
     let parts = [traffik::key::KeyPart::bytes(key.as_bytes())];
-    backend.apply(&Key::new("t", &parts), &Step::new(limits, cost, Op::Take)).await
+    backend.apply(&Key::new("t", &parts), &Step::new(limits, cost, op)).await
 }

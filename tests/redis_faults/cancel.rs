@@ -208,3 +208,24 @@ async fn f22_aborted_tasks_leave_nothing() {
     }
     leaks_nothing(&server, backend).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f22_callers_that_go_away_at_once_do_not_hide_a_silent_connection() {
+    let server = RedisServer::start();
+    let proxy = Proxy::start(server.port());
+    let backend = patient(format!("redis://127.0.0.1:{}", proxy.port()));
+    let throttle = throttle(&backend, PLENTY);
+    assert!(throttle.hit("key").await.unwrap().is_allowed());
+    let before = proxy.accepted();
+    proxy.strand();
+    let mut left = 0;
+    while proxy.accepted() == before {
+        // Nobody ever waits for a timeout.
+        let hit = tokio::time::timeout(Duration::from_millis(1), throttle.hit("key"));
+        left += u32::from(hit.await.is_err());
+        // One a second would be found by the probes of an idle connection.
+        assert!(left < 2_000, "after {left} callers it is not replaced");
+    }
+    assert!(left > 0);
+    assert!(ends(throttle.hit("key")).await.unwrap().is_allowed());
+}

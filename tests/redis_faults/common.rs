@@ -91,7 +91,7 @@ pub(crate) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
 /// How many units of a key are used, by what the server has.
 pub(crate) async fn used(throttle: &Throttle, key: &str, limit: u32) -> u32 {
     let free = HitOptions::new().cost(0);
-    limit - heals("reading", || throttle.hit_with(key, free)).await.remaining()
+    limit - heals("reading", || throttle.hit_with(key, free.clone())).await.remaining()
 }
 
 /// Numbers that look random, the same in each run.

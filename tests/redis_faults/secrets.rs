@@ -118,7 +118,8 @@ async fn look_everywhere() {
         .with_max_level(tracing::Level::TRACE)
         .with_writer(seen.clone())
         .finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
+    // For the whole process, since it has threads in the background.
+    tracing::subscriber::set_global_default(subscriber).unwrap();
     let mut server = RedisServer::with(&["--requirepass", "right"]);
     let open = RedisServer::start();
     let host = |server: &RedisServer| format!("127.0.0.1:{}", server.port());

@@ -1,11 +1,16 @@
 //! Nobody answers, and no connection is closed.
 
+use std::time::Duration;
+
 use traffik::{Backend, Effect, ErrorKind, FixedWindow, Key, OnError, Redis, Source, Throttle};
 
-use crate::common::{PLENTY, SOON, admits, builder, ends, error, heals, throttle, until, used};
+use crate::common::{
+    PATIENT, PLENTY, SOON, admits, builder, ends, error, heals, throttle, until, used,
+};
+use crate::servers::wait::now;
 use crate::servers::{Proxy, RedisServer};
 
-/// In a row, and a connection is given up.
+/// A silent connection is given up before more calls than that, one after the other, got no answer.
 const MISSES: u32 = 3;
 
 fn by_policy(backend: &Redis, policy: OnError) -> Throttle {
@@ -143,4 +148,112 @@ async fn f04_initializing_ends_in_its_own_time_and_applies_nothing() {
     assert_eq!((error.kind(), error.effect()), (ErrorKind::Timeout, Effect::NotApplied), "{error}");
     server.resume();
     heals("it", || backend.initialize()).await;
+}
+
+/// The time from silence to the next answer, with callers that each give up after `deadline`, be it a
+/// hit's deadline or the backend's own timeout.
+async fn heals_after(
+    deadline: Duration,
+    of_backend: bool,
+    lost: fn(&Proxy),
+    tasks: u32,
+) -> Duration {
+    let server = RedisServer::start();
+    let proxy = Proxy::start(server.port());
+    let mut builder = builder(format!("redis://127.0.0.1:{}", proxy.port()));
+    if of_backend {
+        builder = builder.timeout(deadline);
+    }
+    let backend = builder.build().unwrap();
+    let throttle = Throttle::builder("faults")
+        .limit(format!("{PLENTY}/day").as_str(), FixedWindow::new())
+        .backend(backend.clone())
+        .on_error(OnError::Raise)
+        .deadline(deadline)
+        .build()
+        .unwrap();
+    admits(&throttle, "key").await;
+    let before = proxy.accepted();
+    lost(&proxy);
+    let start = now();
+    let callers: Vec<_> = (0..tasks)
+        .map(|_| {
+            let throttle = throttle.clone();
+            tokio::spawn(async move { admits(&throttle, "key").await })
+        })
+        .collect();
+    until("the connection is replaced", || proxy.accepted() > before).await;
+    proxy.forward();
+    for caller in callers {
+        caller.await.unwrap();
+    }
+    start.elapsed()
+}
+
+/// Measured: 0.3 to 0.5 s at any deadline. The rest is slack for a busy machine.
+const REPLACED: Duration = Duration::from_secs(2);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f05_a_half_open_connection_is_replaced_whatever_the_deadline() {
+    for millis in [3, 10, 30, 49, 50, 250] {
+        let deadline = Duration::from_millis(millis);
+        for (of_backend, tasks) in [(false, 1), (false, 16), (true, 4)] {
+            // Idle probes come once a second, so one of several attempts would be lucky.
+            let took = heals_after(deadline, of_backend, Proxy::strand, tasks).await;
+            println!("{deadline:?}, of the backend {of_backend}, {tasks} callers: {took:?}");
+            assert!(took < REPLACED, "{took:?} at a deadline of {deadline:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f04_a_black_hole_is_found_whatever_the_deadline() {
+    for millis in [10, 250] {
+        let deadline = Duration::from_millis(millis);
+        let took = heals_after(deadline, true, Proxy::blackhole, 8).await;
+        println!("{deadline:?}: {took:?}");
+        assert!(took < REPLACED, "{took:?} at a deadline of {deadline:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f04_a_server_that_is_silent_from_the_first_call_on_heals() {
+    for millis in [10, 200] {
+        let server = RedisServer::start();
+        let time = Duration::from_millis(millis);
+        let backend = builder(server.url()).timeout(time).build().unwrap();
+        let throttle = throttle(&backend, PLENTY);
+        server.pause();
+        for _ in 0..8 {
+            let error = error(ends(throttle.hit("key")).await);
+            // No connection was ever made.
+            assert_eq!(error.effect(), Effect::NotApplied, "{error}");
+        }
+        decides_by_policy(&backend).await;
+        server.resume();
+        let start = now();
+        admits(&throttle, "key").await;
+        let took = start.elapsed();
+        assert!(took < REPLACED, "{took:?} after it answers again");
+    }
+}
+
+/// What is answered now and then is not silent, however often callers give up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f06_a_connection_that_is_only_slow_is_kept() {
+    let server = RedisServer::start();
+    let proxy = Proxy::start(server.port());
+    let time = Duration::from_millis(10);
+    let builder = builder(format!("redis://127.0.0.1:{}", proxy.port())).timeout(time);
+    let backend = builder.connect_timeout(PATIENT).build().unwrap();
+    heals("the first call", || backend.ready()).await;
+    let before = proxy.accepted();
+    proxy.delay(Duration::ZERO, Duration::from_millis(30));
+    let mut missed = 0;
+    while missed < 100 {
+        missed += u32::from(ends(backend.ready()).await.is_err());
+    }
+    proxy.delay(Duration::ZERO, Duration::ZERO);
+    heals("a call", || backend.ready()).await;
+    assert_eq!(proxy.accepted(), before, "it was replaced after {missed} impatient calls");
 }

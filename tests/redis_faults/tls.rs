@@ -6,7 +6,7 @@ use std::time::Duration;
 use traffik::{Backend, Effect, Redis};
 
 use crate::common::{PATIENT, PLENTY, ends, patient, throttle};
-use crate::servers::{Certificates, RedisServer, Workers, workers};
+use crate::servers::{Certificates, RedisServer, Workers, wait_until, workers};
 
 /// Uses the server that it is told of, and reports what came of it.
 #[test]
@@ -18,8 +18,13 @@ fn worker() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let outcome = runtime.block_on(async {
         let patience = Duration::from_millis(workers::variable("PATIENCE").parse().unwrap());
-        let builder = Redis::builder().url(workers::variable("URL")).connect_timeout(PATIENT);
-        let builder = builder.timeout(patience).initialize_timeout(patience);
+        let url = workers::variable("URL");
+        let builder = match url.strip_prefix("cluster+") {
+            Some(url) => Redis::builder().cluster([url]),
+            None => Redis::builder().url(url),
+        };
+        let builder =
+            builder.connect_timeout(PATIENT).timeout(patience).initialize_timeout(patience);
         let backend = builder.build().unwrap();
         if let Err(error) = ends(backend.initialize()).await {
             assert!(ends(throttle(&backend, PLENTY).hit("key")).await.is_err());
@@ -46,6 +51,30 @@ fn a_tls_url_works_without_more() {
     let by_name = server.tls_url().replace("127.0.0.1", "localhost");
     let expected = format!("remaining {}", PLENTY - 2);
     assert_eq!(outcome(&by_name, server.certificates(), "20000"), expected);
+}
+
+/// The cluster names its node by address and port, which is not what the seed was called.
+#[test]
+fn nodes_that_a_seed_names_are_connected_by_tls_too() {
+    let server = RedisServer::with_tls(&[
+        "--requirepass",
+        "secret",
+        "--cluster-enabled",
+        "yes",
+        "--tls-cluster",
+        "yes",
+        "--cluster-announce-ip",
+        "127.0.0.1",
+    ]);
+    server.cmd("CLUSTER ADDSLOTSRANGE 0 16383");
+    wait_until("the cluster is up", PATIENT, || {
+        server.cmd("CLUSTER INFO").text().contains("cluster_state:ok")
+    });
+    let seed = format!("cluster+{}", server.tls_url().replace("127.0.0.1", "localhost"));
+    let expected = format!("remaining {}", PLENTY - 1);
+    assert_eq!(outcome(&seed, server.certificates(), "20000"), expected);
+    let by_name = server.cmd("CLUSTER SLOTS").array()[0].array()[2].array()[0].text();
+    assert_eq!(by_name, "127.0.0.1");
 }
 
 #[test]

@@ -9,6 +9,7 @@ use traffik::{
 };
 
 use crate::common::{LONG, SOON, block_on, builder, is_held, on, take, ttl, until};
+use crate::decisions::wait_of;
 use crate::servers::{FakeTime, RedisServer, Workers, workers};
 
 const HOUR: i64 = 3600;
@@ -45,7 +46,7 @@ async fn hit(throttle: &Throttle, hits: usize) -> (usize, Duration) {
     for _ in 0..hits {
         let decision = throttle.hit("key").await.unwrap();
         passed += usize::from(decision.is_allowed());
-        wait = decision.retry_after().unwrap_or_default();
+        wait = wait_of(&decision).unwrap_or_default();
     }
     (passed, wait)
 }

@@ -11,7 +11,7 @@ use super::world::{eventually, hasty, heals_for, patient, refused_for, throttle}
 use crate::servers::RedisCluster;
 
 /// A key of each of the three masters, in their order.
-fn key_of_each(cluster: &RedisCluster) -> [String; 3] {
+pub(crate) fn key_of_each(cluster: &RedisCluster) -> [String; 3] {
     [0, 1, 2].map(|master| {
         let served = |key: &String| cluster.master_of_slot(slot_of(cluster, key)) == master;
         (0..).map(|number| format!("k{number}")).find(served).unwrap()

@@ -106,15 +106,23 @@ async fn f31_hostile_keys_do_no_harm_and_never_meet() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn f31_a_key_that_is_too_long_is_refused_before_a_byte_is_sent() {
+async fn f31_a_long_key_is_stored_as_a_digest_and_counted_apart() {
     let server = RedisServer::start();
     let backend = patient().url(server.url()).build().unwrap();
     let throttle = throttle(&backend);
-    let _ = throttle.hit(&vec![b'x'; traffik::key::MAX_KEY_BYTES][..]).await.unwrap();
-    let calls = server.calls("evalsha");
-    let error = throttle.hit(&vec![b'x'; traffik::key::MAX_KEY_BYTES + 1][..]).await.unwrap_err();
-    assert!(matches!(error, traffik::Error::Key(_)), "{error}");
-    assert_eq!(server.calls("evalsha"), calls);
+    let long = vec![b'x'; traffik::key::MAX_KEY_BYTES + 1];
+    for (count, key) in [&long[1..], &long[..], &long.repeat(100)[..]].into_iter().enumerate() {
+        for left in 1..=2 {
+            let decision = throttle.hit(key).await.unwrap();
+            assert_eq!(decision.remaining(), super::world::CAPACITY - left, "key {count}");
+        }
+    }
+    let names = server.cmd("KEYS *");
+    let names = names.text();
+    assert_eq!(server.cmd("DBSIZE").int(), 3);
+    assert!(names.len() < 6000, "one key is stored whole, the others short: {}", names.len());
+    throttle.reset(&long[..]).await.unwrap();
+    assert_eq!(server.cmd("DBSIZE").int(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

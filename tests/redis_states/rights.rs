@@ -235,7 +235,7 @@ async fn f15_these_rights_suffice_with_sentinels() {
         server.cmd(&user(needed().into_iter().chain(COMFORTS).chain(["role"])));
     }
     for sentinel in sentinels.sentinels() {
-        sentinel.cmd("ACL SETUSER app reset on >secret +role +sentinel|masters");
+        sentinel.cmd("ACL SETUSER app reset on >secret +ping +sentinel|get-master-addr-by-name");
     }
     let urls: Vec<String> = sentinels.sentinels().iter().map(url).collect();
     let backend = patient().sentinels(urls, SERVICE).build().unwrap();

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use traffik::{Backend, LockOptions};
+use traffik::{Backend, ErrorKind, LockOptions, Redis};
 
-use super::world::{CAPACITY, eventually, heals, patient, throttle};
+use super::world::{CAPACITY, LONG, NAMESPACE, eventually, heals, patient, throttle};
 use crate::servers::sentinel::SERVICE;
+use crate::servers::wait::now;
 use crate::servers::{RedisServer, Sentinels};
 
 fn lock_options() -> LockOptions {
@@ -109,4 +110,66 @@ async fn f11_without_sentinels_the_known_master_is_kept() {
         // Longer than it takes to look whether the master has moved.
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f11_a_silent_master_and_a_silent_first_sentinel_are_left_with_the_failover() {
+    let mut sentinels = Sentinels::start();
+    let urls = sentinels.sentinel_urls();
+    let backend = Redis::builder().namespace(NAMESPACE).sentinels(urls, SERVICE).build().unwrap();
+    backend.initialize().await.unwrap();
+    let throttle = throttle(&backend);
+    let _ = throttle.hit("a").await.unwrap();
+    let old = sentinels.master().port();
+    let place = usize::from(sentinels.servers()[0].port() != old);
+    sentinels.sentinels()[0].pause();
+    sentinels.servers()[place].pause();
+
+    let load = tokio::spawn({
+        let throttle = throttle.clone();
+        async move { heals(&throttle).await }
+    });
+    let promoted = tokio::task::block_in_place(|| {
+        sentinels.wait_for_failover(place);
+        now()
+    });
+    let _ = load.await.unwrap();
+    let took = now().saturating_duration_since(promoted);
+    println!("healed {took:?} after the promotion");
+    assert!(took < Duration::from_secs(3), "{took:?} after the promotion");
+    assert!(sentinels.servers()[1 - place].calls("evalsha") > 0, "by the new master");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f11_a_silent_sentinel_does_not_keep_a_backend_from_starting() {
+    let mut sentinels = Sentinels::start();
+    for silent in 0..3 {
+        sentinels.sentinels()[silent].pause();
+        let urls = sentinels.sentinel_urls();
+        // Only calls are more patient than by default, for a machine that is busy.
+        let builder = Redis::builder().namespace(NAMESPACE).sentinels(urls, SERVICE);
+        let backend = builder.timeout(LONG).build().unwrap();
+        let start = now();
+        backend.initialize().await.unwrap();
+        let took = start.elapsed();
+        println!("sentinel {silent} is silent: initialized in {took:?}");
+        assert!(took < Duration::from_secs(2), "sentinel {silent}: {took:?}");
+        let throttle = throttle(&backend);
+        let _ = heals(&throttle).await;
+        // Longer than it takes to look whether the master has moved.
+        for _ in 0..30 {
+            let _ = throttle.hit("a").await.unwrap();
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        sentinels.sentinels()[silent].resume();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f11_a_service_that_no_sentinel_knows_is_a_mistake() {
+    let sentinels = Sentinels::start();
+    let backend = patient().sentinels(sentinels.sentinel_urls(), "another").build().unwrap();
+    let error = backend.initialize().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Misconfigured, "{error}");
+    assert!(error.to_string().contains("\"another\""), "{error}");
 }

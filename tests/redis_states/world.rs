@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::io::{Result as IoResult, Write};
-use std::sync::Once;
+use std::sync::{Mutex, Once};
 use std::time::Duration;
 
 use tracing_subscriber::fmt::MakeWriter;
@@ -13,6 +13,7 @@ use traffik::{
     Throttle, Timestamp,
 };
 
+use crate::decisions::wait_of;
 use crate::servers::wait::now;
 
 /// For what ends by itself; long, for a machine that does other things too.
@@ -87,7 +88,7 @@ pub(crate) async fn refused_by_policy(backend: &Redis, text: &str) {
     assert_eq!((allowed.is_allowed(), allowed.source()), (true, Source::Policy));
     let wait = Duration::from_secs(7);
     let denied = with_policy(backend, OnError::throttle(wait)).hit("a").await.unwrap();
-    assert_eq!((denied.source(), denied.retry_after()), (Source::Policy, Some(wait)));
+    assert_eq!((denied.source(), wait_of(&denied)), (Source::Policy, Some(wait)));
 }
 
 /// Hits until it is answered.
@@ -147,8 +148,12 @@ impl Strategy for Own {
     }
 }
 
-/// What this thread logs from now on. A test that reads it runs on one thread only.
+/// What this thread logs from now on. A test that reads it runs on one thread only; what is logged in
+/// the background comes from others, and is told by a text that only this test has.
 pub(crate) struct Log;
+
+/// What all threads log.
+static ALL: Mutex<Vec<u8>> = Mutex::new(Vec::new());
 
 thread_local! {
     static LINES: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -173,6 +178,14 @@ impl Log {
         LINES.with(|lines| String::from_utf8_lossy(&lines.borrow()).into_owned())
     }
 
+    /// What any thread has logged with that text in the line.
+    pub(crate) fn anywhere(&self, text: &str) -> String {
+        let all = ALL.lock().unwrap();
+        let all = String::from_utf8_lossy(&all);
+        let lines: Vec<&str> = all.lines().filter(|line| line.contains(text)).collect();
+        lines.join("\n")
+    }
+
     /// The warnings that hold that text.
     pub(crate) fn warnings(&self, text: &str) -> usize {
         let is = |line: &&str| line.contains("WARN") && line.contains(text);
@@ -186,6 +199,7 @@ struct ThreadLog;
 impl Write for ThreadLog {
     fn write(&mut self, bytes: &[u8]) -> IoResult<usize> {
         LINES.with(|lines| lines.borrow_mut().extend_from_slice(bytes));
+        ALL.lock().unwrap().extend_from_slice(bytes);
         Ok(bytes.len())
     }
 

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use traffik::strategy::{Op, Step, Write};
-use traffik::{HitOptions, Rate, Timestamp};
+use traffik::{Error, ErrorKind, HitOptions, Rate, Timestamp};
 
+use crate::decisions::wait_of;
 use crate::model::{KINDS, Kind, Rule};
 use crate::place::{MICRO, Place, millis, secs};
 
@@ -45,12 +46,13 @@ fn a_changed_limit_or_burst_of_a_bucket_acts_at_once() {
             assert_eq!(same_burst.says().remaining, 0);
             assert_eq!(same_burst.says().retry_after, Some(secs(3)), "{kind:?}");
             let slower = place.changed_to(&[of(5)]);
-            // Ten are used of five: six must come back at five a minute.
-            assert_eq!(slower.says().retry_after, Some(secs(72)), "{kind:?} in {}", place.label);
-            place.wait(secs(72) - MICRO);
+            // Ten are used of five: six would take 72 s to come back at five a minute. But all is
+            // over after 60 s, as it was when it was counted.
+            assert_eq!(slower.says().retry_after, Some(secs(60)), "{kind:?} in {}", place.label);
+            place.wait(secs(60) - MICRO);
             assert!(slower.hit().is_denied());
             place.wait(MICRO);
-            slower.take(1);
+            slower.take(5);
             assert_eq!(slower.says().remaining, 0);
             let larger = place.changed_to(&[of(5).burst(100)]);
             assert_eq!(larger.says().remaining, 95, "{kind:?} in {}", place.label);
@@ -58,20 +60,136 @@ fn a_changed_limit_or_burst_of_a_bucket_acts_at_once() {
     }
 }
 
+/// A user who hits by a fast rate now and then must not refill a slow one, nor the other way round.
 #[test]
-fn a_hit_with_a_rate_of_its_own_shares_what_was_counted_in_the_same_period() {
+fn a_rate_that_a_hit_brings_counts_for_itself_also_in_the_same_period() {
     for kind in KINDS {
         let debt = if kind == (Kind::Token { debt: 3 }) { 3 } else { 0 };
         for place in Place::each(&[Rule::new(kind, 5, secs(60))]) {
             place.take(5 + debt);
             assert!(place.hit().is_denied(), "{kind:?} in {}", place.label);
-            let premium = place.hit_rate(Rate::per_minute(20));
-            assert!(premium.is_allowed(), "{kind:?} in {}", place.label);
-            assert_eq!((premium.limit(), premium.remaining()), (20, 14 - debt));
-            assert!(place.hit().is_denied(), "it counts for the others too");
-            let more = HitOptions::new().rate(Rate::per_minute(20)).cost(15 + debt);
-            let denied = place.hit_with(more).unwrap();
-            assert!(denied.is_denied() || debt > 0, "{kind:?}: {denied:?} in {}", place.label);
+            let (mut fast, mut slow) = (0, 0);
+            for _ in 0..59 {
+                fast += u32::from(place.hit_rate(Rate::per_minute(6_000)).is_allowed());
+                slow += u32::from(place.hit().is_allowed());
+                place.wait(secs(1));
+            }
+            assert_eq!(fast, 59, "{kind:?} in {}", place.label);
+            let refilled = if kind.is_bucket() { 4 } else { 0 };
+            assert!(slow <= refilled, "{slow} of {kind:?} in {}", place.label);
+        }
+    }
+}
+
+#[test]
+fn a_rate_that_equals_a_limit_is_that_limit() {
+    for kind in KINDS {
+        for place in Place::each(&[Rule::new(kind, 5, secs(60))]) {
+            place.take(2);
+            let same = place.hit_rate(Rate::per_minute(5));
+            assert_eq!((same.limit(), same.remaining()), (5, 2), "{kind:?} in {}", place.label);
+            let twice = HitOptions::new().add_rates([Rate::per_minute(5), Rate::per_minute(5)]);
+            assert_eq!(place.hit_with(twice).unwrap().answers().len(), 1, "it counts once");
+            assert_eq!(place.says().remaining, 1, "{kind:?} in {}", place.label);
+        }
+    }
+}
+
+#[test]
+fn rates_are_added_to_the_limits_or_replace_them() {
+    for kind in KINDS {
+        let debt = if kind == (Kind::Token { debt: 3 }) { 3 } else { 0 };
+        for place in Place::each(&[Rule::new(kind, 4, secs(86_400))]) {
+            let hourly = [Rate::per_hour(100)];
+            let replaced = HitOptions::new().replace_rates(hourly);
+            let added = HitOptions::new().add_rates(hourly);
+            let passed = |options: &HitOptions| {
+                let hits = 0..20;
+                let hit = |_| place.hit_with(options.clone()).unwrap().is_allowed();
+                hits.map(hit).filter(|allowed| *allowed).count()
+            };
+            assert_eq!(passed(&added), 4 + debt, "{kind:?} in {}", place.label);
+            assert_eq!(passed(&replaced), 20, "{kind:?} in {}", place.label);
+            let denied = place.hit_with(added).unwrap();
+            let by = place.throttle.denied_by(&denied).unwrap();
+            assert_eq!(by.rate().limit(), 4, "{kind:?} in {}", place.label);
+        }
+    }
+}
+
+#[test]
+fn denied_by_names_the_rate_that_the_hit_brought() {
+    for kind in KINDS {
+        let debt = if kind == (Kind::Token { debt: 3 }) { 3 } else { 0 };
+        for place in Place::each(&[Rule::new(kind, 10, secs(60))]) {
+            let hourly = HitOptions::new().replace_rates([Rate::per_hour(1)]);
+            for _ in 0..=debt {
+                assert!(place.hit_with(hourly.clone()).unwrap().is_allowed());
+            }
+            for denied in [place.hit_with(hourly.clone()), place.peek_with(hourly.clone())] {
+                let denied = denied.unwrap();
+                let by = place.throttle.denied_by(&denied).unwrap();
+                assert_eq!(*by.rate(), Rate::per_hour(1), "{kind:?} in {}", place.label);
+                assert_eq!(by.name(), "places/h");
+                let other = place.changed_to(&[Rule::new(kind, 10, secs(60))]);
+                assert!(other.throttle.denied_by(&denied).is_none(), "not of another throttle");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_33rd_rate_of_a_key_is_an_error_and_no_counter_is_dropped() {
+    for kind in KINDS {
+        for place in Place::each(&[Rule::new(kind, 5, secs(60))]) {
+            let rate = |limit: u32| HitOptions::new().replace_rates([Rate::per_hour(limit)]);
+            for limit in 1..=32 {
+                assert!(place.hit_with(rate(limit)).unwrap().is_allowed(), "{kind:?} {limit}");
+            }
+            for refused in [place.hit_with(rate(33)), place.peek_with(rate(33))] {
+                let kind_of = |error| match error {
+                    Error::Backend(error) => error.kind(),
+                    other => panic!("{other}"),
+                };
+                assert_eq!(refused.map_err(kind_of), Err(ErrorKind::TooManyRates), "{kind:?}");
+            }
+            let of_debt = matches!(kind, Kind::Token { debt: 3 });
+            let first = place.hit_with(rate(1)).unwrap();
+            assert_eq!(first.is_denied(), !of_debt, "{kind:?} in {}: it still counts", place.label);
+            assert!(place.hit().is_allowed(), "the throttle's own is none of them");
+            // Once they are over there is room again.
+            place.wait(secs(5 * 3_600));
+            assert!(place.hit_with(rate(33)).unwrap().is_allowed(), "{kind:?} in {}", place.label);
+        }
+    }
+}
+
+#[test]
+fn a_hit_without_any_rate_is_an_error_not_a_pass() {
+    for place in Place::each(&[Rule::new(Kind::Fixed, 5, secs(60))]) {
+        let none = place.hit_with(HitOptions::new().replace_rates([]));
+        assert!(matches!(none, Err(Error::HitOptions { .. })), "{none:?}");
+        let nine = (1..=9).map(Rate::per_hour);
+        let many = place.hit_with(HitOptions::new().replace_rates(nine));
+        assert!(matches!(many, Err(Error::HitOptions { .. })), "{many:?}");
+        let eight = (1..=8).map(Rate::per_hour);
+        let added = place.hit_with(HitOptions::new().add_rates(eight.clone()));
+        assert!(matches!(added, Err(Error::HitOptions { .. })), "with the throttle's own: nine");
+        let hit = place.hit_with(HitOptions::new().replace_rates(eight)).unwrap();
+        assert_eq!((hit.answers().len(), hit.remaining()), (8, 0));
+    }
+}
+
+#[test]
+fn one_bucket_has_three_names() {
+    let buckets = [Kind::Token { debt: 0 }, Kind::Leaky, Kind::Gcra];
+    for kind in buckets {
+        for place in Place::each(&[Rule::new(kind, 5, secs(60))]) {
+            place.take(3);
+            for other in buckets {
+                let renamed = place.changed_to(&[Rule::new(other, 5, secs(60))]);
+                assert_eq!(renamed.says(), place.says(), "{kind:?} as {other:?}");
+            }
         }
     }
 }
@@ -195,11 +313,11 @@ fn a_hit_on_a_clock_that_went_back_drops_no_part_that_still_counts() {
         let mut stored: Option<Vec<u8>> = None;
         let mut hit = |limits: &[_], seconds, cost| {
             let step = Step::new(limits, cost, Op::Take);
-            let outcome = step.decide(stored.as_deref(), at(seconds));
-            if let Some(Write::Put { value, .. }) = outcome.write {
+            let evaluation = step.decide(stored.as_deref(), at(seconds)).unwrap();
+            if let Some(Write::Put { value, .. }) = evaluation.write {
                 stored = Some(value);
             }
-            outcome.decision
+            evaluation.decision
         };
         assert!(hit(&long, 100, 1).is_allowed());
         // Here the clock is set back. The short limit has not seen the later instant.
@@ -219,7 +337,7 @@ fn a_wait_is_true_however_far_the_clock_went_back() {
                 place.take(3);
             }
             place.go_back(Duration::from_secs(20_000));
-            let wait = place.hit().retry_after().unwrap();
+            let wait = wait_of(&place.hit()).unwrap();
             place.wait(wait - MICRO);
             assert!(place.hit().is_denied(), "{kind:?} in {}", place.label);
             place.wait(MICRO);

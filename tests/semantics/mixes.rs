@@ -15,7 +15,7 @@ pub(crate) fn small_rule() -> impl Strategy<Value = Rule> {
     (kinds, 1..=12u32, prop::sample::select(PERIODS), prop::option::of(1..20u32)).prop_map(
         |(kind, limit, period, burst)| {
             let burst = burst.filter(|_| kind.is_bucket());
-            Rule { kind, limit, burst, period }
+            Rule { kind, limit, burst, period, brought: false }
         },
     )
 }
@@ -31,11 +31,7 @@ pub(crate) fn several() -> impl Strategy<Value = Vec<Rule>> {
     prop::collection::vec(one, 2..=8).prop_map(|rules| {
         let mut apart: Vec<Rule> = Vec::new();
         for rule in rules {
-            let same = |other: &Rule| {
-                std::mem::discriminant(&other.kind) == std::mem::discriminant(&rule.kind)
-                    && other.period == rule.period
-            };
-            if !apart.iter().any(same) {
+            if !apart.iter().any(|other| other.shares_part_with(&rule)) {
                 apart.push(rule);
             }
         }
@@ -60,7 +56,7 @@ fn changing_limits() -> impl Strategy<Value = Vec<Vec<Rule>>> {
     (prop::sample::select(&KINDS[..]), periods, limits).prop_map(|(kind, millis, limits)| {
         let rule = |(limit, burst): (u32, Option<u32>)| {
             let burst = burst.filter(|_| kind.is_bucket());
-            vec![Rule { kind, limit, burst, period: millis * 1_000 }]
+            vec![Rule { kind, limit, burst, period: millis * 1_000, brought: false }]
         };
         limits.into_iter().map(rule).collect()
     })
@@ -69,7 +65,36 @@ fn changing_limits() -> impl Strategy<Value = Vec<Vec<Rule>>> {
 #[test]
 fn a_changed_limit_acts_at_once_on_what_was_counted() {
     check(1_000, (changing_limits(), timeline(true, true)), |(variants, (start, moves))| {
-        play(&mut World::of_variants(variants, start).with_rates(), &moves)
+        play(&mut World::of_variants(variants, start), &moves)
+    });
+}
+
+/// The limits of a throttle, and one to three times one to three rates that hits bring.
+fn brought_rates() -> impl Strategy<Value = Vec<Vec<Rule>>> {
+    const PERIODS: &[u64] = &[SECOND, 2 * SECOND, 60 * SECOND];
+    let kinds = prop::sample::select(&KINDS[..]);
+    let rate = (1..=6u32, prop::option::of(1..=9u32), prop::sample::select(PERIODS));
+    let rates = prop::collection::vec(prop::collection::vec(rate, 1..=3), 2..=4);
+    (kinds, rates).prop_map(|(kind, variants)| {
+        let variants = variants.into_iter().enumerate().map(|(index, rates)| {
+            let mut rules: Vec<Rule> = Vec::new();
+            for (limit, burst, period) in rates {
+                let burst = burst.filter(|_| kind.is_bucket());
+                let rule = Rule { kind, limit, burst, period, brought: index > 0 };
+                if !rules.iter().any(|other| other.shares_part_with(&rule)) {
+                    rules.push(rule);
+                }
+            }
+            rules
+        });
+        variants.collect()
+    })
+}
+
+#[test]
+fn a_rate_that_a_hit_brings_neither_lifts_nor_fills_another() {
+    check(1_000, (brought_rates(), timeline(false, true)), |(variants, (start, moves))| {
+        play(&mut World::of_rates(variants, start).with_expiry(), &moves)
     });
 }
 
@@ -79,7 +104,10 @@ fn a_changed_debt_acts_at_once_on_what_was_counted() {
     let inputs = (1..=20u32, 1..=10_000u64, debts, timeline(true, true));
     check(400, inputs, |(limit, millis, debts, (start, moves))| {
         let period = millis * 1_000;
-        let rule = |debt| vec![Rule { kind: Kind::Token { debt }, limit, burst: None, period }];
+        let rule = |debt| {
+            let kind = Kind::Token { debt };
+            vec![Rule { kind, limit, burst: None, period, brought: false }]
+        };
         play(&mut World::of_variants(debts.into_iter().map(rule).collect(), start), &moves)
     });
 }
@@ -96,7 +124,7 @@ fn changing_periods() -> impl Strategy<Value = Vec<Vec<Rule>>> {
 #[test]
 fn a_changed_period_is_its_own_part_and_resets_no_other() {
     check(800, (changing_periods(), timeline(false, true)), |(variants, (start, moves))| {
-        play(&mut World::of_variants(variants, start).with_expiry().with_rates(), &moves)
+        play(&mut World::of_variants(variants, start).with_expiry(), &moves)
     });
 }
 
@@ -132,7 +160,7 @@ fn big_rule() -> impl Strategy<Value = Rule> {
                 (Kind::Token { .. }, Some(debt)) => Kind::Token { debt },
                 _ => kind,
             };
-            Rule { kind, limit, burst, period: millis * 1_000 }
+            Rule { kind, limit, burst, period: millis * 1_000, brought: false }
         },
     )
 }
@@ -151,8 +179,9 @@ fn narrow_and_wide() -> impl Strategy<Value = Vec<Vec<Rule>>> {
     let bursts = prop::collection::vec(bursts, 2..=4);
     (kinds, 1_u32 << 26..=u32::MAX, bursts, LONG_PERIODS).prop_map(
         |(kind, limit, bursts, millis)| {
+            let period = millis * 1_000;
             let rule =
-                |burst| vec![Rule { kind, limit, burst: Some(burst), period: millis * 1_000 }];
+                |burst| vec![Rule { kind, limit, burst: Some(burst), period, brought: false }];
             bursts.into_iter().map(rule).collect()
         },
     )
@@ -161,6 +190,7 @@ fn narrow_and_wide() -> impl Strategy<Value = Vec<Vec<Rule>>> {
 #[test]
 fn a_bucket_may_change_between_narrow_and_wide() {
     check(800, (narrow_and_wide(), timeline(true, true)), |(variants, (start, moves))| {
-        play(&mut World::of_variants(variants, start).with_rates(), &moves)
+        play(&mut World::of_variants(variants.clone(), start), &moves)?;
+        play(&mut World::of_rates(variants, start), &moves)
     });
 }

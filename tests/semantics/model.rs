@@ -69,9 +69,10 @@ impl Kind {
         if let Self::Token { debt } = self { debt } else { 0 }
     }
 
-    /// Whether the two count in the same place: the debt is a setting, not another strategy.
-    fn shares_state_with(self, other: Self) -> bool {
-        std::mem::discriminant(&self) == std::mem::discriminant(&other)
+    /// Whether the two count in the same place: one bucket has three names, and the debt is a setting.
+    pub(crate) fn shares_state_with(self, other: Self) -> bool {
+        self.is_bucket() && other.is_bucket()
+            || std::mem::discriminant(&self) == std::mem::discriminant(&other)
     }
 }
 
@@ -83,12 +84,14 @@ pub(crate) struct Rule {
     pub(crate) burst: Option<u32>,
     /// In microseconds.
     pub(crate) period: u64,
+    /// By a hit, and not one of the throttle's.
+    pub(crate) brought: bool,
 }
 
 impl Rule {
     pub(crate) const fn new(kind: Kind, limit: u32, period: Duration) -> Self {
         let micros = period.as_secs() * 1_000_000 + period.subsec_micros() as u64;
-        Self { kind, limit, burst: None, period: micros }
+        Self { kind, limit, burst: None, period: micros, brought: false }
     }
 
     pub(crate) const fn burst(self, burst: u32) -> Self {
@@ -97,6 +100,15 @@ impl Rule {
 
     pub(crate) fn limit(self, limit: u32) -> Self {
         Self { limit, ..self }
+    }
+
+    /// Whether the two count in the same part of a key's state.
+    pub(crate) fn shares_part_with(&self, other: &Self) -> bool {
+        let own =
+            |rule: &Self| rule.brought.then_some((rule.limit, rule.burst.unwrap_or(rule.limit)));
+        self.kind.shares_state_with(other.kind)
+            && self.period == other.period
+            && own(self) == own(other)
     }
 
     /// The most that can pass at once.
@@ -132,7 +144,9 @@ impl Rule {
 pub(crate) struct Answer {
     pub(crate) denial: Option<Denial>,
     pub(crate) denied_by: Option<usize>,
+    /// Of the limit that speaks, as are all that follow.
     pub(crate) limit: u32,
+    pub(crate) burst: u32,
     pub(crate) remaining: u32,
     /// In microseconds, as is all time here.
     pub(crate) retry_after: Option<u64>,
@@ -144,10 +158,10 @@ pub(crate) struct Answer {
 /// What is known of one key under one strategy and period.
 #[derive(Clone, Debug)]
 struct Part {
-    kind: Kind,
-    period: u64,
+    /// Of its last writer.
+    rule: Rule,
     last: u64,
-    /// When it would be clean again, as of the last write.
+    /// When it would be clean again, as of the last write. From then on it is as good as none.
     clean_at: u64,
     /// For windows: when, and how much.
     hits: Vec<(u64, u32)>,
@@ -157,12 +171,11 @@ struct Part {
 
 impl Part {
     fn new(rule: &Rule) -> Self {
-        let (kind, period) = (rule.kind, rule.period);
-        Self { kind, period, last: 0, clean_at: 0, hits: Vec::new(), level: 0 }
+        Self { rule: *rule, last: 0, clean_at: 0, hits: Vec::new(), level: 0 }
     }
 
     fn belongs_to(&self, rule: &Rule) -> bool {
-        self.kind.shares_state_with(rule.kind) && self.period == rule.period
+        self.rule.shares_part_with(rule)
     }
 
     /// What passed from one instant on, and before another.
@@ -191,9 +204,12 @@ impl Part {
         }
     }
 
-    fn passes(&self, rule: &Rule, at: u64, cost: u32) -> bool {
+    fn passes(&self, rule: &Rule, at: u64, units: u64) -> bool {
+        if self.is_over(at) {
+            return true;
+        }
         let unit = if rule.kind.is_bucket() { u128::from(rule.period) } else { 1 };
-        self.used(rule, at) + u128::from(cost) * unit <= u128::from(rule.capacity()) * unit
+        self.used(rule, at) + u128::from(units) * unit <= u128::from(rule.capacity()) * unit
     }
 
     fn remaining(&self, rule: &Rule, at: u64) -> u32 {
@@ -203,7 +219,12 @@ impl Part {
     }
 
     fn is_clean(&self, rule: &Rule, at: u64) -> bool {
-        self.used(rule, at) == 0
+        self.is_over(at) || self.used(rule, at) == 0
+    }
+
+    /// By its last writer: not while that one is writing.
+    fn is_over(&self, at: u64) -> bool {
+        self.clean_at > 0 && at >= self.clean_at
     }
 
     fn take(&mut self, rule: &Rule, at: u64, cost: u32) {
@@ -214,6 +235,7 @@ impl Part {
     }
 
     fn note_clean_at(&mut self, rule: &Rule, from: u64) {
+        self.clean_at = 0;
         self.clean_at = first(from, |at| self.is_clean(rule, at));
     }
 
@@ -266,56 +288,41 @@ impl Model {
         asked_for.map(|part| part.last).fold(asked, u64::max)
     }
 
-    fn part(&self, rule: &Rule) -> Part {
-        let found = self.parts.iter().find(|part| part.belongs_to(rule));
+    /// What is known at that instant.
+    fn part(&self, rule: &Rule, at: u64) -> Part {
+        let found = self.parts.iter().find(|part| part.belongs_to(rule) && part.clean_at > at);
         found.cloned().unwrap_or_else(|| Part::new(rule))
     }
 
     fn put(&mut self, rule: &Rule, part: Part) {
         self.parts.retain(|part| !part.belongs_to(rule));
-        self.parts.push(part);
+        self.parts.push(Part { rule: *rule, ..part });
     }
 
-    /// A part that says nothing any more is as good as none.
-    fn forget_clean_parts(&mut self, rules: &[Rule], at: u64) {
-        for rule in rules {
-            self.parts.retain(|part| !part.belongs_to(rule) || !part.is_clean(rule, at));
-        }
-    }
-
-    pub(crate) fn take(&mut self, rules: &[Rule], asked: u64, cost: u32) -> Answer {
+    pub(crate) fn take(&mut self, rules: &[Rule], asked: u64, (cost, leave): (u32, u32)) -> Answer {
         let at = self.at(rules, asked);
-        let asked_only = self.answer(rules, asked, cost);
+        let asked_only = self.answer(rules, asked, (cost, leave));
         if asked_only.denial.is_some() || cost == 0 {
             return asked_only;
         }
         for rule in rules {
-            let mut part = self.part(rule);
+            let mut part = self.part(rule, at);
             part.take(rule, at, cost);
             self.put(rule, part);
         }
-        Answer { taken: Some((cost, at)), ..self.answer(rules, asked, 0) }
+        Answer { taken: Some((cost, at)), ..self.answer(rules, asked, (0, 0)) }
     }
 
     pub(crate) fn refund(&mut self, rules: &[Rule], asked: u64, (cost, taken_at): (u32, u64)) {
         let at = self.at(rules, asked);
-        let mut changed = false;
         for rule in rules {
-            let mut part = self.part(rule);
+            let mut part = self.part(rule, at);
             if part.refund(rule, at, taken_at, cost) {
                 self.put(rule, part);
-                changed = true;
+                // One that is clean is forgotten.
+                self.parts.retain(|part| !part.belongs_to(rule) || part.clean_at > at);
             }
         }
-        if changed {
-            self.forget_clean_parts(rules, at);
-        }
-    }
-
-    /// Whether any of these limits has nothing to say, so that a store may have forgotten it.
-    pub(crate) fn may_be_forgotten(&self, rules: &[Rule], asked: u64) -> bool {
-        let at = self.at(rules, asked);
-        rules.iter().any(|rule| self.part(rule).is_clean(rule, at))
     }
 
     /// How long what is known matters, as of the last hit.
@@ -324,19 +331,19 @@ impl Model {
     }
 
     /// The answer to a peek.
-    pub(crate) fn answer(&self, rules: &[Rule], asked: u64, cost: u32) -> Answer {
+    pub(crate) fn answer(&self, rules: &[Rule], asked: u64, (cost, leave): (u32, u32)) -> Answer {
         let at = self.at(rules, asked);
-        let parts: Vec<Part> = rules.iter().map(|rule| self.part(rule)).collect();
+        let parts: Vec<Part> = rules.iter().map(|rule| self.part(rule, at)).collect();
         let each = || rules.iter().zip(&parts).enumerate();
 
-        let too_much =
-            |rule: &Rule| cost > 0 && (rule.limit == 0 || u64::from(cost) > rule.capacity());
+        let needed = u64::from(cost) + u64::from(leave);
+        let too_much = |rule: &Rule| cost > 0 && (rule.limit == 0 || needed > rule.capacity());
         let never = rules.iter().position(too_much);
         // The longest wait, the first of equal ones.
         let mut wait: Option<(usize, u64)> = None;
         for (index, (rule, part)) in each() {
-            if cost > 0 && !too_much(rule) && !part.passes(rule, at, cost) {
-                let passes_at = first(at, |at| part.passes(rule, at, cost));
+            if cost > 0 && !too_much(rule) && !part.passes(rule, at, needed) {
+                let passes_at = first(at, |at| part.passes(rule, at, needed));
                 if wait.is_none_or(|(_, longest)| passes_at > longest) {
                     wait = Some((index, passes_at));
                 }
@@ -347,12 +354,9 @@ impl Model {
             _ => part.remaining(rule, at),
         };
         let scarcest = each().min_by_key(|(_, (rule, part))| left(rule, part)).unwrap();
-        let reset_at = each().map(|(_, (rule, part))| match rule.limit {
-            0 => at,
-            _ => first(at, |at| part.is_clean(rule, at)),
-        });
-
         let denied_by = never.or(wait.map(|(index, _)| index));
+        let named = denied_by.unwrap_or(scarcest.0);
+        let (rule, part) = (&rules[named], &parts[named]);
         Answer {
             denial: match (never, wait) {
                 (Some(_), _) => Some(Denial::Never),
@@ -360,10 +364,14 @@ impl Model {
                 (None, None) => None,
             },
             denied_by,
-            limit: rules[denied_by.unwrap_or(scarcest.0)].limit,
-            remaining: left(scarcest.1.0, scarcest.1.1),
+            limit: rule.limit,
+            burst: rule.shown_capacity(),
+            remaining: left(rule, part),
             retry_after: wait.filter(|_| never.is_none()).map(|(_, at)| at - asked),
-            reset_after: reset_at.max().unwrap() - asked,
+            reset_after: match rule.limit {
+                0 => at - asked,
+                _ => first(at, |at| part.is_clean(rule, at)) - asked,
+            },
             taken: None,
         }
     }

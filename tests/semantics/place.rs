@@ -7,6 +7,7 @@ use traffik::{
     Timestamp,
 };
 
+use crate::decisions::wait_of;
 use crate::model::Rule;
 use crate::store::Bytes;
 use crate::world::{LONG_KEY, SHORT_KEY, at_once, memory, throttle};
@@ -39,7 +40,7 @@ impl From<&Decision> for Said {
         Self {
             denial: decision.denial(),
             remaining: decision.remaining(),
-            retry_after: decision.retry_after(),
+            retry_after: wait_of(decision),
             reset_after: decision.reset_after(),
         }
     }
@@ -84,11 +85,15 @@ impl Place {
     }
 
     pub(crate) fn hit_rate(&self, rate: Rate) -> Decision {
-        self.hit_with(HitOptions::new().rate(rate)).unwrap()
+        self.hit_with(HitOptions::new().replace_rates([rate])).unwrap()
     }
 
     pub(crate) fn hit_with(&self, options: HitOptions) -> Result<Decision, Error> {
         at_once(self.throttle.hit_with(self.key, options))
+    }
+
+    pub(crate) fn peek_with(&self, options: HitOptions) -> Result<Decision, Error> {
+        at_once(self.throttle.peek_with(self.key, options))
     }
 
     pub(crate) fn peek(&self) -> Decision {

@@ -153,9 +153,9 @@ fn a_hit_with_a_rate_of_its_own_is_refunded_there() {
     for kind in KINDS {
         for place in Place::each(&[Rule::new(kind, 5, secs(60))]) {
             place.take(2);
-            let other = HitOptions::new().rate(Rate::new(9, secs(30)).unwrap()).cost(4);
-            let receipt = place.hit_with(other).unwrap().receipt().unwrap();
-            let of_other = || place.hit_with(other.cost(0)).unwrap().remaining();
+            let other = HitOptions::new().replace_rates([Rate::new(9, secs(30)).unwrap()]).cost(4);
+            let receipt = place.hit_with(other.clone()).unwrap().receipt().unwrap();
+            let of_other = || place.hit_with(other.clone().cost(0)).unwrap().remaining();
             assert_eq!((of_other(), place.says().remaining), (5, 3), "{kind:?}");
             place.refund(receipt);
             assert_eq!((of_other(), place.says().remaining), (9, 3), "{kind:?} {}", place.label);
@@ -171,7 +171,8 @@ fn a_hit_whose_burst_made_its_debt_fit_can_be_refunded() {
     let builder = Throttle::builder("semantics:debt").backend(memory(&ManualClock::new()));
     let throttle = builder.limit(Rate::per_second(10), strategy).build().unwrap();
     let rate = Rate::new(10, Rate::MAX_PERIOD).unwrap().burst(1);
-    let hit = at_once(throttle.hit_with(SHORT_KEY, HitOptions::new().rate(rate))).unwrap();
+    let hit =
+        at_once(throttle.hit_with(SHORT_KEY, HitOptions::new().replace_rates([rate]))).unwrap();
     let refund = at_once(throttle.refund(SHORT_KEY, hit.receipt().unwrap()));
     assert!(refund.is_ok(), "{refund:?}");
 }

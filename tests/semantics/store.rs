@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use traffik::backend::{Result, Settings};
-use traffik::strategy::{Outcome, Step, Write};
+use traffik::strategy::{Evaluation, Step, StepError, Write};
 use traffik::{
     Backend, BackendError, Clock, Decision, ErrorKind, Key, LockError, LockGuard, LockOptions,
     ManualClock, Timestamp,
@@ -33,7 +33,7 @@ struct Cell {
     value: Option<Vec<u8>>,
     gone_at: Timestamp,
     asked: u64,
-    last: Option<Outcome>,
+    last: Option<std::result::Result<Option<Write>, StepError>>,
 }
 
 impl Bytes {
@@ -67,13 +67,17 @@ impl Bytes {
     /// What the last step wrote.
     pub(crate) fn last_write(&self) -> Option<Write> {
         let cell = self.shared.cell.lock().unwrap();
-        cell.last.as_ref().and_then(|outcome| outcome.write.clone())
+        match &cell.last {
+            None | Some(Err(StepError::TooManyRates)) => None,
+            Some(Ok(write) | Err(StepError::Corrupt { write, .. })) => write.clone(),
+            Some(Err(other)) => panic!("an error that is new to this test: {other:?}"),
+        }
     }
 
     /// Whether the last step found its state corrupt.
     pub(crate) fn was_corrupt(&self) -> bool {
         let cell = self.shared.cell.lock().unwrap();
-        cell.last.as_ref().is_some_and(|outcome| outcome.corrupt.is_some())
+        matches!(cell.last, Some(Err(StepError::Corrupt { .. })))
     }
 
     /// How often it was asked.
@@ -81,26 +85,34 @@ impl Bytes {
         self.shared.cell.lock().unwrap().asked
     }
 
-    fn decide(&self, step: &Step<'_>) -> Decision {
+    fn decide(&self, step: &Step<'_>) -> Result<Decision> {
         let now = self.shared.clock.now();
         let mut cell = self.shared.cell.lock().unwrap();
         if self.shared.expires && cell.gone_at <= now {
             cell.value = None;
         }
-        let outcome = step.decide(cell.value.as_deref(), now);
-        match &outcome.write {
+        let (write, answer, last) = match step.decide(cell.value.as_deref(), now) {
+            Ok(Evaluation { decision, write, .. }) => (write.clone(), Ok(decision), Ok(write)),
+            Err(error) => {
+                let (write, kind) = match &error {
+                    StepError::Corrupt { write, .. } => (write.clone(), ErrorKind::Corrupt),
+                    _ => (None, ErrorKind::TooManyRates),
+                };
+                (write, Err(BackendError::new("bytes", "apply", kind)), Err(error))
+            }
+        };
+        match write {
             None => {}
             Some(Write::Put { value, keep_for, .. }) => {
-                cell.value = Some(value.clone());
-                cell.gone_at = now.after(*keep_for);
+                cell.value = Some(value);
+                cell.gone_at = now.after(keep_for);
             }
             Some(Write::Delete) => cell.value = None,
             Some(other) => panic!("a write that is new to this test: {other:?}"),
         }
-        let decision = outcome.decision.clone();
         cell.asked += 1;
-        cell.last = Some(outcome);
-        decision
+        cell.last = Some(last);
+        answer
     }
 }
 
@@ -115,7 +127,7 @@ impl Backend for Bytes {
     }
 
     fn try_apply(&self, _key: &Key<'_>, step: &Step<'_>) -> Option<Result<Decision>> {
-        Some(Ok(self.decide(step)))
+        Some(self.decide(step))
     }
 
     async fn clear(&self) -> Result<()> {

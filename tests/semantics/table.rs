@@ -6,6 +6,7 @@ use traffik::{
     Backend, BuildError, Denial, Error, ErrorKind, HitOptions, ManualClock, Rate, Source, Throttle,
 };
 
+use crate::decisions::wait_of;
 use crate::model::{KINDS, Kind, Rule};
 use crate::place::{MICRO, Place, Said, millis, secs};
 use crate::store::Bytes;
@@ -67,7 +68,7 @@ fn a_cost_above_the_capacity_is_never_also_on_the_first_hit() {
                 let fresh = place.says();
                 let decision = place.hit_cost(too_much);
                 assert_eq!(decision.denial(), Some(Denial::Never), "{rule:?} in {}", place.label);
-                assert_eq!(decision.retry_after(), None);
+                assert_eq!(wait_of(&decision), None);
                 assert_eq!(decision.denied_by(), Some(0));
                 assert!(place.is_empty(), "{rule:?} in {}", place.label);
                 assert_eq!(place.says(), fresh);
@@ -100,7 +101,7 @@ fn a_cost_of_0_passes_and_leaves_no_trace() {
             let before = place.says();
             let free = place.hit_cost(0);
             assert!(free.is_allowed(), "also of a key that is used up");
-            assert_eq!((free.remaining(), free.retry_after()), (0, None));
+            assert_eq!((free.remaining(), wait_of(&free)), (0, None));
             assert_eq!(free.reset_after(), before.reset_after);
             assert_eq!(place.says(), before, "{rule:?} in {}", place.label);
             assert_eq!(place.value(), stored);
@@ -164,7 +165,7 @@ fn an_unlimited_rate_never_touches_the_backend() {
             // With the strategy of that kind, also where it is the hit that brings the rate.
             let builder = Throttle::builder("semantics:unlimited").backend(closed.clone());
             let limited = Rule::new(kind, 5, secs(10)).add_to(builder).build().unwrap();
-            at_once(limited.hit_with(SHORT_KEY, HitOptions::new().rate(rate)))
+            at_once(limited.hit_with(SHORT_KEY, HitOptions::new().replace_rates([rate])))
         };
         let refused = of(Rate::per_second(5)).unwrap_err();
         assert!(
@@ -221,7 +222,7 @@ fn refused(kind: Kind, rate: Rate) -> bool {
     // The rule gives the strategy, the hit the rate; and once more as the throttle's own.
     let builder = Throttle::builder("semantics:refused").backend(memory(&ManualClock::new()));
     let throttle = rule.add_to(builder).build().unwrap();
-    let hit = at_once(throttle.hit_with(SHORT_KEY, HitOptions::new().rate(rate)));
+    let hit = at_once(throttle.hit_with(SHORT_KEY, HitOptions::new().replace_rates([rate])));
     let by_hit = matches!(hit, Err(Error::Limit(_)));
     let built = kind.keep(rate, Throttle::builder("semantics:refused"));
     let by_builder = matches!(built.build(), Err(BuildError::Limit(_)));
@@ -277,20 +278,20 @@ fn a_denial_waits_at_least_min_wait_and_nothing_else_waits() {
         let hit =
             |cost| at_once(throttle.hit_with(SHORT_KEY, HitOptions::new().cost(cost))).unwrap();
         for _ in 0..capacity(&rule) {
-            assert_eq!(at_once(throttle.hit(SHORT_KEY)).unwrap().retry_after(), None, "{rule:?}");
+            assert_eq!(wait_of(&at_once(throttle.hit(SHORT_KEY)).unwrap()), None, "{rule:?}");
         }
-        assert_eq!(at_once(throttle.hit(SHORT_KEY)).unwrap().retry_after(), Some(secs(60)));
-        assert_eq!(hit(1).retry_after(), Some(secs(60)), "{rule:?}");
-        assert_eq!(at_once(throttle.peek(SHORT_KEY)).unwrap().retry_after(), Some(secs(60)));
-        assert_eq!(hit(0).retry_after(), None, "it passes");
-        assert_eq!(hit(1_000).retry_after(), None, "{rule:?}: no wait helps");
+        assert_eq!(wait_of(&at_once(throttle.hit(SHORT_KEY)).unwrap()), Some(secs(60)));
+        assert_eq!(wait_of(&hit(1)), Some(secs(60)), "{rule:?}");
+        assert_eq!(wait_of(&at_once(throttle.peek(SHORT_KEY)).unwrap()), Some(secs(60)));
+        assert_eq!(wait_of(&hit(0)), None, "it passes");
+        assert_eq!(wait_of(&hit(1_000)), None, "{rule:?}: no wait helps");
     }
     // A longer wait stays as it is.
     let rule = Rule::new(Kind::Fixed, 1, secs(10));
     let builder = Throttle::builder("semantics:wait").backend(memory(&ManualClock::new()));
     let throttle = rule.add_to(builder).min_wait(secs(10) - MICRO).build().unwrap();
     assert!(at_once(throttle.hit(SHORT_KEY)).unwrap().is_allowed());
-    assert_eq!(at_once(throttle.hit(SHORT_KEY)).unwrap().retry_after(), Some(secs(10)));
+    assert_eq!(wait_of(&at_once(throttle.hit(SHORT_KEY)).unwrap()), Some(secs(10)));
 }
 
 #[test]
@@ -300,5 +301,5 @@ fn the_longest_min_wait_is_still_a_wait() {
     assert!(at_once(throttle.hit(SHORT_KEY)).unwrap().is_allowed());
     let denied = at_once(throttle.hit(SHORT_KEY)).unwrap();
     assert_eq!(denied.denial(), Some(Denial::Limited));
-    assert!(denied.retry_after() >= Some(secs(60)), "{denied:?}");
+    assert!(wait_of(&denied) >= Some(secs(60)), "{denied:?}");
 }

@@ -24,6 +24,9 @@ pub(crate) enum Move {
     ToReset(i64),
     Hit(Cost),
     Peek(Cost),
+    /// A hit that leaves something.
+    HitLeaving(Cost, Cost),
+    PeekLeaving(Cost, Cost),
     Refund(usize),
     ClockBack(u64),
     /// To other limits, where there are some.
@@ -62,7 +65,11 @@ fn moves(goes_back: bool, changes: bool) -> impl Strategy<Value = Move> {
         4 => (-1..=1i64).prop_map(Move::Retry),
         2 => (-1..=1i64).prop_map(Move::ToReset),
         14 => costs().prop_map(Move::Hit),
-        2 => costs().prop_map(Move::Peek),
+        5 => prop_oneof![
+            2 => costs().prop_map(Move::Peek),
+            2 => (costs(), costs()).prop_map(|(cost, leave)| Move::HitLeaving(cost, leave)),
+            1 => (costs(), costs()).prop_map(|(cost, leave)| Move::PeekLeaving(cost, leave)),
+        ],
         2 => (0..60usize).prop_map(Move::Refund),
         back => prop_oneof![1..1_000u64, 1..5 * HOUR, 1..3 * DAY].prop_map(Move::ClockBack),
         changes => any::<usize>().prop_map(Move::Change),
@@ -106,7 +113,7 @@ pub(crate) fn rules(kind: impl Strategy<Value = Kind>) -> impl Strategy<Value = 
                     3 => Some(limit.saturating_mul(random % 10 + 1)),
                     _ => None,
                 };
-                within_domain(Rule { kind, limit, burst, period })
+                within_domain(Rule { kind, limit, burst, period, brought: false })
             },
         )
     })
@@ -159,9 +166,9 @@ fn step(world: &mut World, rule: Rule, next: Move) -> Tested {
             world.wait_until(near(boundary, offset));
         }
         Move::Retry(offset) => {
-            if let Some((at, cost)) = world.retry {
+            if let Some((at, (cost, leave))) = world.retry {
                 world.wait_until(near(at, offset));
-                return world.hit(cost);
+                return world.hit_leaving(cost, leave);
             }
         }
         Move::ToReset(offset) => {
@@ -172,6 +179,12 @@ fn step(world: &mut World, rule: Rule, next: Move) -> Tested {
         }
         Move::Hit(cost) => return world.hit(units(world, rule, cost)),
         Move::Peek(cost) => return world.peek(units(world, rule, cost)),
+        Move::HitLeaving(cost, leave) => {
+            return world.hit_leaving(units(world, rule, cost), units(world, rule, leave));
+        }
+        Move::PeekLeaving(cost, leave) => {
+            return world.peek_leaving(units(world, rule, cost), units(world, rule, leave));
+        }
         Move::Refund(number) => {
             let hits = world.hits().max(1);
             return world.refund(number % hits);
@@ -195,7 +208,7 @@ fn units(world: &World, rule: Rule, cost: Cost) -> u32 {
     match cost {
         Cost::Exactly(units) => units,
         Cost::Capacity(offset) => whole(capacity.cast_signed() + offset),
-        Cost::Remaining(offset) => whole(i64::from(world.expected(0).remaining) + offset),
+        Cost::Remaining(offset) => whole(i64::from(world.expected((0, 0)).remaining) + offset),
         Cost::Share(share) => whole((capacity * u64::from(share) / 256).cast_signed()),
     }
 }

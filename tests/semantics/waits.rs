@@ -5,9 +5,10 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
-use traffik::strategy::{Op, Outcome, Step, Write};
-use traffik::{Denial, Limit, Timestamp};
+use traffik::strategy::{Evaluation, Op, Step, StepError, Write};
+use traffik::{Decision, Denial, Limit, Timestamp};
 
+use crate::decisions::wait_of;
 use crate::mixes::{several, small_rule};
 use crate::model::Rule;
 use crate::world::{Tested, check, micros};
@@ -34,23 +35,39 @@ impl Stored {
         stored
     }
 
-    pub(crate) fn ask(&self, cost: u32, op: Op) -> Outcome {
+    pub(crate) fn try_ask(&self, cost: u32, op: Op) -> Result<Evaluation, StepError> {
         let now = Timestamp::from_micros(self.now);
         Step::new(&self.limits, cost, op).decide(self.value.as_deref(), now)
     }
 
-    pub(crate) fn peek(&self, cost: u32) -> Outcome {
+    pub(crate) fn ask(&self, cost: u32, op: Op) -> Evaluation {
+        self.try_ask(cost, op).unwrap()
+    }
+
+    pub(crate) fn peek(&self, cost: u32) -> Evaluation {
         self.ask(cost, Op::Peek)
     }
 
-    pub(crate) fn take(&mut self, cost: u32) -> Outcome {
-        let outcome = self.ask(cost, Op::Take);
-        match &outcome.write {
+    /// What a step finds that cannot be read, after its write.
+    pub(crate) fn heal(&mut self, cost: u32, op: Op) {
+        match self.try_ask(cost, op) {
+            Err(StepError::Corrupt { write, .. }) => self.write(write.as_ref()),
+            other => panic!("not corrupt: {other:?}"),
+        }
+    }
+
+    fn write(&mut self, write: Option<&Write>) {
+        match write {
             None => {}
             Some(Write::Put { value, .. }) => self.value = Some(value.clone()),
             Some(_) => self.value = None,
         }
-        outcome
+    }
+
+    pub(crate) fn take(&mut self, cost: u32) -> Evaluation {
+        let evaluation = self.ask(cost, Op::Take);
+        self.write(evaluation.write.as_ref());
+        evaluation
     }
 
     pub(crate) fn at(&self, now: u64) -> Self {
@@ -143,7 +160,7 @@ fn a_wait_is_the_least_after_which_the_same_cost_passes() {
         // The caller measures from a clock that may have been set back.
         let state = state.at(state.now - back);
         let decision = state.peek(cost).decision;
-        let Some(wait) = decision.retry_after() else {
+        let Some(wait) = wait_of(&decision) else {
             prop_assert_ne!(decision.denial(), Some(Denial::Limited));
             return Ok(());
         };
@@ -151,38 +168,47 @@ fn a_wait_is_the_least_after_which_the_same_cost_passes() {
         let then = state.now + micros(wait);
         prop_assert!(state.at(then).take(cost).decision.is_allowed());
         let early = state.at(then - 1).peek(cost).decision;
-        prop_assert_eq!(early.retry_after(), Some(Duration::from_micros(1)));
+        prop_assert_eq!(wait_of(&early), Some(Duration::from_micros(1)));
         Ok(())
     });
 }
 
 #[test]
-fn of_several_limits_the_longest_wait_and_the_least_remaining_count() {
+fn a_decision_over_several_limits_names_one_and_has_the_answer_of_each() {
     check(4_000, (several(), hits(), 1..=15u32), |(rules, hits, cost)| {
         let state = Stored::after(&rules, &hits);
         let all = state.peek(cost).decision;
         let each: Vec<_> =
             (0..rules.len()).map(|index| state.of_limit(index).peek(cost).decision).collect();
-        prop_assert_eq!(Some(all.remaining()), each.iter().map(|one| one.remaining()).min());
-        prop_assert_eq!(Some(all.reset_after()), each.iter().map(|one| one.reset_after()).max());
         prop_assert_eq!(all.is_allowed(), each.iter().all(|one| one.is_allowed()));
+        prop_assert_eq!(all.answers().len(), each.len());
+        for (answer, one) in all.answers().zip(&each) {
+            prop_assert_eq!(answer.outcome(), one.outcome());
+            let own = (one.limit(), one.burst(), one.remaining(), one.reset_after());
+            let said = (answer.limit(), answer.burst(), answer.remaining(), answer.reset_after());
+            prop_assert_eq!(said, own);
+        }
         let never = each.iter().position(|one| one.denial() == Some(Denial::Never));
-        let longest = each.iter().filter_map(|one| one.retry_after()).max();
+        let longest = each.iter().filter_map(wait_of).max();
         match (never, all.denied_by()) {
             (None, None) => prop_assert!(all.is_allowed()),
             (None, Some(index)) => {
-                prop_assert_eq!(all.retry_after(), longest);
-                prop_assert_eq!(each[index].retry_after(), longest, "that limit has that wait");
+                prop_assert_eq!(wait_of(&all), longest);
+                prop_assert_eq!(wait_of(&each[index]), longest, "that limit has that wait");
             }
             (Some(_), index) => {
                 prop_assert_eq!(all.denial(), Some(Denial::Never));
-                prop_assert_eq!(all.retry_after(), None);
+                prop_assert_eq!(wait_of(&all), None);
                 prop_assert_eq!(index, never);
             }
         }
-        if let Some(index) = all.denied_by() {
-            prop_assert_eq!(all.limit(), rules[index].limit);
-        }
+        let least = each.iter().map(|one| one.remaining()).min();
+        let named = match all.denied_by() {
+            Some(index) => index,
+            None => each.iter().position(|one| Some(one.remaining()) == least).unwrap(),
+        };
+        let figures = |one: &Decision| (one.limit(), one.remaining(), one.reset_after());
+        prop_assert_eq!(figures(&all), figures(&each[named]), "all of the limit that it names");
         Ok(())
     });
 }
@@ -194,7 +220,8 @@ fn is_as_fresh(state: &Stored, rules: &[Rule]) -> bool {
 }
 
 fn resets_on_time(rules: &[Rule], state: &Stored) -> Tested {
-    let reset = micros(state.peek(1).decision.reset_after());
+    let each = state.peek(1).decision;
+    let reset = micros(each.answers().map(|answer| answer.reset_after()).max().unwrap());
     let then = state.at(state.now + reset);
     prop_assert!(is_as_fresh(&then, rules), "{reset} us later");
     let fresh = Stored { value: None, ..then.clone() };
@@ -219,9 +246,10 @@ fn a_reset_is_when_it_answers_like_a_fresh_one() {
 fn a_state_is_stored_for_as_long_as_it_matters() {
     check(4_000, (one_or_several(), hits(), 1..=6u32), |(rules, hits, cost)| {
         let mut state = Stored::after(&rules, &hits);
-        let outcome = state.take(cost);
-        if let Some(Write::Put { keep_for, .. }) = outcome.write {
-            prop_assert_eq!(keep_for, outcome.decision.reset_after());
+        let evaluation = state.take(cost);
+        if let Some(Write::Put { keep_for, .. }) = evaluation.write {
+            let last = evaluation.decision.answers().map(|answer| answer.reset_after()).max();
+            prop_assert_eq!(Some(keep_for), last);
             let over = state.at(state.now + micros(keep_for));
             let gone = Stored { value: None, ..over.clone() };
             prop_assert_eq!(over.ask(cost, Op::Take).decision, gone.ask(cost, Op::Take).decision);

@@ -2,6 +2,7 @@
 
 use traffik::{BuildError, Denial, HitOptions, ManualClock, Rate, SlidingWindowLog, Throttle};
 
+use crate::decisions::wait_of;
 use crate::model::{Kind, Rule};
 use crate::place::{MICRO, Place, millis, secs};
 use crate::world::{SHORT_KEY, at_once, memory};
@@ -79,7 +80,7 @@ fn the_sliding_counter_fades_the_last_window_evenly() {
         assert_eq!(place.says().remaining, 10);
         // floor(80 * (60 - e) / 60) + 30 + 12 <= 100 needs 80 * (60 - e) / 60 < 59, so e > 15.75 s.
         let denied = place.hit_cost(12);
-        assert_eq!(denied.retry_after(), Some(millis(750) + MICRO), "{}", place.label);
+        assert_eq!(wait_of(&denied), Some(millis(750) + MICRO), "{}", place.label);
         place.wait(millis(750));
         assert!(place.hit_cost(12).is_denied());
         place.wait(MICRO);
@@ -96,7 +97,7 @@ fn the_wait_at_the_start_of_a_window_is_not_0() {
         let denied = place.hit();
         assert_eq!(denied.denial(), Some(Denial::Limited), "{}", place.label);
         // floor(10 * (60 - e) / 60) <= 9 from the first microsecond on.
-        assert_eq!(denied.retry_after(), Some(MICRO), "{}", place.label);
+        assert_eq!(wait_of(&denied), Some(MICRO), "{}", place.label);
         place.wait(MICRO);
         assert!(place.hit().is_allowed());
         assert_eq!(place.says().remaining, 0);
@@ -110,10 +111,10 @@ fn the_sliding_counter_may_need_the_window_after_this() {
         place.take(10);
         // None of this window fades before the next: then floor(10 * (10 - e) / 10) <= 4 is first
         // true right after e = 5 s.
-        assert_eq!(place.hit_cost(6).retry_after(), Some(secs(13) + MICRO), "{}", place.label);
+        assert_eq!(wait_of(&place.hit_cost(6)), Some(secs(13) + MICRO), "{}", place.label);
         // All of it, when less than one whole hit is left of the ten.
         assert_eq!(place.says().reset_after, secs(17) + MICRO, "{}", place.label);
-        assert_eq!(place.hit_cost(10).retry_after(), Some(secs(17) + MICRO));
+        assert_eq!(wait_of(&place.hit_cost(10)), Some(secs(17) + MICRO));
         place.wait(secs(17));
         assert!(place.hit_cost(10).is_denied());
         place.wait(MICRO);
@@ -128,8 +129,8 @@ fn an_entry_of_the_log_is_gone_at_exactly_one_period() {
         place.take(1);
         place.wait(MICRO);
         place.take(2);
-        assert_eq!(place.hit().retry_after(), Some(millis(2_500) - MICRO), "{}", place.label);
-        assert_eq!(place.hit_cost(2).retry_after(), Some(millis(2_500)), "the second entry too");
+        assert_eq!(wait_of(&place.hit()), Some(millis(2_500) - MICRO), "{}", place.label);
+        assert_eq!(wait_of(&place.hit_cost(2)), Some(millis(2_500)), "the second entry too");
         place.wait(millis(2_500) - 2 * MICRO);
         assert_eq!(place.says().remaining, 0, "it counts on (now - period, now]");
         place.wait(MICRO);
@@ -168,7 +169,7 @@ fn a_log_refuses_a_limit_above_its_entries() {
     assert!(!refused(SlidingWindowLog::new().max_entries(1_001), 1_001));
     assert!(refused(SlidingWindowLog::new().max_entries(10), 11));
     let throttle = build(SlidingWindowLog::new().max_entries(10), 10).unwrap();
-    let more = HitOptions::new().rate(Rate::per_minute(11));
+    let more = HitOptions::new().replace_rates([Rate::per_minute(11)]);
     assert!(at_once(throttle.hit_with(SHORT_KEY, more)).is_err(), "also by a hit's own rate");
 }
 

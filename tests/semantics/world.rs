@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use proptest::test_runner::{Config, RngAlgorithm, RngSeed, TestCaseError, TestRunner};
 use proptest::{prop_assert, prop_assert_eq};
-use traffik::key::KeyPart;
-use traffik::strategy::{Op, Step, Write};
+use traffik::strategy::Write;
 use traffik::{
-    Backend, Clock, Decision, HitOptions, InMemory, Key, Limit, ManualClock, Receipt, Source,
-    Throttle, Timestamp,
+    Backend, Clock, Decision, HitOptions, InMemory, ManualClock, Receipt, Source, Throttle,
+    Timestamp,
 };
 
+use crate::decisions::wait_of;
 use crate::model::{Answer, Model, Rule};
 use crate::store::Bytes;
 
@@ -85,7 +85,7 @@ fn fresh_name() -> Arc<str> {
 enum Way {
     /// A throttle for each of them, all of the same name.
     Throttles,
-    /// The first throttle, and hits with a rate of their own.
+    /// The first throttle, and hits that bring the rates.
     Rates,
 }
 
@@ -135,10 +135,6 @@ impl Lane {
         }
     }
 
-    fn by_rates(label: &'static str, backend: &InMemory) -> Self {
-        Self { way: Way::Rates, ..Self::new(label, SHORT_KEY, backend) }
-    }
-
     fn throttle(&mut self, variants: &[Vec<Rule>], variant: usize) -> &Throttle {
         self.throttles.resize(variants.len(), None);
         let (name, backend) = (&self.name, &self.backend);
@@ -146,31 +142,38 @@ impl Lane {
             .get_or_insert_with(|| shared_throttle(name, &variants[variant], Arc::clone(backend)))
     }
 
-    fn hit(&mut self, variants: &[Vec<Rule>], variant: usize, cost: u32) -> Decision {
-        let key = self.key;
-        let options = HitOptions::new().cost(cost);
-        let hit = match (self.way, variant) {
+    /// The throttle that is asked under a variant, and what a hit on it brings.
+    fn asked(
+        &mut self,
+        variants: &[Vec<Rule>],
+        variant: usize,
+        (cost, leave): (u32, u32),
+    ) -> (Throttle, HitOptions) {
+        let options = HitOptions::new().cost(cost).leave(leave);
+        match (self.way, variant) {
             (Way::Rates, 1..) => {
-                let options = options.rate(variants[variant][0].rate());
-                at_once(self.throttle(variants, 0).hit_with(key, options))
+                let rates = variants[variant].iter().map(Rule::rate);
+                (self.throttle(variants, 0).clone(), options.replace_rates(rates))
             }
-            // A hit of the default cost has a shortcut of its own in memory.
-            _ if cost == 1 => at_once(self.throttle(variants, variant).hit(key)),
-            _ => at_once(self.throttle(variants, variant).hit_with(key, options)),
+            _ => (self.throttle(variants, variant).clone(), options),
+        }
+    }
+
+    fn hit(&mut self, variants: &[Vec<Rule>], variant: usize, units: (u32, u32)) -> Decision {
+        let (throttle, options) = self.asked(variants, variant, units);
+        // A hit of the default cost has a fast path of its own in memory.
+        let hit = match (self.way, variant, units) {
+            (Way::Throttles, _, (1, 0)) | (Way::Rates, 0, (1, 0)) => {
+                at_once(throttle.hit(self.key))
+            }
+            _ => at_once(throttle.hit_with(self.key, options)),
         };
         hit.unwrap()
     }
 
-    /// A peek of any cost; a throttle peeks for its default cost only.
-    fn peek(&mut self, variants: &[Vec<Rule>], variant: usize, cost: u32) -> Decision {
-        let key = self.key;
-        if cost == 1 && self.way == Way::Throttles {
-            return at_once(self.throttle(variants, variant).peek(key)).unwrap();
-        }
-        let limits: Vec<Limit> = variants[variant].iter().map(|rule| rule.to_limit()).collect();
-        let parts = [KeyPart::bytes(key.as_bytes())];
-        let step = Step::new(&limits, cost, Op::Peek);
-        self.backend.try_apply(&Key::new(&self.name, &parts), &step).unwrap().unwrap()
+    fn peek(&mut self, variants: &[Vec<Rule>], variant: usize, units: (u32, u32)) -> Decision {
+        let (throttle, options) = self.asked(variants, variant, units);
+        at_once(throttle.peek_with(self.key, options)).unwrap()
     }
 
     fn refund(&mut self, variants: &[Vec<Rule>], variant: usize, hit: usize) {
@@ -215,8 +218,8 @@ pub(crate) struct World {
     lanes: Vec<Lane>,
     /// What each receipt is for, in the model.
     taken: Vec<Option<Taken>>,
-    /// When a hit that was denied may come again, and its cost.
-    pub(crate) retry: Option<(u64, u32)>,
+    /// When a hit that was denied may come again, its cost and what it leaves.
+    pub(crate) retry: Option<(u64, (u32, u32))>,
     /// When all is as fresh.
     pub(crate) reset: Option<u64>,
 }
@@ -250,14 +253,29 @@ impl World {
     /// Also on a store whose values expire. That is right only on a clock that does not go back, with
     /// limits that stay: a store's own clock goes on, and it knows only the limits of the last hit.
     pub(crate) fn with_expiry(mut self) -> Self {
-        self.lanes.push(Lane::of_bytes("bytes that expire", Bytes::that_expire(&self.clock)));
+        let mut lane = Lane::of_bytes("bytes that expire", Bytes::that_expire(&self.clock));
+        lane.way = self.lanes[0].way;
+        self.lanes.push(lane);
         self
     }
 
-    /// Also by hits with a rate of their own, for variants of one limit and one strategy.
-    pub(crate) fn with_rates(mut self) -> Self {
-        self.lanes.push(Lane::by_rates("memory, hits with a rate", &memory(&self.clock)));
-        self
+    /// The limits of one throttle, and then rates that hits bring, by the strategy of its first limit.
+    pub(crate) fn of_rates(mut variants: Vec<Vec<Rule>>, start: u64) -> Self {
+        let own = variants[0].clone();
+        for rules in &mut variants[1..] {
+            for rule in rules {
+                let limits = |rule: &Rule| (rule.period, rule.limit, rule.shown_capacity());
+                rule.kind = own[0].kind;
+                rule.brought = !own.iter().any(|own| {
+                    own.kind.shares_state_with(rule.kind) && limits(own) == limits(rule)
+                });
+            }
+        }
+        let mut world = Self::of_variants(variants, start);
+        for lane in &mut world.lanes {
+            lane.way = Way::Rates;
+        }
+        world
     }
 
     pub(crate) fn now(&self) -> u64 {
@@ -277,13 +295,8 @@ impl World {
         }
     }
 
-    /// Back, unless that asks for what may be forgotten: memory lets go of limits that are over when it
-    /// makes room for another of the same key.
     pub(crate) fn go_back(&self, micros: u64) {
-        let now = self.now();
-        if self.rules().len() == 1 || !self.model.may_be_forgotten(self.rules(), now) {
-            self.go_to(now.saturating_sub(micros));
-        }
+        self.go_to(self.now().saturating_sub(micros));
     }
 
     pub(crate) fn rules(&self) -> &[Rule] {
@@ -294,16 +307,21 @@ impl World {
         self.variant = variant % self.variants.len();
     }
 
-    pub(crate) fn expected(&self, cost: u32) -> Answer {
-        self.model.answer(self.rules(), self.now(), cost)
+    pub(crate) fn expected(&self, units: (u32, u32)) -> Answer {
+        self.model.answer(self.rules(), self.now(), units)
     }
 
     pub(crate) fn hit(&mut self, cost: u32) -> Tested {
+        self.hit_leaving(cost, 0)
+    }
+
+    pub(crate) fn hit_leaving(&mut self, cost: u32, leave: u32) -> Tested {
         let now = self.now();
-        let expected = self.model.take(&self.variants[self.variant], now, cost);
+        let units = (cost, leave);
+        let expected = self.model.take(&self.variants[self.variant], now, units);
         let keep_for = self.model.keep_for(now);
         for lane in &mut self.lanes {
-            let decision = lane.hit(&self.variants, self.variant, cost);
+            let decision = lane.hit(&self.variants, self.variant, units);
             same(lane.label, &decision, &expected)?;
             lane.check_write(&expected, keep_for)?;
             let receipt = decision.receipt();
@@ -313,19 +331,24 @@ impl World {
         }
         let variant = self.variant;
         self.taken.push(expected.taken.map(|(cost, at)| Taken { variant, cost, at }));
-        self.note(&expected, cost);
+        self.note(&expected, units);
         Ok(())
     }
 
     pub(crate) fn peek(&mut self, cost: u32) -> Tested {
-        let expected = self.expected(cost);
+        self.peek_leaving(cost, 0)
+    }
+
+    pub(crate) fn peek_leaving(&mut self, cost: u32, leave: u32) -> Tested {
+        let units = (cost, leave);
+        let expected = self.expected(units);
         for lane in &mut self.lanes {
-            let decision = lane.peek(&self.variants, self.variant, cost);
+            let decision = lane.peek(&self.variants, self.variant, units);
             same(lane.label, &decision, &expected)?;
             lane.check_write(&expected, 0)?;
             prop_assert!(decision.receipt().is_none(), "{}: a peek takes nothing", lane.label);
         }
-        self.note(&expected, cost);
+        self.note(&expected, units);
         Ok(())
     }
 
@@ -345,10 +368,10 @@ impl World {
         self.taken.len()
     }
 
-    fn note(&mut self, expected: &Answer, cost: u32) {
+    fn note(&mut self, expected: &Answer, units: (u32, u32)) {
         let now = self.now();
         if let Some(wait) = expected.retry_after {
-            self.retry = Some((now + wait, cost));
+            self.retry = Some((now + wait, units));
         }
         self.reset = Some(now + expected.reset_after);
     }
@@ -360,8 +383,9 @@ pub(crate) fn same(label: &str, decision: &Decision, expected: &Answer) -> Teste
         denial: decision.denial(),
         denied_by: decision.denied_by(),
         limit: decision.limit(),
+        burst: decision.burst(),
         remaining: decision.remaining(),
-        retry_after: decision.retry_after().map(micros),
+        retry_after: wait_of(decision).map(micros),
         reset_after: micros(decision.reset_after()),
         // Compared by the receipt.
         taken: expected.taken,

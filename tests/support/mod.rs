@@ -24,6 +24,46 @@ pub(crate) enum Mode {
     Hang,
 }
 
+/// Where a backend stops until it is let on, and what it was asked.
+#[derive(Debug, Default)]
+pub(crate) struct Gates {
+    closed: parking_lot::Mutex<Vec<&'static str>>,
+    asked: parking_lot::Mutex<Vec<&'static str>>,
+    opened: tokio::sync::Notify,
+}
+
+impl Gates {
+    /// From now on that operation waits.
+    pub(crate) fn shut(&self, operation: &'static str) {
+        self.closed.lock().push(operation);
+    }
+
+    pub(crate) fn open_all(&self) {
+        self.closed.lock().clear();
+        self.opened.notify_waiters();
+    }
+
+    /// How often it was asked so far.
+    pub(crate) fn asked(&self, operation: &str) -> usize {
+        self.asked.lock().iter().filter(|asked| **asked == operation).count()
+    }
+
+    async fn pass(&self, operation: &'static str) {
+        self.asked.lock().push(operation);
+        loop {
+            let opened = self.opened.notified();
+            if !self.closed.lock().contains(&operation) {
+                return;
+            }
+            opened.await;
+        }
+    }
+
+    fn note(&self, operation: &'static str) {
+        self.asked.lock().push(operation);
+    }
+}
+
 /// Fails decisions; the rest is an in-memory backend.
 #[derive(Debug)]
 pub(crate) struct Failing {
@@ -31,12 +71,19 @@ pub(crate) struct Failing {
     settings: Settings,
     inner: InMemory,
     calls: Arc<AtomicU32>,
+    gates: Arc<Gates>,
 }
 
 impl Failing {
     pub(crate) fn new(mode: Mode) -> Self {
         let settings = Settings::new("failing", "tests", Arc::new(ManualClock::new())).unwrap();
-        Self { mode, settings, inner: InMemory::new(), calls: Arc::default() }
+        Self {
+            mode,
+            settings,
+            inner: InMemory::new(),
+            calls: Arc::default(),
+            gates: Arc::default(),
+        }
     }
 
     pub(crate) fn with_policy(mut self, policy: OnError) -> Self {
@@ -51,6 +98,11 @@ impl Failing {
 
     pub(crate) fn counting(mut self, calls: Arc<AtomicU32>) -> Self {
         self.calls = calls;
+        self
+    }
+
+    pub(crate) fn with_gates(mut self, gates: Arc<Gates>) -> Self {
+        self.gates = gates;
         self
     }
 
@@ -72,11 +124,21 @@ impl Backend for Failing {
     fn settings(&self) -> &Settings {
         &self.settings
     }
+    async fn initialize(&self) -> Result<()> {
+        self.inner.initialize().await?;
+        self.gates.pass("initialize").await;
+        Ok(())
+    }
     async fn clear(&self) -> Result<()> {
+        self.gates.pass("clear").await;
         self.inner.clear().await
     }
     async fn close(&self) -> Result<()> {
+        self.gates.pass("close").await;
         self.inner.close().await
+    }
+    fn abandon(&self) {
+        self.gates.note("abandon");
     }
     async fn get(&self, key: &Key<'_>) -> Result<Option<Vec<u8>>> {
         self.inner.get(key).await

@@ -106,7 +106,12 @@ impl Limited {
 
     pub(super) fn deny(&mut self, decision: &Decision) {
         self.denied += 1;
-        self.longest_wait = self.longest_wait.zip(decision.retry_after()).map(|(a, b)| a.max(b));
+        self.longest_wait = match decision.outcome() {
+            traffik::Outcome::Denied { retry_after } => {
+                self.longest_wait.map(|longest| longest.max(retry_after))
+            }
+            traffik::Outcome::Allowed | traffik::Outcome::Never => None,
+        };
     }
 }
 

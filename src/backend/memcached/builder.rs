@@ -29,7 +29,7 @@ pub struct MemcachedBuilder {
     pub(super) call_timeout: Duration,
     pub(super) track_keys: bool,
     pub(super) lock_lease: Duration,
-    namespace: String,
+    pub(super) namespace: String,
     persistent: bool,
     on_error: OnError,
     lock: LockOptions,
@@ -48,7 +48,7 @@ impl MemcachedBuilder {
             track_keys: false,
             lock_lease: Memcached::DEFAULT_LOCK_LEASE,
             namespace: ":memcached:".into(),
-            persistent: false,
+            persistent: true,
             on_error: OnError::default(),
             lock: LockOptions::new(),
             clock: None,
@@ -78,8 +78,11 @@ impl MemcachedBuilder {
         self
     }
 
-    /// The most connections to each node; 1 to 4096. Defaults to
-    /// [`Memcached::DEFAULT_POOL_SIZE`]. One connection serves one call at a time.
+    /// Sets the most connections to each node, of each runtime in which the backend is used; 1 to 4096.
+    /// Defaults to [`Memcached::DEFAULT_POOL_SIZE`]. One connection serves one call at a time.
+    ///
+    /// All processes together should stay below what a server has (`-c`, 1024 by default). Where it has
+    /// fewer, calls wait for the connections that are open.
     pub fn pool_size(mut self, connections: usize) -> Self {
         self.pool_size = connections;
         self
@@ -101,12 +104,12 @@ impl MemcachedBuilder {
         self
     }
 
-    /// Whether the names of keys are written down, so that [`clear`](crate::Backend::clear) finds them.
-    /// Defaults to false: then `clear` is not supported, and the end of a lifespan leaves
-    /// everything to expire.
+    /// Sets whether [`clear`](crate::Backend::clear) can tell what was stored before it. Defaults to
+    /// false: then `clear` is not supported, and the end of a lifespan leaves everything to expire.
     ///
-    /// Costs two more round trips when a process first writes a key, and once an hour; holds some 160,000
-    /// names of a namespace, in at most 8 MiB. See the [module's](super) guarantees.
+    /// Costs no round trip: a number of each node, its generation, is read together with each item. All
+    /// processes of a namespace must agree on this: what one stores that does not track, the others take
+    /// for missing. See the [module's](super) guarantees.
     pub fn track_keys(mut self, track_keys: bool) -> Self {
         self.track_keys = track_keys;
         self
@@ -119,7 +122,10 @@ impl MemcachedBuilder {
         self
     }
 
-    /// Whether the end of a lifespan keeps what was counted. Defaults to false.
+    /// Sets whether the end of a lifespan keeps what was counted. Defaults to `true`: other processes
+    /// count on the same server, and a rolling deploy must not reset every limit. With `false` the end
+    /// of the last lifespan in this process clears the namespace for all of them, and a warning says so
+    /// when it begins; it needs [`track_keys`](Self::track_keys).
     pub fn persistent(mut self, persistent: bool) -> Self {
         self.persistent = persistent;
         self

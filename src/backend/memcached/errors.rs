@@ -3,45 +3,62 @@
 use std::io;
 
 use super::NAME;
-use super::connection::said;
+use super::connection::{Failed, Failure};
+use super::protocol::NoAnswer;
 use crate::error::{BackendError, Effect, ErrorKind};
 use crate::text::Excerpt;
 
-/// An exchange that failed.
-pub(super) struct Failed {
-    pub(super) error: io::Error,
-    /// Whether the server may have carried out the command.
-    pub(super) ambiguous: bool,
+impl Failed {
+    /// Whether another connection may do better.
+    pub(super) fn is_of_the_connection(&self) -> bool {
+        matches!(self.failure, Failure::Io(_))
+    }
+
+    /// `changes`: whether the command was more than a read.
+    pub(super) fn into_backend_error(self, operation: &'static str, changes: bool) -> BackendError {
+        let ambiguous = if self.sent && changes { Effect::Ambiguous } else { Effect::NotApplied };
+        match self.failure {
+            Failure::TimedOut => {
+                BackendError::new(NAME, operation, ErrorKind::Timeout).with_effect(ambiguous)
+            }
+            Failure::Io(error) => BackendError::new(NAME, operation, ErrorKind::Unavailable)
+                .with_effect(ambiguous)
+                .with_message(format!("the connection failed: {error}"))
+                .with_cause(error),
+            Failure::NoAnswer(NoAnswer::Garbled(what)) => {
+                BackendError::new(NAME, operation, ErrorKind::Other)
+                    .with_effect(ambiguous)
+                    .with_message(format!("the server sent {what}"))
+            }
+            Failure::NoAnswer(NoAnswer::Refused(line)) => refused(operation, &line),
+        }
+    }
 }
 
-impl Failed {
-    pub(super) fn into_backend_error(self, operation: &'static str) -> BackendError {
-        let Self { error, ambiguous } = self;
-        let said = said(&error).unwrap_or_default();
-        // The server's own refusal leaves no doubt.
-        let (kind, refused) = match said.as_str() {
-            text if text.starts_with("SERVER_ERROR out of memory") => (ErrorKind::Full, true),
-            text if text.starts_with("SERVER_ERROR object too large") => {
-                (ErrorKind::OutOfRange, true)
-            }
-            text if text.starts_with("SERVER_ERROR") => (ErrorKind::Unavailable, true),
-            text if text.starts_with("ERROR Too many") => (ErrorKind::Unavailable, true),
-            text if text.starts_with("ERROR") || text.starts_with("CLIENT_ERROR") => {
-                (ErrorKind::Other, true)
-            }
-            _ if error.kind() == io::ErrorKind::InvalidData => (ErrorKind::Other, false),
-            _ => (ErrorKind::Unavailable, false),
-        };
-        let effect = if ambiguous && !refused { Effect::Ambiguous } else { Effect::NotApplied };
-        let failed = BackendError::new(NAME, operation, kind).with_effect(effect);
-        if said.is_empty() {
-            return failed
-                .with_message(format!("the connection failed: {error}"))
-                .with_cause(error);
-        }
-        let said = Excerpt(said.trim_end().as_bytes()).to_string();
-        failed.with_message(format!("the server answered {said}")).with_cause(error)
-    }
+/// The server's own refusal leaves no doubt: nothing happened.
+fn refused(operation: &'static str, line: &str) -> BackendError {
+    let (kind, advice) = match line {
+        _ if line.starts_with("SERVER_ERROR out of memory") => (ErrorKind::Full, ""),
+        _ if line.starts_with("SERVER_ERROR object too large") => (ErrorKind::OutOfRange, ""),
+        _ if line.starts_with("SERVER_ERROR") => (ErrorKind::Unavailable, ""),
+        _ if is_crowded(line) => (
+            ErrorKind::Unavailable,
+            "; start it with a larger -c, or build with a smaller pool_size",
+        ),
+        _ if line.contains("unauthenticated") || line.contains("authentication") => (
+            ErrorKind::Misconfigured,
+            "; it wants a password (-Y or -S), which this backend cannot give",
+        ),
+        _ => (ErrorKind::Other, ""),
+    };
+    let line = Excerpt(line.as_bytes());
+    BackendError::new(NAME, operation, kind)
+        .with_message(format!("the server answered {line}{advice}"))
+}
+
+/// Whether the server has no more connections to give.
+fn is_crowded(line: &str) -> bool {
+    line.starts_with("ERROR Too many open connections")
 }
 
 pub(super) fn unreachable(operation: &'static str, error: io::Error) -> BackendError {
@@ -56,17 +73,30 @@ pub(super) fn overloaded(operation: &'static str) -> BackendError {
         .with_message("no connection became free in time; use a larger pool_size")
 }
 
-pub(super) fn timed_out(operation: &'static str, ambiguous: bool) -> BackendError {
-    let effect = if ambiguous { Effect::Ambiguous } else { Effect::NotApplied };
-    BackendError::new(NAME, operation, ErrorKind::Timeout).with_effect(effect)
-}
-
 pub(super) fn closed(operation: &'static str) -> BackendError {
     BackendError::new(NAME, operation, ErrorKind::Closed)
 }
 
 pub(super) fn contended(operation: &'static str) -> BackendError {
     BackendError::new(NAME, operation, ErrorKind::Contended)
+}
+
+/// Sockets and timers need a runtime, so it is a mistake of the program.
+pub(super) fn no_runtime(operation: &'static str) -> BackendError {
+    BackendError::new(NAME, operation, ErrorKind::Misconfigured)
+        .with_message("there is no tokio runtime here; call it inside of one")
+}
+
+/// The runtime of a decision was shut down before the answer.
+pub(super) fn runtime_is_gone(operation: &'static str) -> BackendError {
+    BackendError::new(NAME, operation, ErrorKind::Unavailable)
+        .with_effect(Effect::Ambiguous)
+        .with_message("the runtime was shut down")
+}
+
+pub(super) fn too_large(operation: &'static str, length: usize, most: usize) -> BackendError {
+    BackendError::new(NAME, operation, ErrorKind::OutOfRange)
+        .with_message(format!("a value of {length} bytes is too large; the most is {most}"))
 }
 
 /// An answer that does not belong to its command.
@@ -76,11 +106,20 @@ pub(super) fn unexpected(operation: &'static str) -> BackendError {
         .with_message("the server's answer does not fit the command")
 }
 
-/// The same error for another who waited for the same answer.
-pub(super) fn same(error: &BackendError) -> BackendError {
-    BackendError::new(NAME, error.operation(), error.kind())
-        .with_effect(error.effect())
-        .with_message(format!("shared with others on the same key: {:?}", error.kind()))
+/// What became of `nodes` nodes, of which some failed.
+pub(super) fn of_nodes(
+    operation: &'static str,
+    failed: &[(String, BackendError)],
+    nodes: usize,
+) -> BackendError {
+    let worst = failed.iter().map(|(_, error)| error.kind());
+    let kind = worst.max_by_key(|kind| *kind == ErrorKind::Misconfigured);
+    let ambiguous = failed.iter().any(|(_, error)| error.effect() == Effect::Ambiguous);
+    let named: Vec<String> =
+        failed.iter().map(|(node, error)| format!("{node} ({})", error.reason())).collect();
+    BackendError::new(NAME, operation, kind.unwrap_or(ErrorKind::Unavailable))
+        .with_effect(if ambiguous { Effect::Ambiguous } else { Effect::NotApplied })
+        .with_message(format!("{} of {nodes} nodes failed: {}", failed.len(), named.join(", ")))
 }
 
 #[cfg(test)]
@@ -89,36 +128,40 @@ mod tests {
 
     #[test]
     fn every_failure_says_its_effect() {
-        let said = |text: &str| io::Error::other(text);
-        let cut = || io::Error::from(io::ErrorKind::UnexpectedEof);
+        let said = |text: &str| Failure::NoAnswer(NoAnswer::Refused(text.into()));
+        let cut = || Failure::Io(io::ErrorKind::UnexpectedEof.into());
+        let garbled = || Failure::NoAnswer(NoAnswer::Garbled("something else"));
         let table = [
-            (
-                said("SERVER_ERROR out of memory storing object\r\n"),
-                true,
-                ErrorKind::Full,
-                Effect::NotApplied,
-            ),
-            (
-                said("SERVER_ERROR object too large for cache\r\n"),
-                true,
-                ErrorKind::OutOfRange,
-                Effect::NotApplied,
-            ),
-            (
-                said("ERROR Too many open connections\r\n"),
-                true,
-                ErrorKind::Unavailable,
-                Effect::NotApplied,
-            ),
-            (said("CLIENT_ERROR bad data chunk\r\n"), true, ErrorKind::Other, Effect::NotApplied),
-            (cut(), true, ErrorKind::Unavailable, Effect::Ambiguous),
-            (cut(), false, ErrorKind::Unavailable, Effect::NotApplied),
-            (io::ErrorKind::InvalidData.into(), true, ErrorKind::Other, Effect::Ambiguous),
+            (said("SERVER_ERROR out of memory storing object"), ErrorKind::Full, false),
+            (said("SERVER_ERROR object too large for cache"), ErrorKind::OutOfRange, false),
+            (said("ERROR Too many open connections"), ErrorKind::Unavailable, false),
+            (said("CLIENT_ERROR bad data chunk"), ErrorKind::Other, false),
+            (said("CLIENT_ERROR unauthenticated"), ErrorKind::Misconfigured, false),
+            (cut(), ErrorKind::Unavailable, true),
+            (garbled(), ErrorKind::Other, true),
+            (Failure::TimedOut, ErrorKind::Timeout, true),
         ];
-        for (error, ambiguous, kind, effect) in table {
-            let text = format!("{error}");
-            let failed = Failed { error, ambiguous }.into_backend_error("get");
+        for (failure, kind, doubtful) in table {
+            let text = format!("{failure:?}");
+            let failed = Failed { failure, sent: true }.into_backend_error("get", true);
+            let effect = if doubtful { Effect::Ambiguous } else { Effect::NotApplied };
             assert_eq!((failed.kind(), failed.effect()), (kind, effect), "{text}");
         }
+        for (sent, changes) in [(false, true), (true, false)] {
+            let failed = Failed { failure: cut(), sent }.into_backend_error("get", changes);
+            assert_eq!(failed.effect(), Effect::NotApplied, "nothing was sent, or only a read");
+        }
+    }
+
+    #[test]
+    fn nodes_that_failed_are_named_and_the_worst_decides() {
+        let wrong = refused("ready", "CLIENT_ERROR unauthenticated");
+        let silent = BackendError::new(NAME, "ready", ErrorKind::Timeout);
+        let failed = [("a:1".to_owned(), silent), ("b:2".to_owned(), wrong)];
+        let error = of_nodes("ready", &failed, 3);
+        assert_eq!((error.kind(), error.effect()), (ErrorKind::Misconfigured, Effect::Ambiguous));
+        let text = error.to_string();
+        assert!(text.contains("2 of 3 nodes failed: a:1 (no answer"), "{text}");
+        assert!(text.contains("b:2 (the server answered"), "{text}");
     }
 }

@@ -1,15 +1,16 @@
-//! What an item holds: the instant at which it ends, and the value.
+//! What an item holds: the instant at which it ends, its generation, and the value.
 //!
 //! ```text
-//! mark     u8  = 2
-//! ends_at  u64   microseconds since the epoch, little-endian; 0 for never
+//! mark        u8   = 2, or 3 with a generation
+//! generation  u64  only with mark 3
+//! ends_at     u64  microseconds since the epoch; 0 for never
 //! value
 //! ```
 //!
-//! The server tells nobody how long an item has still to live. It stands here, so that a value can be
-//! changed without changing that, and ends to the microsecond and not to the server's second. An item
-//! without the mark is a bare value that never ends: a fixed window's number (see
-//! [`fixed`](super::fixed)), or what another program wrote.
+//! Numbers are little-endian. The server tells nobody how long an item has still to live. It stands here,
+//! so that a value can be changed without changing that, and ends to the microsecond and not to the
+//! server's second. An item without the mark is a bare value that never ends, which another program
+//! wrote.
 
 use std::time::Duration;
 
@@ -17,40 +18,58 @@ use super::expiry::{self, NEVER};
 use crate::clock::Timestamp;
 
 const MARK: u8 = 2;
-const HEADER: usize = 9;
+const MARK_WITH_GENERATION: u8 = 3;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Item {
+    /// Only where keys are tracked; see [`generation`](super::generation).
+    pub(super) generation: Option<u64>,
     pub(super) ends_at: Option<Timestamp>,
     pub(super) value: Vec<u8>,
 }
 
 impl Item {
     pub(super) fn decode(mut bytes: Vec<u8>) -> Self {
-        let ends_at = bytes
-            .first_chunk::<HEADER>()
-            .and_then(|[mark, ends_at @ ..]| (*mark == MARK).then(|| u64::from_le_bytes(*ends_at)));
-        match ends_at {
-            None => Self { ends_at: None, value: bytes },
-            Some(ends_at) => {
-                bytes.drain(..HEADER);
-                let ends_at = (ends_at > 0).then(|| Timestamp::from_micros(ends_at));
-                Self { ends_at, value: bytes }
-            }
-        }
+        let Some((generation, ends_at, length)) = header(&bytes) else {
+            return Self { generation: None, ends_at: None, value: bytes };
+        };
+        bytes.drain(..length);
+        let ends_at = (ends_at > 0).then(|| Timestamp::from_micros(ends_at));
+        Self { generation, ends_at, value: bytes }
     }
 
-    pub(super) fn encode(value: &[u8], ends_at: Option<Timestamp>) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(HEADER + value.len());
-        bytes.push(MARK);
-        bytes.extend_from_slice(&ends_at.map_or(0, Timestamp::as_micros).to_le_bytes());
-        bytes.extend_from_slice(value);
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(17 + self.value.len());
+        match self.generation {
+            None => bytes.push(MARK),
+            Some(generation) => {
+                bytes.push(MARK_WITH_GENERATION);
+                bytes.extend_from_slice(&generation.to_le_bytes());
+            }
+        }
+        bytes.extend_from_slice(&self.ends_at.map_or(0, Timestamp::as_micros).to_le_bytes());
+        bytes.extend_from_slice(&self.value);
         bytes
     }
 
     pub(super) fn is_over(&self, now: Timestamp) -> bool {
         self.ends_at.is_some_and(|ends_at| ends_at <= now)
     }
+}
+
+/// The generation, the end, and the length of both with the mark.
+fn header(bytes: &[u8]) -> Option<(Option<u64>, u64, usize)> {
+    let (mark, rest) = bytes.split_first()?;
+    let (generation, rest) = match *mark {
+        MARK => (None, rest),
+        MARK_WITH_GENERATION => {
+            let (generation, rest) = rest.split_first_chunk()?;
+            (Some(u64::from_le_bytes(*generation)), rest)
+        }
+        _ => return None,
+    };
+    let (ends_at, value) = rest.split_first_chunk()?;
+    Some((generation, u64::from_le_bytes(*ends_at), bytes.len() - value.len()))
 }
 
 /// When an item that ends at that instant may be forgotten by the server.
@@ -73,10 +92,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read_back(value: Vec<u8>, ends_at in 0..=Timestamp::MAX.as_micros()) {
+        fn what_is_written_is_read_back(
+            value: Vec<u8>,
+            generation: Option<u64>,
+            ends_at in 0..=Timestamp::MAX.as_micros(),
+        ) {
             let ends_at = (ends_at > 0).then(|| Timestamp::from_micros(ends_at));
-            let item = Item { ends_at, value };
-            prop_assert_eq!(Item::decode(Item::encode(&item.value, ends_at)), item);
+            let item = Item { generation, ends_at, value };
+            prop_assert_eq!(Item::decode(item.encode()), item);
         }
 
         #[test]

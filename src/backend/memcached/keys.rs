@@ -4,7 +4,7 @@
 //! <namespace>/v/<name>               a user's value
 //! <namespace>/t/<throttle>/<part>... the state of a throttle's key
 //! <namespace>/l/<name>               a lock
-//! <namespace>/k/<shard>              a list of names, for `clear`
+//! <namespace>/g                      the generation of a node's items, for `clear`
 //! <namespace>/V/<hash>               the same as the first three, for a key whose name would be longer
 //! <namespace>/T/<hash>
 //! <namespace>/L/<hash>
@@ -15,7 +15,6 @@
 
 use sha2::{Digest, Sha256};
 
-use super::tracking::SHARDS;
 use crate::backend::names;
 use crate::key::{Key, push_prefixed};
 
@@ -49,23 +48,9 @@ pub(super) fn of_lock(namespace: &str, lock: &str) -> String {
     })
 }
 
-/// The name of a list of names.
-pub(super) fn of_list(namespace: &str, shard: usize) -> String {
-    debug_assert!(shard < SHARDS);
-    format!("{namespace}/k/{shard}")
-}
-
-/// The part after the namespace, and back.
-pub(super) fn without_namespace<'a>(namespace: &str, name: &'a str) -> &'a str {
-    &name[namespace.len()..]
-}
-
-/// Whether it could be a name after its namespace: only then may it go to a server.
-pub(super) fn is_plain_rest(rest: &str) -> bool {
-    let kinds = ["/v/", "/t/", "/V/", "/T/"];
-    rest.len() <= MAX_NAME
-        && kinds.iter().any(|kind| rest.starts_with(kind))
-        && rest.bytes().all(|byte| byte.is_ascii_graphic())
+/// The name of a generation's item, which each node has.
+pub(super) fn of_generation(namespace: &str) -> String {
+    format!("{namespace}/g")
 }
 
 fn beginning(namespace: &str) -> Vec<u8> {

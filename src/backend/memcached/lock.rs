@@ -12,9 +12,9 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::connection::{Answer, Command};
 use super::expiry::{self, LONG_PAST};
-use super::pool::Nodes;
+use super::nodes::Nodes;
+use super::protocol::{Answer, Command};
 use super::{Inner, NAME, errors, keys};
 use crate::backend::{Result, cas};
 use crate::background;

@@ -5,10 +5,11 @@
 //!
 //! | matter | what holds |
 //! | --- | --- |
-//! | **atomicity** | A decision, also over several limits, is one `cas` of one item: exact, however many processes hit the key. [`multi_set`](Backend::multi_set) sets one value after the other; [`multi_get`](Backend::multi_get) reads 64 keys of one node at a time. Every other primitive is atomic. |
-//! | **eviction** | A server that is short of memory drops the items that were not used for longest, and one that restarts has none: such a limit starts afresh, so more may pass. Give limits a server that does not evict (`evictions` in its `stats`). Out of memory under `-M` is an error for the policy. |
+//! | **atomicity** | A decision, also over several limits, is one `cas` of one item: exact, however many processes hit the key. [`multi_set`](Backend::multi_set) sets one value after the other; [`multi_get`](Backend::multi_get) reads some 60 keys of one node at a time. Every other primitive is atomic. |
+//! | **eviction** | A server that is short of memory evicts the items that were not used for longest, and one that restarts has none: such a limit starts afresh, so more may pass. Give limits a server that does not evict (`evictions` in its `stats`). Out of memory under `-M` is an error for the policy, also for known keys. |
 //! | **expiry** | Each item carries its own end, to the microsecond. The server's, in whole seconds, is later, and only frees memory: the TTL rounded up and two seconds more (one for its tick, one for a tick that comes late); beyond 30 days a date, and no later than 2038. |
 //! | **clocks** | Time is the client's wall clock, read at each call. A process whose clock is ahead by some seconds ends windows and fills buckets for all by so much early, once: within a key time only goes forward. One whose clock is behind counts in the newest window that others reached. Keep the clocks of all processes together (NTP). |
+//! | **size** | All limits of a key are one item of at most 1 MB: sliding window logs of 65,408 entries together. A hit on longer ones is [`ErrorKind::Misconfigured`]. |
 //! | **locks** | Best effort: see below. |
 //! | **clear** | Only with [`track_keys`](MemcachedBuilder::track_keys). |
 //!
@@ -16,26 +17,23 @@
 //!
 //! | | round trips |
 //! | --- | --- |
-//! | a hit of cost 1 on a lone fixed window of a usual period (below) | 1; 2 for a new key, 3 for the first of a window |
-//! | any denied hit, a peek | 1; 3 for the first denied one of such a window in each process |
-//! | every other hit | 2, and 2 more each time another process came between |
-//! | hits on one key at the same time in one process | decided together: 2 for a whole batch |
+//! | a hit that passes, a refund | 2: `gets`, `cas` (`add` for a new key) |
+//! | a hit that is denied, a peek | 1 |
+//! | several hits on one key at the same time in one process | 2 for up to 256 of them |
 //!
-//! An attempt that lost against another process is made again after a short, random pause, at most 256
-//! times or until the throttle's deadline; then it is [`ErrorKind::Contended`], for the policy.
+//! Each attempt that lost against another process is two more. It is made again at once, at most 256
+//! times or until the throttle's deadline; then it is [`ErrorKind::Contended`], for the policy. A process
+//! that won a contended key leaves it to the others for some milliseconds, so that none starves.
 //!
-//! **Fixed windows.** A [`FixedWindow`](crate::FixedWindow) that is a throttle's only limit, with a period
-//! of 1, 2, 3, 5, 10, 15, 20 or 30 seconds or minutes, 1, 2, 3, 4, 6, 8 or 12 hours, or 1, 2, 3, 5, 7, 10, 14 or 30
-//! days, is kept as one decimal number, so that a hit of cost 1 is one `incr`. That adds before it looks:
+//! Hits that come together are decided by a task of their own, in the order in which they came. A caller
+//! that is dropped or not polled any more holds up no other, and a strategy that panics does so in its
+//! own caller alone.
 //!
-//! * A hit that turns out denied is given back at once. A process that dies in between, or loses its
-//!   connection, leaves one unit counted until the window ends.
-//! * Between the two, others see a count above the limit. They would be denied in any case, unless just
-//!   then somebody refunds a hit or raises the limit: such a hit may be denied although it would fit.
-//! * Never does more pass than the limit.
-//! * After a clock went back, a receipt names the caller's instant, not that of the latest hit.
-//! * Hits of other costs, peeks and refunds on such a key go by `cas`. Against a flood of unit hits of
-//!   *other* processes on the same key they may lose every attempt, and are then `Contended`.
+//! # Runtimes
+//!
+//! Every call needs a tokio runtime; without one it is [`ErrorKind::Misconfigured`]. A backend may be used
+//! in several runtimes of one process: each has connections of its own, at most
+//! [`pool_size`](MemcachedBuilder::pool_size) to each node, which are closed when it ends.
 //!
 //! # Locks
 //!
@@ -50,14 +48,28 @@
 //! thread whose runtime is gone, the TTL frees the lock. An acquisition that is cancelled goes on to its
 //! end and lets go.
 //!
+//! A server counts in whole seconds: the lock of a process that crashed is free 1 to 3 s after its TTL, so
+//! one of 100 ms is free within some 3 s.
+//!
 //! # Clearing
 //!
-//! A server cannot list its keys. With [`track_keys`](MemcachedBuilder::track_keys) their names are written
-//! down in lists on the servers, and [`clear`](Backend::clear) deletes them one by one; what did not fit
-//! is counted in [`Counter::Untracked`](crate::backend::Counter::Untracked). Without it `clear` is [`ErrorKind::Unsupported`],
-//! and the end of a lifespan says so in one warning and leaves everything to expire.
+//! A server cannot list its keys. With [`track_keys`](MemcachedBuilder::track_keys) each node has a
+//! *generation*, a number that is read together with each item, and what carries another number is as good
+//! as missing. [`clear`](Backend::clear) raises it: one step for each node, however many keys there are. It
+//! reaches all nodes that answer, and its error names those that do not. A hit that is under way
+//! meanwhile counts as before the clear. A generation that is lost, by a restart or an eviction, begins
+//! anew, which is a clear of that node.
+//!
+//! Without it `clear` is [`ErrorKind::Unsupported`], and the end of a lifespan that is to clear says so in
+//! one warning and leaves everything to expire.
 //! [`flush_all_of_dedicated_servers`](Memcached::flush_all_of_dedicated_servers) is for servers that
 //! nobody else uses.
+//!
+//! # Several nodes
+//!
+//! A node that is down or silent fails the hits on its own keys, and no others. So one node that answers
+//! is enough for [`initialize`](Backend::initialize) and [`ready`](Backend::ready);
+//! [`nodes`](Memcached::nodes) says which of them do, and `initialize` names the others in a warning.
 //!
 //! # Errors
 //!
@@ -66,27 +78,35 @@
 //! was read, a write is [`Effect::Ambiguous`](crate::Effect); all else did not happen. Nothing is tried again but a call of
 //! which nothing was sent, or a read, on a connection that turns out to be dead.
 //!
+//! A server that refuses further connections is no failure while this pool has some that are open: calls
+//! wait for those.
+//!
 //! # Security
 //!
-//! The text protocol has no password and no encryption: keep the servers on a private network or a UNIX
-//! socket. Keys are mapped to a small alphabet before anything is sent, so no key can smuggle in a
-//! command; long or odd ones by SHA-256. Replies are bounded.
+//! The text protocol has no password here and no encryption: keep the servers on a private network or a
+//! UNIX socket. A server that wants a password is [`ErrorKind::Misconfigured`]. Keys are mapped to a small
+//! alphabet before anything is sent, so no key can smuggle in a command; long or odd ones by SHA-256.
+//! Replies are bounded, and must fit their command.
 
 mod address;
 mod builder;
+mod coalesce;
 mod connection;
 mod decide;
 mod errors;
 mod expiry;
-mod fixed;
+mod generation;
+mod health;
 mod item;
 mod keys;
-mod lines;
+mod local;
 mod lock;
+mod nodes;
+mod pace;
 mod pool;
 mod primitives;
-mod tracking;
-mod wire;
+mod protocol;
+mod store;
 
 use std::fmt;
 use std::sync::Arc;
@@ -102,18 +122,16 @@ use crate::error::{BackendError, ErrorKind};
 use crate::key::{Key, KeyError, ToKey};
 use crate::lock::{LockError, LockGuard, LockOptions, Releaser, Turns};
 use crate::strategy::Step;
+use crate::timer;
 use address::Address;
-use connection::Command;
-use decide::Full;
+use coalesce::Coalescer;
 use item::Keeping;
-use lines::Lines;
-use pool::Nodes;
-use primitives::{Change, ends_at};
-use tracking::Tracker;
+use nodes::Nodes;
+use primitives::ends_at;
+use protocol::Command;
+use store::Change;
 
 const NAME: &str = "memcached";
-/// Values that are changed at the same time without waiting for each other.
-const VALUE_TURNS: usize = 1024;
 /// While somebody else moves the clock.
 const KEEP_BY_ANOTHER_CLOCK: Duration = Duration::from_secs(60 * 60);
 
@@ -131,7 +149,6 @@ const KEEP_BY_ANOTHER_CLOCK: Duration = Duration::from_secs(60 * 60);
 ///     .url("memcached://cache-1.internal")
 ///     .url("memcached://cache-2.internal")
 ///     .namespace("shop:prod")
-///     .persistent(true)
 ///     .build()?;
 /// let life = backend.lifespan().await?;
 /// let throttle = Throttle::builder("api").rate("100/min").backend(backend).build()?;
@@ -152,10 +169,9 @@ struct Inner {
     nodes: Arc<Nodes>,
     call_timeout: Duration,
     keeping: Keeping,
-    lines: Lines,
-    full: Full,
-    turns_of_values: Box<[tokio::sync::Mutex<()>]>,
-    tracker: Option<Tracker>,
+    coalescer: Coalescer,
+    /// Where each node's generation is, if keys are tracked.
+    generation_key: Option<String>,
     turns: Arc<Turns>,
     /// One for each node.
     releasers: Vec<Releaser>,
@@ -181,18 +197,30 @@ impl Memcached {
     ///
     /// # Errors
     ///
-    /// When a node cannot be reached; the ones before it are empty then.
+    /// When a node cannot be reached, with the names of all such; the others are empty then.
     ///
     /// # Cancel safety
     ///
     /// When dropped, some nodes may be empty and others not.
     pub async fn flush_all_of_dedicated_servers(&self) -> Result<()> {
         const OPERATION: &str = "flush_all";
-        let inner = self.open(OPERATION)?;
-        for node in 0..inner.nodes.len() {
-            inner.nodes.call(node, OPERATION, Command::FlushAll).await?;
-        }
-        Ok(())
+        let flush = |inner: Arc<Inner>, node| async move {
+            inner.nodes.call(node, OPERATION, Command::FlushAll).await.map(drop)
+        };
+        self.open(OPERATION)?.on_all_nodes(OPERATION, flush).await
+    }
+
+    /// Asks every node whether it answers now, each within the time of a call.
+    ///
+    /// In the order of the builder: the node's address, and what went wrong if it does not answer. Hits on
+    /// the keys of such a node fail, and those of the others do not.
+    /// [`ready`](Backend::ready) fails only when no node answers.
+    ///
+    /// # Cancel safety
+    ///
+    /// It changes nothing, so it may be dropped.
+    pub async fn nodes(&self) -> Vec<(String, Result<()>)> {
+        self.inner.ask_nodes("ready").await
     }
 
     /// Returns the name of the item that holds the state of a throttle's key, to look a customer up;
@@ -230,10 +258,8 @@ impl Memcached {
                 nodes: Arc::new(Nodes::new(addresses, builder.call_timeout, least, most)),
                 call_timeout: builder.call_timeout,
                 keeping: Keeping { for_at_least },
-                lines: Lines::new(),
-                full: Full::new(),
-                turns_of_values: (0..VALUE_TURNS).map(|_| tokio::sync::Mutex::default()).collect(),
-                tracker: builder.track_keys.then(Tracker::new),
+                coalescer: Coalescer::new(),
+                generation_key: builder.track_keys.then(|| keys::of_generation(&builder.namespace)),
                 turns: Arc::new(Turns::new(NAME)),
                 releasers,
                 lease: builder.lock_lease,
@@ -246,6 +272,7 @@ impl Memcached {
         if self.inner.nodes.is_closed() {
             return Err(errors::closed(operation));
         }
+        timer::require(NAME, operation)?;
         Ok(&self.inner)
     }
 }
@@ -266,26 +293,25 @@ impl Backend for Memcached {
     }
 
     async fn initialize(&self) -> Result<()> {
+        timer::require(NAME, "initialize")?;
         self.inner.nodes.open();
-        self.inner.nodes.warm_up("initialize").await
+        self.inner.warm_up().await
     }
 
     async fn ready(&self) -> Result<()> {
-        let inner = self.open("ready")?;
-        for node in 0..inner.nodes.len() {
-            inner.nodes.call(node, "ready", Command::Version).await?;
-        }
-        Ok(())
+        self.open("ready")?.ready().await
     }
 
     async fn clear(&self) -> Result<()> {
         let inner = self.open("clear")?;
-        if inner.tracker.is_none() {
+        if inner.generation_key.is_none() {
             return Err(BackendError::new(NAME, "clear", ErrorKind::Unsupported).with_message(
                 "a server cannot list its keys; build with track_keys(true), or let them expire",
             ));
         }
-        inner.clear_tracked().await
+        inner
+            .on_all_nodes("clear", |inner, node| async move { inner.raise("clear", node).await })
+            .await
     }
 
     async fn close(&self) -> Result<()> {

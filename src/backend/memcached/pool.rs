@@ -1,250 +1,272 @@
-//! The nodes, and a pool of connections to each.
+//! The connections of one runtime to one node.
 //!
 //! A connection comes back to its pool only after an answer that was read to its end. A call that was
 //! dropped or failed takes its connection with it: else the next caller would read its reply.
+//!
+//! A server may have fewer connections to give than a pool wants. It then refuses a new one, or leaves it
+//! without an answer. While others are open that is no failure: the pool wants one less, waits for an
+//! open one, and tries for more again after a while.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use deadpool::managed::{
-    Manager, Metrics, Object, Pool, PoolError, QueueMode, RecycleError, RecycleResult,
-};
-use tokio::time::timeout_at;
+use parking_lot::Mutex;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::{Instant, timeout_at};
 
 use super::address::Address;
-use super::connection::{Answer, Command, Connection, said};
-use super::errors::{self, Failed};
-use super::keys::stable_hash;
-use super::wire::Link;
+use super::connection::{Connection, Failed};
+use super::errors;
+use super::protocol::{Answer, Command};
 use crate::backend::Result;
 use crate::clock::monotonic_now;
+use crate::error::{BackendError, ErrorKind};
 
-pub(super) struct Nodes {
-    nodes: Vec<Node>,
-    call_timeout: Duration,
-    least_connections: usize,
-    most_connections: usize,
-    closed: AtomicBool,
-}
+/// A server that refused a connection is asked for another one after that long.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 
-struct Node {
+#[derive(Debug)]
+pub(super) struct Pool {
     address: Address,
-    /// Of the address: the same in every process.
-    hash: u64,
-    pool: Pool<Dialer>,
+    /// For making a connection: half of a call.
+    timeout: Duration,
+    permits: Semaphore,
+    state: Mutex<State>,
+    /// Whether permits are withheld.
+    crowded: AtomicBool,
 }
 
-impl Nodes {
-    /// `addresses` is not empty.
-    pub(super) fn new(
-        addresses: Vec<Address>,
-        call_timeout: Duration,
-        least_connections: usize,
-        most_connections: usize,
-    ) -> Self {
-        let node = |address: Address| {
-            let hash = stable_hash(address.to_string().as_bytes());
-            let dialer = Dialer { address: address.clone(), timeout: call_timeout / 2 };
-            let pool = Pool::builder(dialer).max_size(most_connections);
-            // The last one used is the one most likely to be alive.
-            let pool = pool.queue_mode(QueueMode::Lifo).build();
-            Node { address, hash, pool: pool.expect("a pool without timeouts needs no runtime") }
-        };
-        Self {
-            nodes: addresses.into_iter().map(node).collect(),
-            call_timeout,
-            least_connections,
-            most_connections,
-            closed: AtomicBool::new(false),
-        }
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.nodes.len()
-    }
-
-    pub(super) fn addresses(&self) -> impl Iterator<Item = &Address> {
-        self.nodes.iter().map(|node| &node.address)
-    }
-
-    /// The node of an item, by rendezvous hashing: one node less moves only the items that it had.
-    pub(super) fn index_of(&self, name: &str) -> usize {
-        if self.nodes.len() == 1 {
-            return 0;
-        }
-        let hash = stable_hash(name.as_bytes());
-        let score = |index: &usize| mix(hash ^ self.nodes[*index].hash);
-        (0..self.nodes.len()).max_by_key(score).unwrap_or_default()
-    }
-
-    pub(super) fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::Acquire)
-    }
-
-    pub(super) fn open(&self) {
-        self.closed.store(false, Ordering::Release);
-    }
-
-    /// Connections in use are closed when they come back. A lock can still be released, by a connection
-    /// of its own; all else asks [`is_closed`](Self::is_closed) before.
-    pub(super) fn close(&self) {
-        self.closed.store(true, Ordering::Release);
-        for node in &self.nodes {
-            node.pool.retain(|_, _| false);
-        }
-    }
-
-    /// Asks every node for its version, over as many connections as are kept at least.
-    pub(super) async fn warm_up(&self, operation: &'static str) -> Result<()> {
-        for (index, node) in self.nodes.iter().enumerate() {
-            self.call(index, operation, Command::Version).await?;
-            let deadline = monotonic_now() + self.call_timeout;
-            let mut warm = Vec::new();
-            while warm.len() < self.least_connections {
-                let borrowed = timeout_at(deadline, self.borrow(node, operation)).await;
-                let mut borrowed = borrowed.map_err(|_| errors::timed_out(operation, false))??;
-                borrowed.intact = true;
-                warm.push(borrowed);
-            }
-        }
-        Ok(())
-    }
-
-    /// Sends a command to a node and waits for its answer, within the time of a call.
-    ///
-    /// When dropped, the connection is closed; the command may be carried out or not.
-    pub(super) async fn call(
-        &self,
-        node: usize,
-        operation: &'static str,
-        command: Command<'_>,
-    ) -> Result<Answer> {
-        let node = &self.nodes[node];
-        let deadline = monotonic_now() + self.call_timeout;
-        // Each connection of the pool may turn out to be dead.
-        for _ in 0..=self.most_connections {
-            let borrowed = timeout_at(deadline, self.borrow(node, operation)).await;
-            let mut borrowed = borrowed.map_err(|_elapsed| errors::overloaded(operation))??;
-            let connection = borrowed.connection();
-            let used = connection.was_used();
-            let answer = connection.execute(&command, deadline).await;
-            let ambiguous = connection.link().was_sent() && !command.is_read();
-            let error = match answer {
-                Some(Ok(answer)) => {
-                    borrowed.intact = true;
-                    return Ok(answer);
-                }
-                Some(Err(error)) => error,
-                None => return Err(errors::timed_out(operation, ambiguous)),
-            };
-            // Nothing happened, and the connection was an old one: that alone is tried again.
-            if ambiguous || !used || !is_of_the_connection(&error) {
-                return Err(Failed { error, ambiguous }.into_backend_error(operation));
-            }
-        }
-        Err(errors::unreachable(operation, io::ErrorKind::NotConnected.into()))
-    }
-
-    async fn borrow(&self, node: &Node, operation: &'static str) -> Result<Borrowed<'_>> {
-        match node.pool.get().await {
-            Ok(object) => {
-                Ok(Borrowed { object: Some(object), closed: &self.closed, intact: false })
-            }
-            Err(PoolError::Backend(error)) => Err(errors::unreachable(operation, error)),
-            Err(_) => Err(errors::closed(operation)),
-        }
-    }
+#[derive(Debug, Default)]
+struct State {
+    /// The last one used is the one most likely to be alive.
+    idle: Vec<Connection>,
+    /// With those that are in use.
+    open: usize,
+    /// Those that are being made, which may be open soon.
+    dialing: usize,
+    /// Permits that are kept back, since the server would not have one more connection.
+    withheld: usize,
+    ask_again: Option<Instant>,
 }
 
-impl std::fmt::Debug for Nodes {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_list().entries(self.addresses().map(ToString::to_string)).finish()
-    }
-}
-
-/// Whether another connection may do better.
-fn is_of_the_connection(error: &io::Error) -> bool {
-    error.kind() != io::ErrorKind::InvalidData && said(error).is_none()
-}
-
-/// Spreads a number over all its bits.
-fn mix(mut number: u64) -> u64 {
-    number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    number ^ (number >> 31)
-}
-
-/// A connection out of the pool. Dropped with a command in flight, it is closed.
-struct Borrowed<'a> {
-    object: Option<Object<Dialer>>,
+/// A connection out of its pool. Dropped with a command in flight, it is closed.
+#[derive(Debug)]
+pub(super) struct Pooled<'a> {
+    pool: &'a Pool,
     closed: &'a AtomicBool,
+    connection: Option<Connection>,
+    /// It has served a call before, and may have been closed since.
+    pub(super) used: bool,
     intact: bool,
+    /// Given back after the connection.
+    _permit: SemaphorePermit<'a>,
 }
 
-impl Borrowed<'_> {
-    fn connection(&mut self) -> &mut Connection {
-        self.object.as_mut().expect("taken only when dropped")
+impl Pool {
+    pub(super) fn new(address: Address, size: usize, call_timeout: Duration) -> Self {
+        Self {
+            address,
+            timeout: call_timeout / 2,
+            permits: Semaphore::new(size),
+            state: Mutex::default(),
+            crowded: AtomicBool::new(false),
+        }
+    }
+
+    /// Closes what is not in use.
+    pub(super) fn close_idle(&self) {
+        let idle = {
+            let mut state = self.state.lock();
+            state.open -= state.idle.len();
+            std::mem::take(&mut state.idle)
+        };
+        drop(idle);
+    }
+
+    /// A connection that nobody else uses, for a call until `deadline`.
+    pub(super) async fn get<'a>(
+        &'a self,
+        operation: &'static str,
+        closed: &'a AtomicBool,
+        deadline: Instant,
+    ) -> Result<Pooled<'a>> {
+        loop {
+            self.want_more_again();
+            let permit = match self.permits.try_acquire() {
+                Ok(permit) => permit,
+                Err(_) => self.wait(operation, deadline).await?,
+            };
+            let idle = self.idle();
+            let used = idle.is_some();
+            let connection = match idle {
+                Some(connection) => connection,
+                None => match Box::pin(self.dial(operation, deadline)).await {
+                    Ok(connection) => connection,
+                    Err(error) if self.wants_less(&error) => {
+                        permit.forget();
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                },
+            };
+            let connection = Some(connection);
+            return Ok(Pooled {
+                pool: self,
+                closed,
+                connection,
+                used,
+                intact: false,
+                _permit: permit,
+            });
+        }
+    }
+
+    async fn wait(
+        &self,
+        operation: &'static str,
+        deadline: Instant,
+    ) -> Result<SemaphorePermit<'_>> {
+        let permit = timeout_at(deadline, self.permits.acquire()).await;
+        let permit = permit.map_err(|_elapsed| errors::overloaded(operation))?;
+        // One that comes with the end of the call is of no use.
+        if monotonic_now() >= deadline {
+            return Err(errors::overloaded(operation));
+        }
+        permit.map_err(|_closed| errors::closed(operation))
+    }
+
+    /// An open connection that is not in use, and not closed by the other end as far as is known.
+    fn idle(&self) -> Option<Connection> {
+        loop {
+            let connection = self.state.lock().idle.pop()?;
+            if connection.is_quiet() {
+                return Some(connection);
+            }
+            self.one_is_closed();
+        }
+    }
+
+    /// Makes a connection. It counts as open only when the server answers on it: one that takes no more
+    /// may accept it all the same.
+    async fn dial(&self, operation: &'static str, deadline: Instant) -> Result<Connection> {
+        let dialing = Dialing::begin(self);
+        let deadline = deadline.min(monotonic_now() + self.timeout);
+        let socket = timeout_at(deadline, self.address.connect()).await;
+        let socket = socket.unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into()));
+        let socket = socket.map_err(|error| errors::unreachable(operation, error))?;
+        let mut connection = Connection::new(socket);
+        let greeted = connection.execute(&Command::Version, deadline).await;
+        greeted.map_err(|failed| failed.into_backend_error(operation, false))?;
+        self.one_is_open();
+        drop(dialing);
+        Ok(connection)
+    }
+
+    /// After a failure to connect: whether to wait for one of those that are open, or may be soon.
+    fn wants_less(&self, error: &BackendError) -> bool {
+        let mut state = self.state.lock();
+        if state.is_empty() || error.kind() == ErrorKind::Misconfigured {
+            return false;
+        }
+        state.withheld += 1;
+        state.ask_again = Some(monotonic_now() + ASK_AGAIN);
+        self.crowded.store(true, Ordering::Relaxed);
+        true
+    }
+
+    fn want_more_again(&self) {
+        if !self.crowded.load(Ordering::Relaxed) {
+            return;
+        }
+        let mut state = self.state.lock();
+        let now = monotonic_now();
+        if state.withheld == 0 {
+            self.crowded.store(false, Ordering::Relaxed);
+        } else if state.ask_again.is_none_or(|instant| instant <= now) {
+            state.ask_again = Some(now + ASK_AGAIN);
+            state.withheld -= 1;
+            self.permits.add_permits(1);
+        }
+    }
+
+    fn one_is_open(&self) {
+        let mut state = self.state.lock();
+        state.open += 1;
+        if state.withheld > 0 {
+            // There is room again, perhaps for more than one.
+            state.withheld -= 1;
+            self.permits.add_permits(1);
+        }
+    }
+
+    fn one_is_closed(&self) {
+        let mut state = self.state.lock();
+        state.open -= 1;
+        self.let_go(&mut state);
+    }
+
+    /// With none left, nobody may wait for one.
+    fn let_go(&self, state: &mut State) {
+        if state.is_empty() {
+            self.permits.add_permits(std::mem::take(&mut state.withheld));
+        }
     }
 }
 
-impl Drop for Borrowed<'_> {
+impl State {
+    /// Whether there is no connection, nor one in the making.
+    const fn is_empty(&self) -> bool {
+        self.open + self.dialing == 0
+    }
+}
+
+/// Counts a connection that is being made.
+struct Dialing<'a>(&'a Pool);
+
+impl<'a> Dialing<'a> {
+    fn begin(pool: &'a Pool) -> Self {
+        pool.state.lock().dialing += 1;
+        Self(pool)
+    }
+}
+
+impl Drop for Dialing<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.state.lock();
+        state.dialing -= 1;
+        self.0.let_go(&mut state);
+    }
+}
+
+impl Pooled<'_> {
+    /// Nothing is in flight: it may serve others.
+    pub(super) fn keep(&mut self) {
+        self.intact = true;
+    }
+
+    /// Sends a command and waits for its answer. After that the connection may serve others.
+    pub(super) async fn execute(
+        &mut self,
+        command: &Command<'_>,
+        deadline: Instant,
+    ) -> Result<Answer, Failed> {
+        let connection = self.connection.as_mut().expect("taken only when dropped");
+        let answer = connection.execute(command, deadline).await?;
+        self.keep();
+        Ok(answer)
+    }
+}
+
+impl Drop for Pooled<'_> {
     fn drop(&mut self) {
         let keep = self.intact && !self.closed.load(Ordering::Acquire);
-        if let Some(object) = self.object.take().filter(|_| !keep) {
-            drop(Object::take(object));
-        }
-    }
-}
-
-/// Makes connections for a pool.
-struct Dialer {
-    address: Address,
-    timeout: Duration,
-}
-
-impl Manager for Dialer {
-    type Type = Connection;
-    type Error = io::Error;
-
-    async fn create(&self) -> io::Result<Connection> {
-        let deadline = monotonic_now() + self.timeout;
-        let socket = timeout_at(deadline, Box::pin(self.address.connect())).await;
-        let socket = socket.map_err(|_elapsed| io::Error::from(io::ErrorKind::TimedOut))??;
-        Ok(Connection::new(Link::new(socket)))
-    }
-
-    async fn recycle(&self, connection: &mut Connection, _: &Metrics) -> RecycleResult<io::Error> {
-        if connection.link().is_quiet() {
-            Ok(())
+        let connection = self.connection.take().expect("taken only here");
+        if keep {
+            self.pool.state.lock().idle.push(connection);
         } else {
-            Err(RecycleError::message("closed by the other end"))
+            drop(connection);
+            self.pool.one_is_closed();
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn nodes(ports: &[u16]) -> Nodes {
-        let address = |port: &u16| Address::Tcp { host: "cache".into(), port: *port };
-        Nodes::new(ports.iter().map(address).collect(), Duration::from_secs(1), 0, 1)
-    }
-
-    #[test]
-    fn items_spread_evenly_and_stay_where_they_are() {
-        let (three, other_order, two) = (nodes(&[1, 2, 3]), nodes(&[3, 1, 2]), nodes(&[1, 2]));
-        let mut counts = [0; 3];
-        for number in 0..3000 {
-            let name = format!("n/t/api/{number}");
-            let index = three.index_of(&name);
-            counts[index] += 1;
-            assert_eq!(other_order.index_of(&name), [1, 2, 0][index], "the order is no matter");
-            if index < 2 {
-                assert_eq!(two.index_of(&name), index, "a lost node moves only its own");
-            }
-        }
-        assert!(counts.iter().all(|count| (850..1150).contains(count)), "{counts:?}");
     }
 }

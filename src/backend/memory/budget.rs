@@ -37,12 +37,9 @@ impl Budget {
         }
     }
 
-    /// `taken` places were taken for what turned out to need `needed`.
-    pub(super) fn settle(&self, taken: usize, needed: usize) {
-        self.give_back(taken.saturating_sub(needed));
-        if needed > taken {
-            self.used.fetch_add(needed - taken, Ordering::Relaxed);
-        }
+    /// Whether a place is free.
+    pub(super) fn has_room(&self) -> bool {
+        self.used() < self.most
     }
 }
 
@@ -56,10 +53,10 @@ mod tests {
         assert!(budget.take(2));
         assert!(!budget.take(2));
         assert!(budget.take(1));
-        budget.settle(1, 0);
+        assert!(!budget.has_room());
+        budget.give_back(1);
         assert_eq!(budget.used(), 2);
-        budget.settle(0, 1);
-        assert!(!budget.take(1));
+        assert!(budget.has_room());
         assert!(Budget::new(None).take(1 << 40));
     }
 }

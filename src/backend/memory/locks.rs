@@ -14,11 +14,11 @@ use tokio::time::{Instant, timeout_at};
 
 use super::NAME;
 use super::builder::LockKind;
-use crate::background;
 use crate::clock::monotonic_now;
 use crate::error::{BackendError, ErrorKind};
-use crate::lock::{HeldLock, LockError, LockGuard, LockOptions, MAX_WAITERS, needs_runtime};
+use crate::lock::{HeldLock, LockError, LockGuard, LockOptions, MAX_WAITERS};
 use crate::sync::Mutex;
+use crate::timer;
 
 #[derive(Debug)]
 pub(super) struct Locks {
@@ -115,10 +115,10 @@ impl Locks {
             let soonest = [expires, deadline].into_iter().flatten().min();
             match soonest {
                 None => place.wake.notified().await,
-                Some(_) if !background::is_runtime() => {
-                    return Err(needs_runtime(NAME).into());
+                Some(instant) => {
+                    timer::require(NAME, "lock")?;
+                    drop(timeout_at(instant, place.wake.notified()).await);
                 }
-                Some(instant) => drop(timeout_at(instant, place.wake.notified()).await),
             }
         }
     }

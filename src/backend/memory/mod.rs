@@ -5,9 +5,11 @@ mod builder;
 mod locks;
 #[cfg(all(test, traffik_model))]
 mod model;
+mod places;
 mod shard;
 mod slot;
 mod store;
+mod sweep;
 mod sweeper;
 mod table;
 mod values;
@@ -30,9 +32,9 @@ use crate::key::Key;
 use crate::lock::{LockError, LockGuard, LockOptions};
 use crate::strategy::{Limit, Step};
 use locks::Locks;
-use store::{Event, Store};
+use store::{Ruling, Store};
+use sweep::Grace;
 use sweeper::Sweeper;
-use values::Values;
 
 const NAME: &str = "memory";
 
@@ -55,7 +57,6 @@ struct Inner {
     /// The same clock as in the settings, without the detour, where nobody brought another.
     system_clock: Option<SystemClock>,
     store: Store,
-    values: Values,
     locks: Arc<Locks>,
     sweeper: Sweeper,
     closed: AtomicBool,
@@ -77,7 +78,8 @@ impl InMemory {
         InMemoryBuilder::new()
     }
 
-    /// How many keys are counted now, each limit and each value for itself.
+    /// Returns how many keys are held now: of throttles, however many limits each has, and the user's
+    /// own values.
     #[must_use]
     pub fn key_count(&self) -> usize {
         self.inner.store.budget.used()
@@ -112,13 +114,13 @@ impl InMemory {
         system_clock: Option<SystemClock>,
     ) -> Self {
         let first_fence = settings.clock().now().as_micros();
-        let store = Store::new(builder.shards(), builder.max_keys, builder.overflow);
+        let grace = if system_clock.is_some() { Grace::MONOTONIC } else { Grace::STEPPING };
+        let store = Store::new(builder.shards(), builder.max_keys, builder.overflow, grace);
         Self {
             inner: Arc::new(Inner {
                 settings,
                 system_clock,
                 store,
-                values: Values::new(),
                 locks: Arc::new(Locks::new(builder.lock_kind, first_fence)),
                 sweeper: Sweeper::new(builder.cleanup_frequency),
                 closed: AtomicBool::new(false),
@@ -153,30 +155,35 @@ impl Inner {
     #[inline(always)]
     fn apply(&self, key: &Key<'_>, step: &Step<'_>) -> Result<Decision> {
         self.check_open("apply")?;
-        let (decision, event) = self.store.apply(key, step, self.now());
-        match event {
-            Event::Nothing => Ok(decision),
-            event => self.note(event, decision),
+        match self.store.apply(key, step, self.now()) {
+            Ruling::Decided(decision) => Ok(decision),
+            Ruling::Overflowed(decision) => {
+                self.note_overflow();
+                Ok(decision)
+            }
+            Ruling::Corrupt => {
+                self.settings.increase(Counter::Corrupt);
+                Err(BackendError::new(NAME, "apply", ErrorKind::Corrupt))
+            }
+            Ruling::TooManyRates => Err(BackendError::new(NAME, "apply", ErrorKind::TooManyRates)),
         }
     }
 
     #[cold]
-    fn note(&self, event: Event, decision: Decision) -> Result<Decision> {
-        match event {
-            Event::Nothing => Ok(decision),
-            Event::Overflowed => {
-                self.settings.increase(Counter::Overflowed);
-                debug!(
-                    namespace = self.settings.namespace(),
-                    keys = self.store.budget.used(),
-                    "no more keys fit"
-                );
-                Ok(decision)
-            }
-            Event::Corrupt => {
-                self.settings.increase(Counter::Corrupt);
-                Err(store::corrupt_error())
-            }
+    fn note_overflow(&self) {
+        self.settings.increase(Counter::Overflowed);
+        debug!(
+            namespace = self.settings.namespace(),
+            keys = self.store.budget.used(),
+            "max_keys reached"
+        );
+    }
+
+    /// Calls once more, after making room, if there was none.
+    fn with_room<T>(&self, now: Timestamp, call: impl Fn() -> Result<T>) -> Result<T> {
+        match call() {
+            Err(error) if error.kind() == ErrorKind::Full => self.store.make_room_and(now, call),
+            done => done,
         }
     }
 }
@@ -215,7 +222,6 @@ impl Backend for InMemory {
     async fn clear(&self) -> Result<()> {
         let (inner, _) = self.open("clear")?;
         inner.store.clear();
-        inner.values.clear(&inner.store.budget);
         Ok(())
     }
 
@@ -231,41 +237,44 @@ impl Backend for InMemory {
 
     async fn get(&self, key: &Key<'_>) -> Result<Option<Vec<u8>>> {
         let (inner, now) = self.open("get")?;
-        Ok(inner.values.get(key, now))
+        Ok(inner.store.values.get(key, now))
     }
 
     async fn set(&self, key: &Key<'_>, value: &[u8], ttl: Option<Duration>) -> Result<()> {
         let (inner, now) = self.open("set")?;
-        inner.values.multi_set(&[(*key, value)], ttl, now, &inner.store.budget)
+        let Store { values, budget, .. } = &inner.store;
+        inner.with_room(now, || values.multi_set(&[(*key, value)], ttl, now, budget))
     }
 
     async fn delete(&self, key: &Key<'_>) -> Result<bool> {
         let (inner, now) = self.open("delete")?;
-        Ok(inner.values.delete(key, now, &inner.store.budget))
+        Ok(inner.store.values.delete(key, now, &inner.store.budget))
     }
 
     async fn increment(&self, key: &Key<'_>, by: u64) -> Result<u64> {
         let (inner, now) = self.open("increment")?;
         let add = |number| counter::add(NAME, "increment", number, by);
-        inner.values.count((key, "increment"), Some(0), add, None, now, &inner.store.budget)
+        let Store { values, budget, .. } = &inner.store;
+        inner.with_room(now, || values.count((key, "increment"), Some(0), add, None, now, budget))
     }
 
     async fn decrement(&self, key: &Key<'_>, by: u64) -> Result<u64> {
         let (inner, now) = self.open("decrement")?;
         let subtract = |number: u64| Ok(number.saturating_sub(by));
-        inner.values.count((key, "decrement"), None, subtract, None, now, &inner.store.budget)
+        inner.store.values.count((key, "decrement"), None, subtract, None, now, &inner.store.budget)
     }
 
     async fn increment_with_ttl(&self, key: &Key<'_>, by: u64, ttl: Duration) -> Result<u64> {
         const NAMED: &str = "increment_with_ttl";
         let (inner, now) = self.open(NAMED)?;
         let add = |number| counter::add(NAME, NAMED, number, by);
-        inner.values.count((key, NAMED), Some(0), add, Some(ttl), now, &inner.store.budget)
+        let Store { values, budget, .. } = &inner.store;
+        inner.with_room(now, || values.count((key, NAMED), Some(0), add, Some(ttl), now, budget))
     }
 
     async fn expire(&self, key: &Key<'_>, ttl: Duration) -> Result<bool> {
         let (inner, now) = self.open("expire")?;
-        Ok(inner.values.expire(key, ttl, now, &inner.store.budget))
+        Ok(inner.store.values.expire(key, ttl, now, &inner.store.budget))
     }
 
     async fn compare_and_set(
@@ -276,17 +285,19 @@ impl Backend for InMemory {
         ttl: Option<Duration>,
     ) -> Result<bool> {
         let (inner, now) = self.open("compare_and_set")?;
-        inner.values.compare_and_set(key, expected, new, ttl, now, &inner.store.budget)
+        let Store { values, budget, .. } = &inner.store;
+        inner.with_room(now, || values.compare_and_set(key, expected, new, ttl, now, budget))
     }
 
     async fn multi_get(&self, keys: &[Key<'_>]) -> Result<Vec<Option<Vec<u8>>>> {
         let (inner, now) = self.open("multi_get")?;
-        Ok(inner.values.multi_get(keys, now))
+        Ok(inner.store.values.multi_get(keys, now))
     }
 
     async fn multi_set(&self, pairs: &[(Key<'_>, &[u8])], ttl: Option<Duration>) -> Result<()> {
         let (inner, now) = self.open("multi_set")?;
-        inner.values.multi_set(pairs, ttl, now, &inner.store.budget)
+        let Store { values, budget, .. } = &inner.store;
+        inner.with_room(now, || values.multi_set(pairs, ttl, now, budget))
     }
 
     async fn lock(&self, name: &str, options: LockOptions) -> Result<LockGuard, LockError> {

@@ -3,11 +3,15 @@
 use super::table::Hashed;
 use crate::clock::Timestamp;
 use crate::key::{self, Key, KeyPart, Pieces, Short};
-use crate::strategy::{Interned, State, interned};
+use crate::strategy::{Form, Interned, PartId, State, interned};
 
-/// Bits below the instant in a slot's `meta`, for the shape of its key.
-const SHAPE_BITS: u32 = 6;
-const SHAPE: u64 = (1 << SHAPE_BITS) - 1;
+/// The lowest bits of a slot's `meta`: the shape of its key.
+const SHAPE: u64 = 0b11_1111;
+/// The bit above: the slot takes the place of its key in the budget.
+const COUNTED: u64 = 0b100_0000;
+/// Above these the instant.
+const FLAG_BITS: u32 = 7;
+const FLAGS: u64 = (1 << FLAG_BITS) - 1;
 
 /// The hash under which a limit's state of a key is kept.
 #[inline(always)]
@@ -20,7 +24,7 @@ pub(super) fn hash_of(key: &Key<'_>, interned: &Interned) -> u64 {
 pub(super) struct Slot {
     /// The packed count, in two halves.
     count: [u32; 2],
-    /// The shape of the key, and above it the instant of the last change; in two halves.
+    /// The shape of the key, whether it is counted, and the instant of the last change; in two halves.
     meta: [u32; 2],
     interned: u32,
     /// The words of the key, each in two halves.
@@ -28,7 +32,7 @@ pub(super) struct Slot {
 }
 
 const _: () = assert!(size_of::<Slot>() == 36);
-const _: () = assert!(Timestamp::MAX.as_micros() < u64::MAX >> SHAPE_BITS);
+const _: () = assert!(Timestamp::MAX.as_micros() < u64::MAX >> FLAG_BITS);
 
 #[inline(always)]
 fn joined(halves: [u32; 2]) -> u64 {
@@ -44,7 +48,7 @@ fn halves(whole: u64) -> [u32; 2] {
 impl Slot {
     #[inline(always)]
     pub(super) fn new(key: &Short, interned: u32, count: u64, last: Timestamp) -> Self {
-        let meta = last.as_micros() << SHAPE_BITS | u64::from(key.shape);
+        let meta = last.as_micros() << FLAG_BITS | u64::from(key.shape);
         Self { count: halves(count), meta: halves(meta), interned, key: key.words.map(halves) }
     }
 
@@ -53,8 +57,17 @@ impl Slot {
         self.interned == interned && self.key() == *key
     }
 
+    /// As [`is`](Self::is), for any writer of the state.
     #[inline(always)]
-    fn key(&self) -> Short {
+    pub(super) fn is_of(&self, key: &Short, interned: &Interned) -> bool {
+        self.is(key, interned.id())
+            || self.interned != interned.id()
+                && self.key() == *key
+                && interned.is_same_state(self.interned)
+    }
+
+    #[inline(always)]
+    pub(super) fn key(&self) -> Short {
         let shape = (joined(self.meta) & SHAPE) as u8;
         Short { words: self.key.map(joined), shape }
     }
@@ -71,14 +84,31 @@ impl Slot {
 
     #[inline(always)]
     pub(super) fn last(&self) -> Timestamp {
-        Timestamp::from_micros(joined(self.meta) >> SHAPE_BITS)
+        Timestamp::from_micros(joined(self.meta) >> FLAG_BITS)
+    }
+
+    /// Whether it takes the place of its key in the budget.
+    pub(super) fn is_counted(&self) -> bool {
+        joined(self.meta) & COUNTED != 0
+    }
+
+    /// Makes it take the place of its key in the budget.
+    pub(super) fn count_it(&mut self) {
+        self.meta = halves(joined(self.meta) | COUNTED);
     }
 
     #[inline(always)]
     pub(super) fn write(&mut self, count: u64, last: Timestamp) {
-        let shape = joined(self.meta) & SHAPE;
+        let flags = joined(self.meta) & FLAGS;
         self.count = halves(count);
-        self.meta = halves(last.as_micros() << SHAPE_BITS | shape);
+        self.meta = halves(last.as_micros() << FLAG_BITS | flags);
+    }
+
+    /// As [`write`](Self::write), by another writer of the state.
+    #[inline(always)]
+    pub(super) fn write_by(&mut self, interned: u32, count: u64, last: Timestamp) {
+        self.interned = interned;
+        self.write(count, last);
     }
 }
 
@@ -93,7 +123,9 @@ impl Hashed for Slot {
 #[derive(Debug)]
 pub(super) struct LargeSlot {
     hash: u64,
-    interned: u32,
+    pub(super) interned: u32,
+    /// It takes the place of its key in the budget.
+    pub(super) counted: bool,
     /// The parts, each after its length.
     key: Box<[u8]>,
     pub(super) body: Body,
@@ -107,9 +139,20 @@ pub(super) enum Body {
     },
     Words {
         state: State,
-        /// From when on it says no more than a missing one.
+        /// From when on it reads as missing.
         fresh_at: Timestamp,
     },
+    /// The rates that hits brought.
+    Brought(Vec<Brought>),
+}
+
+/// The state of a rate that a hit brought.
+#[derive(Debug)]
+pub(super) struct Brought {
+    pub(super) id: PartId,
+    pub(super) form: Form,
+    /// From when on it reads as missing.
+    pub(super) fresh_at: Timestamp,
 }
 
 impl LargeSlot {
@@ -117,16 +160,27 @@ impl LargeSlot {
         let mut parts = Vec::new();
         key.push_parts(&mut parts);
         let hash = hash_of(key, interned);
-        Self { hash, interned: interned.id(), key: parts.into(), body }
+        Self { hash, interned: interned.id(), counted: false, key: parts.into(), body }
     }
 
+    /// Whether it is of that key, by any writer of the state.
     #[inline(always)]
-    pub(super) fn is(&self, key: &Key<'_>, interned: u32) -> bool {
-        self.interned == interned && Pieces(&self.key).eq(key.parts().iter().map(KeyPart::as_bytes))
+    pub(super) fn is_of(&self, key: &Key<'_>, interned: &Interned) -> bool {
+        self.is_state(interned) && Pieces(&self.key).eq(key.parts().iter().map(KeyPart::as_bytes))
     }
 
-    pub(super) fn interned(&self) -> u32 {
-        self.interned
+    /// As [`is_of`](Self::is_of), for a key in its stored form.
+    pub(super) fn is_encoded(&self, key: &[u8], interned: &Interned) -> bool {
+        self.is_state(interned) && *self.key == *key
+    }
+
+    fn is_state(&self, interned: &Interned) -> bool {
+        self.interned == interned.id() || interned.is_same_state(self.interned)
+    }
+
+    /// The key in its stored form.
+    pub(super) fn key(&self) -> &[u8] {
+        &self.key
     }
 }
 
@@ -166,10 +220,16 @@ mod tests {
             let (key_a, key_b) = (Key::new("t", &parts_a), Key::new("t", &parts_b));
             let body = Body::Packed { count: 7, last: Timestamp::ZERO };
             let large = LargeSlot::new(&key_a, interned, body);
-            prop_assert!(large.is(&key_a, id) && !large.is(&key_a, id + 1));
-            prop_assert_eq!(large.is(&key_b, id), a == b);
+            let other = Limit::new(Rate::per_day(9), TokenBucket::new()).unwrap();
+            let other = interned::intern(&format!("slots{period}"), &other);
+            prop_assert!(large.is_of(&key_a, interned) && !large.is_of(&key_a, other));
+            prop_assert_eq!(large.is_of(&key_b, interned), a == b);
+            prop_assert!(large.is_encoded(large.key(), interned));
             prop_assert_eq!(large.hash(), hash_of(&key_a, interned));
             if let Some(short) = key_a.short() {
+                let encoded = short.encoded();
+                prop_assert_eq!(&*encoded, large.key());
+                prop_assert_eq!(Short::of_encoded(&encoded), Some(*short));
                 let slot = Slot::new(short, id, 7, Timestamp::MAX);
                 prop_assert!(slot.is(short, id) && !slot.is(short, id + 1));
                 prop_assert_eq!(key_b.short().is_some_and(|b| slot.is(b, id)), a == b);
@@ -185,7 +245,11 @@ mod tests {
             let short = key.short().unwrap();
             let mut slot = Slot::new(short, 3, 0, Timestamp::ZERO);
             slot.write(count, Timestamp::from_micros(last));
-            prop_assert!(slot.is(short, 3));
+            prop_assert!(slot.is(short, 3) && !slot.is_counted());
+            slot.count_it();
+            prop_assert!(slot.is(short, 3) && slot.is_counted());
+            slot.write(count, Timestamp::from_micros(last));
+            prop_assert!(slot.is_counted());
             prop_assert_eq!((slot.count(), slot.last().as_micros()), (count, last));
         }
     }

@@ -1,26 +1,32 @@
 //! All shards of an in-memory backend: which one a key is in, and how a step runs there.
 
-use std::time::Duration;
+use std::sync::atomic::Ordering;
 
 use super::budget::Budget;
 use super::builder::Overflow;
-use super::shard::{Full, Shard, Target, fresh_cell};
+use super::shard::{Full, Shard, Target};
+use super::sweep::Grace;
+use super::values::Values;
 use crate::clock::Timestamp;
-use crate::decision::{Decision, Tally};
-use crate::error::{BackendError, ErrorKind};
+use crate::decision::Decision;
 use crate::key::{Key, Short};
-use crate::strategy::packed::{self, Packed};
-use crate::strategy::{Cell, Core, Limit, MAX_LIMITS, Op, Step, apply_healing, interned};
-use crate::sync::Mutex;
+use crate::strategy::packed::{self, Demand, Packed};
+use crate::strategy::{Cell, Core, Limit, MAX_LIMITS, Meter, Op, Step, apply_healing, interned};
+use crate::sync::{AtomicUsize, Mutex};
 
 /// What a caller is told to wait when its key does not fit, in microseconds.
 const OVERFLOW_WAIT_MICROS: u64 = 1_000_000;
+/// Buckets that a call sweeps that finds no room.
+const SWEPT_WHEN_FULL: usize = 512;
 
 #[derive(Debug)]
 pub(super) struct Store {
     shards: Box<[Aligned]>,
+    pub(super) values: Values,
     pub(super) budget: Budget,
     overflow: Overflow,
+    /// The shard with which the next call that finds no room begins to sweep.
+    swept_when_full: AtomicUsize,
 }
 
 /// A shard whose lock shares a cache line with no other.
@@ -28,18 +34,33 @@ pub(super) struct Store {
 #[repr(align(128))]
 struct Aligned(Mutex<Shard>);
 
-/// What happened to a step beside its decision.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Event {
-    Nothing,
-    Overflowed,
+/// What a step came to.
+#[derive(Debug)]
+pub(super) enum Ruling {
+    Decided(Decision),
+    /// No more keys fit; the overflow rule decided.
+    Overflowed(Decision),
+    /// The state could not be read; it starts afresh.
     Corrupt,
+    /// Hits brought more rates to the key than can count.
+    TooManyRates,
 }
 
 impl Store {
-    pub(super) fn new(shards: usize, most: Option<usize>, overflow: Overflow) -> Self {
-        let shards = (0..shards).map(|_| Aligned(Mutex::new(Shard::new()))).collect();
-        Self { shards, budget: Budget::new(most), overflow }
+    pub(super) fn new(
+        shards: usize,
+        most: Option<usize>,
+        overflow: Overflow,
+        grace: Grace,
+    ) -> Self {
+        let shards = (0..shards).map(|_| Aligned(Mutex::new(Shard::new(grace)))).collect();
+        Self {
+            shards,
+            values: Values::new(),
+            budget: Budget::new(most),
+            overflow,
+            swept_when_full: AtomicUsize::new(0),
+        }
     }
 
     /// The shard of a key, from bits of its hash that place nothing inside of a table: a table uses the
@@ -51,21 +72,26 @@ impl Store {
         &self.shards[usize::try_from(index).unwrap_or(0)].0
     }
 
-    /// Decides one step, under one lock.
-    pub(super) fn apply(
-        &self,
-        key: &Key<'_>,
-        step: &Step<'_>,
-        asked_at: Timestamp,
-    ) -> (Decision, Event) {
-        if step.limits().len() <= 2 {
-            self.several::<2>(key, step, asked_at)
-        } else {
-            self.several::<MAX_LIMITS>(key, step, asked_at)
+    /// Decides one step, under one lock; once more, if there was no room and some was made.
+    pub(super) fn apply(&self, key: &Key<'_>, step: &Step<'_>, asked_at: Timestamp) -> Ruling {
+        let attempt = || {
+            if step.limits().len() <= 2 {
+                self.several::<2>(key, step, asked_at)
+            } else {
+                self.several::<MAX_LIMITS>(key, step, asked_at)
+            }
+        };
+        match attempt() {
+            Ok(ruling) => ruling,
+            Err(Full) => self.make_room_and(asked_at, attempt).unwrap_or_else(|Full| {
+                let admit = self.overflow == Overflow::Allow;
+                let rate = step.limits()[0].rate();
+                Ruling::Overflowed(Decision::overflow(rate, admit, OVERFLOW_WAIT_MICROS))
+            }),
         }
     }
 
-    /// A hit of one or two limits with packed counts on a short key: the way of nearly every hit.
+    /// A hit of one or two limits with packed counts on a short key: the fast path of nearly every hit.
     ///
     /// `None`, with nothing done, if it is not that, or if the key is new and there is no room.
     #[inline(always)]
@@ -81,11 +107,11 @@ impl Store {
         };
         let interned = limit.interned(key.throttle()?);
         let target = (Target { key, interned }, key.short()?);
-        match limit.core() {
-            Core::Bucket(meter) => self.one(meter, limit, target, cost, now()),
-            Core::Fixed(meter) => self.one(meter, limit, target, cost, now()),
-            Core::Sliding(meter) => self.one(meter, limit, target, cost, now()),
-            Core::Unlimited | Core::DenyAll | Core::Words { .. } => None,
+        let Core::Packed(meter) = limit.core() else { return None };
+        match meter {
+            Meter::Bucket(meter) => self.one(meter, limit, target, cost, now()),
+            Meter::Fixed(meter) => self.one(meter, limit, target, cost, now()),
+            Meter::Sliding(meter) => self.one(meter, limit, target, cost, now()),
         }
     }
 
@@ -98,23 +124,24 @@ impl Store {
         asked_at: Timestamp,
     ) -> Option<Decision> {
         let (throttle, short) = (key.throttle()?, key.short()?);
-        let interned = [limits[0].interned(throttle), limits[1].interned(throttle)];
-        if !limits.iter().all(|limit| limit.core().is_packed()) {
+        let [Core::Packed(first), Core::Packed(second)] = [limits[0].core(), limits[1].core()]
+        else {
             return None;
-        }
+        };
+        let interned = [limits[0].interned(throttle), limits[1].interned(throttle)];
         let targets = interned.map(|interned| Target { key, interned });
+        let demand = Demand::of(cost);
         let (settled, at) = {
             let mut shard = self.shard(key.hash()).lock();
             if interned.iter().any(|interned| interned.is_wide()) {
                 return None;
             }
-            shard.step_two(limits, targets, short, asked_at, cost, &self.budget)?
+            let meters = [first, second];
+            shard.step_two(meters, targets, short, asked_at, demand, &self.budget)?
         };
-        let mut tally = Tally::new();
-        for (index, (limit, settled)) in limits.iter().zip(settled).enumerate() {
-            tally.add(index, limit, limit.core().answer_packed(settled, at, cost)?);
-        }
-        Some(tally.decision(asked_at, at, cost))
+        let answers = [first.answer(settled[0], at, demand), second.answer(settled[1], at, demand)];
+        let step = Step::new(limits, cost, Op::Take);
+        Some(Decision::from_answers(&step, &answers, asked_at, at))
     }
 
     #[inline(always)]
@@ -126,96 +153,112 @@ impl Store {
         cost: u32,
         asked_at: Timestamp,
     ) -> Option<Decision> {
+        let demand = Demand::of(cost);
         let (settled, at) = {
             let mut shard = self.shard(target.0.key.hash()).lock();
             // Under the lock: whoever wrote the state in its other form did so after it became wide.
             if target.0.interned.is_wide() {
                 return None;
             }
-            shard.step(meter, target, asked_at, (cost, Op::Take), &self.budget).ok()?
+            shard.step(meter, target, asked_at, (demand, Op::Take), &self.budget)?
         };
         // All that follows needs the lock no more.
-        let mut tally = Tally::new();
-        tally.add(0, limit, packed::answer(meter, settled, at, cost));
-        Some(tally.decision(asked_at, at, cost))
+        let answer = packed::answer(meter, settled, at, demand);
+        let step = Step::new(std::slice::from_ref(limit), cost, Op::Take);
+        Some(Decision::from_answers(&step, &[answer], asked_at, at))
     }
 
     /// Any limits, up to `N` of them.
+    ///
+    /// A user's own strategy may panic in here. Nothing is lost by it: the budget is not touched before
+    /// the step, and where such a strategy takes part words are copied, not moved out of the tables.
     #[inline(never)]
     fn several<const N: usize>(
         &self,
         key: &Key<'_>,
         step: &Step<'_>,
         asked_at: Timestamp,
-    ) -> (Decision, Event) {
+    ) -> Result<Ruling, Full> {
         let limits = step.limits();
         let throttle = key.throttle().unwrap_or_default();
         let target = |limit: &Limit| Target { key, interned: limit.interned(throttle) };
+        let moved = !limits.iter().any(|limit| limit.core().is_custom());
         let mut cells = [const { Cell::FRESH }; N];
         let cells = &mut cells[..limits.len()];
-        let mut missing = 0;
+        let mut known = false;
 
         let mut shard = self.shard(key.hash()).lock();
         for (limit, cell) in limits.iter().zip(&mut *cells) {
-            if limit.core().is_stateless() {
+            if !limit.has_state() {
                 continue;
             }
-            *cell = shard.load(target(limit), limit).unwrap_or_else(|| {
-                missing += 1;
-                fresh_cell(target(limit))
-            });
-        }
-        let take = step.op() == Op::Take && step.cost() > 0;
-        let taken = if take { missing } else { 0 };
-        if taken > 0 && shard.make_room(taken, asked_at, &self.budget) == Err(Full) {
-            put_back(&mut shard, limits, cells, target);
-            return self.overflow(&limits[0]);
-        }
-        let (applied, corrupt) = apply_healing(step, cells, asked_at);
-        let event = if corrupt.is_some() { Event::Corrupt } else { Event::Nothing };
-        let Some(applied) = applied else {
-            put_back(&mut shard, limits, cells, target);
-            drop(shard);
-            self.budget.give_back(taken);
-            return (Decision::deny(Duration::ZERO), event);
-        };
-        let mut inserted = 0;
-        if applied.changed {
-            for ((limit, cell), fresh_at) in limits.iter().zip(cells).zip(applied.fresh_at) {
-                let cell = std::mem::replace(cell, Cell::FRESH);
-                if limit.core().is_stateless() {
-                    continue;
+            match shard.load(target(limit), limit, moved) {
+                Some(found) => (*cell, known) = (found, true),
+                None if target(limit).interned.is_wide() && !limit.core().is_packed() => {
+                    *cell = Cell::fresh_words();
                 }
-                // As where states are stored as bytes: what a refund made fresh is forgotten.
-                let fresh = matches!(&cell, Cell::Words(state) if state.is_fresh());
-                if fresh || fresh_at <= applied.at {
-                    shard.remove(target(limit), &self.budget);
-                } else {
-                    let more = shard.store(target(limit), limit, cell, fresh_at);
-                    inserted += usize::from(more);
-                }
+                None => {}
             }
-        } else {
-            put_back(&mut shard, limits, cells, target);
         }
+        let (applied, corrupt) = apply_healing::<N>(step, cells, asked_at);
+        let Some(applied) = applied else {
+            put_back(&mut shard, limits, cells, moved, target);
+            return Ok(Ruling::Corrupt);
+        };
+        if let Some(limit) = limits.iter().find(|limit| limit.is_per_hit()) {
+            let parts = shard.brought(target(limit)).iter().map(|part| (part.id, part.fresh_at));
+            if step.brings_too_many(&applied, parts) {
+                put_back(&mut shard, limits, cells, moved, target);
+                return Ok(Ruling::TooManyRates);
+            }
+        }
+        let mut counted = false;
+        if applied.is_changed() && !known {
+            let first = limits.iter().find(|limit| limit.has_state());
+            let first = target(first.unwrap_or(&limits[0]));
+            counted = shard.take_place(first, limits.len(), asked_at, &self.budget)?;
+        }
+        for (index, (limit, cell)) in limits.iter().zip(&mut *cells).enumerate() {
+            if !applied.has_changed(index) {
+                continue;
+            }
+            let fresh_at = applied.answers[index].fresh_at;
+            let cell = std::mem::replace(cell, Cell::FRESH);
+            // As where states are stored as bytes: what a refund made fresh is forgotten.
+            if cell.is_fresh() || fresh_at <= applied.at {
+                shard.remove(target(limit), Some(limit), &self.budget);
+            } else {
+                shard.store(target(limit), limit, (cell, fresh_at), asked_at, &mut counted);
+            }
+        }
+        // Nothing was left to store.
+        self.budget.give_back(usize::from(counted));
+        put_back(&mut shard, limits, cells, moved, target);
         drop(shard);
-        self.budget.settle(taken, inserted);
-        (applied.decision(step, asked_at), event)
+        Ok(match corrupt {
+            Some(_) => Ruling::Corrupt,
+            None => Ruling::Decided(applied.decision(step, asked_at)),
+        })
     }
 
     /// Forgets all limits that a throttle ever had for a key.
     pub(super) fn forget(&self, key: &Key<'_>) {
+        let Some(any) = interned::any_of(key.throttle().unwrap_or_default()) else { return };
         let mut shard = self.shard(key.hash()).lock();
-        for interned in interned::of_throttle(key.throttle().unwrap_or_default()) {
-            shard.remove(Target { key, interned }, &self.budget);
+        for interned in any.family() {
+            shard.remove(Target { key, interned }, None, &self.budget);
         }
     }
 
     pub(super) fn clear(&self) {
         for shard in &self.shards {
-            let cleared = std::mem::replace(&mut *shard.0.lock(), Shard::new());
-            self.budget.give_back(cleared.len());
+            let mut shard = shard.0.lock();
+            let grace = shard.grace();
+            let cleared = std::mem::replace(&mut *shard, Shard::new(grace));
+            drop(shard);
+            self.budget.give_back(cleared.keys());
         }
+        self.values.clear(&self.budget);
     }
 
     #[cfg(all(test, traffik_model))]
@@ -223,11 +266,16 @@ impl Store {
         self.shards.iter().map(|shard| shard.0.lock().len()).sum()
     }
 
+    #[cfg(all(test, traffik_model))]
+    pub(super) fn keys(&self) -> usize {
+        self.shards.iter().map(|shard| shard.0.lock().keys()).sum()
+    }
+
     pub(super) fn shard_count(&self) -> usize {
         self.shards.len()
     }
 
-    /// Sweeps the next buckets of one shard; says whether it has been swept to its end.
+    /// Sweeps the next buckets of one shard; returns whether it has been swept to its end.
     pub(super) fn clean(&self, shard: usize, buckets: usize, now: Timestamp) -> bool {
         let Some(shard) = self.shards.get(shard) else { return true };
         let (done, emptied) = shard.0.lock().clean(buckets, now, &self.budget);
@@ -236,10 +284,25 @@ impl Store {
         done
     }
 
+    /// Makes room for a call that found none, by sweeping what is over, and lets it try once more.
     #[cold]
-    fn overflow(&self, limit: &Limit) -> (Decision, Event) {
-        let admit = self.overflow == Overflow::Allow;
-        (Decision::overflow(limit.rate(), admit, OVERFLOW_WAIT_MICROS), Event::Overflowed)
+    pub(super) fn make_room_and<T, E>(
+        &self,
+        now: Timestamp,
+        again: impl FnOnce() -> Result<T, E>,
+    ) -> Result<T, E> {
+        // The values are one table beside many, so they get a share of their own.
+        let values = self.values.sweep(SWEPT_WHEN_FULL / 2, now, &self.budget);
+        let mut left = SWEPT_WHEN_FULL - values;
+        for _ in 0..self.shards.len() {
+            if left == 0 || self.budget.has_room() {
+                break;
+            }
+            let next = self.swept_when_full.fetch_add(1, Ordering::Relaxed) % self.shards.len();
+            let mut shard = self.shards[next].0.lock();
+            left = left.saturating_sub(shard.sweep(left, now, Grace::NONE, &self.budget));
+        }
+        again()
     }
 }
 
@@ -247,16 +310,15 @@ fn put_back<'t>(
     shard: &mut Shard,
     limits: &[Limit],
     cells: &mut [Cell],
+    moved: bool,
     target: impl Fn(&Limit) -> Target<'t>,
 ) {
+    if !moved {
+        return;
+    }
     for (limit, cell) in limits.iter().zip(cells) {
-        if !limit.core().is_stateless() {
+        if limit.has_state() && !limit.is_per_hit() {
             shard.put_back(target(limit), std::mem::replace(cell, Cell::FRESH));
         }
     }
-}
-
-/// The error for a state that could not be read.
-pub(super) fn corrupt_error() -> BackendError {
-    BackendError::new(super::NAME, "apply", ErrorKind::Corrupt)
 }

@@ -45,7 +45,7 @@ impl Sweeper {
                 true => (Next::Values(0), false),
             },
             Next::Values(swept) => {
-                let all = inner.values.clean(CHUNK, now, &inner.store.budget);
+                let all = inner.store.values.clean(CHUNK, now, &inner.store.budget);
                 let swept = swept + CHUNK;
                 if swept < all { (Next::Values(swept), false) } else { (Next::Shard(0), true) }
             }

@@ -78,7 +78,7 @@ impl Values {
         for (key, value) in pairs {
             inserted += usize::from(open.put(key.encode(), value.to_vec(), expiry(ttl, now)));
         }
-        budget.settle(taken, inserted);
+        budget.give_back(taken.saturating_sub(inserted));
         drop(table);
         if ttl == Some(Duration::ZERO) {
             for (key, _) in pairs {
@@ -117,7 +117,7 @@ impl Values {
         let number = change(missing)?;
         open.take(1, operation, budget)?;
         let inserted = open.put(encoded, number.to_string().into_bytes(), expiry(ttl, now));
-        budget.settle(1, usize::from(inserted));
+        budget.give_back(usize::from(!inserted));
         Ok(number)
     }
 
@@ -158,7 +158,7 @@ impl Values {
                 let taken = usize::from(expected.is_none());
                 open.take(taken, "compare_and_set", budget)?;
                 let inserted = open.put(encoded, new.to_vec(), expiry(ttl, now));
-                budget.settle(taken, usize::from(inserted));
+                budget.give_back(taken.saturating_sub(usize::from(inserted)));
             }
             _ => {
                 open.delete(&encoded, budget);
@@ -172,10 +172,15 @@ impl Values {
         budget.give_back(cleared.len());
     }
 
-    /// Sweeps the next buckets; says how many there are.
+    /// Looks at up to that many buckets and removes what has expired. Returns at how many it looked.
+    pub(super) fn sweep(&self, buckets: usize, now: Timestamp, budget: &Budget) -> usize {
+        Open { table: &mut self.table.lock(), now }.sweep(buckets, budget)
+    }
+
+    /// Sweeps the next buckets; returns how many there are.
     pub(super) fn clean(&self, buckets: usize, now: Timestamp, budget: &Budget) -> usize {
         let mut table = self.table.lock();
-        Open { table: &mut table, now }.sweep(buckets, budget);
+        let _looked = Open { table: &mut table, now }.sweep(buckets, budget);
         let emptied = table.move_on(0);
         let left = table.buckets();
         drop(table);
@@ -222,16 +227,17 @@ impl Open<'_> {
     }
 
     fn take(&mut self, count: usize, operation: &'static str, budget: &Budget) -> Result<()> {
-        self.sweep(SWEPT_PER_INSERT * count, budget);
+        let _looked = self.sweep(SWEPT_PER_INSERT * count, budget);
         if budget.take(count) {
             return Ok(());
         }
         Err(BackendError::new(NAME, operation, ErrorKind::Full))
     }
 
-    fn sweep(&mut self, buckets: usize, budget: &Budget) {
-        let now = self.now;
-        let removed = self.table.sweep(buckets, |value| value.is_expired(now));
-        budget.give_back(removed);
+    fn sweep(&mut self, buckets: usize, budget: &Budget) -> usize {
+        let (now, before) = (self.now, self.table.len());
+        let looked = self.table.sweep(buckets, |value| value.is_expired(now));
+        budget.give_back(before - self.table.len());
+        looked
     }
 }

@@ -11,6 +11,9 @@ use redis::aio::ConnectionManager;
 use super::connection::Connection;
 use super::lock::{DEFAULT_LEASE, SHORTEST_TTL};
 use super::node::DEFAULT_FENCE_TTL;
+#[cfg(feature = "redis-sentinel")]
+use super::sentinel::Sentinels;
+use super::servers::Target;
 use super::source::Source;
 use super::{NAME, Redis};
 use crate::backend::Settings;
@@ -68,7 +71,7 @@ impl RedisBuilder {
             source: None,
             given: Vec::new(),
             namespace: ":redis:".into(),
-            persistent: false,
+            persistent: true,
             on_error: OnError::default(),
             lock_type: LockType::default(),
             lock: LockOptions::new(),
@@ -95,7 +98,8 @@ impl RedisBuilder {
     }
 
     /// Full control: an async function that returns a connection. It is called again for each
-    /// reconnect, in a time of [`connect_timeout`](Self::connect_timeout). Give it no timeout of its own
+    /// reconnect, in a time of [`connect_timeout`](Self::connect_timeout), on the runtime of the background
+    /// work, so it must not block. Give it no timeout of its own
     /// for answers: the backend has one, outside of it. What it made is dropped and never closed by
     /// force, so it may hand out clones.
     ///
@@ -122,14 +126,19 @@ impl RedisBuilder {
         self.source("factory", Wanted::Ready(Box::new(Source::factory(make))))
     }
 
-    /// A connection manager that the program has already. It reconnects by its own settings; the backend
-    /// cannot replace a connection of it that went silent, so give it a response timeout and few
-    /// retries, or prefer a URL.
+    /// A connection manager that the program has already. It reconnects by its own settings, and lives on
+    /// the runtime that made it, which must not stand idle. The backend cannot replace a connection of it
+    /// that went silent, so give it a response timeout and few retries, or prefer a URL.
     pub fn connection_manager(self, manager: ConnectionManager) -> Self {
         self.source("connection_manager", Wanted::Ready(Box::new(Source::Given(manager.into()))))
     }
 
     /// A Redis cluster, by the URLs of some of its nodes. Feature `redis-cluster`.
+    ///
+    /// The other nodes are found by asking these, and are connected with the credentials and the TLS of
+    /// the first URL. Each node has one connection, replicas too. A node that is down or silent concerns
+    /// only the keys that it serves, and a URL of a node that is gone costs nothing while another
+    /// answers.
     #[cfg(feature = "redis-cluster")]
     pub fn cluster<U: Into<String>>(self, urls: impl IntoIterator<Item = U>) -> Self {
         let urls = urls.into_iter().map(Into::into).collect();
@@ -138,6 +147,8 @@ impl RedisBuilder {
 
     /// The master that sentinels name for `service`, by the URLs of the sentinels. Credentials, database
     /// and TLS of the first URL are those of the service's servers too. Feature `redis-sentinel`.
+    ///
+    /// All sentinels are asked at the same time, so one that is down or silent costs nothing.
     #[cfg(feature = "redis-sentinel")]
     pub fn sentinels<U: Into<String>>(
         self,
@@ -155,9 +166,10 @@ impl RedisBuilder {
         self
     }
 
-    /// Whether the end of a lifespan keeps what was counted. Defaults to false, which suits a server of
-    /// one's own; on one that is shared, the end of one process's lifespan would clear what the others
-    /// count, and a warning says so.
+    /// Sets whether the end of a lifespan keeps what was counted. Defaults to `true`: other processes
+    /// count on the same server, and a rolling deploy must not reset every limit. With `false` the end
+    /// of the last lifespan in this process clears the namespace for all of them, and a warning says so
+    /// when it begins.
     pub fn persistent(mut self, persistent: bool) -> Self {
         self.persistent = persistent;
         self
@@ -230,8 +242,9 @@ impl RedisBuilder {
         self
     }
 
-    /// The longest that one attempt to connect takes; above zero. Attempts go on in the background, so
-    /// it may be longer than a call. Defaults to 250 ms: raise it if the server is far away.
+    /// Sets the longest time that one attempt to connect takes; above zero. Attempts go on in the
+    /// background, so it may be longer than a call. It is also how long a silent connection has to answer
+    /// a probe, 1 s at most. Defaults to 250 ms: raise it if the server is far away.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self
@@ -243,8 +256,8 @@ impl RedisBuilder {
         self
     }
 
-    /// The most calls that wait for their answers at the same time; more fail at once as overloaded.
-    /// Above zero. Defaults to 10,000.
+    /// Sets the most calls that wait for the answers of one server at the same time; more fail at once as
+    /// overloaded. The nodes of a cluster are counted each for itself. Above zero. Defaults to 10,000.
     pub fn max_in_flight(mut self, calls: usize) -> Self {
         self.max_in_flight = calls;
         self
@@ -258,7 +271,7 @@ impl RedisBuilder {
     /// When a setting is out of its range, or there is not exactly one source of connections. An error
     /// never repeats a URL.
     pub fn build(mut self) -> Result<Redis, BuildError> {
-        let source = self.checked_source()?;
+        let target = self.checked_target()?;
         self.check_times()?;
         let given_clock = self.clock.take();
         let clock = given_clock.clone().unwrap_or_else(|| Arc::new(WallClock::new()));
@@ -268,10 +281,10 @@ impl RedisBuilder {
             .on_error(self.on_error.clone())
             .lock(self.lock);
         let lock_sources = self.lock_sources()?;
-        Ok(Redis::from_parts(self, source, lock_sources, settings, given_clock))
+        Ok(Redis::from_parts(self, target, lock_sources, settings, given_clock))
     }
 
-    fn checked_source(&mut self) -> Result<Source, BuildError> {
+    fn checked_target(&mut self) -> Result<Target, BuildError> {
         if self.given.len() > 1 {
             let given = self.given.join(" and ");
             return Err(BuildError::setting("source", format!("is given as {given}; give one")));
@@ -281,12 +294,17 @@ impl RedisBuilder {
                 "source",
                 "is missing; say where the server is, as with url(\"redis://127.0.0.1\")",
             )),
-            Some(Wanted::Url(url)) => Source::server(&url),
-            Some(Wanted::Ready(source)) => Ok(*source),
+            Some(Wanted::Url(url)) => {
+                Source::server(&url).map(|source| Target::One(Box::new(source)))
+            }
+            Some(Wanted::Ready(source)) => Ok(Target::One(source)),
             #[cfg(feature = "redis-cluster")]
-            Some(Wanted::Cluster(urls)) => Source::cluster(&urls, self.connect_timeout),
+            Some(Wanted::Cluster(urls)) => super::cluster::Seeds::new(&urls).map(Target::Cluster),
             #[cfg(feature = "redis-sentinel")]
-            Some(Wanted::Sentinels(urls, service)) => Source::sentinels(&urls, &service),
+            Some(Wanted::Sentinels(urls, service)) => {
+                let sentinels = Sentinels::new(&urls, &service, self.connect_timeout)?;
+                Ok(Target::One(Box::new(Source::Sentinels(Arc::new(sentinels)))))
+            }
         }
     }
 

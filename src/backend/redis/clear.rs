@@ -5,9 +5,9 @@ use std::time::Duration;
 use redis::{Cmd, Value};
 use tokio::time::sleep;
 
-use super::Inner;
-use super::connection::{Node, Route};
 use super::primitives::unexpected;
+use super::route::{Node, Route};
+use super::{Inner, NAME};
 use crate::backend::Result;
 use crate::error::{BackendError, ErrorKind};
 use crate::random;
@@ -20,21 +20,24 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
 const SCANNED: usize = 500;
 
 impl Inner {
+    /// Clears all servers, side by side. One that fails does not keep the others from it, and the error
+    /// names it.
     pub(super) async fn clear(&self) -> Result<()> {
-        let is_cluster = self.client.is_cluster("clear").await?;
-        let servers = if is_cluster {
-            self.masters().await?.into_iter().map(Route::Node).collect()
-        } else {
-            vec![Route::Natural]
-        };
-        for server in servers {
-            self.clear_on(&server, is_cluster).await?;
-        }
-        Ok(())
+        let masters = self.client.masters("clear").await?;
+        let cleared = masters.iter().map(|master| self.clear_on(master));
+        let outcomes = futures_util::future::join_all(cleared).await;
+        let mut failed = outcomes.into_iter().zip(&masters).filter_map(|(outcome, master)| {
+            let error = outcome.err()?;
+            Some(match master {
+                Route::Node(node) => not_cleared(error, node),
+                _ => error,
+            })
+        });
+        failed.next().map_or(Ok(()), Err)
     }
 
     /// Each step may be repeated, so a slow one or a lost connection does not end it.
-    async fn clear_on(&self, server: &Route, is_cluster: bool) -> Result<()> {
+    async fn clear_on(&self, server: &Route) -> Result<()> {
         let pattern = self.keys.pattern();
         let mut cursor = b"0".to_vec();
         let mut begun = 1;
@@ -50,7 +53,7 @@ impl Inner {
                 outcome => outcome?.0,
             };
             let (next, keys) = page(reply)?;
-            self.unlink(&keys, is_cluster).await?;
+            self.unlink(&keys).await?;
             if next == b"0" {
                 return Ok(());
             }
@@ -74,33 +77,26 @@ impl Inner {
         Ok((self.client.call_on("clear", cmd, server.clone()).await?, was_lost))
     }
 
-    async fn unlink(&self, keys: &[Vec<u8>], is_cluster: bool) -> Result<()> {
-        let groups = super::slots::group(keys, is_cluster);
+    async fn unlink(&self, keys: &[Vec<u8>]) -> Result<()> {
+        let groups = self.client.servers().group(keys);
         let removed = groups.iter().map(|group| {
             let mut unlink = redis::cmd("UNLINK");
             for index in group {
                 unlink.arg(&keys[*index]);
             }
-            async move { self.repeat(&unlink, &Route::Natural).await }
+            let key = &keys[group[0]];
+            async move { self.repeat(&unlink, &self.client.servers().route(key)).await }
         });
         let replies = futures_util::future::join_all(removed).await;
         replies.into_iter().collect::<Result<Vec<_>>>().map(drop)
     }
+}
 
-    /// The servers of a cluster that keys are written to.
-    async fn masters(&self) -> Result<Vec<Node>> {
-        let mut slots: Cmd = redis::cmd("CLUSTER");
-        slots.arg("SLOTS");
-        let reply = self.client.call("clear", &slots).await?;
-        let Value::Array(ranges) = &reply else { return Err(unexpected("clear", &reply)) };
-        let mut masters: Vec<Node> = ranges.iter().filter_map(master).collect();
-        if masters.is_empty() {
-            return Err(unexpected("clear", &reply));
-        }
-        masters.sort();
-        masters.dedup();
-        Ok(masters)
-    }
+fn not_cleared(error: BackendError, node: &Node) -> BackendError {
+    BackendError::new(NAME, "clear", error.kind())
+        .with_effect(error.effect())
+        .with_message(format!("node {}:{} is not cleared: {error}", node.host, node.port))
+        .with_cause(error)
 }
 
 /// Whether it may well be over at the next try.
@@ -113,17 +109,4 @@ fn page(reply: Value) -> Result<(Vec<u8>, Vec<Vec<u8>>)> {
     let page: (Vec<u8>, Vec<Vec<u8>>) = redis::from_redis_value(reply)
         .map_err(|error| unexpected("clear", &Value::SimpleString(error.to_string())))?;
     Ok(page)
-}
-
-/// Of a range: its first slot, its last, its master, its replicas.
-fn master(range: &Value) -> Option<Node> {
-    let Value::Array(range) = range else { return None };
-    let Value::Array(master) = range.get(2)? else { return None };
-    match &master[..] {
-        [Value::BulkString(host), Value::Int(port), ..] => Some(Node {
-            host: String::from_utf8(host.clone()).ok()?,
-            port: u16::try_from(*port).ok()?,
-        }),
-        _ => None,
-    }
 }

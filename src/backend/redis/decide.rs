@@ -14,12 +14,12 @@ use thiserror::Error;
 
 use super::scripts::Script;
 use crate::clock::Timestamp;
-use crate::decision::{Decision, Tally};
+use crate::decision::Decision;
 use crate::strategy::{Answer, Builtin, Core, Corrupt, Limit, Op, Step, Verdict};
 
 /// Asks for the server's own time: the first number that is not an instant.
 const SERVER_TIME: u64 = Timestamp::MAX.as_micros() + 1;
-/// `asked_at`, `at` and whether the value was corrupt.
+/// `asked_at`, `at`, and whether there is no answer.
 const REPLY_HEADER: usize = 3;
 /// Verdict, remaining, fresh_at.
 const REPLY_LIMIT: usize = 3;
@@ -55,9 +55,10 @@ impl Request {
             Op::Refund { taken_at } => (2, taken_at),
         };
         let asked_at = asked_at.map_or(SERVER_TIME, Timestamp::as_micros);
-        let mut argument = Vec::with_capacity(21 + 29 * step.limits().len());
+        let mut argument = Vec::with_capacity(25 + 29 * step.limits().len());
         argument.push(op);
         argument.extend_from_slice(&step.cost().to_le_bytes());
+        argument.extend_from_slice(&step.left().to_le_bytes());
         argument.extend_from_slice(&taken_at.as_micros().to_le_bytes());
         argument.extend_from_slice(&asked_at.to_le_bytes());
         let mut needed = 0;
@@ -113,7 +114,8 @@ impl Rule {
     fn write(&self, limit: &Limit, argument: &mut Vec<u8>) {
         let rate = limit.rate();
         let burst = rate.effective_burst();
-        argument.push(self.family);
+        // The highest bit: a rate that the hit brought.
+        argument.push(self.family | u8::from(limit.is_per_hit()) << 7);
         argument.extend_from_slice(&limit.tag().raw().to_le_bytes());
         argument.extend_from_slice(&rate.period_micros().to_le_bytes());
         argument.extend_from_slice(&rate.limit().to_le_bytes());
@@ -122,12 +124,14 @@ impl Rule {
     }
 }
 
-/// What a script replied: the decision, and whether it found a value that it could not read. That
-/// value is replaced by one that holds this hit; the error policy decides about the hit.
-#[derive(Debug)]
-pub(super) struct Reply {
-    pub(super) decision: Decision,
-    pub(super) corrupt: Option<Corrupt>,
+/// What a script found beside an answer.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// A value that could not be read. It was replaced by one that holds this hit; the error policy
+    /// decides about the hit.
+    Corrupt(Corrupt),
+    /// The hit would bring one rate more than its key can count.
+    TooManyRates,
 }
 
 /// A reply that no script of ours gives.
@@ -137,32 +141,28 @@ pub(super) struct BadReply {
     expected: usize,
 }
 
-impl Reply {
-    /// Reads the reply to the request of that step.
-    pub(super) fn read(step: &Step<'_>, reply: &Value) -> Result<Self, BadReply> {
-        let limits = step.limits();
-        let bad = BadReply { expected: REPLY_HEADER + REPLY_LIMIT * limits.len() };
-        Self::parse(step, reply).ok_or(bad)
-    }
+/// Reads the reply to the request of that step.
+pub(super) fn read(step: &Step<'_>, reply: &Value) -> Result<Result<Decision, Refusal>, BadReply> {
+    let bad = BadReply { expected: REPLY_HEADER + REPLY_LIMIT * step.limits().len() };
+    parse(step, reply).ok_or(bad)
+}
 
-    fn parse(step: &Step<'_>, reply: &Value) -> Option<Self> {
-        let Value::Array(numbers) = reply else { return None };
-        let (header, answers) = numbers.split_first_chunk::<REPLY_HEADER>()?;
-        let (answers, []) = answers.as_chunks::<REPLY_LIMIT>() else { return None };
-        if answers.len() != step.limits().len() {
-            return None;
-        }
-        let [asked_at, at, corrupt] = header;
-        let mut tally = Tally::new();
-        for (index, (limit, answer)) in step.limits().iter().zip(answers).enumerate() {
-            tally.add(index, limit, read_answer(answer)?);
-        }
-        let took = if step.op() == Op::Take { step.cost() } else { 0 };
-        Some(Self {
-            decision: tally.decision(instant(asked_at)?, instant(at)?, took),
-            corrupt: read_corrupt(step, integer(corrupt)?)?,
-        })
+fn parse(step: &Step<'_>, reply: &Value) -> Option<Result<Decision, Refusal>> {
+    let Value::Array(numbers) = reply else { return None };
+    let (header, numbers) = numbers.split_first_chunk::<REPLY_HEADER>()?;
+    let [asked_at, at, refused] = header;
+    if let Some(refusal) = read_refusal(step, integer(refused)?)? {
+        return Some(Err(refusal));
     }
+    let (numbers, []) = numbers.as_chunks::<REPLY_LIMIT>() else { return None };
+    if numbers.len() != step.limits().len() {
+        return None;
+    }
+    let mut answers = Vec::with_capacity(numbers.len());
+    for numbers in numbers {
+        answers.push(read_answer(numbers)?);
+    }
+    Some(Ok(Decision::from_answers(step, &answers, instant(asked_at)?, instant(at)?)))
 }
 
 fn read_answer([verdict, remaining, fresh_at]: &[Value; REPLY_LIMIT]) -> Option<Answer> {
@@ -177,19 +177,26 @@ fn read_answer([verdict, remaining, fresh_at]: &[Value; REPLY_LIMIT]) -> Option<
     })
 }
 
-/// What could not be read: 0 nothing, 1 the whole value, else the part of a limit, counted from 2.
-fn read_corrupt(step: &Step<'_>, code: i64) -> Option<Option<Corrupt>> {
-    let index = match usize::try_from(code).ok()? {
+/// What was found: 0 nothing, -1 too many rates, 1 that the whole value could not be read, else that the
+/// part of a limit could not, counted from 2.
+fn read_refusal(step: &Step<'_>, code: i64) -> Option<Option<Refusal>> {
+    let corrupt = match code {
         0 => return Some(None),
-        1 => return Some(Some(Corrupt("the value is not a list of parts"))),
-        code => code - 2,
+        -1 => return Some(Some(Refusal::TooManyRates)),
+        1 => Corrupt("the value is not a list of parts"),
+        code => {
+            let index = usize::try_from(code).ok()?.checked_sub(2)?;
+            match step.limits().get(index)?.builtin()? {
+                Builtin::Bucket { .. } => Corrupt("bucket: words out of range"),
+                Builtin::FixedWindow => Corrupt("fixed window: words out of range"),
+                Builtin::SlidingWindowCounter => {
+                    Corrupt("sliding window counter: words out of range")
+                }
+                Builtin::SlidingWindowLog => Corrupt("sliding window log: wrong words"),
+            }
+        }
     };
-    Some(Some(match step.limits().get(index)?.builtin()? {
-        Builtin::Bucket { .. } => Corrupt("bucket: words out of range"),
-        Builtin::FixedWindow => Corrupt("fixed window: words out of range"),
-        Builtin::SlidingWindowCounter => Corrupt("sliding window counter: words out of range"),
-        Builtin::SlidingWindowLog => Corrupt("sliding window log: wrong words"),
-    }))
+    Some(Some(Refusal::Corrupt(corrupt)))
 }
 
 fn integer(value: &Value) -> Option<i64> {

@@ -3,7 +3,7 @@
 
 use redis::{RedisError, ServerErrorKind};
 
-use super::connection::{Node, Route};
+use super::route::{Node, Route};
 use super::{NAME, mistakes};
 use crate::error::{BackendError, Effect, ErrorKind};
 
@@ -25,12 +25,28 @@ pub(super) enum Retry {
     No,
     /// After a pause: the servers are in a change that ends by itself.
     Later,
-    /// At once, on that route.
-    On(Route),
+    /// At once, where the server says.
+    Redirected(Redirection),
     /// On a connection made anew, for this one leads to the wrong server.
     Reconnected,
     /// With the source of the script.
     WithSource,
+}
+
+/// Where a node of a cluster sends a command to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Redirection {
+    pub(super) slot: u16,
+    pub(super) node: Node,
+    /// `ASK`: the key is elsewhere only as long as its slot is being moved.
+    pub(super) is_asking: bool,
+}
+
+impl Redirection {
+    pub(super) fn route(&self) -> Route {
+        let node = self.node.clone();
+        if self.is_asking { Route::Asking(node) } else { Route::Node(node) }
+    }
 }
 
 impl Failure {
@@ -110,6 +126,13 @@ impl Failure {
         self.with_message(problem)
     }
 
+    /// The same, for a command that changes nothing: it is as if it had not run.
+    #[cfg(any(feature = "redis-cluster", feature = "redis-sentinel"))]
+    pub(super) fn not_applied(mut self) -> Self {
+        self.effect = Effect::NotApplied;
+        self
+    }
+
     /// The same, with a message for its reader.
     pub(super) fn with_message(mut self, message: impl Into<String>) -> Self {
         self.message = Some(message.into());
@@ -148,8 +171,8 @@ const fn refused(kind: ErrorKind, retry: Retry) -> Meaning {
 fn by_kind(kind: ServerErrorKind, error: &RedisError) -> Meaning {
     use ServerErrorKind as Kind;
     match kind {
-        Kind::Moved => refused(ErrorKind::Unavailable, redirection(error, Route::Node)),
-        Kind::Ask => refused(ErrorKind::Unavailable, redirection(error, Route::Asking)),
+        Kind::Moved => refused(ErrorKind::Unavailable, redirection(error, false)),
+        Kind::Ask => refused(ErrorKind::Unavailable, redirection(error, true)),
         Kind::TryAgain | Kind::ClusterDown => refused(ErrorKind::Unavailable, Retry::Later),
         Kind::BusyLoading => refused(ErrorKind::Unavailable, Retry::No),
         Kind::ReadOnly | Kind::MasterDown => refused(ErrorKind::Unavailable, Retry::Reconnected),
@@ -196,10 +219,12 @@ fn by_text(detail: &str) -> Meaning {
     refused(ErrorKind::Other, Retry::No)
 }
 
-fn redirection(error: &RedisError, route: fn(Node) -> Route) -> Retry {
-    match error.redirect_node().and_then(|(address, _slot)| Node::parse(address)) {
-        Some(node) if !node.host.is_empty() => Retry::On(route(node)),
-        _ => Retry::Later,
+fn redirection(error: &RedisError, is_asking: bool) -> Retry {
+    let target = error.redirect_node();
+    let target = target.and_then(|(address, slot)| Some((Node::parse(address)?, slot)));
+    match target {
+        Some((node, slot)) => Retry::Redirected(Redirection { slot, node, is_asking }),
+        None => Retry::Later,
     }
 }
 
@@ -264,16 +289,17 @@ mod tests {
     #[test]
     fn redirections_are_followed_and_changes_waited_for() {
         let node = Node { host: "127.0.0.1".into(), port: 6381 };
-        let moved = reply("MOVED 3999 127.0.0.1:6381").retry;
-        assert_eq!(moved, Retry::On(Route::Node(node.clone())));
-        assert_eq!(reply("ASK 3999 127.0.0.1:6381").retry, Retry::On(Route::Asking(node)));
-        assert_eq!(reply("MOVED 3999 :6381").retry, Retry::Later, "a node that knows no name");
+        for is_asking in [false, true] {
+            let word = if is_asking { "ASK" } else { "MOVED" };
+            let redirection = Redirection { slot: 3999, node: node.clone(), is_asking };
+            let retry = reply(&format!("{word} 3999 127.0.0.1:6381")).retry;
+            assert_eq!(retry, Retry::Redirected(redirection));
+        }
+        assert_eq!(reply("MOVED 3999 nowhere").retry, Retry::Later);
         assert_eq!(reply("TRYAGAIN x").retry, Retry::Later);
         assert_eq!(reply("READONLY x").retry, Retry::Reconnected);
         assert_eq!(reply("NOSCRIPT No matching script.").retry, Retry::WithSource);
         assert_eq!(reply("LOADING x").retry, Retry::No);
-        let six = Node::parse("[::1]:6379").unwrap();
-        assert_eq!((six.host.as_str(), six.port), ("::1", 6379));
     }
 
     #[test]

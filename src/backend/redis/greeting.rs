@@ -2,10 +2,11 @@
 //! it the operator should know.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use futures_util::future::{join, select_ok};
+use futures_util::future::{join, join_all, select_ok};
 use futures_util::stream::FuturesUnordered;
 use redis::{ConnectionAddr, Value};
 use tokio::time::{Instant, sleep, timeout_at};
@@ -14,7 +15,6 @@ use tracing::{debug, warn};
 use super::client::Client;
 use super::keys::Keys;
 use super::scripts::GREET;
-use super::source::Source;
 use super::{Inner, NAME, mistakes};
 use crate::backend::Result;
 use crate::clock::monotonic_now;
@@ -25,14 +25,17 @@ const OPERATION: &str = "initialize";
 const PAUSE: Duration = Duration::from_millis(50);
 /// The least time for one look.
 const LOOK: Duration = Duration::from_millis(500);
+/// Of one who has not said a password a server takes no command of more than 10 words, and closes the
+/// connection instead of asking for it.
+const MOST_KEYS: usize = 3;
 /// How long a minority of the masters of locks is waited for.
 const MINORITY: Duration = Duration::from_secs(1);
 
 /// Servers that are looked at before they are used.
 pub(super) struct Greeted {
     pub(super) client: Arc<Client>,
-    /// The address, if it is a single server.
-    address: Option<ConnectionAddr>,
+    /// The ports that the user named.
+    ports: Vec<ConnectionAddr>,
 }
 
 /// Why a server is not ready.
@@ -42,12 +45,8 @@ struct Refusal {
 }
 
 impl Greeted {
-    pub(super) fn new(client: Arc<Client>, source: &Source) -> Self {
-        let address = match source {
-            Source::Server(server) => Some(server.get_connection_info().addr().clone()),
-            _ => None,
-        };
-        Self { client, address }
+    pub(super) fn new(client: Arc<Client>, ports: Vec<ConnectionAddr>) -> Self {
+        Self { client, ports }
     }
 
     /// Waits until it decides; it may still be loading its data. A mistake in the configuration is an
@@ -62,9 +61,12 @@ impl Greeted {
                 refusal = last.take().unwrap_or(refusal);
             }
             let is_over = monotonic_now() + PAUSE >= deadline;
-            let mistake = match &self.address {
+            let mistake = match refusal.error.kind() {
                 _ if refusal.is_read_only => is_over.then_some(mistakes::REPLICA),
-                Some(address) if is_first || is_over => refusal.mistake_of_port(address).await,
+                ErrorKind::Unavailable | ErrorKind::Timeout if is_first || is_over => {
+                    let looks = self.ports.iter().map(mistakes::of_port);
+                    join_all(looks).await.into_iter().flatten().next()
+                }
                 _ => None,
             };
             is_first = false;
@@ -81,24 +83,20 @@ impl Greeted {
         }
     }
 
-    /// Not a PING: that is answered also by a server that is loading or refuses us.
+    /// Looks once whether it decides. Not by a PING: that is answered also by a server that is loading or
+    /// refuses us. Of a cluster any master is enough: one that does not answer must not keep a service
+    /// from starting.
     async fn look(&self, keys: &Keys, deadline: Instant) -> Result<(), Refusal> {
-        let refused = |error| Refusal { error, is_read_only: false };
-        let late = || BackendError::new(NAME, OPERATION, ErrorKind::Timeout);
-        let is_cluster = timeout_at(deadline, self.client.is_cluster(OPERATION)).await;
-        let is_cluster = is_cluster.unwrap_or_else(|_elapsed| Err(late())).map_err(refused)?;
         let keys = keys.of_greeting();
-        let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
         let left = deadline.saturating_duration_since(monotonic_now());
         let time = self.client.timeout().max(LOOK).min(left);
-        if is_cluster {
-            // One master that does not answer must not keep a service from starting.
-            let looks = keys.chunks(1).map(|key| Box::pin(self.decides(key, time)));
-            return select_ok(looks).await.map(drop);
-        }
-        // Of one who has not said a password a server takes no command of more than 10 words, and closes
-        // the connection instead of asking for it.
-        self.decides(&keys[..3], time).await
+        let groups = self.client.servers().group(&keys);
+        let looks = groups.iter().map(|group| {
+            let keys: Vec<&[u8]> =
+                group.iter().take(MOST_KEYS).map(|index| keys[*index].as_slice()).collect();
+            Box::pin(async move { self.decides(&keys, time).await })
+        });
+        select_ok(looks).await.map(drop)
     }
 
     async fn decides(&self, keys: &[&[u8]], time: Duration) -> Result<(), Refusal> {
@@ -118,7 +116,7 @@ impl Greeted {
 
     /// With the server's name and the time that it had.
     fn describe(&self, what: &str, error: BackendError, time: Duration) -> BackendError {
-        let server = self.client.link();
+        let server = self.client.servers();
         let said = error.to_string();
         let said = said.strip_prefix("redis: initialize: ").unwrap_or(&said);
         let message = if error.kind().is_programmer_error() {
@@ -133,32 +131,38 @@ impl Greeted {
     }
 }
 
-impl Refusal {
-    async fn mistake_of_port(&self, address: &ConnectionAddr) -> Option<&'static str> {
-        match self.error.kind() {
-            ErrorKind::Unavailable | ErrorKind::Timeout => mistakes::of_port(address).await,
-            _ => None,
-        }
-    }
-}
-
 impl Inner {
     /// Looks at all servers, and waits for those that are starting.
     pub(super) async fn greet(&self) -> Result<()> {
-        let time = self.initialize_timeout;
+        self.greet_within(self.initialize_timeout).await
+    }
+
+    /// Asks once whether the servers decide. A lifespan that began without them looks by this at what
+    /// `initialize` would have looked at.
+    pub(super) async fn check(&self) -> Result<()> {
+        let time = self.client.timeout();
+        if !self.greeted.load(Ordering::Relaxed) {
+            return self.greet_within(time.max(LOOK)).await;
+        }
+        let looked = self.own.look(&self.keys, monotonic_now() + time).await;
+        looked.map_err(|refusal| refusal.error)
+    }
+
+    async fn greet_within(&self, time: Duration) -> Result<()> {
         let deadline = monotonic_now() + time;
         let own = async {
-            let greeted = self.greeted.greet(&self.keys, deadline).await;
-            greeted.map_err(|error| self.greeted.describe("", error, time))
+            let greeted = self.own.greet(&self.keys, deadline).await;
+            greeted.map_err(|error| self.own.describe("", error, time))
         };
-        let (own, of_locks) = join(own, self.greet_masters(deadline)).await;
+        let (own, of_locks) = join(own, self.greet_masters(deadline, time)).await;
         own.and(of_locks)?;
+        self.greeted.store(true, Ordering::Relaxed);
         self.warn_of_eviction().await;
         Ok(())
     }
 
     /// The masters that keep the locks: a majority is enough, as it is later, but none may be wrong.
-    async fn greet_masters(&self, deadline: Instant) -> Result<()> {
+    async fn greet_masters(&self, deadline: Instant, time: Duration) -> Result<()> {
         let masters = &self.lock_masters;
         let (mut ready, mut last, mut until) = (0, None, deadline);
         let mut greeted: FuturesUnordered<_> = masters
@@ -174,7 +178,7 @@ impl Inner {
                 }
                 continue;
             };
-            let error = master.describe("lock_type: ", error, self.initialize_timeout);
+            let error = master.describe("lock_type: ", error, time);
             if error.kind().is_programmer_error() {
                 return Err(error);
             }
@@ -197,19 +201,22 @@ impl Inner {
     async fn warn_of_eviction(&self) {
         let mut cmd = redis::cmd("INFO");
         cmd.arg("memory");
-        let reports = match self.client.call("initialize", &cmd).await {
-            Ok(reply) => texts(reply),
-            Err(error) => {
-                debug!(%error, "the eviction policy is not known");
-                return;
+        let masters = self.client.masters("initialize").await.unwrap_or_default();
+        let asked =
+            masters.into_iter().map(|master| self.client.call_on("initialize", &cmd, master));
+        let mut reports = Vec::new();
+        for reply in futures_util::future::join_all(asked).await {
+            match reply {
+                Ok(reply) => reports.extend(text(reply)),
+                Err(error) => debug!(%error, "the eviction policy is not known"),
             }
-        };
+        }
         let policies = reports.iter().flat_map(|report| report.lines());
         let policies = policies.filter_map(|line| line.strip_prefix("maxmemory_policy:"));
         let mut policies = policies.map(str::trim);
         if let Some(policy) = policies.find(|policy| *policy != "noeviction") {
             warn!(
-                source = ?self.client.link(),
+                source = ?self.client.servers(),
                 policy,
                 "the server may evict counters and locks when its memory is full; set \
                  maxmemory-policy to noeviction"
@@ -218,12 +225,10 @@ impl Inner {
     }
 }
 
-/// The text of a reply; of a cluster one for each server.
-fn texts(reply: Value) -> Vec<String> {
+fn text(reply: Value) -> Option<String> {
     match reply {
-        Value::BulkString(text) => vec![String::from_utf8_lossy(&text).into_owned()],
-        Value::VerbatimString { text, .. } => vec![text],
-        Value::Map(servers) => servers.into_iter().flat_map(|(_, text)| texts(text)).collect(),
-        _ => Vec::new(),
+        Value::BulkString(text) => Some(String::from_utf8_lossy(&text).into_owned()),
+        Value::VerbatimString { text, .. } => Some(text),
+        _ => None,
     }
 }

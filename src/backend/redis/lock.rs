@@ -18,6 +18,7 @@ use super::master::{self, Freed, Master, Place, Traces, Wanted};
 use super::node::{Grant, LockNode};
 use super::redlock::Quorum;
 use crate::backend::Result;
+use crate::background::Home;
 use crate::clock::monotonic_now;
 use crate::error::{BackendError, Effect, ErrorKind};
 use crate::lock::{Attempt, HeldLock, Lease, LockError, LockGuard, LockOptions, Turns, later};
@@ -110,7 +111,7 @@ impl Locks {
         });
         let lease = options.get_ttl().is_none().then(|| {
             let held = Arc::clone(&held);
-            Lease::start(NAME, ttl, move || {
+            Lease::start_on(Home::Steady, NAME, ttl, move || {
                 let held = Arc::clone(&held);
                 async move { held.extend(ttl).await }
             })

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::node::LockNode;
+use crate::background::Home;
 use crate::clock::monotonic_now;
 use crate::error::ErrorKind;
 use crate::lock::{Asked, Lane, Outcome, Releaser, Turns};
@@ -36,7 +37,7 @@ pub(super) struct Place {
 
 impl Master {
     pub(super) fn new(node: LockNode) -> Self {
-        Self { node, releaser: Releaser::new() }
+        Self { node, releaser: Releaser::on(Home::Steady) }
     }
 
     /// Releases a lock without waiting.

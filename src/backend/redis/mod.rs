@@ -7,8 +7,12 @@
 //! * **Time** is the server's. Processes need not agree on it.
 //! * **An answer or an error within the time**, [`RedisBuilder::timeout`]. What may have run is never
 //!   tried again: such a hit counts as used and not admitted.
-//! * **A lost connection is replaced** by a task in the background, a silent one after three calls
-//!   without an answer. The state survives as well as the server keeps it.
+//! * **A lost connection is replaced** in the background, and so is a silent one, in about 0.4 s,
+//!   whatever deadline the calls have. The state survives as well as the server keeps it.
+//! * **A node of a cluster** that is down or silent concerns only the keys that it serves.
+//! * **Any runtime**: a backend may be used from several runtimes, and goes on while the one that used it
+//!   first stands idle or has ended. Background work runs on a multi-thread runtime of the user's, or
+//!   else on one thread of the library's own, which all backends of the process share.
 //!
 //! The page `docs/redis.md` of the repository says which topology keeps what over a failover, which
 //! rights the server's user needs, and which error policy fits.
@@ -36,10 +40,15 @@
 mod builder;
 mod clear;
 mod client;
+#[cfg(feature = "redis-cluster")]
+mod cluster;
 mod connection;
 mod decide;
 mod failure;
+#[cfg(any(feature = "redis-cluster", feature = "redis-sentinel"))]
+mod gather;
 mod greeting;
+mod in_flight;
 mod keys;
 mod link;
 mod lock;
@@ -49,7 +58,12 @@ mod node;
 mod pauses;
 mod primitives;
 mod redlock;
+mod route;
 mod scripts;
+#[cfg(feature = "redis-sentinel")]
+mod sentinel;
+mod servers;
+mod session;
 mod slots;
 mod source;
 
@@ -64,12 +78,13 @@ pub use builder::{LockType, RedisBuilder};
 pub use connection::Connection;
 
 use self::client::Client;
+use self::decide::Refusal;
 use self::greeting::Greeted;
 use self::keys::Keys;
-use self::link::Link;
 use self::lock::{Keeper, Locks};
 use self::node::LockNode;
 use self::redlock::Quorum;
+use self::servers::{Servers, Target};
 use self::source::Source;
 use crate::backend::{Backend, Result, Settings, cas, names};
 use crate::clock::{Clock, Timestamp};
@@ -78,6 +93,7 @@ use crate::error::{BackendError, BuildError, ErrorKind};
 use crate::key::{Key, KeyError, ToKey};
 use crate::lock::{LockError, LockGuard, LockOptions};
 use crate::strategy::Step;
+use crate::timer;
 
 const NAME: &str = "redis";
 
@@ -91,7 +107,6 @@ const NAME: &str = "redis";
 /// let backend = Redis::builder()
 ///     .url("redis://127.0.0.1")
 ///     .namespace("shop:prod")
-///     .persistent(true)
 ///     .build()?;
 /// let life = backend.lifespan().await?;
 /// let throttle = Throttle::builder("api").rate("100/min").backend(backend).build()?;
@@ -113,11 +128,13 @@ struct Inner {
     client: Arc<Client>,
     keys: Arc<Keys>,
     locks: Arc<Locks>,
-    greeted: Greeted,
+    own: Greeted,
     /// Other servers, which keep the locks.
     lock_masters: Vec<Greeted>,
     initialize_timeout: Duration,
     closed: AtomicBool,
+    /// Whether `initialize` has found that all is as it should be, or `ready` in its place.
+    greeted: AtomicBool,
 }
 
 impl Redis {
@@ -140,19 +157,21 @@ impl Redis {
 
     fn from_parts(
         builder: RedisBuilder,
-        source: Source,
+        target: Target,
         lock_sources: Vec<Source>,
         settings: Settings,
         given_clock: Option<Arc<dyn Clock>>,
     ) -> Self {
-        let greeted = |source: Source| {
-            let link = Link::new(source.clone(), builder.connect_timeout, builder.timeout);
-            let client = Client::new(link, builder.timeout, builder.max_in_flight);
-            Greeted::new(Arc::new(client), &source)
+        let greeted = |target: Target| {
+            let ports = target.ports();
+            let servers = Servers::new(target, builder.connect_timeout);
+            let client = Client::new(servers, builder.timeout, builder.max_in_flight);
+            Greeted::new(Arc::new(client), ports)
         };
         let keys = Arc::new(Keys::new(settings.namespace()));
-        let own = greeted(source);
-        let lock_masters: Vec<Greeted> = lock_sources.into_iter().map(greeted).collect();
+        let own = greeted(target);
+        let of_locks = lock_sources.into_iter().map(|source| Target::One(Box::new(source)));
+        let lock_masters: Vec<Greeted> = of_locks.map(greeted).collect();
         let node = |server: &Greeted| {
             let (client, keys) = (Arc::clone(&server.client), Arc::clone(&keys));
             LockNode::new(client, keys, builder.lock_fence_ttl)
@@ -167,12 +186,13 @@ impl Redis {
             settings,
             given_clock,
             client: Arc::clone(&own.client),
-            greeted: own,
+            own,
             keys,
             locks,
             lock_masters,
             initialize_timeout: builder.initialize_timeout,
             closed: AtomicBool::new(false),
+            greeted: AtomicBool::new(false),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -246,6 +266,7 @@ impl Redis {
         if self.inner.closed.load(Ordering::Relaxed) {
             return Err(BackendError::new(NAME, operation, ErrorKind::Closed));
         }
+        timer::require(NAME, operation)?;
         Ok(&self.inner)
     }
 
@@ -257,7 +278,7 @@ impl Redis {
     fn shut(&self) {
         self.inner.closed.store(true, Ordering::Relaxed);
         for client in self.clients() {
-            client.link().close();
+            client.servers().close();
         }
     }
 }
@@ -275,12 +296,12 @@ impl Inner {
         };
         let key = self.keys.of(key);
         let reply = self.client.run("apply", request.script, &[&key], &[&request.argument]).await?;
-        let reply = decide::Reply::read(step, &reply)
+        let decided = decide::read(step, &reply)
             .map_err(|bad| primitives::unexpected("apply", &reply).with_cause(bad))?;
-        match reply.corrupt {
-            None => Ok(reply.decision),
-            Some(corrupt) => Err(cas::corrupted(&self.settings, corrupt)),
-        }
+        decided.map_err(|refusal| match refusal {
+            Refusal::Corrupt(cause) => cas::corrupted(&self.settings, cause),
+            Refusal::TooManyRates => cas::too_many_rates(&self.settings),
+        })
     }
 }
 
@@ -288,7 +309,7 @@ impl fmt::Debug for Redis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Redis")
             .field("namespace", &self.inner.settings.namespace())
-            .field("source", self.inner.client.link())
+            .field("source", self.inner.client.servers())
             .finish_non_exhaustive()
     }
 }
@@ -300,11 +321,16 @@ impl Backend for Redis {
     }
 
     async fn initialize(&self) -> Result<()> {
+        timer::require(NAME, "initialize")?;
         for client in self.clients() {
-            client.link().open();
+            client.servers().open();
         }
         self.inner.closed.store(false, Ordering::Relaxed);
         self.inner.greet().await
+    }
+
+    async fn ready(&self) -> Result<()> {
+        self.open("ready")?.check().await
     }
 
     async fn clear(&self) -> Result<()> {
@@ -318,7 +344,7 @@ impl Backend for Redis {
 
     fn abandon(&self) {
         for client in self.clients() {
-            client.link().rest();
+            client.servers().rest();
         }
     }
 

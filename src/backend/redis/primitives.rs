@@ -6,7 +6,7 @@ use futures_util::{StreamExt, stream};
 use redis::Value;
 
 use super::scripts::{COMPARE_AND_SET, DECREMENT, INCREMENT, READ, SET_ALL};
-use super::{Inner, NAME, slots};
+use super::{Inner, NAME};
 use crate::backend::cas::{Optimistic, Seen};
 use crate::backend::{MAX_COUNTER, Result, counter};
 use crate::clock::Timestamp;
@@ -75,7 +75,7 @@ impl Inner {
     ) -> Result<Option<Vec<u8>>> {
         let mut cmd = redis::cmd("GET");
         cmd.arg(key);
-        bytes(operation, self.client.call(operation, &cmd).await?)
+        bytes(operation, self.client.call(operation, key, &cmd).await?)
     }
 
     pub(super) async fn set(
@@ -84,23 +84,23 @@ impl Inner {
         value: &[u8],
         ttl: Option<Duration>,
     ) -> Result<()> {
-        let Some(ttl) = ttl else {
-            let mut cmd = redis::cmd("SET");
-            cmd.arg(self.keys.of(key)).arg(value);
-            return self.client.call("set", &cmd).await.map(drop);
-        };
-        if ttl.is_zero() {
+        if ttl.is_some_and(|ttl| ttl.is_zero()) {
             return self.remove("set", key).await.map(drop);
         }
+        let key = self.keys.of(key);
         let mut cmd = redis::cmd("SET");
-        cmd.arg(self.keys.of(key)).arg(value).arg("PX").arg(millis(ttl));
-        self.client.call("set", &cmd).await.map(drop)
+        cmd.arg(&key).arg(value);
+        if let Some(ttl) = ttl {
+            cmd.arg("PX").arg(millis(ttl));
+        }
+        self.client.call("set", &key, &cmd).await.map(drop)
     }
 
     pub(super) async fn remove(&self, operation: &'static str, key: &Key<'_>) -> Result<bool> {
+        let key = self.keys.of(key);
         let mut cmd = redis::cmd("DEL");
-        cmd.arg(self.keys.of(key));
-        flag(operation, &self.client.call(operation, &cmd).await?)
+        cmd.arg(&key);
+        flag(operation, &self.client.call(operation, &key, &cmd).await?)
     }
 
     pub(super) async fn increment(
@@ -131,9 +131,10 @@ impl Inner {
         if ttl.is_zero() {
             return self.remove("expire", key).await;
         }
+        let key = self.keys.of(key);
         let mut cmd = redis::cmd("PEXPIRE");
-        cmd.arg(self.keys.of(key)).arg(millis(ttl));
-        flag("expire", &self.client.call("expire", &cmd).await?)
+        cmd.arg(&key).arg(millis(ttl));
+        flag("expire", &self.client.call("expire", &key, &cmd).await?)
     }
 
     pub(super) async fn compare_and_set(
@@ -157,13 +158,14 @@ impl Inner {
     pub(super) async fn multi_get(&self, keys: &[Key<'_>]) -> Result<Vec<Option<Vec<u8>>>> {
         let keys: Vec<Vec<u8>> = keys.iter().map(|key| self.keys.of(key)).collect();
         let mut values = vec![None; keys.len()];
-        let groups = slots::group(&keys, self.client.is_cluster("multi_get").await?);
+        let groups = self.client.servers().group(&keys);
         let asked = groups.iter().map(|group| {
             let mut cmd = redis::cmd("MGET");
             for index in group {
                 cmd.arg(&keys[*index]);
             }
-            async move { self.client.call("multi_get", &cmd).await }
+            let key = &keys[group[0]];
+            async move { self.client.call("multi_get", key, &cmd).await }
         });
         let replies = futures_util::future::join_all(asked).await;
         for (group, reply) in groups.iter().zip(replies) {
@@ -192,8 +194,7 @@ impl Inner {
         }
         let keys: Vec<Vec<u8>> = pairs.iter().map(|(key, _)| self.keys.of(key)).collect();
         let ttl = ttl.map(millis).unwrap_or_default();
-        let is_cluster = self.client.is_cluster("multi_set").await?;
-        let groups = slots::group(&keys, is_cluster);
+        let groups = self.client.servers().group(&keys);
         let size = |index: usize| keys[index].len() + pairs[index].1.len();
         let set = |chunk: &[usize]| {
             let chunk_keys: Vec<&[u8]> = chunk.iter().map(|index| &*keys[*index]).collect();
@@ -204,7 +205,7 @@ impl Inner {
         };
         // A server does all that has come on a connection before it looks at the next one: so one chunk
         // after the other, or a few for many servers.
-        let at_once = if is_cluster { CHUNKS_AT_ONCE } else { 1 };
+        let at_once = if groups.len() > 1 { CHUNKS_AT_ONCE } else { 1 };
         let mut setting = Vec::new();
         for group in &groups {
             setting.extend(chunks(group, size).into_iter().map(set));

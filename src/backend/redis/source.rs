@@ -7,9 +7,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::io::tcp::{TcpSettings, socket2};
-use redis::{AsyncConnectionConfig, Client, ConnectionInfo, IntoConnectionInfo, RedisResult};
+use redis::{
+    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisResult,
+};
 
 use super::connection::Connection;
+use super::failure::Failure;
+#[cfg(feature = "redis-sentinel")]
+use super::link::Link;
+use super::route::Node;
+#[cfg(feature = "redis-sentinel")]
+use super::sentinel::Sentinels;
+use super::session::Session;
 use crate::error::BuildError;
 
 type Making = Pin<Box<dyn Future<Output = RedisResult<Connection>> + Send>>;
@@ -24,22 +33,17 @@ pub(super) enum Source {
     Factory(Factory),
     /// A connection of the user's that cares for itself.
     Given(Connection),
-    #[cfg(feature = "redis-cluster")]
-    Cluster(Box<redis::cluster::ClusterClient>, Arc<str>),
     #[cfg(feature = "redis-sentinel")]
-    Sentinel(Arc<tokio::sync::Mutex<redis::sentinel::SentinelClient>>, Arc<str>),
-}
-
-/// A new connection.
-pub(super) struct Made {
-    pub(super) connection: Connection,
-    /// The address that sentinels named, to see later whether they name another.
-    pub(super) address: Option<String>,
+    Sentinels(Arc<Sentinels>),
 }
 
 impl Source {
     pub(super) fn server(url: &str) -> Result<Self, BuildError> {
-        Client::open(info(url)?).map(Self::Server).map_err(|error| refuse(&error))
+        Self::of(info(url)?)
+    }
+
+    pub(super) fn of(info: ConnectionInfo) -> Result<Self, BuildError> {
+        Client::open(info).map(Self::Server).map_err(|error| refuse(&error))
     }
 
     pub(super) fn factory<C, F>(make: impl Fn() -> F + Send + Sync + 'static) -> Self
@@ -53,116 +57,102 @@ impl Source {
         }))
     }
 
-    #[cfg(feature = "redis-cluster")]
-    pub(super) fn cluster(urls: &[String], connect_timeout: Duration) -> Result<Self, BuildError> {
-        if urls.is_empty() {
-            return Err(BuildError::setting("cluster", "names no node; name at least one"));
+    /// Returns the ports that the user named.
+    pub(super) fn ports(&self) -> Vec<ConnectionAddr> {
+        match self {
+            Self::Server(client) => vec![client.get_connection_info().addr().clone()],
+            Self::Factory(_) | Self::Given(_) => Vec::new(),
+            #[cfg(feature = "redis-sentinel")]
+            Self::Sentinels(sentinels) => sentinels.links().flat_map(Link::ports).collect(),
         }
-        let nodes = urls.iter().map(|url| info(url)).collect::<Result<Vec<_>, _>>()?;
-        if nodes.iter().any(|node| node.redis_settings().db() != 0) {
-            return Err(BuildError::setting(
-                "cluster",
-                "names a database in a url; a cluster has only database 0",
-            ));
-        }
-        let names: Vec<String> = nodes.iter().map(|node| node.addr().to_string()).collect();
-        // No retries: the client would also try again what may have run. Our own deadline ends each
-        // call, so it needs none either.
-        let client = redis::cluster::ClusterClientBuilder::new(nodes)
-            .retries(0)
-            .connection_timeout(connect_timeout)
-            .overall_response_timeout(None)
-            .tcp_settings(tcp_settings())
-            .build()
-            .map_err(|error| refuse(&error))?;
-        Ok(Self::Cluster(Box::new(client), names.join(",").into()))
-    }
-
-    #[cfg(feature = "redis-sentinel")]
-    pub(super) fn sentinels(urls: &[String], service: &str) -> Result<Self, BuildError> {
-        use redis::sentinel::{SentinelClient, SentinelNodeConnectionInfo, SentinelServerType};
-
-        let first = urls.first().ok_or_else(|| {
-            BuildError::setting("sentinels", "names no sentinel; name at least one, better three")
-        })?;
-        // As the URL of a server does: the credentials and the database are the service's. Sentinels
-        // are asked with the same credentials.
-        let first = info(first)?;
-        let mut node = SentinelNodeConnectionInfo::default()
-            .set_redis_connection_info(first.redis_settings().clone())
-            .set_tcp_settings(tcp_settings());
-        if matches!(first.addr(), redis::ConnectionAddr::TcpTls { .. }) {
-            node = node.set_tls_mode(redis::TlsMode::Secure);
-        }
-        let mut sentinels = Vec::with_capacity(urls.len());
-        for url in urls {
-            let sentinel = info(url)?;
-            let settings = sentinel.redis_settings().clone().set_db(0);
-            sentinels.push(sentinel.set_redis_settings(settings));
-        }
-        let names: Vec<String> = sentinels.iter().map(|node| node.addr().to_string()).collect();
-        let names = format!("{service} by {}", names.join(","));
-        let client = SentinelClient::build(
-            sentinels,
-            String::from(service),
-            Some(node),
-            SentinelServerType::Master,
-        )
-        .map_err(|error| refuse(&error))?;
-        Ok(Self::Sentinel(Arc::new(tokio::sync::Mutex::new(client)), names.into()))
     }
 
     /// Makes a connection, in a time that the caller bounds.
-    pub(super) async fn connect(&self) -> RedisResult<Made> {
-        let connection = match self {
-            Self::Server(client) => connect(client).await?,
-            Self::Factory(make) => make().await?,
+    pub(super) async fn connect(&self) -> Result<Session, Failure> {
+        let made = match self {
+            Self::Server(client) => return connect(client).await,
+            Self::Factory(make) => make().await.map_err(Failure::unconnected)?,
             Self::Given(connection) => connection.clone(),
-            #[cfg(feature = "redis-cluster")]
-            Self::Cluster(client, _) => client.get_async_connection().await?.into(),
             #[cfg(feature = "redis-sentinel")]
-            Self::Sentinel(sentinels, _) => {
-                let client = sentinels.lock().await.async_get_client().await?;
-                let address = client.get_connection_info().addr().to_string();
-                return Ok(Made { connection: connect(&client).await?, address: Some(address) });
-            }
+            Self::Sentinels(sentinels) => return sentinels.connect().await,
         };
-        Ok(Made { connection, address: None })
+        Ok(Session::new(made, None))
     }
 
-    /// Whether connections lead somewhere else now than to `address`. False where nobody can be asked.
-    pub(super) async fn has_moved(&self, address: Option<&str>) -> bool {
+    /// Returns `true` if connections lead to another server now than to `address`. `false` where nobody
+    /// can be asked.
+    pub(super) async fn has_moved(&self, address: Option<&Node>) -> bool {
         match self {
             #[cfg(feature = "redis-sentinel")]
-            Self::Sentinel(sentinels, _) => match sentinels.lock().await.async_get_client().await {
-                Ok(client) => {
-                    Some(client.get_connection_info().addr().to_string().as_str()) != address
-                }
-                // No sentinel answers: the master that we know is the best guess.
-                Err(_) => false,
-            },
-            _ => {
+            // No sentinel answers: the master that we know is the best guess.
+            Self::Sentinels(sentinels) => {
+                sentinels.master().await.is_ok_and(|master| Some(&master) != address)
+            }
+            Self::Server(_) | Self::Factory(_) | Self::Given(_) => {
                 let _ = address;
                 false
             }
         }
     }
 
-    /// Whether sentinels tell where the server is.
-    pub(super) fn may_move(&self) -> bool {
-        match self {
-            #[cfg(feature = "redis-sentinel")]
-            Self::Sentinel(..) => true,
-            _ => false,
-        }
+    /// Opens again what `close` closed.
+    pub(super) fn open(&self) {
+        #[cfg(feature = "redis-sentinel")]
+        self.sentinels().for_each(Link::open);
+    }
+
+    /// Stops the background tasks that it needs.
+    pub(super) fn rest(&self) {
+        #[cfg(feature = "redis-sentinel")]
+        self.sentinels().for_each(Link::rest);
+    }
+
+    /// Closes the connections that it needs.
+    pub(super) fn close(&self) {
+        #[cfg(feature = "redis-sentinel")]
+        self.sentinels().for_each(Link::close);
+    }
+
+    #[cfg(feature = "redis-sentinel")]
+    fn sentinels(&self) -> impl Iterator<Item = &Link> {
+        let sentinels = match self {
+            Self::Sentinels(sentinels) => Some(sentinels.links()),
+            Self::Server(_) | Self::Factory(_) | Self::Given(_) => None,
+        };
+        sentinels.into_iter().flatten()
     }
 }
 
-/// One connection, without timeouts of the client's: ours are kept outside of it.
-async fn connect(client: &Client) -> RedisResult<Connection> {
+/// Returns the settings for another server that has the same credentials and the same TLS.
+#[cfg(any(feature = "redis-cluster", feature = "redis-sentinel"))]
+pub(super) fn elsewhere(info: &ConnectionInfo, node: &Node) -> ConnectionInfo {
+    use redis::ConnectionAddr::{Tcp, TcpTls};
+    let Node { host, port } = node.clone();
+    let address = match info.addr().clone() {
+        TcpTls { insecure, tls_params, .. } => TcpTls { host, port, insecure, tls_params },
+        _ => Tcp(host, port),
+    };
+    info.clone().set_addr(address)
+}
+
+/// Returns the address of a server; `None` for a socket.
+pub(super) fn address(info: &ConnectionInfo) -> Option<Node> {
+    match info.addr() {
+        redis::ConnectionAddr::Tcp(host, port)
+        | redis::ConnectionAddr::TcpTls { host, port, .. } => {
+            Some(Node { host: host.clone(), port: *port })
+        }
+        _ => None,
+    }
+}
+
+/// Makes one connection, without timeouts of the client's: ours are kept outside of it.
+pub(super) async fn connect(client: &Client) -> Result<Session, Failure> {
     let config =
         AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
-    client.get_multiplexed_async_connection_with_config(&config).await.map(Into::into)
+    let made = client.get_multiplexed_async_connection_with_config(&config).await;
+    let connection = made.map_err(Failure::unconnected)?;
+    Ok(Session::new(connection.into(), address(client.get_connection_info())))
 }
 
 /// Reads a URL. The error never repeats it, for it may hold a password.
@@ -216,10 +206,8 @@ impl fmt::Debug for Source {
             Self::Server(client) => write!(f, "{}", client.get_connection_info().addr()),
             Self::Factory(_) => f.write_str("a factory"),
             Self::Given(connection) => connection.fmt(f),
-            #[cfg(feature = "redis-cluster")]
-            Self::Cluster(_, nodes) => write!(f, "cluster {nodes}"),
             #[cfg(feature = "redis-sentinel")]
-            Self::Sentinel(_, service) => write!(f, "service {service}"),
+            Self::Sentinels(sentinels) => sentinels.fmt(f),
         }
     }
 }

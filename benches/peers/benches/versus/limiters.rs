@@ -129,7 +129,7 @@ pub(crate) fn ready<F: Future>(future: F) -> F::Output {
 #[inline(always)]
 pub(crate) fn read(decision: Result<traffik::Decision, traffik::Error>) -> bool {
     let decision = decision.expect("memory does not fail");
-    black_box((decision.remaining(), decision.retry_after(), decision.reset_after()));
+    black_box((decision.remaining(), decision.outcome(), decision.reset_after()));
     decision.is_allowed()
 }
 

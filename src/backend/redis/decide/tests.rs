@@ -8,10 +8,12 @@ use std::time::Duration;
 use ::redis::Value;
 
 use super::*;
+use crate::decision::Outcome;
 use crate::rate::Rate;
 use crate::strategy::codec::{self, Part};
 use crate::strategy::{
-    FixedWindow, SlidingWindowCounter, SlidingWindowLog, State, Tag, TokenBucket, Write,
+    FixedWindow, PartId, SlidingWindowCounter, SlidingWindowLog, State, StepError, Tag,
+    TokenBucket, Write,
 };
 use random::{KINDS, Place, Random, spoil};
 use server::Server;
@@ -47,35 +49,45 @@ impl<'a> Timeline<'a> {
         }
     }
 
-    fn step(&mut self, cost: u32, op: Op) -> Reply {
+    fn step(&mut self, cost: u32, op: Op) -> Result<Decision, Refusal> {
+        self.step_leaving(0, cost, op)
+    }
+
+    fn step_leaving(&mut self, leave: u32, cost: u32, op: Op) -> Result<Decision, Refusal> {
         let limits = self.limits.clone();
-        let step = Step::new(&limits, cost, op);
+        let step = Step::new(&limits, cost, op).leave(leave);
         let asked_at = Timestamp::from_micros(self.now);
         let request = Request::new(&step, Some(asked_at)).expect("all limits are built in");
         let before = if self.of_another_type { Some(&[][..]) } else { self.stored.as_deref() };
-        let outcome = step.decide(before, asked_at);
-        if self.of_another_type && outcome.write.is_none() {
+        let evaluated = step.decide(before, asked_at);
+        let write = match &evaluated {
+            Ok(evaluation) => evaluation.write.clone(),
+            Err(error) => error.write().cloned(),
+        };
+        if self.of_another_type && write.is_none() {
             // It cannot be read by GET afterwards.
             self.remove();
-            return self.step(cost, op);
+            return self.step_leaving(leave, cost, op);
         }
         let (reply, value, ttl) = self.server.ask(&self.key, &request);
         let context = || {
             let (limits, before) = (&limits, before.map(codec::decode));
             let after = value.as_deref().map(codec::decode);
-            format!("{op:?} {cost} at {} on {before:?}\n{limits:?}\n{after:?}", self.now)
+            let hit = format!("{op:?} {cost} leaving {leave} at {}", self.now);
+            format!("{hit} on {before:?}\n{limits:?}\n{after:?}")
         };
-        let reply = Reply::read(&step, &reply).unwrap_or_else(|bad| {
+        let decided = read(&step, &reply).unwrap_or_else(|bad| {
             panic!("{bad}: {reply:?}: {}", context());
         });
-        assert_eq!(reply.decision, outcome.decision, "{}", context());
-        assert_eq!(
-            reply.corrupt.is_some(),
-            outcome.corrupt.is_some(),
-            "{outcome:?}: {}",
-            context()
-        );
-        let expected = match &outcome.write {
+        match (&decided, &evaluated) {
+            (Ok(decision), Ok(evaluation)) => {
+                assert_eq!(*decision, evaluation.decision, "{}", context());
+            }
+            (Err(Refusal::Corrupt(_)), Err(StepError::Corrupt { .. }))
+            | (Err(Refusal::TooManyRates), Err(StepError::TooManyRates)) => {}
+            _ => panic!("{decided:?} and {evaluated:?}: {}", context()),
+        }
+        let expected = match &write {
             None => self.stored.clone(),
             Some(Write::Delete) => None,
             Some(Write::Put { value, keep_for }) => {
@@ -97,7 +109,7 @@ impl<'a> Timeline<'a> {
         assert_eq!(value, expected, "{}", context());
         self.stored = expected;
         self.of_another_type = false;
-        reply
+        decided
     }
 
     fn remove(&mut self) {
@@ -150,9 +162,13 @@ impl<'a> Timeline<'a> {
             }
             _ => (cost, Op::Take),
         };
-        let Reply { decision, .. } = self.step(cost, op);
-        let waits = [decision.retry_after(), Some(decision.reset_after())];
-        self.waits = waits.into_iter().flatten().map(crate::clock::micros_ceil).collect();
+        let leave = if random.one_in(4) { random.pick(&[1, 2, burst, u32::MAX]) } else { 0 };
+        let Ok(decision) = self.step_leaving(leave, cost, op) else { return };
+        let mut waits = vec![decision.reset_after()];
+        if let Outcome::Denied { retry_after } = decision.outcome() {
+            waits.push(retry_after);
+        }
+        self.waits = waits.into_iter().map(crate::clock::micros_ceil).collect();
         if let Some(receipt) = decision.receipt() {
             self.taken.push((receipt.taken_at(), receipt.cost()));
         }
@@ -188,7 +204,8 @@ fn limits(random: &mut Random, pool: &[Place], most: usize) -> Vec<Limit> {
     let mut limits: Vec<Limit> = Vec::new();
     for _ in 0..=random.index(most) {
         let limit = random.pick(pool).limit(random);
-        let place = |limit: &Limit| (limit.tag(), limit.rate().period_micros());
+        let place = |limit: &Limit| limit.part();
+        let limit = if random.one_in(6) { limit.clone().brought_beside(&limit) } else { limit };
         if limits.iter().all(|other| place(other) != place(&limit)) {
             limits.push(limit);
         }
@@ -248,36 +265,40 @@ fn refunds_over_several_limits_give_back_once_when_one_is_corrupt() {
     let limits =
         vec![Limit::new(rate, TokenBucket::new()).unwrap(), Limit::new(rate, FixedWindow).unwrap()];
     let mut timeline = Timeline::new(&mut server, "refund", limits);
-    let receipt = timeline.step(5, Op::Take).decision.receipt().unwrap();
+    let receipt = timeline.step(5, Op::Take).unwrap().receipt().unwrap();
     let mut value = timeline.stored.clone().unwrap();
     // The count of the window, the last word.
     *value.last_chunk_mut().unwrap() = u64::MAX.to_le_bytes();
     timeline.store(value);
     let refund = Op::Refund { taken_at: receipt.taken_at() };
-    let reply = timeline.step(2, refund);
-    assert!(reply.corrupt.is_some());
-    assert_eq!(reply.decision.remaining(), 7, "of the bucket");
+    assert!(matches!(timeline.step(2, refund), Err(Refusal::Corrupt(_))));
+    let peeked = timeline.step(1, Op::Peek).unwrap();
+    assert_eq!(peeked.answers().next().unwrap().remaining(), 7, "of the bucket");
 }
 
 #[test]
-fn beyond_255_parts_the_soonest_fresh_goes() {
+fn beyond_255_parts_one_that_is_over_goes_or_the_hit_is_refused() {
     let mut server = Server::start();
     let limit = |rate| Limit::new(rate, TokenBucket::new()).unwrap();
     let limits = vec![limit(Rate::per_minute(10)), limit(Rate::per_hour(10))];
     let mut timeline = Timeline::new(&mut server, "many", limits);
     for count in 252..=255u64 {
-        let part = |index| Part {
-            tag: Tag::of("mine"),
-            period: index,
-            fresh_at: Timestamp::from_micros(timeline.now + 100 + index * 7 % 100),
-            state: State::new(Timestamp::ZERO, vec![index; 2]),
-        };
-        let parts: Vec<Part> = (0..count).map(part).collect();
-        timeline.store(codec::encode(&parts));
-        let _ = timeline.step(1, Op::Take);
-        let parts = codec::decode(timeline.stored.as_deref().unwrap()).unwrap();
-        assert_eq!(parts.len() as u64, (count + 2).min(255));
-        let _ = timeline.step(1, Op::Take);
+        for over in [0, 1, 2] {
+            let part = |index| Part {
+                id: PartId { tag: Tag::of("mine"), period: index, limit: 0, burst: 0 },
+                fresh_at: match index < over {
+                    true => Timestamp::from_micros(timeline.now - index),
+                    false => Timestamp::from_micros(timeline.now + 100 + index * 7 % 100),
+                },
+                state: State::new(Timestamp::ZERO, vec![index; 2]),
+            };
+            let parts: Vec<Part> = (0..count).map(part).collect();
+            timeline.store(codec::encode(&parts));
+            let fits = count + 2 - over <= 255;
+            assert_eq!(timeline.step(1, Op::Take).is_ok(), fits, "{count} parts, {over} over");
+            let parts = codec::decode(timeline.stored.as_deref().unwrap()).unwrap();
+            assert_eq!(parts.len() as u64, if fits { (count + 2).min(255) } else { count });
+        }
     }
 }
 
@@ -302,7 +323,7 @@ fn numbers_at_the_borders_of_their_ranges() {
         }
         let value = timeline.stored.clone().unwrap();
         // The instants of the part, then its words.
-        for at in [14, 22].into_iter().chain((34..value.len()).step_by(8)) {
+        for at in [22, 30].into_iter().chain((42..value.len()).step_by(8)) {
             let now = timeline.now;
             for border in [1, 2, 6, 1_000, 1 << 32, 1 << 33, 1 << 53, period, first, now, u64::MAX]
             {
@@ -329,20 +350,28 @@ fn other_parts_stay_as_they_are_while_they_count() {
     let limit = Limit::new(Rate::per_minute(10), TokenBucket::new()).unwrap();
     let mut timeline = Timeline::new(&mut server, "others", vec![limit]);
     let part = |index: u64, fresh_at: u64, words| Part {
-        tag: if index == 3 { Tag::TOKEN_BUCKET } else { Tag::of("mine") },
-        period: if index == 3 { 60_000_000 } else { index },
+        id: match index {
+            3 => PartId { tag: Tag::BUCKET, period: 60_000_000, limit: 0, burst: 0 },
+            _ => PartId { tag: Tag::of("mine"), period: index, limit: 0, burst: 0 },
+        },
         fresh_at: Timestamp::from_micros(fresh_at),
         state: State::new(Timestamp::from_micros(timeline.now + index), vec![1; words]),
     };
     let later = timeline.now + 1_000;
-    // Not counting: one that is over, and one without words. The last two have the same place.
-    let parts = [part(1, later, 3), part(2, timeline.now, 1), part(4, later, 0)];
+    // Dropped: one that is over for an hour, and one without words. The last two have the same place.
+    let hour = 3_600_000_000;
+    let parts = [
+        part(1, later, 3),
+        part(2, timeline.now - hour, 1),
+        part(4, later, 0),
+        part(5, timeline.now + 1 - hour, 1),
+    ];
     let same = [part(3, later, 2), part(3, later, 5)];
     timeline.store(codec::encode(&[&parts[..], &same].concat()));
     let _ = timeline.step(1, Op::Take);
     let kept = codec::decode(timeline.stored.as_deref().unwrap()).unwrap();
-    assert_eq!(kept.len(), 3);
-    assert_eq!((&kept[0], &kept[2]), (&parts[0], &same[1]));
+    assert_eq!(kept.len(), 4);
+    assert_eq!((&kept[0], &kept[1], &kept[3]), (&parts[0], &parts[3], &same[1]));
 }
 
 #[test]
@@ -353,8 +382,8 @@ fn a_value_of_another_type_is_replaced() {
     let random = &mut Random::new(1);
     for _ in 0..4 {
         timeline.store_another_type(random);
-        assert!(timeline.step(1, Op::Take).corrupt.is_some());
-        assert!(timeline.step(1, Op::Take).corrupt.is_none());
+        assert!(matches!(timeline.step(1, Op::Take), Err(Refusal::Corrupt(_))));
+        assert!(timeline.step(1, Op::Take).is_ok());
     }
 }
 
@@ -374,10 +403,10 @@ fn by_the_time_of_the_server() {
             let (reply, value, ttl) = server.ask(key, &request);
             let Value::Array(numbers) = &reply else { panic!("{reply:?}") };
             let asked_at = instant(&numbers[0]).unwrap();
-            let reply = Reply::read(&step, &reply).unwrap();
-            let outcome = step.decide(stored.as_deref(), asked_at);
-            assert_eq!(reply.decision, outcome.decision);
-            if let Some(write) = outcome.write {
+            let decision = read(&step, &reply).unwrap().unwrap();
+            let evaluation = step.decide(stored.as_deref(), asked_at).unwrap();
+            assert_eq!(decision, evaluation.decision);
+            if let Some(write) = evaluation.write {
                 let Write::Put { value: expected, keep_for } = write else { panic!("{write:?}") };
                 let most = i64::try_from(keep_for.as_micros().div_ceil(1_000)).unwrap();
                 assert_eq!(value.as_ref(), Some(&expected));

@@ -3,15 +3,16 @@
 -- KEYS, ARGV: none. Gives the functions of the files after it:
 --   muldiv(a, b, m)  floor(a * b / m) and the rest of that division
 -- and the table in which each strategy puts its rule:
---   rules[family](value, from, length, first, second, last, at, cost, op, taken_at,
+--   rules[family](value, from, length, first, second, last, at, cost, needed, op, taken_at,
 --                 period, limit, burst, capacity)
 --     value     the stored bytes, of a log perhaps only their beginning; the words of this limit
 --               begin at the byte `from`
---     length    number of words, 0 for a key that was never seen
+--     length    number of words, 0 for a key that was never seen or a part that is over
 --     first     the first and the second word, where there are that many
 --     last      instant of the last write, in microseconds since the epoch, as all instants
 --     at        the instant that counts
 --     cost      in units; 0 only for a peek
+--     needed    in units: the cost, and what must be left after it
 --     op        0 peek, 1 take, 2 refund of what was taken at `taken_at`
 --     period    in microseconds
 --     limit, burst, capacity  in units

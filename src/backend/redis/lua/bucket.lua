@@ -14,7 +14,7 @@ local function drain(whole, part, period, limit)
   return wait + (rest + -rest % limit) / limit
 end
 
-rules[1] = function(value, from, length, whole, part, last, at, cost, op, taken_at,
+rules[1] = function(value, from, length, whole, part, last, at, cost, needed, op, taken_at,
                     period, limit, burst, capacity)
   if length == 0 then
     whole, part = 0, 0
@@ -50,7 +50,7 @@ rules[1] = function(value, from, length, whole, part, last, at, cost, op, taken_
       whole, part = 0, 0
     end
   elseif cost > 0 then
-    local room = capacity - cost
+    local room = capacity - needed
     if room < 0 then
       verdict = -1
     elseif whole < room or whole == room and part == 0 then

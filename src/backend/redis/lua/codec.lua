@@ -2,8 +2,8 @@
 --
 -- KEYS, ARGV: none. Gives the functions of the files after it:
 --   decode(value)  the parts, in order; nothing if it is not a list of parts
--- A part has the fields tag, period, last, fresh_at, length (in words) and from, the number of the
--- byte at which it begins. Its words begin 32 bytes later.
+-- A part has the fields tag, period, limit, burst, last, fresh_at, length (in words) and from, the
+-- number of the byte at which it begins. Its words begin 40 bytes later.
 local function decode(value)
   local size = #value
   if size < 2 then
@@ -15,17 +15,19 @@ local function decode(value)
   end
   local parts, from = {}, 3
   for index = 1, count do
-    if from + 31 > size then
+    if from + 39 > size then
       return
     end
-    local tag, period, last, fresh_at, length = struct.unpack('<I4I8I8I8I4', value, from)
+    local tag, period, limit, burst, last, fresh_at, length =
+      struct.unpack('<I4I8I4I4I8I8I4', value, from)
     if last > 9007199254740991 or fresh_at > 9007199254740991 then
       return
     end
     parts[index] = {
-      tag = tag, period = period, last = last, fresh_at = fresh_at, length = length, from = from
+      tag = tag, period = period, limit = limit, burst = burst, last = last, fresh_at = fresh_at,
+      length = length, from = from
     }
-    from = from + 32 + 8 * length
+    from = from + 40 + 8 * length
     if from > size + 1 then
       return
     end

@@ -4,11 +4,13 @@
 -- ARGV[1]  packed numbers, little-endian:
 --   op        u8   0 peek (also for a cost of 0), 1 take, 2 refund
 --   cost      u32  units
+--   leave     u32  units that must be left after the cost
 --   taken_at  u64  microseconds since the epoch; for a refund
 --   asked_at  u64  microseconds since the epoch; 2^53 for the time of this server
 --   then for each limit, one to eight times:
 --   family    u8   which rule: 1 bucket, 2 fixed window, 3 sliding window counter,
---                  4 sliding window log, 5 unlimited, 6 a limit of 0
+--                  4 sliding window log, 5 unlimited, 6 a limit of 0; plus 128 for a rate
+--                  that the hit brought, whose part has its limit and burst too
 --   tag       u32  with the period, whose part of the value it is
 --   period    u64  microseconds
 --   limit     u32  units in a period
@@ -17,15 +19,19 @@
 -- Returns integers; all instants in microseconds since the epoch:
 --   asked_at  the instant of the question
 --   at        the instant that counted: that, or the latest that the key has seen
---   corrupt   0, or 1 if the value could not be read, or 1 + i if the part of the i-th limit could
---             not
---   then for each limit:
+--   refused   0, or 1 if the value could not be read, or 1 + i if the part of the i-th limit could
+--             not, or -1 if the hit would bring one rate more than a key can count
+--   then for each limit, unless that was -1:
 --   verdict   0 it passes, -1 it never will, else the instant from which on it passes
 --   remaining units that would pass now, after this
 --   fresh_at  from when on it answers like a fresh one
 
-local op, cost, taken_at, asked_at, family, tag, period, limit, burst, capacity =
-  struct.unpack('<BI4I8I8BI4I8I4I4I8', ARGV[1])
+local op, cost, leave, taken_at, asked_at, family, tag, period, limit, burst, capacity =
+  struct.unpack('<BI4I4I8I8BI4I8I4I4I8', ARGV[1])
+local needed, brought_limit, brought_burst = cost + leave, 0, 0
+if family > 127 then
+  family, brought_limit, brought_burst = family - 128, limit, burst
+end
 local least_ttl = 3600000
 if asked_at > 9007199254740991 then
   local time = redis.call('TIME')
@@ -53,35 +59,45 @@ if long then
 end
 
 -- The usual case first: one limit, and a value that holds nothing but its part.
-local length, last, first, second, alone = 0, 0, nil, nil, #ARGV[1] == 50
+local length, last, over_at, first, second, alone = 0, 0, 0, nil, nil, #ARGV[1] == 54
 if alone and value then
-  local version, count, its_tag, its_period, fresh_at
-  if size >= 50 then
-    version, count, its_tag, its_period, last, fresh_at, length, first, second =
-      struct.unpack('<BBI4I8I8I8I4I8I8', value)
-  elseif size == 42 then
-    version, count, its_tag, its_period, last, fresh_at, length, first =
-      struct.unpack('<BBI4I8I8I8I4I8', value)
+  local version, count, its_tag, its_period, its_limit, its_burst
+  if size >= 58 then
+    version, count, its_tag, its_period, its_limit, its_burst, last, over_at, length, first, second =
+      struct.unpack('<BBI4I8I4I4I8I8I4I8I8', value)
+  elseif size == 50 then
+    version, count, its_tag, its_period, its_limit, its_burst, last, over_at, length, first =
+      struct.unpack('<BBI4I8I4I4I8I8I4I8', value)
   end
-  alone = version == 1 and count == 1 and its_tag == tag and its_period == period
-    and last <= 9007199254740991 and fresh_at <= 9007199254740991 and size == 34 + 8 * length
+  alone = family < 5 and version == 1 and count == 1 and its_tag == tag and its_period == period
+    and its_limit == brought_limit and its_burst == brought_burst
+    and last <= 9007199254740991 and over_at <= 9007199254740991 and size == 42 + 8 * length
 end
 
 local reply, bytes, matters_until, kept_from, tail
 if alone then
   local at = last > asked_at and last or asked_at
+  if over_at <= at then
+    length = 0
+  end
   local verdict, remaining, fresh_at, words, one, two, three = rules[family](
-    value, 35, length, first, second, last, at, cost, op, taken_at, period, limit, burst, capacity)
+    value, 43, length, first, second, last, at, cost, needed, op, taken_at, period, limit, burst,
+    capacity)
   if verdict then
+    if not words and length > 0 then
+      -- Written under another limit, perhaps, and over when its writer said.
+      verdict = verdict < over_at and verdict or over_at
+      fresh_at = fresh_at < over_at and fresh_at or over_at
+    end
     reply = {asked_at, at, 0, verdict, remaining, fresh_at}
     if words and fresh_at > at then
       bytes = struct.pack(
-        words == 2 and '<BBI4I8I8I8I4I8I8' or words == 1 and '<BBI4I8I8I8I4I8'
-          or '<BBI4I8I8I8I4',
-        1, 1, tag, period, at, fresh_at, words, one, two)
+        words == 2 and '<BBI4I8I4I4I8I8I4I8I8' or words == 1 and '<BBI4I8I4I4I8I8I4I8'
+          or '<BBI4I8I4I4I8I8I4',
+        1, 1, tag, period, brought_limit, brought_burst, at, fresh_at, words, one, two)
       if words > 2 and long and two ~= '' then
         bytes, kept_from, tail = bytes .. one, two, three
-        size = 34 + 8 * words - #bytes - #tail
+        size = 42 + 8 * words - #bytes - #tail
       elseif words > 2 then
         bytes = bytes .. one .. two .. three
       end
@@ -95,7 +111,7 @@ if not reply then
   if long then
     value = redis.call('GET', KEYS[1])
   end
-  reply, bytes, matters_until = several(value, asked_at, op, cost, taken_at)
+  reply, bytes, matters_until = several(value, asked_at, op, cost, needed, taken_at)
 end
 
 if matters_until then
@@ -107,10 +123,10 @@ if matters_until then
   if ttl < least_ttl then
     ttl = least_ttl
   end
-  if kept_from == 43 then
+  if kept_from == 51 then
     -- Nothing goes at the front: the value is changed in its place.
     redis.call('SETRANGE', KEYS[1], 0, bytes)
-    redis.call('SETRANGE', KEYS[1], 42 + size, tail)
+    redis.call('SETRANGE', KEYS[1], 50 + size, tail)
     redis.call('PEXPIRE', KEYS[1], ttl)
   elseif kept_from then
     local kept = redis.call('GETRANGE', KEYS[1], kept_from - 1, kept_from + size - 2)

@@ -3,7 +3,8 @@
 -- KEYS, ARGV: none; a rule, as arithmetic.lua describes. Words: the hits in the window of
 -- the last one.
 
-rules[2] = function(value, from, length, count, _, last, at, cost, op, taken_at, period, limit)
+rules[2] = function(value, from, length, count, _, last, at, cost, needed, op, taken_at,
+                    period, limit)
   local start = at - at % period
   if length == 0 then
     count = 0
@@ -25,10 +26,10 @@ rules[2] = function(value, from, length, count, _, last, at, cost, op, taken_at,
         count = 0
       end
     end
-  elseif cost > limit then
+  elseif cost > 0 and needed > limit then
     verdict = -1
   elseif cost > 0 then
-    if count + cost > limit then
+    if count + needed > limit then
       verdict = boundary
     elseif op == 1 then
       count, changed = count + cost, true

@@ -2,11 +2,11 @@
 -- that cannot be read. Twin of `Step::decide` in src/strategy/step.rs.
 --
 -- KEYS: none. ARGV[1]: as decide.lua describes. Gives decide.lua the function
---   several(value, asked_at, op, cost, taken_at)
+--   several(value, asked_at, op, cost, needed, taken_at)
 -- which returns the reply, the bytes to be stored ('' to delete the key, nil to leave it as it is),
 -- and the instant until which they matter.
 
-local function several(value, asked_at, op, cost, taken_at)
+local function several(value, asked_at, op, cost, needed, taken_at)
   local corrupt, parts = 0, {}
   if value then
     parts = type(value) == 'string' and decode(value)
@@ -16,14 +16,20 @@ local function several(value, asked_at, op, cost, taken_at)
   end
 
   -- Each limit with its part of the value: `length` words from the byte `from`.
-  local limits, count = {}, (#ARGV[1] - 21) / 29
+  local limits, count = {}, (#ARGV[1] - 25) / 29
   for index = 1, count do
     local family, tag, period, limit, burst, capacity =
-      struct.unpack('<BI4I8I4I4I8', ARGV[1], 29 * index - 7)
-    local place, last, length, from, first, second = nil, 0, 0, 0, nil, nil
+      struct.unpack('<BI4I8I4I4I8', ARGV[1], 29 * index - 3)
+    local brought_limit, brought_burst = 0, 0
+    if family > 127 then
+      family, brought_limit, brought_burst = family - 128, limit, burst
+    end
+    local place, last, over_at, length, from, first, second = nil, 0, 0, 0, 0, nil, nil
     for candidate, part in ipairs(parts) do
-      if part.tag == tag and part.period == period then
-        place, last, length, from = candidate, part.last, part.length, part.from + 32
+      if part.tag == tag and part.period == period and part.limit == brought_limit
+        and part.burst == brought_burst and family < 5 then
+        place, last, over_at = candidate, part.last, part.fresh_at
+        length, from = part.length, part.from + 40
         if length > 1 then
           first, second = struct.unpack('<I8I8', value, from)
         elseif length == 1 then
@@ -33,8 +39,10 @@ local function several(value, asked_at, op, cost, taken_at)
       end
     end
     limits[index] = {
-      rule = rules[family], tag = tag, period = period, limit = limit, burst = burst,
-      capacity = capacity, place = place, last = last, length = length, from = from,
+      rule = rules[family], has_state = family < 5, tag = tag, period = period, limit = limit,
+      burst = burst, capacity = capacity, brought_limit = brought_limit,
+      brought_burst = brought_burst,
+      place = place, last = last, over_at = over_at, length = length, from = from,
       first = first, second = second, words = nil, one = nil, two = nil, three = nil
     }
   end
@@ -54,13 +62,18 @@ local function several(value, asked_at, op, cost, taken_at)
     for index = 1, count do
       local mine, verdict, remaining, fresh_at = limits[index], nil, nil, nil
       verdict, remaining, fresh_at, mine.words, mine.one, mine.two, mine.three = mine.rule(
-        value, mine.from, mine.length, mine.first, mine.second, mine.last, at, cost, what, taken_at,
-        mine.period, mine.limit, mine.burst, mine.capacity)
+        value, mine.from, mine.over_at > at and mine.length or 0, mine.first, mine.second, mine.last,
+        at, cost, needed, what, taken_at, mine.period, mine.limit, mine.burst, mine.capacity)
       if not verdict then
         corrupt, mine.last, mine.length = index + 1, 0, 0
         return op
       elseif what == 1 and verdict ~= 0 and count > 1 then
         return 0
+      end
+      if not mine.words and mine.length > 0 and mine.over_at > at then
+        -- Written under another limit, perhaps, and over when its writer said.
+        verdict = verdict < mine.over_at and verdict or mine.over_at
+        fresh_at = fresh_at < mine.over_at and fresh_at or mine.over_at
       end
       reply[3 * index + 1], reply[3 * index + 2], reply[3 * index + 3] =
         verdict, remaining, fresh_at
@@ -71,6 +84,26 @@ local function several(value, asked_at, op, cost, taken_at)
     what = run(what)
   until not what
   reply[3] = corrupt
+
+  -- At most 32 rates that hits brought can count at the same time.
+  if op ~= 2 and cost > 0 then
+    local passes, new, live, at = true, 0, 0, reply[2]
+    for index = 1, count do
+      local mine = limits[index]
+      passes = passes and reply[3 * index + 1] == 0
+      if mine.brought_limit > 0 and mine.has_state and not (mine.place and mine.over_at > at) then
+        new = new + 1
+      end
+    end
+    for _, part in ipairs(parts) do
+      if part.limit > 0 and part.fresh_at > at then
+        live = live + 1
+      end
+    end
+    if passes and new > 0 and live + new > 32 then
+      return {asked_at, at, -1}
+    end
+  end
 
   local changed = false
   for index = 1, count do
@@ -83,10 +116,13 @@ local function several(value, asked_at, op, cost, taken_at)
   -- Each part as bytes, and its `fresh_at`, in order; false for one that is over.
   local written, fresh, total = {}, {}, #parts
   for place, part in ipairs(parts) do
-    -- By the caller's clock: after it went back, a part of another rate may count again that was
-    -- over by this state's time.
-    local kept = part.fresh_at > asked_at and part.length > 0
-    written[place] = kept and string.sub(value, part.from, part.from + 31 + 8 * part.length)
+    -- One that is over may count again after the clock stepped back: an hour is kept.
+    local kept_to = part.fresh_at + 3600000000
+    if kept_to > 9007199254740991 then
+      kept_to = 9007199254740991
+    end
+    local kept = kept_to > asked_at and part.length > 0
+    written[place] = kept and string.sub(value, part.from, part.from + 39 + 8 * part.length)
     fresh[place] = part.fresh_at
   end
   for index = 1, count do
@@ -97,18 +133,22 @@ local function several(value, asked_at, op, cost, taken_at)
       place = total
     end
     local words = mine.words
-    if fresh_at <= at then
+    if not words then
+      -- Stays as it is; one that could not be read is dropped.
+      if mine.length == 0 then
+        written[place] = false
+      end
+      fresh_at = mine.over_at
+    elseif fresh_at <= at then
       written[place] = false
     elseif words == 1 or words == 2 then
-      written[place] = struct.pack(words == 2 and '<I4I8I8I8I4I8I8' or '<I4I8I8I8I4I8',
-        mine.tag, mine.period, at, fresh_at, words, mine.one, mine.two)
-    elseif words then
-      written[place] = struct.pack('<I4I8I8I8I4', mine.tag, mine.period, at, fresh_at, words)
-        .. mine.one .. mine.two .. mine.three
+      written[place] = struct.pack(
+        words == 2 and '<I4I8I4I4I8I8I4I8I8' or '<I4I8I4I4I8I8I4I8',
+        mine.tag, mine.period, mine.brought_limit, mine.brought_burst, at, fresh_at, words,
+        mine.one, mine.two)
     else
-      written[place] =
-        struct.pack('<I4I8I8I8I4', mine.tag, mine.period, mine.last, fresh_at, mine.length)
-        .. string.sub(value, mine.from, mine.from + 8 * mine.length - 1)
+      written[place] = struct.pack('<I4I8I4I4I8I8I4', mine.tag, mine.period, mine.brought_limit,
+        mine.brought_burst, at, fresh_at, words) .. mine.one .. mine.two .. mine.three
     end
     fresh[place] = fresh_at
   end
@@ -126,6 +166,9 @@ local function several(value, asked_at, op, cost, taken_at)
       if fresh[index] < fresh[soonest] then
         soonest = index
       end
+    end
+    if fresh[soonest] > asked_at then
+      return {asked_at, reply[2], -1}
     end
     table.remove(written, soonest)
     table.remove(fresh, soonest)

@@ -15,7 +15,7 @@ local function fades_to(count, room, period)
   return period - left
 end
 
-rules[3] = function(value, from, length, previous, current, last, at, cost, op, taken_at,
+rules[3] = function(value, from, length, previous, current, last, at, cost, needed, op, taken_at,
                     period, limit)
   local into = at % period
   local start = at - into
@@ -39,15 +39,15 @@ rules[3] = function(value, from, length, previous, current, last, at, cost, op, 
         current = 0
       end
     end
-  elseif cost > limit then
+  elseif cost > 0 and needed > limit then
     verdict = -1
   elseif cost > 0 then
-    if faded + current + cost <= limit then
+    if faded + current + needed <= limit then
       if op == 1 then
         current, changed = current + cost, true
       end
     else
-      local room = limit - cost
+      local room = limit - needed
       if room >= current then
         verdict = start + fades_to(previous, room - current, period)
       else

@@ -17,7 +17,8 @@ local function pair(window, from, at)
   return instant, count, window, from
 end
 
-rules[4] = function(value, from, length, total, _, last, at, cost, op, taken_at, period, limit)
+rules[4] = function(value, from, length, total, _, last, at, cost, needed, op, taken_at,
+                    period, limit)
   local live, entries, expired, newest, newest_count = 0, 0, 0
   -- The bytes of the pair with the number i, from 0, begin at pairs_from + 16 * i.
   local pairs_from = from + 8
@@ -74,17 +75,17 @@ rules[4] = function(value, from, length, total, _, last, at, cost, op, taken_at,
           .. string.sub(value, found + 16, pairs_from + 16 * entries - 1)
         local remaining, fresh_at
         verdict, remaining, fresh_at =
-          rules[4](one, 1, #one / 8, live - back, nil, last, at, 0, 0, 0, period, limit)
+          rules[4](one, 1, #one / 8, live - back, nil, last, at, 0, 0, 0, 0, period, limit)
         return verdict, remaining, fresh_at, #one / 8, one, '', ''
       end
     end
-  elseif cost > limit then
+  elseif cost > 0 and needed > limit then
     verdict = -1
   elseif cost > 0 then
-    local needed = live + cost - limit
-    if needed > 0 then
+    local excess = live + needed - limit
+    if excess > 0 then
       local index, freed, window, window_from, instant, count = expired, 0, value, 1, nil, nil
-      while freed < needed do
+      while freed < excess do
         if index == entries then
           return
         end

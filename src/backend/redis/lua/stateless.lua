@@ -8,6 +8,6 @@ rules[5] = function(value, from, length, first, second, last, at)
 end
 
 -- A limit of 0.
-rules[6] = function(value, from, length, first, second, last, at, cost, op)
+rules[6] = function(value, from, length, first, second, last, at, cost, needed, op)
   return (cost == 0 or op == 2) and 0 or -1, 0, at
 end

@@ -127,10 +127,10 @@ pub(super) fn spoil(random: &mut Random, value: &[u8]) -> Vec<u8> {
             bytes[index] ^= 1 << random.below(8);
         }
         _ => {
-            // A number of eight bytes: those of a part begin at 2, 6, 14, 22 and, the words, at 34.
+            // A number of eight bytes: those of a part begin at 2, 6, 14, 22, 30 and, the words, at 42.
             let numbers = bytes.len().saturating_sub(2) / 8;
             let place = match random.below(3) {
-                0 => random.pick(&[6, 14, 22]),
+                0 => random.pick(&[6, 14, 22, 30]),
                 _ => 2 + 8 * random.index(numbers + 1),
             };
             if let Some(number) = bytes[place.min(value.len())..].first_chunk_mut() {

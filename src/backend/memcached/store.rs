@@ -1,0 +1,136 @@
+//! One item, read and written if nobody came between: what decisions and values have in common.
+
+use super::expiry::LONG_PAST;
+use super::generation::Generation;
+use super::item::Item;
+use super::protocol::{Answer, Command, MAX_VALUE};
+use super::{Inner, errors};
+use crate::backend::Result;
+use crate::clock::Timestamp;
+
+/// What the server needs of an item besides the value.
+const OVERHEAD: usize = 1024;
+/// The most bytes of a state, or of a user's value.
+pub(super) const MAX_STORED: usize = MAX_VALUE - OVERHEAD;
+
+/// Where an item is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ItemRef<'a> {
+    inner: &'a Inner,
+    operation: &'static str,
+    node: usize,
+    name: &'a str,
+}
+
+/// What was read of it.
+#[derive(Debug)]
+pub(super) struct Loaded {
+    /// `None` also for one of another generation.
+    pub(super) item: Option<Item>,
+    version: Option<u64>,
+    generation: Generation,
+}
+
+/// What becomes of it.
+pub(super) enum Change {
+    Keep,
+    Put { value: Vec<u8>, ends_at: Option<Timestamp> },
+    Remove,
+}
+
+impl<'a> ItemRef<'a> {
+    pub(super) fn new(inner: &'a Inner, operation: &'static str, name: &'a str) -> Self {
+        Self { inner, operation, node: inner.nodes.index_of(name), name }
+    }
+
+    /// Reads the item, and its node's generation, in one round trip.
+    pub(super) async fn load(&self) -> Result<Loaded> {
+        let Some(generation) = &self.inner.generation_key else {
+            let (item, version) = match self.call(Command::Gets(self.name)).await? {
+                Answer::Value(item, version) => (Some(Item::decode(item)), Some(version)),
+                Answer::Missing => (None, None),
+                _ => return Err(errors::unexpected(self.operation)),
+            };
+            return Ok(Loaded { item, version, generation: Generation::Untracked });
+        };
+        // The generation last: see `generation`.
+        let found = self.call(Command::GetsMany(&[self.name, generation])).await?;
+        let Answer::Values(mut found) = found else {
+            return Err(errors::unexpected(self.operation));
+        };
+        let generation = Generation::of(found.pop().flatten());
+        let (item, version) = found.pop().flatten().unzip();
+        let item = item.map(Item::decode).filter(|item| generation.has(item.generation));
+        Ok(Loaded { item, version, generation })
+    }
+
+    /// Writes what becomes of it, if it is as it was; says whether it was.
+    pub(super) async fn store(
+        &self,
+        loaded: &Loaded,
+        change: Change,
+        now: Timestamp,
+    ) -> Result<bool> {
+        let (item, exptime) = match (change, loaded.version) {
+            (Change::Keep, _) | (Change::Remove, None) => return Ok(true),
+            (Change::Put { ends_at: Some(end), .. }, None) if end <= now => return Ok(true),
+            (Change::Remove, Some(_)) => (Vec::new(), LONG_PAST),
+            (Change::Put { ends_at: Some(end), .. }, Some(_)) if end <= now => {
+                (Vec::new(), LONG_PAST)
+            }
+            (Change::Put { value, ends_at }, _) => {
+                if value.len() > MAX_STORED {
+                    return Err(errors::too_large(self.operation, value.len(), MAX_STORED));
+                }
+                let Some(generation) = self.stamp(loaded).await? else { return Ok(false) };
+                let item = Item { generation, ends_at, value };
+                (item.encode(), self.inner.keeping.exptime(ends_at, now))
+            }
+        };
+        let (key, value) = (self.name, &item[..]);
+        let command = match loaded.version {
+            Some(version) => Command::Cas { key, value, version, exptime },
+            None => Command::Add { key, value, exptime },
+        };
+        match self.call(command).await? {
+            Answer::Done => Ok(true),
+            Answer::Changed | Answer::Missing => Ok(false),
+            _ => Err(errors::unexpected(self.operation)),
+        }
+    }
+
+    /// What a new item carries. `None` if somebody has just begun a generation, which was not read.
+    async fn stamp(&self, loaded: &Loaded) -> Result<Option<Option<u64>>> {
+        let Generation::Missing { version } = loaded.generation else {
+            return Ok(Some(loaded.generation.stamp()));
+        };
+        let seeded = Box::pin(self.inner.seed(self.operation, self.node, version)).await?;
+        Ok(seeded.map(Some))
+    }
+
+    async fn call(&self, command: Command<'_>) -> Result<Answer> {
+        self.inner.nodes.call(self.node, self.operation, command).await
+    }
+}
+
+impl Inner {
+    /// Some items of one node, fewer than the keys of a command, in the order of their names.
+    pub(super) async fn load_many(
+        &self,
+        operation: &'static str,
+        node: usize,
+        names: &[&str],
+    ) -> Result<Vec<Option<Item>>> {
+        let mut keys = names.to_vec();
+        keys.extend(self.generation_key.as_deref());
+        let found = self.nodes.call(node, operation, Command::GetsMany(&keys)).await?;
+        let Answer::Values(mut found) = found else { return Err(errors::unexpected(operation)) };
+        let generation = match self.generation_key {
+            None => Generation::Untracked,
+            Some(_) => Generation::of(found.pop().flatten()),
+        };
+        let item = |(item, _version)| Item::decode(item);
+        let live = |item: &Item| generation.has(item.generation);
+        Ok(found.into_iter().map(|found| found.map(item).filter(live)).collect())
+    }
+}

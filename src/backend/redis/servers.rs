@@ -1,0 +1,183 @@
+//! [`Servers`]: what stands behind a client, one server or a cluster of them.
+
+use std::fmt;
+use std::time::Duration;
+
+use redis::ConnectionAddr;
+
+#[cfg(feature = "redis-cluster")]
+use super::cluster::{Cluster, Seeds};
+use super::failure::{Failure, Retry};
+use super::link::Link;
+use super::mistakes;
+use super::route::Route;
+use super::session::Session;
+use super::slots;
+use super::source::Source;
+
+/// Where the servers are, before anything is connected.
+pub(super) enum Target {
+    One(Box<Source>),
+    #[cfg(feature = "redis-cluster")]
+    Cluster(Seeds),
+}
+
+/// One server, or a cluster.
+pub(super) enum Servers {
+    One(Link),
+    #[cfg(feature = "redis-cluster")]
+    Cluster(Cluster),
+}
+
+impl Target {
+    /// Returns the ports that the user named.
+    pub(super) fn ports(&self) -> Vec<ConnectionAddr> {
+        match self {
+            Self::One(source) => source.ports(),
+            #[cfg(feature = "redis-cluster")]
+            Self::Cluster(seeds) => seeds.ports(),
+        }
+    }
+}
+
+impl Servers {
+    pub(super) fn new(target: Target, connect_timeout: Duration) -> Self {
+        match target {
+            Target::One(source) => Self::One(Link::new(*source, connect_timeout)),
+            #[cfg(feature = "redis-cluster")]
+            Target::Cluster(seeds) => Self::Cluster(Cluster::new(seeds, connect_timeout)),
+        }
+    }
+
+    /// Returns the way to the server that has the key.
+    pub(super) fn route(&self, key: &[u8]) -> Route {
+        match self {
+            Self::One(_) => {
+                let _ = key;
+                Route::Any
+            }
+            #[cfg(feature = "redis-cluster")]
+            Self::Cluster(_) => Route::Slot(slots::slot_of(key)),
+        }
+    }
+
+    /// Returns the keys' indices in groups that may go together in one command.
+    pub(super) fn group(&self, keys: &[Vec<u8>]) -> Vec<Vec<usize>> {
+        match self {
+            Self::One(_) => slots::together(keys),
+            #[cfg(feature = "redis-cluster")]
+            Self::Cluster(_) => slots::by_slot(keys),
+        }
+    }
+
+    /// Returns the connection that the route leads to, if there is one now.
+    pub(super) fn up(&self, route: &Route) -> Option<Session> {
+        match self {
+            Self::One(link) => {
+                let _ = route;
+                link.up()
+            }
+            #[cfg(feature = "redis-cluster")]
+            Self::Cluster(cluster) => cluster.up(route),
+        }
+    }
+
+    /// Returns the connection that the route leads to; waits for an attempt under way. The caller bounds
+    /// the time.
+    pub(super) async fn session(&self, route: &Route) -> Result<Session, Failure> {
+        match self {
+            Self::One(link) => {
+                let _ = route;
+                link.session().await
+            }
+            #[cfg(feature = "redis-cluster")]
+            Self::Cluster(cluster) => cluster.session(route).await,
+        }
+    }
+
+    /// Returns a route to each server that keys are written to. The caller bounds the time.
+    pub(super) async fn masters(&self) -> Result<Vec<Route>, Failure> {
+        match self {
+            Self::One(_) => Ok(vec![Route::Any]),
+            #[cfg(feature = "redis-cluster")]
+            Self::Cluster(cluster) => {
+                Ok(cluster.masters().await?.into_iter().map(Route::Node).collect())
+            }
+        }
+    }
+
+    /// Notes what a failed call says about the servers. Returns the failure with what may be tried.
+    pub(super) fn judge(&self, session: &Session, failure: Failure) -> Failure {
+        match self {
+            Self::One(_) => judge_one(session, failure),
+            #[cfg(feature = "redis-cluster")]
+            Self::Cluster(cluster) => judge_cluster(cluster, session, failure),
+        }
+    }
+
+    pub(super) fn open(&self) {
+        match self {
+            Self::One(link) => link.open(),
+            #[cfg(feature = "redis-cluster")]
+            Self::Cluster(cluster) => cluster.open(),
+        }
+    }
+
+    pub(super) fn rest(&self) {
+        match self {
+            Self::One(link) => link.rest(),
+            #[cfg(feature = "redis-cluster")]
+            Self::Cluster(cluster) => cluster.rest(),
+        }
+    }
+
+    pub(super) fn close(&self) {
+        match self {
+            Self::One(link) => link.close(),
+            #[cfg(feature = "redis-cluster")]
+            Self::Cluster(cluster) => cluster.close(),
+        }
+    }
+}
+
+fn judge_one(session: &Session, failure: Failure) -> Failure {
+    match failure.retry {
+        Retry::Reconnected => session.lose(),
+        Retry::Redirected(_) => return failure.misconfigured(mistakes::NO_CLUSTER_CLIENT),
+        Retry::No | Retry::Later | Retry::WithSource => {}
+    }
+    failure
+}
+
+#[cfg(feature = "redis-cluster")]
+fn judge_cluster(cluster: &Cluster, session: &Session, mut failure: Failure) -> Failure {
+    match &mut failure.retry {
+        Retry::Redirected(redirection) => {
+            let Some(node) = redirection.node.clone().named_by(session.address()) else {
+                failure.retry = Retry::Later;
+                return failure;
+            };
+            if !redirection.is_asking {
+                cluster.moved(redirection.slot, &node);
+            }
+            redirection.node = node;
+        }
+        // A server that is no master any more, or the cluster is in a change.
+        Retry::Reconnected | Retry::Later => {
+            failure.retry = Retry::Later;
+            cluster.refresh_soon();
+        }
+        Retry::No | Retry::WithSource => {}
+    }
+    failure
+}
+
+impl fmt::Debug for Servers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::One(link) => link.fmt(f),
+            #[cfg(feature = "redis-cluster")]
+            Self::Cluster(cluster) => cluster.fmt(f),
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! [`Session`]: one connection as long as it lasts, and whether it still answers.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use redis::{Cmd, Value};
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
+
+use super::connection::Connection;
+use super::failure::Failure;
+use super::in_flight::{InFlight, Place};
+use super::route::Node;
+use crate::clock::monotonic_now;
+use crate::error::{Effect, ErrorKind};
+
+/// How long nothing may be answered before the connection is doubted, where a call is so patient.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// One connection, shared by all calls until it is lost.
+#[derive(Clone, Debug)]
+pub(super) struct Session {
+    connection: Connection,
+    health: Arc<Health>,
+}
+
+#[derive(Debug)]
+struct Health {
+    address: Option<Node>,
+    in_flight: InFlight,
+    /// Answers so far, to any call.
+    answers: AtomicU64,
+    /// A call had no answer, and nothing else was answered meanwhile.
+    is_doubted: AtomicBool,
+    is_lost: AtomicBool,
+    /// Wakes the supervisor, when the connection is doubted or lost.
+    changed: Notify,
+}
+
+impl Session {
+    /// Wraps a new connection to that address, where it is known.
+    pub(super) fn new(connection: Connection, address: Option<Node>) -> Self {
+        let health = Health {
+            address,
+            in_flight: InFlight::default(),
+            answers: AtomicU64::new(0),
+            is_doubted: AtomicBool::new(false),
+            is_lost: AtomicBool::new(false),
+            changed: Notify::new(),
+        };
+        Self { connection, health: Arc::new(health) }
+    }
+
+    pub(super) fn address(&self) -> Option<&Node> {
+        self.health.address.as_ref()
+    }
+
+    /// Counts a call on this connection, unless that many wait already.
+    pub(super) async fn enter(&self, most: usize) -> Result<Place, Failure> {
+        self.health.in_flight.enter(most).await
+    }
+
+    /// Returns the number of answers so far.
+    pub(super) fn answers(&self) -> u64 {
+        self.health.answers()
+    }
+
+    /// Returns `true` once a call had no answer for a while, until [`take_doubt`](Self::take_doubt).
+    pub(super) fn is_doubted(&self) -> bool {
+        self.health.is_doubted.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn take_doubt(&self) -> bool {
+        self.health.is_doubted.swap(false, Ordering::Relaxed)
+    }
+
+    pub(super) fn is_lost(&self) -> bool {
+        self.health.is_lost.load(Ordering::Relaxed)
+    }
+
+    /// Gives the connection up: the next call gets another. Calls under way go on.
+    pub(super) fn lose(&self) {
+        self.health.lose();
+    }
+
+    /// Waits until the connection is doubted or lost.
+    pub(super) async fn changed(&self) {
+        self.health.changed.notified().await;
+    }
+
+    /// Sends a command, after an `ASKING` if so, and waits for its answer until the deadline.
+    ///
+    /// # Cancel safety
+    ///
+    /// When dropped, the command may run all the same. The connection is doubted as at the deadline.
+    pub(super) async fn call(
+        &mut self,
+        cmd: &Cmd,
+        is_asking: bool,
+        deadline: Instant,
+    ) -> Result<Value, Failure> {
+        let Self { connection, health } = self;
+        let mut call = Call::begin(health);
+        let sent = async {
+            if is_asking { connection.send_asking(cmd).await } else { connection.send(cmd).await }
+        };
+        let mut sent = pin!(sent);
+        let soon = deadline.min(monotonic_now() + PATIENCE);
+        let outcome = match timeout_at(soon, &mut sent).await {
+            Ok(outcome) => outcome,
+            Err(_elapsed) => {
+                call.looks_silent();
+                let Ok(outcome) = timeout_at(deadline, sent).await else {
+                    return Err(Failure::new(ErrorKind::Timeout, Effect::Ambiguous));
+                };
+                outcome
+            }
+        };
+        call.is_over = true;
+        let failure = match outcome {
+            Ok(reply) => {
+                health.answered();
+                return Ok(reply);
+            }
+            Err(error) => Failure::of(error),
+        };
+        if failure.is_connection_lost {
+            health.lose();
+        } else {
+            health.answered();
+        }
+        Err(failure)
+    }
+}
+
+impl Health {
+    fn answers(&self) -> u64 {
+        self.answers.load(Ordering::Relaxed)
+    }
+
+    fn answered(&self) {
+        self.answers.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn doubt(&self) {
+        if !self.is_doubted.swap(true, Ordering::Relaxed) {
+            self.changed.notify_one();
+        }
+    }
+
+    fn lose(&self) {
+        if !self.is_lost.swap(true, Ordering::Relaxed) {
+            self.changed.notify_one();
+        }
+    }
+}
+
+/// A command in flight. However soon its caller gives up: if nothing at all was answered since it was
+/// sent, the connection may be silent, and the supervisor looks.
+struct Call<'a> {
+    health: &'a Health,
+    answers_before: u64,
+    is_over: bool,
+}
+
+impl<'a> Call<'a> {
+    fn begin(health: &'a Health) -> Self {
+        Self { health, answers_before: health.answers(), is_over: false }
+    }
+
+    /// Doubts the connection, unless anything at all was answered since.
+    fn looks_silent(&self) {
+        if self.health.answers() == self.answers_before {
+            self.health.doubt();
+        }
+    }
+}
+
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.looks_silent();
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! [`Receipt`]: what a hit took.
+
+use std::sync::Arc;
+
+use crate::clock::Timestamp;
+use crate::strategy::Limit;
+
+/// What a hit took, to be given back once.
+///
+/// It belongs to the throttle and the key of the hit. It holds the cost, the instant, and the rates if
+/// the hit brought any: a bucket takes the cost back at any time, up to its capacity; a window takes it
+/// back only while the same window lasts.
+///
+/// It cannot be cloned, and a cloned [`Decision`](crate::Decision) has none.
+#[derive(Debug)]
+#[must_use = "a receipt does nothing by itself; give it to Throttle::refund"]
+pub struct Receipt {
+    cost: u32,
+    taken_at: Timestamp,
+    /// Of the throttle and the key.
+    fingerprint: u64,
+    limits: Option<Arc<[Limit]>>,
+}
+
+impl Receipt {
+    pub(crate) const fn new(
+        cost: u32,
+        taken_at: Timestamp,
+        fingerprint: u64,
+        limits: Option<Arc<[Limit]>>,
+    ) -> Self {
+        Self { cost, taken_at, fingerprint, limits }
+    }
+
+    /// Returns the cost that was taken, in units.
+    #[must_use]
+    pub const fn cost(&self) -> u32 {
+        self.cost
+    }
+
+    /// Returns the instant at which it was taken, by the backend's clock.
+    #[must_use]
+    pub const fn taken_at(&self) -> Timestamp {
+        self.taken_at
+    }
+
+    pub(crate) const fn fingerprint(&self) -> u64 {
+        self.fingerprint
+    }
+
+    /// The limits of the hit, if it brought its own.
+    pub(crate) fn limits(&self) -> Option<&[Limit]> {
+        self.limits.as_deref()
+    }
+}

@@ -1,0 +1,252 @@
+//! The hits: [`Throttle::hit`], [`Throttle::peek`] and their forms.
+
+use std::sync::Arc;
+
+use super::{HitOptions, Throttle};
+use crate::decision::{Decision, Source};
+use crate::error::Error;
+use crate::key::{Key, ToKey};
+use crate::strategy::{Limit, MAX_LIMITS, Op, Step};
+
+impl Throttle {
+    /// Counts a hit of the default cost, and answers whether it passes. A hit that is denied consumes
+    /// nothing.
+    ///
+    /// ```
+    /// use traffik::{InMemory, Outcome, Throttle};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let throttle = Throttle::builder("doc:hit").rate("1/min").backend(InMemory::new()).build()?;
+    /// match throttle.hit("alice").await?.outcome() {
+    ///     Outcome::Allowed => println!("served"),
+    ///     Outcome::Denied { retry_after } => println!("429, retry after {retry_after:?}"),
+    ///     Outcome::Never => println!("403"),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// When the backend fails and the policy is [`OnError::Raise`](crate::OnError::Raise); for a mistake
+    /// of the program (a closed backend, no backend, no tokio runtime for a backend on a server); for a
+    /// key of too many parts. A key may have any length: see
+    /// [`MAX_KEY_BYTES`](crate::key::MAX_KEY_BYTES).
+    ///
+    /// # Cancel safety
+    ///
+    /// On the in-memory backend a hit happens at the first poll or not at all. On a networked one, a
+    /// dropped future may have consumed the cost.
+    #[inline]
+    pub async fn hit(&self, key: impl ToKey) -> Result<Decision, Error> {
+        match self.try_in_memory(&key) {
+            Some(decision) => Ok(decision),
+            None => {
+                let step = Step::new(&self.inner.limits, self.inner.cost, Op::Take);
+                self.run(&key, &step).await
+            }
+        }
+    }
+
+    /// Counts a hit with a cost or rates of its own.
+    ///
+    /// ```
+    /// use traffik::{HitOptions, InMemory, Rate, Throttle};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let throttle = Throttle::builder("doc:hit_with").rate("9/min").backend(InMemory::new()).build()?;
+    /// let plan = HitOptions::new().replace_rates([Rate::per_minute(600)]).cost(5);
+    /// let decision = throttle.hit_with("alice", plan).await?;
+    /// assert_eq!(decision.remaining(), 595);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As for [`hit`](Self::hit); when the strategy cannot keep a rate; when the hit has no rate or more
+    /// than eight; when hits brought more than 32 different rates to the key.
+    ///
+    /// # Cancel safety
+    ///
+    /// As for [`hit`](Self::hit).
+    pub async fn hit_with(&self, key: impl ToKey, options: HitOptions) -> Result<Decision, Error> {
+        self.run_with(&key, &options, Op::Take).await
+    }
+
+    /// Answers as [`hit`](Self::hit) would, but consumes nothing.
+    ///
+    /// ```
+    /// use traffik::{InMemory, Throttle};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let throttle = Throttle::builder("doc:peek").rate("9/min").backend(InMemory::new()).build()?;
+    /// assert_eq!(throttle.peek("alice").await?.remaining(), 9);
+    /// assert_eq!(throttle.peek("alice").await?.remaining(), 9);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// Do not peek to decide: of many callers that peek at the same time each is told that there is
+    /// room. Hit first, and [`refund`](Self::refund) what was not needed.
+    ///
+    /// # Errors
+    ///
+    /// As for [`hit`](Self::hit).
+    ///
+    /// # Cancel safety
+    ///
+    /// It changes nothing, so it may be dropped.
+    pub async fn peek(&self, key: impl ToKey) -> Result<Decision, Error> {
+        self.run(&key, &Step::new(&self.inner.limits, self.inner.cost, Op::Peek)).await
+    }
+
+    /// Answers as [`hit_with`](Self::hit_with) would, but consumes nothing.
+    ///
+    /// ```
+    /// use traffik::{HitOptions, InMemory, Throttle};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let throttle = Throttle::builder("doc:peek_with").rate("9/min").backend(InMemory::new()).build()?;
+    /// let decision = throttle.peek_with("alice", HitOptions::new().cost(10)).await?;
+    /// assert!(decision.is_denied());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As for [`hit_with`](Self::hit_with).
+    ///
+    /// # Cancel safety
+    ///
+    /// It changes nothing, so it may be dropped.
+    pub async fn peek_with(&self, key: impl ToKey, options: HitOptions) -> Result<Decision, Error> {
+        self.run_with(&key, &options, Op::Peek).await
+    }
+
+    /// Counts a hit as [`hit`](Self::hit) does, and returns a denial as an error, for `?`.
+    ///
+    /// ```
+    /// use traffik::{Error, InMemory, Throttle};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let throttle = Throttle::builder("doc:enforce").rate("0/min").backend(InMemory::new()).build()?;
+    /// assert!(matches!(throttle.enforce("alice").await, Err(Error::Denied(_))));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Denied`] with the decision, and as for [`hit`](Self::hit).
+    ///
+    /// # Cancel safety
+    ///
+    /// As for [`hit`](Self::hit).
+    pub async fn enforce(&self, key: impl ToKey) -> Result<Decision, Error> {
+        let decision = self.hit(key).await?;
+        if decision.is_allowed() { Ok(decision) } else { Err(Error::Denied(Box::new(decision))) }
+    }
+
+    /// The fast path of nearly every hit in memory; `None`, with nothing done, to take the other.
+    #[inline(always)]
+    fn try_in_memory(&self, key: &(impl ToKey + ?Sized)) -> Option<Decision> {
+        let inner = &*self.inner;
+        let backend = inner.in_memory.as_ref()?;
+        let parts = key.to_key();
+        let key = Key::hashed(&inner.hasher, &inner.name, parts.as_slice().ok()??);
+        let decision = backend.try_hit(&key, &inner.limits, inner.cost)?;
+        Some(self.finish(&key, decision))
+    }
+
+    async fn run_with(
+        &self,
+        key: &(impl ToKey + ?Sized),
+        options: &HitOptions,
+        op: Op,
+    ) -> Result<Decision, Error> {
+        let cost = options.cost.unwrap_or(self.inner.cost);
+        if options.rates.is_empty() && !options.replaces {
+            let step = Step::new(&self.inner.limits, cost, op).leave(options.leave);
+            return self.run(key, &step).await;
+        }
+        let limits = self.limits_of(options)?;
+        let step = Step::new(&limits, cost, op).leave(options.leave);
+        let decision = self.run(key, &step).await?;
+        match decision.source() {
+            Source::Backend => Ok(decision.with_limits(limits)),
+            _ => Ok(decision),
+        }
+    }
+
+    async fn run(&self, key: &(impl ToKey + ?Sized), step: &Step<'_>) -> Result<Decision, Error> {
+        let parts = key.to_key();
+        let Some(parts) = parts.as_slice()? else { return Ok(Decision::pass(Source::Exempt)) };
+        let mut room = None;
+        let key = self.key(parts, &mut room);
+        if step.limits().iter().all(|limit| limit.rate().is_unlimited()) {
+            return Ok(Decision::pass(Source::Unlimited));
+        }
+        let backend = self.backend()?;
+        let decision = match self.ask(&**backend, &key, step).await {
+            Ok(decision) => decision,
+            Err(error) => self.decide_by_policy(&**backend, parts, step, error).await?,
+        };
+        Ok(self.finish(&key, decision))
+    }
+
+    /// What every decision goes through. By value: a decision that lies in memory is slower.
+    #[inline(always)]
+    fn finish(&self, key: &Key<'_>, decision: Decision) -> Decision {
+        if decision.is_allowed() {
+            return decision.bound_to(self.fingerprint(key));
+        }
+        let decision = decision.wait_at_least(self.inner.min_wait).bound_to(self.inner.id);
+        if tracing::enabled!(tracing::Level::TRACE) {
+            self.trace_denied(key, &decision);
+        }
+        decision
+    }
+
+    #[cold]
+    fn trace_denied(&self, key: &Key<'_>, decision: &Decision) {
+        tracing::trace!(
+            throttle = &*self.inner.name,
+            key = ?key.parts(),
+            limit = self.denied_by(decision).map(|limit| limit.name().into_owned()),
+            %decision,
+            "denied"
+        );
+    }
+
+    /// The limits of a hit that brings rates. One that equals an own limit is that limit, and one that
+    /// comes twice counts once.
+    fn limits_of(&self, options: &HitOptions) -> Result<Arc<[Limit]>, Error> {
+        let own = &self.inner.limits;
+        let mut limits: Vec<Limit> = if options.replaces { Vec::new() } else { own.to_vec() };
+        for rate in &options.rates {
+            let limit = Limit::shared(*rate, Arc::clone(own[0].strategy()))?;
+            let limit = match own.iter().find(|own| own.counts_like(&limit)) {
+                Some(own) => own.clone(),
+                None => limit.brought_beside(&own[0]),
+            };
+            if !limits.iter().any(|other| other.counts_like(&limit)) {
+                limits.push(limit);
+            }
+        }
+        let problem = match limits.len() {
+            0 => "replace_rates was given no rate; give it one, or leave it out".to_owned(),
+            count if count > MAX_LIMITS => {
+                format!("it would have {count} limits; a hit has at most {MAX_LIMITS}")
+            }
+            _ => return Ok(limits.into()),
+        };
+        Err(Error::HitOptions { throttle: self.inner.name.to_string(), problem })
+    }
+}

@@ -1,0 +1,98 @@
+//! Time limits, and whether there is a tokio runtime to keep them.
+
+use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::time::{Instant, timeout_at};
+
+use crate::clock::monotonic_now;
+use crate::error::{BackendError, Effect, ErrorKind};
+
+/// The instant by which some work is over; `None` is never.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Deadline(Option<Instant>);
+
+/// Why bounded work has no result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unfinished {
+    /// The time is over.
+    Elapsed,
+    /// It has to wait, and no runtime measures the time.
+    NoTimer,
+}
+
+impl Unfinished {
+    pub(crate) const fn reason(self) -> &'static str {
+        match self {
+            Self::Elapsed => "its time is over",
+            Self::NoTimer => "it has to wait, and there is no tokio runtime with a time driver",
+        }
+    }
+}
+
+impl Deadline {
+    pub(crate) fn after(time: Duration) -> Self {
+        Self(monotonic_now().checked_add(time))
+    }
+
+    /// Runs `work` until the deadline. Work that has not to wait needs no runtime.
+    pub(crate) async fn run<T>(self, work: impl Future<Output = T>) -> Result<T, Unfinished> {
+        let mut work = pin!(work);
+        if let Poll::Ready(output) = poll_fn(|cx| Poll::Ready(work.as_mut().poll(cx))).await {
+            return Ok(output);
+        }
+        let Some(deadline) = self.0 else { return Ok(work.await) };
+        match timer(|| timeout_at(deadline, work)) {
+            Some(bounded) => bounded.await.map_err(|_| Unfinished::Elapsed),
+            None => Err(Unfinished::NoTimer),
+        }
+    }
+
+    /// Runs an operation of a backend until the deadline.
+    pub(crate) async fn bound<T>(
+        self,
+        backend: &'static str,
+        operation: &'static str,
+        work: impl Future<Output = Result<T, BackendError>>,
+    ) -> Result<T, BackendError> {
+        match self.run(work).await {
+            Ok(done) => done,
+            Err(Unfinished::Elapsed) => {
+                Err(BackendError::new(backend, operation, ErrorKind::Timeout))
+            }
+            // It was polled once, and may have gone some way.
+            Err(Unfinished::NoTimer) => {
+                Err(missing(backend, operation).with_effect(Effect::Ambiguous))
+            }
+        }
+    }
+}
+
+/// Makes a timer; `None` outside of a tokio runtime, or in one whose time driver is disabled.
+fn timer<T>(make: impl FnOnce() -> T) -> Option<T> {
+    Handle::try_current().ok()?;
+    // Tokio tells of a disabled time driver by a panic alone, before anything is registered.
+    catch_unwind(AssertUnwindSafe(make)).ok()
+}
+
+/// Returns `true` in a tokio runtime whose time driver is enabled.
+pub(crate) fn is_there() -> bool {
+    timer(|| drop(tokio::time::sleep(Duration::ZERO))).is_some()
+}
+
+/// Fails an operation that needs a runtime and has none.
+pub(crate) fn require(backend: &'static str, operation: &'static str) -> Result<(), BackendError> {
+    if is_there() { Ok(()) } else { Err(missing(backend, operation)) }
+}
+
+/// The error of an operation that needs a runtime and has none.
+fn missing(backend: &'static str, operation: &'static str) -> BackendError {
+    BackendError::new(backend, operation, ErrorKind::Misconfigured).with_message(
+        "needs a tokio runtime with its time driver; call it inside a runtime that was built with \
+         enable_time() or enable_all()",
+    )
+}
