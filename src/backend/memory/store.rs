@@ -25,7 +25,7 @@ pub(super) struct Store {
     pub(super) values: Values,
     pub(super) budget: Budget,
     overflow: Overflow,
-    /// The shard with which the next call that finds no room begins to sweep.
+    /// Where the next call that finds no room goes on to sweep: the two tables of each shard in turn.
     swept_when_full: AtomicUsize,
 }
 
@@ -294,13 +294,22 @@ impl Store {
         // The values are one table beside many, so they get a share of their own.
         let values = self.values.sweep(SWEPT_WHEN_FULL / 2, now, &self.budget);
         let mut left = SWEPT_WHEN_FULL - values;
-        for _ in 0..self.shards.len() {
+        for _ in 0..2 * self.shards.len() {
             if left == 0 || self.budget.has_room() {
                 break;
             }
-            let next = self.swept_when_full.fetch_add(1, Ordering::Relaxed) % self.shards.len();
-            let mut shard = self.shards[next].0.lock();
-            left = left.saturating_sub(shard.sweep(left, now, Grace::NONE, &self.budget));
+            let next = self.swept_when_full.load(Ordering::Relaxed);
+            let shard = &self.shards[next / 2 % self.shards.len()].0;
+            let (looked, done) = shard.lock().sweep_on(next % 2 == 1, left, now, &self.budget);
+            left -= looked;
+            if done {
+                let _ = self.swept_when_full.compare_exchange(
+                    next,
+                    next.wrapping_add(1),
+                    Ordering::Relaxed,
+                    Ordering::Relaxed,
+                );
+            }
         }
         again()
     }

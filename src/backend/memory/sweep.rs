@@ -3,7 +3,7 @@
 use super::budget::Budget;
 use super::places::Orphans;
 use super::shard::Shard;
-use super::slot::{Body, Brought};
+use super::slot::{Body, LargeSlot, Slot};
 use crate::clock::Timestamp;
 use crate::strategy::{KEPT_MICROS, interned};
 
@@ -51,38 +51,54 @@ impl Shard {
         (self.rare.left_to_clean == 0, emptied)
     }
 
-    /// Looks at up to that many buckets of each table and removes what is over. Returns at how many it
-    /// looked.
-    pub(super) fn sweep(
+    /// Looks at up to that many buckets of each table and removes what is over.
+    pub(super) fn sweep(&mut self, buckets: usize, now: Timestamp, grace: Grace, budget: &Budget) {
+        let mut orphans = Orphans::new();
+        self.small.sweep(buckets, |slot| small_is_spent(slot, grace, now) && orphans.small(slot));
+        let large = &mut self.rare.large;
+        large.sweep(buckets, |slot| large_is_spent(slot, grace, now) && orphans.large(slot));
+        self.settle(orphans, budget);
+    }
+
+    /// Goes on to sweep one of the tables, since no more keys fit. Returns at how many buckets it looked,
+    /// and whether all of the table were looked at since the last time.
+    pub(super) fn sweep_on(
         &mut self,
+        large: bool,
         buckets: usize,
         now: Timestamp,
-        grace: Grace,
         budget: &Budget,
-    ) -> usize {
+    ) -> (usize, bool) {
         let mut orphans = Orphans::new();
-        let spent = |id: u32, count: u64, last: Timestamp| {
-            last.plus_micros(grace.since_last) <= now
-                && interned::by_id(id).is_some_and(|interned| {
-                    grace.is_spent(last, interned.fresh_at(count, last), now)
-                })
+        let grace = Grace::NONE;
+        let swept = match large {
+            false => self.small.sweep_pass(buckets, |slot| {
+                small_is_spent(slot, grace, now) && orphans.small(slot)
+            }),
+            true => self.rare.large.sweep_pass(buckets, |slot| {
+                large_is_spent(slot, grace, now) && orphans.large(slot)
+            }),
         };
-        let small = self.small.sweep(buckets, |slot| {
-            let spent = spent(slot.interned(), slot.count(), slot.last());
-            spent && orphans.small(slot)
-        });
-        let large = self.rare.large.sweep(buckets, |slot| {
-            let spent = match &slot.body {
-                Body::Packed { count, last } => spent(slot.interned, *count, *last),
-                Body::Words { fresh_at, .. } => grace.is_spent(Timestamp::ZERO, *fresh_at, now),
-                Body::Brought(parts) => {
-                    let over = |part: &Brought| grace.is_spent(Timestamp::ZERO, part.fresh_at, now);
-                    parts.iter().all(over)
-                }
-            };
-            spent && orphans.large(slot)
-        });
         self.settle(orphans, budget);
-        small + large
+        swept
     }
+}
+
+fn small_is_spent(slot: &Slot, grace: Grace, now: Timestamp) -> bool {
+    packed_is_spent(slot.interned(), slot.count(), slot.last(), grace, now)
+}
+
+fn large_is_spent(slot: &LargeSlot, grace: Grace, now: Timestamp) -> bool {
+    let is_over = |fresh_at| grace.is_spent(Timestamp::ZERO, fresh_at, now);
+    match &slot.body {
+        Body::Packed { count, last } => packed_is_spent(slot.interned, *count, *last, grace, now),
+        Body::Words { fresh_at, .. } => is_over(*fresh_at),
+        Body::Brought(parts) => parts.iter().all(|part| is_over(part.fresh_at)),
+    }
+}
+
+fn packed_is_spent(id: u32, count: u64, last: Timestamp, grace: Grace, now: Timestamp) -> bool {
+    last.plus_micros(grace.since_last) <= now
+        && interned::by_id(id)
+            .is_some_and(|interned| grace.is_spent(last, interned.fresh_at(count, last), now))
 }

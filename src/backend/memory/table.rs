@@ -27,6 +27,8 @@ pub(super) struct Table<T> {
     old: Option<Box<Old<T>>>,
     /// The bucket of `main` that the next sweep begins with.
     swept: u32,
+    /// Buckets until [`sweep_pass`](Self::sweep_pass) is through.
+    pass_left: u32,
 }
 
 #[derive(Debug)]
@@ -55,7 +57,7 @@ pub(super) struct Spot {
 
 impl<T: Hashed> Table<T> {
     pub(super) const fn new() -> Self {
-        Self { main: HashTable::new(), old: None, swept: 0 }
+        Self { main: HashTable::new(), old: None, swept: 0, pass_left: 0 }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -125,7 +127,7 @@ impl<T: Hashed> Table<T> {
     /// goes on with a move, and [`move_on`](Self::move_on) is to be called then. Returns how many
     /// buckets it looked at or moved.
     pub(super) fn sweep(&mut self, buckets: usize, mut spent: impl FnMut(&T) -> bool) -> usize {
-        if self.old.is_some() {
+        if self.is_moving() {
             // Not freed here: see `move_on`.
             return self.move_buckets(buckets);
         }
@@ -142,10 +144,35 @@ impl<T: Hashed> Table<T> {
         }
         // A table of more than 2^32 buckets is swept in its first part only.
         self.swept = u32::try_from(if end < all { end } else { end - all }).unwrap_or(0);
-        if end >= all && all > SMALL && self.main.len() < all / 8 {
+        if end >= all && all > SMALL && self.main.len() < all / 8 && self.old.is_none() {
             self.replace();
         }
         looked
+    }
+
+    /// Sweeps in passes over the whole table. Returns at how many buckets it looked, and whether the pass
+    /// is over; it is not while a move is under way.
+    pub(super) fn sweep_pass(
+        &mut self,
+        buckets: usize,
+        spent: impl FnMut(&T) -> bool,
+    ) -> (usize, bool) {
+        if self.is_moving() {
+            return (self.move_buckets(buckets), false);
+        }
+        if self.pass_left == 0 {
+            self.pass_left = u32::try_from(self.main.num_buckets()).unwrap_or(u32::MAX);
+        }
+        let left = usize::try_from(self.pass_left).unwrap_or(usize::MAX);
+        let looked = self.sweep(buckets.min(left), spent);
+        let left = left.saturating_sub(looked);
+        self.pass_left = u32::try_from(left).unwrap_or(u32::MAX);
+        (looked, left == 0)
+    }
+
+    /// Whether items are still in the table before.
+    pub(super) fn is_moving(&self) -> bool {
+        self.old.as_ref().is_some_and(|old| !old.is_empty())
     }
 
     /// Counts the items for which `counts` holds.
@@ -169,7 +196,7 @@ impl<T: Hashed> Table<T> {
         let room = (self.main.len() * 2).max(self.main.num_buckets() / 8).max(3);
         let table = std::mem::replace(&mut self.main, HashTable::with_capacity(room));
         self.old = Some(Box::new(Old { table, moved: 0 }));
-        self.swept = 0;
+        (self.swept, self.pass_left) = (0, 0);
     }
 
     fn move_some(&mut self, buckets: usize) {
