@@ -172,12 +172,15 @@ async fn stored_names_are_readable_and_said_by_a_helper() {
     let name = backend.stored_name("states", ("tenant-7", "alice")).unwrap().unwrap();
     assert_eq!(server.words(&["EXISTS", &name]).unwrap().int(), 1, "{name}");
     assert_eq!(backend.stored_name("states", traffik::Exempt).unwrap(), None);
-    // All are of visible bytes, and none has a hash tag.
-    for key in hostile() {
+    // All are of visible bytes, and none has a hash tag. A long key is under its digest.
+    let longest = vec![b'x'; traffik::key::MAX_KEY_BYTES];
+    let long = [&longest[..], b"x"].concat();
+    for key in hostile().into_iter().chain([longest, long]) {
         let _ = throttle.hit(&key[..]).await.unwrap();
         let name = backend.stored_name("states", &key[..]).unwrap().unwrap();
         assert!(name.bytes().all(|byte| byte.is_ascii_graphic() && !b"{}".contains(&byte)));
         assert_eq!(server.words(&["EXISTS", &name]).unwrap().int(), 1, "{name}");
+        assert_eq!(name.contains("|sha256|"), key.len() > traffik::key::MAX_KEY_BYTES, "{name}");
     }
 }
 
