@@ -8,7 +8,7 @@ use std::time::Duration;
 use traffik::backend::redis::{LockType, RedisBuilder};
 use traffik::{Backend, BackendError, Effect, ErrorKind, LifespanExt, OnError, Redis};
 
-use super::world::{LONG, backend_error, heals, patient, throttle, with_policy};
+use super::world::{LONG, backend_error, eventually, heals, patient, throttle, with_policy};
 use crate::servers::{RedisCluster, RedisServer, wait};
 
 fn build(builder: RedisBuilder) -> Redis {
@@ -106,7 +106,9 @@ fn web_server() -> u16 {
 async fn f15_a_port_that_speaks_http() {
     let url = format!("redis://127.0.0.1:{}", web_server());
     is_refused(&build(patient().url(&url)), &["does not speak the Redis protocol", "HTTP"]).await;
-    is_refused(&build(patient().cluster([url])), &[]).await;
+    let words = ["does not speak the Redis protocol", "HTTP"];
+    is_refused(&build(patient().cluster([&url])), &words).await;
+    is_refused(&build(patient().sentinels([&url], "service")), &words).await;
 }
 
 #[cfg(feature = "redis-rustls")]
@@ -123,6 +125,15 @@ async fn f15_tls_to_a_plain_port_and_the_reverse() {
         println!("{error}");
         assert!(start.elapsed() < LONG / 2, "it does not wait for a server: {error}");
         is_misconfigured(&error, &words);
+    }
+    // As one that is named for a cluster or as a sentinel.
+    let url = format!("redis://127.0.0.1:{tls}");
+    for builder in [patient().cluster([&url]), patient().sentinels([&url], "service")] {
+        let start = wait::now();
+        let error = build(builder).initialize().await.unwrap_err();
+        println!("{error}");
+        assert!(start.elapsed() < LONG / 2, "it does not wait for a server: {error}");
+        is_misconfigured(&error, &["TLS", "rediss://"]);
     }
 }
 
@@ -146,6 +157,30 @@ async fn f15_a_replica_for_reading() {
     replica.cmd("REPLICAOF NO ONE");
     waiting.await.unwrap().unwrap();
     let _ = heals(&throttle(&backend)).await;
+}
+
+/// After a start without the server, `ready` is what looks at it first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f15_ready_finds_what_initialize_has_not_looked_at() {
+    let (primary, replica) = (RedisServer::start(), RedisServer::start());
+    replica.cmd(&format!("REPLICAOF 127.0.0.1 {}", primary.port()));
+    let backend = build(patient().url(replica.url()));
+    is_misconfigured(&backend.ready().await.unwrap_err(), &["replica", "primary"]);
+    let cluster = RedisCluster::start(3, 0);
+    for url in cluster.urls() {
+        let node = build(patient().url(url));
+        is_misconfigured(&node.ready().await.unwrap_err(), &["cluster("]);
+    }
+    replica.cmd("REPLICAOF NO ONE");
+    eventually("it is ready", async || backend.ready().await.is_ok()).await;
+    // Once it was all right, it is an outage if it is not.
+    replica.cmd(&format!("REPLICAOF 127.0.0.1 {}", primary.port()));
+    let refused = backend.ready().await.unwrap_err();
+    assert_eq!(
+        (refused.kind(), refused.operation()),
+        (ErrorKind::Unavailable, "ready"),
+        "{refused}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

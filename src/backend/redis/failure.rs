@@ -139,6 +139,10 @@ impl Failure {
         self
     }
 
+    pub(super) fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
     /// Whether only a change of the configuration can help.
     pub(super) fn is_misconfiguration(&self) -> bool {
         self.kind == ErrorKind::Misconfigured

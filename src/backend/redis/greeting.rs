@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{debug, warn};
 
 use super::client::Client;
+use super::failure::Failure;
 use super::keys::Keys;
 use super::scripts::GREET;
 use super::{Inner, NAME, mistakes};
@@ -40,7 +41,7 @@ pub(super) struct Greeted {
 
 /// Why a server is not ready.
 struct Refusal {
-    error: BackendError,
+    failure: Failure,
     is_read_only: bool,
 }
 
@@ -57,11 +58,11 @@ impl Greeted {
         loop {
             let Err(mut refusal) = self.look(keys, deadline).await else { return Ok(()) };
             // What it said before says more than that its time is over.
-            if refusal.error.kind() == ErrorKind::Timeout {
+            if refusal.failure.kind() == ErrorKind::Timeout {
                 refusal = last.take().unwrap_or(refusal);
             }
             let is_over = monotonic_now() + PAUSE >= deadline;
-            let mistake = match refusal.error.kind() {
+            let mistake = match refusal.failure.kind() {
                 _ if refusal.is_read_only => is_over.then_some(mistakes::REPLICA),
                 ErrorKind::Unavailable | ErrorKind::Timeout if is_first || is_over => {
                     let looks = self.ports.iter().map(mistakes::of_port);
@@ -71,12 +72,10 @@ impl Greeted {
             };
             is_first = false;
             if let Some(problem) = mistake {
-                return Err(BackendError::new(NAME, OPERATION, ErrorKind::Misconfigured)
-                    .with_message(problem)
-                    .with_cause(refusal.error));
+                refusal.failure = refusal.failure.misconfigured(problem);
             }
-            if is_over || refusal.error.kind().is_programmer_error() {
-                return Err(refusal.error);
+            if is_over || refusal.failure.kind().is_programmer_error() {
+                return Err(refusal.failure.into_error(OPERATION));
             }
             last = Some(refusal);
             sleep(PAUSE).await;
@@ -100,18 +99,21 @@ impl Greeted {
     }
 
     async fn decides(&self, keys: &[&[u8]], time: Duration) -> Result<(), Refusal> {
-        let refused = |error| Refusal { error, is_read_only: false };
-        let late = || BackendError::new(NAME, OPERATION, ErrorKind::Timeout);
-        match self.client.run_within(&GREET, keys, &[b"0"], time).await {
+        let failure = match self.client.run_within(&GREET, keys, &[b"0"], time).await {
             Ok(Value::Int(0)) => {
-                // Another connection may lead to another server by now.
-                let error = self.client.run_within(&GREET, keys, &[b"1"], PAUSE).await.err();
-                let error = error.map(|failure| failure.into_error(OPERATION));
-                Err(Refusal { error: error.unwrap_or_else(late), is_read_only: true })
+                // What a replica says to this makes the client connect anew: that may lead to another
+                // server by now.
+                if self.client.run_within(&GREET, keys, &[b"1"], PAUSE).await.is_ok() {
+                    return Ok(());
+                }
+                let failure = Failure::new(ErrorKind::Unavailable, Effect::NotApplied);
+                let failure = failure.with_message(mistakes::REPLICA);
+                return Err(Refusal { failure, is_read_only: true });
             }
-            Ok(_) => Ok(()),
-            Err(failure) => Err(refused(failure.into_error(OPERATION))),
-        }
+            Ok(_) => return Ok(()),
+            Err(failure) => failure,
+        };
+        Err(Refusal { failure, is_read_only: false })
     }
 
     /// With the server's name and the time that it had.
@@ -145,7 +147,7 @@ impl Inner {
             return self.greet_within(time.max(LOOK)).await;
         }
         let looked = self.own.look(&self.keys, monotonic_now() + time).await;
-        looked.map_err(|refusal| refusal.error)
+        looked.map_err(|refusal| refusal.failure.into_error("ready"))
     }
 
     async fn greet_within(&self, time: Duration) -> Result<()> {
