@@ -272,7 +272,7 @@ impl Decision {
         (0..usize::from(self.ruled.asked)).map(move |index| match many.get(index) {
             Some(answer) => *answer,
             None if index == usize::from(self.ruled.named) => self.ruled.answer,
-            None => self.ruled.other,
+            None => self.ruled.other.unwrap_or(self.ruled.answer),
         })
     }
 

@@ -26,7 +26,7 @@ pub(crate) struct Ruled {
     /// Of the limit that it names.
     pub(super) answer: LimitAnswer,
     /// Of two limits, the other's.
-    pub(super) other: LimitAnswer,
+    pub(super) other: Option<LimitAnswer>,
 }
 
 impl Ruled {
@@ -41,7 +41,7 @@ impl Ruled {
             taken_at: Timestamp::ZERO,
             bound_to: 0,
             answer: LimitAnswer::UNASKED,
-            other: LimitAnswer::UNASKED,
+            other: None,
         }
     }
 
@@ -71,7 +71,7 @@ impl Ruled {
             false => (0, first, second),
             true => (1, second, first),
         };
-        Self { asked: 2, other, ..Self::naming(named, answer, at, took) }
+        Self { asked: 2, other: Some(other), ..Self::naming(named, answer, at, took) }
     }
 
     /// With the answer of the limit that it names.
