@@ -85,7 +85,6 @@ pub(crate) fn is_there() -> bool {
 }
 
 /// Fails an operation that needs a runtime and has none.
-#[cfg(any(feature = "redis", feature = "memcached"))]
 pub(crate) fn require(backend: &'static str, operation: &'static str) -> Result<(), BackendError> {
     if is_there() { Ok(()) } else { Err(missing(backend, operation)) }
 }

@@ -175,8 +175,73 @@ async fn the_backends_defaults_are_there_to_start_from() {
     assert_eq!(defaults.get_ttl(), Some(Duration::from_secs(2)));
     assert_eq!(defaults.get_blocking_timeout(), Some(Duration::from_secs(3)));
     let library = InMemory::new().lock_options();
+    assert_eq!(library, LockOptions::new());
     assert!(library.is_blocking() && library.get_ttl().is_none());
     assert_eq!(library.get_blocking_timeout(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_locks_options_leave_unset_is_the_backends() {
+    for kind in [LockKind::Fair, LockKind::Unfair] {
+        let builder = InMemory::builder().lock_kind(kind).lock_ttl(Some(Duration::from_millis(20)));
+        let backend = builder.lock_blocking(false).build().unwrap();
+        let first = backend.lock("a", LockOptions::new()).await.unwrap();
+        let second = backend.lock("a", LockOptions::new()).await;
+        assert!(matches!(second, Err(LockError::Held)), "{second:?}");
+        tokio::time::advance(Duration::from_millis(21)).await;
+        assert!(!first.is_valid(), "the backend's ttl is over");
+        // What is set wins, also if it is the library's default.
+        let forever = LockOptions::new().ttl(None);
+        let first = backend.lock("a", forever).await.unwrap();
+        tokio::time::advance(Duration::from_secs(3600)).await;
+        assert!(first.is_valid());
+        let waits = LockOptions::new().blocking(true);
+        let wait = tokio::time::timeout(Duration::from_secs(5), backend.lock("a", waits));
+        assert!(wait.await.is_err(), "it waits");
+    }
+    let builder = InMemory::builder().lock_blocking_timeout(Some(Duration::from_millis(30)));
+    let backend = builder.build().unwrap();
+    let _held = backend.lock("a", LockOptions::new()).await.unwrap();
+    let start = tokio::time::Instant::now();
+    let waited = backend.lock("a", LockOptions::new()).await;
+    assert!(matches!(waited, Err(LockError::TimedOut { .. })), "{waited:?}");
+    assert_eq!(start.elapsed().as_millis(), 30);
+    let longer = LockOptions::new().blocking_timeout(Some(Duration::from_millis(70)));
+    assert!(backend.lock("a", longer).await.is_err());
+    assert_eq!(start.elapsed().as_millis(), 100);
+}
+
+/// Polls it once, on a thread without a runtime.
+fn poll_once<T>(work: impl Future<Output = T>) -> std::task::Poll<T> {
+    let mut work = std::pin::pin!(work);
+    work.as_mut().poll(&mut std::task::Context::from_waker(std::task::Waker::noop()))
+}
+
+#[test]
+fn outside_of_a_runtime_a_lock_is_taken_and_a_timed_wait_is_a_clear_error() {
+    use std::task::Poll;
+
+    let backend = backend(LockKind::Unfair);
+    let second = Duration::from_secs(1);
+    let within = LockOptions::new().blocking_timeout(Some(second));
+    let Poll::Ready(Ok(guard)) = poll_once(backend.lock("a", within.ttl(Some(second)))) else {
+        panic!("it is free");
+    };
+    for options in [within, LockOptions::new()] {
+        let Poll::Ready(Err(error)) = poll_once(backend.lock("a", options)) else {
+            panic!("nothing would wake it");
+        };
+        assert!(error.to_string().contains("tokio runtime"), "{error}");
+    }
+    let at_once = poll_once(backend.lock("a", LockOptions::new().blocking(false)));
+    assert!(matches!(at_once, Poll::Ready(Err(LockError::Held))), "{at_once:?}");
+    drop(guard);
+    // A wait without a timer needs no runtime.
+    let Poll::Ready(Ok(guard)) = poll_once(backend.lock("a", LockOptions::new())) else {
+        panic!("the failed waits left nothing behind");
+    };
+    assert!(poll_once(backend.lock("a", LockOptions::new())).is_pending());
+    drop(guard);
 }
 
 #[test]

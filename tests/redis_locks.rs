@@ -18,6 +18,8 @@ mod common;
 mod exclusion;
 #[path = "redis_locks/holders.rs"]
 mod holders;
+#[path = "redis_locks/minority.rs"]
+mod minority;
 #[path = "redis_locks/redlock.rs"]
 mod redlock;
 #[path = "redis_locks/rules.rs"]

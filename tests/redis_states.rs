@@ -30,6 +30,8 @@ mod keys;
 mod lifespan;
 #[path = "redis_states/memory.rs"]
 mod memory;
+#[path = "redis_states/mistakes.rs"]
+mod mistakes;
 #[path = "support/plain.rs"]
 mod plain;
 #[path = "redis_states/refusals.rs"]

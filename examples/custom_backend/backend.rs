@@ -161,6 +161,7 @@ impl Backend for MapBackend {
     async fn lock(&self, name: &str, options: LockOptions) -> Result<LockGuard, LockError> {
         // Locks are no values: they live in a map of their own, so `clear` does not touch them.
         drop(self.open("lock")?);
+        let options = options.or(self.settings().lock_options());
         self.inner.locks.lock(name, options).await
     }
 }

@@ -15,6 +15,8 @@ mod forward;
 #[cfg(feature = "memcached")]
 pub mod memcached;
 mod memory;
+#[cfg(any(feature = "redis", feature = "memcached", test))]
+mod names;
 #[cfg(feature = "redis")]
 #[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
 pub mod redis;

@@ -29,7 +29,7 @@ use crate::error::BackendError;
 #[cfg_attr(test, allow(unused_imports, reason = "for the backends on servers"))]
 pub(crate) use self::{
     lease::Lease,
-    releaser::Releaser,
+    releaser::{Asked, Lane, Outcome, Releaser, later},
     turns::{Attempt, Turns},
 };
 
@@ -39,57 +39,88 @@ pub(crate) const MAX_WAITERS: usize = 65_536;
 pub const MAX_LOCK_NAME: usize = 200;
 
 /// How a lock is taken and held.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+///
+/// What is not set comes from the backend's builder (`lock_ttl`, `lock_blocking`,
+/// `lock_blocking_timeout`), and if that does not say either, from the defaults below. What is set, also
+/// to `None`, always wins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[must_use]
 pub struct LockOptions {
-    ttl: Option<Duration>,
-    blocking: bool,
-    blocking_timeout: Option<Duration>,
+    ttl: Option<Option<Duration>>,
+    blocking: Option<bool>,
+    blocking_timeout: Option<Option<Duration>>,
 }
 
 impl LockOptions {
-    /// Waits as long as it takes, and holds without expiry.
+    /// Sets nothing: all is as the backend's builder says.
     pub const fn new() -> Self {
-        Self { ttl: None, blocking: true, blocking_timeout: None }
+        Self { ttl: None, blocking: None, blocking_timeout: None }
     }
 
-    /// The lock frees itself after this long, unless it is extended. Defaults to none.
+    /// Sets after how long the lock frees itself, unless it is extended. Defaults to the backend's
+    /// `lock_ttl`, and that to none.
     ///
     /// `None` means no expiry in memory. On a server it means a lease that is renewed while the guard
     /// lives. A TTL of zero is an error.
     pub const fn ttl(mut self, ttl: Option<Duration>) -> Self {
-        self.ttl = ttl;
+        self.ttl = Some(ttl);
         self
     }
 
-    /// Whether to wait for a lock that is held. Defaults to true.
+    /// Sets whether to wait for a lock that is held. Defaults to the backend's `lock_blocking`, and that
+    /// to true.
     pub const fn blocking(mut self, blocking: bool) -> Self {
-        self.blocking = blocking;
+        self.blocking = Some(blocking);
         self
     }
 
-    /// The longest wait. Defaults to none.
+    /// Sets the longest wait, with the time that servers take to answer; `None` waits as long as it
+    /// takes. With zero it tries once. Defaults to the backend's `lock_blocking_timeout`, and that to
+    /// none.
     pub const fn blocking_timeout(mut self, timeout: Option<Duration>) -> Self {
-        self.blocking_timeout = timeout;
+        self.blocking_timeout = Some(timeout);
         self
     }
 
-    /// The TTL.
+    /// Returns these options, with those of `defaults` for what is not set. A backend calls it with its
+    /// [settings' options](crate::backend::Settings::lock_options) before it does anything.
+    pub const fn or(self, defaults: Self) -> Self {
+        Self {
+            ttl: if self.ttl.is_some() { self.ttl } else { defaults.ttl },
+            blocking: if self.blocking.is_some() { self.blocking } else { defaults.blocking },
+            blocking_timeout: if self.blocking_timeout.is_some() {
+                self.blocking_timeout
+            } else {
+                defaults.blocking_timeout
+            },
+        }
+    }
+
+    /// Returns the TTL; none if it is not set.
     #[must_use]
     pub const fn get_ttl(&self) -> Option<Duration> {
-        self.ttl
+        match self.ttl {
+            Some(ttl) => ttl,
+            None => None,
+        }
     }
 
-    /// Whether to wait.
+    /// Returns whether to wait; true if it is not set.
     #[must_use]
     pub const fn is_blocking(&self) -> bool {
-        self.blocking
+        match self.blocking {
+            Some(blocking) => blocking,
+            None => true,
+        }
     }
 
-    /// The longest wait.
+    /// Returns the longest wait; none if it is not set.
     #[must_use]
     pub const fn get_blocking_timeout(&self) -> Option<Duration> {
-        self.blocking_timeout
+        match self.blocking_timeout {
+            Some(timeout) => timeout,
+            None => None,
+        }
     }
 
     /// What every backend refuses before it does anything.
@@ -99,7 +130,7 @@ impl LockOptions {
     /// [`LockError::Invalid`] for a TTL of zero, or a name that is empty or longer than
     /// [`MAX_LOCK_NAME`] bytes.
     pub fn check(&self, name: &str) -> Result<(), LockError> {
-        if self.ttl == Some(Duration::ZERO) {
+        if self.get_ttl() == Some(Duration::ZERO) {
             return Err(LockError::Invalid { problem: "a lock's ttl must be above zero" });
         }
         if name.is_empty() || name.len() > MAX_LOCK_NAME {
@@ -112,14 +143,8 @@ impl LockOptions {
     /// backends.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        let wait = if self.blocking { self.blocking_timeout? } else { Duration::ZERO };
+        let wait = if self.is_blocking() { self.get_blocking_timeout()? } else { Duration::ZERO };
         monotonic_now().checked_add(wait)
-    }
-}
-
-impl Default for LockOptions {
-    fn default() -> Self {
-        Self::new()
     }
 }
 
@@ -213,8 +238,14 @@ impl LockGuard {
         self.held.lock.fence()
     }
 
-    /// Whether the lock is still ours as far as this process can know: false from before the moment
-    /// at which the backend frees it.
+    /// Returns whether the lock is still ours as far as this process can know: false from before the
+    /// moment at which the backend frees it.
+    ///
+    /// It goes by this machine's monotonic clock. On many systems that clock stands still while the
+    /// machine is suspended (a laptop that sleeps, a virtual machine that is paused or moved), and the
+    /// server's does not: after such a pause it may say yes for as long as the machine slept. What counts
+    /// then is what the server says, by [`extend`](Self::extend), and the [`fence`](Self::fence) at the
+    /// resource.
     #[must_use]
     pub fn is_valid(&self) -> bool {
         self.held.lock.valid_until().is_none_or(|until| monotonic_now() < until)
@@ -251,11 +282,12 @@ impl LockGuard {
     ///
     /// # Errors
     ///
-    /// When the backend fails; the lock then frees itself at its TTL.
+    /// When the backend fails. The release then goes on in the background until the server answers or
+    /// the lock's TTL is over, as it does for a guard that is dropped.
     ///
     /// # Cancel safety
     ///
-    /// When dropped, the lock may have been released or not; its TTL frees it.
+    /// When dropped, the lock may have been released or not; it is then released in the background.
     pub async fn release(mut self) -> Result<bool, LockError> {
         self.released = true;
         if !self.held.leave() {

@@ -1,141 +1,493 @@
-//! Letting go of locks on a server without waiting for it.
+//! Releasing locks on a server in the background.
 //!
 //! A guard may be dropped anywhere: in a task, on a plain thread, while unwinding, after its runtime is
-//! gone. So its release is only handed over here, and a task does it. Where no task can, the lock's TTL
-//! frees it.
+//! gone. And a try may end without an answer, so that nobody knows whether it took the lock. Both are put
+//! into a queue here, and a task asks the server again until it has answered, or until the lock's TTL has
+//! freed it. What was never asked comes before what is asked again, and guards come before tries, so a
+//! lock that others wait for does not stand behind a server's silence.
 
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::task::JoinSet;
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
+use tracing::debug;
 
 use crate::background::{self, Home};
+use crate::clock::monotonic_now;
+use crate::{random, timer};
 
-/// Releases that run at the same time; more wait their turn.
-const AT_ONCE: usize = 16;
+/// Releases under way at the same time that are asked for the first time, and again.
+const FRESH_AT_ONCE: usize = 16;
+const RETRIED_AT_ONCE: usize = 4;
+/// The most that wait; of more the TTL takes care.
+const MOST_GUARDS: usize = 16_384;
+const MOST_TRIES: usize = 1_024;
+/// After a try without an answer; grows from one to the other.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_millis(250);
+/// A server that answers sooner has carried out in order what it was sent.
+const PROMPT: Duration = Duration::from_millis(50);
+/// When a server that was slow is asked again after "not yours": what was sent on a connection that is
+/// closed by now may come after what was sent on the next. The system gives up such bytes after 5 s.
+const LATE_PAUSES: [Duration; 4] = [
+    Duration::from_millis(100),
+    Duration::from_millis(400),
+    Duration::from_millis(1_600),
+    Duration::from_millis(6_400),
+];
+/// How long releases go on after the backend was dropped.
+const LAST_TRIES: Duration = Duration::from_secs(2);
 
-type Job = Pin<Box<dyn Future<Output = ()> + Send>>;
+type Job = Box<dyn Fn() -> Pin<Box<dyn Future<Output = Outcome> + Send>> + Send>;
 
-/// Does what is handed over, in a task that ends with the last handle.
-#[derive(Debug, Default)]
+/// Whose lock is released.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lane {
+    /// One that was held.
+    Guard,
+    /// One that a try may have taken.
+    Try,
+}
+
+/// What came of asking a server to release a lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Released,
+    /// The server says that it is another's, or nobody's.
+    NotOurs,
+    NoAnswer,
+    /// The server answered with an error.
+    Refused,
+}
+
+/// What is known of a lock that is to be released.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked {
+    pub(crate) lane: Lane,
+    /// Whether the server has said that we hold it. If not, "not yours" may be true only until the
+    /// request for the lock arrives.
+    pub(crate) granted: bool,
+    /// When the server was asked for the lock.
+    pub(crate) at: Instant,
+    /// When its TTL has freed it.
+    pub(crate) until: Instant,
+}
+
+impl Asked {
+    /// By a try whose answer was lost. A server that stands still may begin with it, and with the TTL,
+    /// when it goes on: so it is asked for a minute at least.
+    pub(crate) fn in_vain(at: Instant, ttl: Duration) -> Self {
+        const LEAST: Duration = Duration::from_secs(60);
+        Self { lane: Lane::Try, granted: false, at, until: later(at, ttl.max(LEAST)) }
+    }
+}
+
+/// The releases on one server.
+#[derive(Debug)]
 pub(crate) struct Releaser {
-    /// As many as there are locks let go of: each was paid for by an acquisition.
-    sender: Mutex<Option<UnboundedSender<Job>>>,
+    shared: Arc<Shared>,
+    /// Lives as long as the task does.
+    task: Mutex<Weak<()>>,
     home: Home,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    queue: Mutex<Queue>,
+    wake: Notify,
+    /// The last release got no answer.
+    is_silent: AtomicBool,
+}
+
+#[derive(Default)]
+struct Queue {
+    guards: VecDeque<Release>,
+    tries: VecDeque<Release>,
+    /// Those that are asked again, by when and a number that makes it unique.
+    again: BTreeMap<(Instant, u64), Release>,
+    numbered: u64,
+    fresh_running: usize,
+    retried_running: usize,
+    closed_at: Option<Instant>,
+}
+
+struct Release {
+    job: Job,
+    asked: Asked,
+    pause: Duration,
+    /// How often it was asked after an answer.
+    answers: usize,
+    is_fresh: bool,
 }
 
 impl Releaser {
     #[cfg(any(feature = "memcached", test))]
     pub(crate) fn new() -> Self {
-        Self::default()
+        Self::on(Home::Caller)
     }
 
-    /// A releaser whose task lives there.
-    #[cfg(feature = "redis")]
+    /// A releaser whose tasks live there.
     pub(crate) fn on(home: Home) -> Self {
-        Self { home, ..Self::default() }
+        Self { shared: Arc::default(), task: Mutex::default(), home }
     }
 
     /// Starts the task if none runs. Call it inside a runtime, before a lock is given out; else a guard
-    /// that is dropped on a plain thread finds nobody.
+    /// that is dropped on a plain thread waits for the next runtime.
     pub(crate) fn start(&self) {
-        let mut sender = self.sender.lock();
-        if sender.as_ref().is_none_or(UnboundedSender::is_closed) {
-            let (jobs, queue) = unbounded_channel();
-            if background::start_detached_on(self.home, work(queue)) {
-                *sender = Some(jobs);
-            }
+        // Releases are tried again after pauses.
+        if self.home == Home::Caller && !timer::is_there() {
+            return;
+        }
+        let mut task = self.task.lock();
+        if task.upgrade().is_none() {
+            let (alive, shared) = (Arc::new(()), Arc::clone(&self.shared));
+            *task = Arc::downgrade(&alive);
+            let home = self.home;
+            // Where there is no runtime nothing is alive, and the queue waits.
+            background::start_detached_on(home, async move {
+                work(&shared, home).await;
+                drop(alive);
+            });
         }
     }
 
-    /// Hands a release over, which must end by itself. Never blocks or panics, and needs no runtime.
-    pub(crate) fn send(&self, job: impl Future<Output = ()> + Send + 'static) {
-        let mut job: Job = Box::pin(job);
-        // The first try fails if the task went away with its runtime; here may be another.
-        for _ in 0..2 {
-            let sender = self.sender.lock().clone();
-            match sender.map(|sender| sender.send(job)) {
-                Some(Ok(())) => return,
-                Some(Err(back)) => job = back.0,
-                None => return,
+    /// Whether the server gave no answer to the last release. Whoever has others to ask need not ask it:
+    /// the releases that are left find out when it answers again.
+    #[cfg(any(feature = "redis", test))]
+    pub(crate) fn is_silent(&self) -> bool {
+        self.shared.is_silent.load(Ordering::Relaxed)
+    }
+
+    /// Takes a release over. Never blocks or panics, and needs no runtime.
+    pub(crate) fn send<F>(&self, asked: Asked, job: impl Fn() -> F + Send + 'static)
+    where
+        F: Future<Output = Outcome> + Send + 'static,
+    {
+        let job: Job = Box::new(move || Box::pin(job()));
+        let release = Release { job, asked, pause: SHORTEST_PAUSE, answers: 0, is_fresh: true };
+        self.shared.queue.lock().push(release);
+        self.shared.wake.notify_one();
+        self.start();
+    }
+}
+
+impl Drop for Releaser {
+    fn drop(&mut self) {
+        self.shared.queue.lock().closed_at = Some(monotonic_now());
+        self.shared.wake.notify_one();
+    }
+}
+
+async fn work(shared: &Arc<Shared>, home: Home) {
+    loop {
+        let (releases, due, is_over) = {
+            let mut queue = shared.queue.lock();
+            let releases = queue.take(monotonic_now());
+            let due = queue.again.first_key_value().map(|((due, _), _)| *due);
+            // While all places are taken, an end is what comes next.
+            let due = due.filter(|_| queue.retried_running < RETRIED_AT_ONCE);
+            if queue.is_empty() {
+                shared.is_silent.store(false, Ordering::Relaxed);
             }
-            self.start();
+            (releases, due, queue.is_empty() && queue.closed_at.is_some())
+        };
+        if is_over {
+            return;
+        }
+        for release in releases {
+            let running = Running { shared: Arc::clone(shared), release: Some(release) };
+            background::start_detached_on(home, running.run());
+        }
+        match due {
+            None => shared.wake.notified().await,
+            Some(due) => drop(timeout_at(due, shared.wake.notified()).await),
         }
     }
 }
 
-async fn work(mut jobs: UnboundedReceiver<Job>) {
-    let mut running = JoinSet::new();
-    while let Some(job) = jobs.recv().await {
-        running.spawn(job);
-        while running.try_join_next().is_some() {}
-        if running.len() >= AT_ONCE {
-            running.join_next().await;
+/// A release under way. If its runtime ends before it does, it goes back into the queue.
+struct Running {
+    shared: Arc<Shared>,
+    release: Option<Release>,
+}
+
+impl Running {
+    async fn run(mut self) {
+        let Some(release) = &self.release else { return };
+        let outcome = (release.job)().await;
+        let is_silent = outcome == Outcome::NoAnswer;
+        self.shared.is_silent.store(is_silent, Ordering::Relaxed);
+        if let Some(release) = self.release.take() {
+            self.shared.ended(release, Some(outcome));
         }
     }
-    while running.join_next().await.is_some() {}
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(release) = self.release.take() {
+            self.shared.ended(release, None);
+        }
+    }
+}
+
+impl Shared {
+    /// `None` if it did not come to an end.
+    fn ended(&self, mut release: Release, outcome: Option<Outcome>) {
+        let mut queue = self.queue.lock();
+        *queue.running(release.is_fresh) -= 1;
+        release.is_fresh = false;
+        if let Some(pause) = release.pause_after(outcome.unwrap_or(Outcome::NoAnswer)) {
+            queue.put_off(release, pause);
+        }
+        drop(queue);
+        self.wake.notify_one();
+    }
+}
+
+impl Release {
+    /// When to ask again; `None` if there is no need.
+    fn pause_after(&mut self, outcome: Outcome) -> Option<Duration> {
+        match outcome {
+            Outcome::Released => None,
+            Outcome::NoAnswer => {
+                let pause = self.pause / 2 + random::up_to(self.pause / 2);
+                self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+                Some(pause)
+            }
+            Outcome::NotOurs if self.asked.granted || self.asked.at.elapsed() < PROMPT => None,
+            Outcome::NotOurs | Outcome::Refused => {
+                let pause = LATE_PAUSES.get(self.answers).copied();
+                self.answers += 1;
+                pause
+            }
+        }
+    }
+}
+
+impl Queue {
+    fn push(&mut self, release: Release) {
+        let (lane, most) = match release.asked.lane {
+            Lane::Guard => (&mut self.guards, MOST_GUARDS),
+            Lane::Try => (&mut self.tries, MOST_TRIES),
+        };
+        if lane.len() < most {
+            lane.push_back(release);
+        } else {
+            debug!(most, "too many locks wait for their release; this one is left to its ttl");
+        }
+    }
+
+    fn put_off(&mut self, release: Release, pause: Duration) {
+        let most = match release.asked.lane {
+            Lane::Guard => MOST_GUARDS,
+            Lane::Try => MOST_TRIES,
+        };
+        if self.again.len() < most {
+            self.numbered += 1;
+            self.again.insert((later(monotonic_now(), pause), self.numbered), release);
+        }
+    }
+
+    fn running(&mut self, is_fresh: bool) -> &mut usize {
+        if is_fresh { &mut self.fresh_running } else { &mut self.retried_running }
+    }
+
+    fn is_empty(&self) -> bool {
+        let waiting = self.guards.len() + self.tries.len() + self.again.len();
+        waiting + self.fresh_running + self.retried_running == 0
+    }
+
+    /// What may begin now. What the TTL has freed meanwhile is dropped.
+    fn take(&mut self, now: Instant) -> Vec<Release> {
+        let mut taken = Vec::new();
+        if self.closed_at.is_some() {
+            // Nobody is left to mind what may still arrive.
+            self.again.retain(|_, release| release.answers == 0);
+        }
+        while self.fresh_running < FRESH_AT_ONCE
+            && let Some(release) = self.guards.pop_front().or_else(|| self.tries.pop_front())
+        {
+            self.begin(release, now, &mut taken);
+        }
+        while self.retried_running < RETRIED_AT_ONCE
+            && let Some(first) = self.again.first_entry()
+            && first.key().0 <= now
+        {
+            let release = first.remove();
+            self.begin(release, now, &mut taken);
+        }
+        taken
+    }
+
+    fn begin(&mut self, release: Release, now: Instant, taken: &mut Vec<Release>) {
+        let given_up =
+            self.closed_at.is_some_and(|closed| now.saturating_duration_since(closed) > LAST_TRIES);
+        if now < release.asked.until && !given_up {
+            *self.running(release.is_fresh) += 1;
+            taken.push(release);
+        }
+    }
+}
+
+/// That long after it, but no more than a year: a clock may end, and a lock of centuries is one of a year.
+pub(crate) fn later(now: Instant, wait: Duration) -> Instant {
+    const YEAR: Duration = Duration::from_secs(366 * 24 * 3600);
+    now + wait.min(YEAR)
+}
+
+impl fmt::Debug for Queue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Queue")
+            .field("guards", &self.guards.len())
+            .field("tries", &self.tries.len())
+            .field("again", &self.again.len())
+            .finish_non_exhaustive()
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicU32, Ordering};
-    use std::time::Duration;
+    use std::sync::atomic::AtomicU32;
 
     use tokio::runtime::Handle;
 
     use super::*;
 
+    const TTL: Duration = Duration::from_secs(10);
+
     fn runtime() -> tokio::runtime::Runtime {
         tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap()
     }
 
-    #[test]
-    fn f23_a_release_from_anywhere_is_done_or_left_to_the_ttl() {
-        let releaser = Arc::new(Releaser::new());
-        let done = Arc::new(AtomicU32::new(0));
-        let job = |done: &Arc<AtomicU32>| {
-            let done = Arc::clone(done);
+    fn held() -> Asked {
+        let at = monotonic_now();
+        Asked { lane: Lane::Guard, granted: true, at, until: at + TTL }
+    }
+
+    /// Counts the times that it is asked, and answers by that number.
+    fn send(
+        releaser: &Releaser,
+        asked: Asked,
+        answer: impl Fn(u32) -> Outcome + Copy + Send + 'static,
+    ) -> Arc<AtomicU32> {
+        let count = Arc::new(AtomicU32::new(0));
+        let counting = Arc::clone(&count);
+        releaser.send(asked, move || {
+            let outcome = answer(counting.fetch_add(1, Ordering::SeqCst));
             async move {
-                done.fetch_add(1, Ordering::SeqCst);
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                outcome
             }
-        };
-        releaser.send(job(&done));
+        });
+        count
+    }
+
+    fn times(count: &Arc<AtomicU32>) -> u32 {
+        count.load(Ordering::SeqCst)
+    }
+
+    #[test]
+    fn f23_a_release_from_anywhere_is_done_in_the_runtime_that_lives() {
+        let releaser = Arc::new(Releaser::new());
+        let released = |_| Outcome::Released;
+        let early = send(&releaser, held(), released);
         let first = runtime();
-        first.block_on(async {
+        let foreign = first.block_on(async {
             releaser.start();
-            let (releaser, job) = (Arc::clone(&releaser), job(&done));
-            std::thread::spawn(move || releaser.send(job)).join().unwrap();
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            let other = Arc::clone(&releaser);
+            let foreign = std::thread::spawn(move || send(&other, held(), released));
+            let foreign = foreign.join().unwrap();
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            foreign
         });
-        assert_eq!(done.load(Ordering::SeqCst), 1, "handed over from a plain thread");
+        assert_eq!(times(&foreign), 1, "handed over from a plain thread");
+        assert_eq!(times(&early), 1, "from before there was a runtime");
         drop(first);
-        releaser.send(job(&done));
-        assert_eq!(done.load(Ordering::SeqCst), 1, "no runtime, no panic");
+        let late = send(&releaser, held(), released);
+        assert_eq!(times(&late), 0, "no runtime, no panic");
         runtime().block_on(async {
-            releaser.send(job(&done));
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            releaser.start();
+            tokio::time::sleep(Duration::from_millis(50)).await;
         });
-        assert_eq!(done.load(Ordering::SeqCst), 2, "by a task of the next runtime");
+        assert_eq!(times(&late), 1, "by a task of the next runtime");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn all_are_done_and_the_task_ends_with_the_last_handle() {
+    async fn a_silent_server_is_asked_until_it_answers_or_the_ttl_is_over() {
         let releaser = Releaser::new();
-        releaser.start();
-        let done = Arc::new(AtomicU32::new(0));
-        for _ in 0..100 {
-            let done = Arc::clone(&done);
-            releaser.send(async move {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-                done.fetch_add(1, Ordering::SeqCst);
-            });
+        let answers_late =
+            send(&releaser, held(), |n| if n < 9 { Outcome::NoAnswer } else { Outcome::Released });
+        let silent = send(&releaser, held(), |_| Outcome::NoAnswer);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(releaser.is_silent());
+        tokio::time::sleep(TTL * 2).await;
+        assert_eq!(times(&answers_late), 10);
+        let asked = times(&silent);
+        assert!((40..100).contains(&asked), "{asked} times in {TTL:?}");
+        assert!(!releaser.is_silent(), "there is nothing left to find it out by");
+        tokio::time::sleep(TTL).await;
+        assert_eq!(times(&silent), asked, "its ttl is over");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn not_ours_is_believed_of_a_prompt_server_and_of_a_lock_that_was_granted() {
+        let releaser = Releaser::new();
+        let not_ours = |_| Outcome::NotOurs;
+        let now = monotonic_now();
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let granted = send(&releaser, Asked { at: now, ..held() }, not_ours);
+        let prompt = send(&releaser, Asked::in_vain(monotonic_now(), TTL), not_ours);
+        let slow = send(&releaser, Asked::in_vain(now, TTL), not_ours);
+        tokio::time::sleep(TTL).await;
+        assert_eq!([times(&granted), times(&prompt)], [1, 1]);
+        assert_eq!(times(&slow), 5, "what is under way may still arrive");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_that_were_never_asked_do_not_stand_behind_those_without_an_answer() {
+        let releaser = Releaser::new();
+        for _ in 0..1000 {
+            send(&releaser, Asked::in_vain(monotonic_now(), TTL), |_| Outcome::NoAnswer);
         }
-        drop(releaser);
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let guard = send(&releaser, held(), |_| Outcome::Released);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        assert_eq!(times(&guard), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_queues_are_bounded() {
+        let releaser = Releaser::new();
+        for _ in 0..2 * MOST_TRIES {
+            send(&releaser, Asked::in_vain(monotonic_now(), TTL), |_| Outcome::NoAnswer);
+        }
+        assert_eq!(releaser.shared.queue.lock().tries.len(), MOST_TRIES);
         tokio::time::sleep(Duration::from_secs(1)).await;
-        assert_eq!(done.load(Ordering::SeqCst), 100);
+        for _ in 0..2 * MOST_TRIES {
+            send(&releaser, Asked::in_vain(monotonic_now(), TTL), |_| Outcome::NoAnswer);
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(releaser.shared.queue.lock().again.len() <= MOST_TRIES);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_are_done_and_the_task_ends_soon_after_the_last_handle() {
+        let releaser = Releaser::new();
+        let done: Vec<_> =
+            (0..100).map(|_| send(&releaser, held(), |_| Outcome::Released)).collect();
+        let silent = send(&releaser, held(), |_| Outcome::NoAnswer);
+        drop(releaser);
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        assert!(done.iter().all(|done| times(done) == 1));
+        assert!((2..200).contains(&times(&silent)), "{}", times(&silent));
         assert_eq!(Handle::current().metrics().num_alive_tasks(), 0, "no task is left");
     }
 }

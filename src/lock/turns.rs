@@ -10,17 +10,19 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
-use tokio::time::{timeout, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{LockError, LockOptions, MAX_WAITERS};
 use crate::clock::monotonic_now;
 use crate::error::{BackendError, ErrorKind};
-use crate::random;
+use crate::{random, timer};
 
 const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 /// Until a lock that is as good as free.
 const LEAST_PAUSE: Duration = Duration::from_millis(1);
+/// Before the end of a wait, so that the last try has the time for its answer.
+const LAST_TRY: Duration = Duration::from_millis(20);
 
 /// The lines of those who wait in this process, by the lock's name.
 #[derive(Debug)]
@@ -50,7 +52,8 @@ impl Turns {
         Self { backend, lines: Mutex::default() }
     }
 
-    /// Tries until the lock is taken or the options' time is over. Not blocking, it tries once.
+    /// Tries until the lock is taken or the options' time is over, which ends a try that is under way too.
+    /// Not blocking, or with no time at all to wait, it tries once.
     pub(crate) async fn take<T, F>(
         &self,
         name: &str,
@@ -60,36 +63,47 @@ impl Turns {
     where
         F: Future<Output = Result<Attempt<T>, LockError>>,
     {
-        if !options.is_blocking() {
+        timer::require(self.backend, "lock")?;
+        let waits = options.is_blocking() && options.get_blocking_timeout() != Some(Duration::ZERO);
+        let late = || LockError::timed_out(options.get_blocking_timeout().unwrap_or_default());
+        if !waits {
             return match attempt().await? {
                 Attempt::Taken(lock) => Ok(lock),
+                Attempt::Held(_) if options.is_blocking() => Err(late()),
                 Attempt::Held(_) => Err(LockError::Held),
             };
         }
         let deadline = options.deadline();
-        let late = || LockError::timed_out(options.get_blocking_timeout().unwrap_or_default());
-        let place = self.join(name)?;
-        let turn = place.line.turn.lock();
-        let _turn = match deadline {
-            None => turn.await,
-            Some(deadline) => timeout_at(deadline, turn).await.map_err(|_elapsed| late())?,
+        let place = match self.join(name) {
+            Ok(place) => place,
+            Err(error) => {
+                // Who tries again at once must not keep the others from going on.
+                tokio::task::yield_now().await;
+                return Err(error.into());
+            }
         };
+        let _turn = within(deadline, place.line.turn.lock()).await.ok_or_else(late)?;
         let mut longest = SHORTEST_PAUSE;
         loop {
-            let free_in = match attempt().await? {
+            let free_in = match within(deadline, attempt()).await.ok_or_else(late)?? {
                 Attempt::Taken(lock) => return Ok(lock),
                 Attempt::Held(free_in) => free_in.unwrap_or(LONGEST_PAUSE),
             };
-            let left = deadline.map(|deadline| deadline.duration_since(monotonic_now()));
-            if left.is_some_and(|left| left.is_zero()) {
-                return Err(late());
-            }
             longest = (longest * 2).min(LONGEST_PAUSE);
             let jittered = SHORTEST_PAUSE + random::up_to(longest - SHORTEST_PAUSE);
             // Never none at all: what is free in no time may be held again by then.
-            let pause = jittered.min(free_in.max(LEAST_PAUSE)).min(left.unwrap_or(jittered));
+            let pause = jittered.min(free_in.max(LEAST_PAUSE));
+            let left = deadline.map(|deadline| deadline.duration_since(monotonic_now()));
+            let pause = match left {
+                None => pause,
+                Some(left) if left > LAST_TRY => pause.min(left - LAST_TRY),
+                Some(left) => left,
+            };
             // Woken early by a release in this process. If not, the pause is over: ask again.
-            let _ = timeout(pause, place.line.freed.notified()).await;
+            let woken = timeout(pause, place.line.freed.notified()).await.is_ok();
+            if !woken && left.is_some_and(|left| left <= LAST_TRY) {
+                return Err(late());
+            }
         }
     }
 
@@ -100,7 +114,7 @@ impl Turns {
         }
     }
 
-    fn join(&self, name: &str) -> Result<Place<'_>, LockError> {
+    fn join(&self, name: &str) -> Result<Place<'_>, BackendError> {
         let mut lines = self.lines.lock();
         let line = match lines.get(name) {
             Some(line) => Arc::clone(line),
@@ -108,9 +122,17 @@ impl Turns {
         };
         // The map's own and one for each place.
         if Arc::strong_count(&line) > MAX_WAITERS {
-            return Err(BackendError::new(self.backend, "lock", ErrorKind::Overloaded).into());
+            return Err(BackendError::new(self.backend, "lock", ErrorKind::Overloaded));
         }
         Ok(Place { turns: self, name: name.into(), line })
+    }
+}
+
+/// The outcome, if it comes before the deadline.
+async fn within<F: Future>(deadline: Option<Instant>, work: F) -> Option<F::Output> {
+    match deadline {
+        None => Some(work.await),
+        Some(deadline) => timeout_at(deadline, work).await.ok(),
     }
 }
 
@@ -196,6 +218,34 @@ mod tests {
         let taken = turns.take("a", LockOptions::new().blocking(false), attempt).await;
         assert!(matches!(taken, Err(LockError::Held)));
         assert_eq!(asked.load(Ordering::SeqCst), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_try_is_bounded_by_the_callers_time() {
+        let turns = Turns::new("test");
+        let hangs = || std::future::pending::<Result<Attempt<()>, LockError>>();
+        let start = monotonic_now();
+        let taken = turns.take("a", within(50), hangs).await;
+        assert!(matches!(taken, Err(LockError::TimedOut { .. })), "{taken:?}");
+        assert_eq!(start.elapsed().as_millis(), 50);
+        // No time to wait is no time to wait for others: the one try has the time that it needs.
+        let slow = || async {
+            tokio::time::sleep(Duration::from_millis(30)).await;
+            Ok(Attempt::Taken(()))
+        };
+        turns.take("a", within(0), slow).await.unwrap();
+    }
+
+    #[test]
+    fn outside_of_a_runtime_it_is_a_clear_error() {
+        let turns = Turns::new("test");
+        let never = || async { Ok(Attempt::<()>::Held(None)) };
+        let mut taken = std::pin::pin!(turns.take("a", within(50), never));
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        let std::task::Poll::Ready(Err(error)) = taken.as_mut().poll(&mut context) else {
+            panic!("it waits without a runtime");
+        };
+        assert!(error.to_string().contains("tokio runtime"), "{error}");
     }
 
     #[tokio::test(start_paused = true)]

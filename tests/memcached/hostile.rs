@@ -23,7 +23,8 @@ fn corpus() -> Vec<Vec<u8>> {
     ] {
         keys.push(text.into());
     }
-    for length in [199, 200, 249, 250, 251, 4096] {
+    // Around 250 bytes with what comes before them.
+    for length in [199, 200, 240, 241, 242, 243, 244, 249, 250, 251, 4096] {
         keys.push(vec![b'k'; length]);
         keys.push([vec![b'k'; length - 1], vec![b'\n']].concat());
     }
@@ -77,6 +78,32 @@ async fn values_are_bounded() {
     backend.set(&key, &most, None).await.unwrap();
     assert_eq!(backend.get(&key).await.unwrap(), Some(most));
     assert!(hit(&backend, "a", &[limit("5/s", FixedWindow::new())]).await.unwrap().is_allowed());
+}
+
+/// What a helper says is what the server has, so that a customer can be looked up.
+#[tokio::test]
+async fn stored_names_are_readable_and_said_by_a_helper() {
+    let server = MemcachedServer::start();
+    let backend = backend(&server);
+    let throttle = traffik::Throttle::builder("api").rate("5/h").backend(backend.clone());
+    let throttle = throttle.deadline(crate::world::PATIENCE).build().unwrap();
+    let has = |name: &str| server.command(&format!("mg {name} t\r\n")).starts_with("HD");
+    for (key, name) in [
+        ("alice@example.com", "test/t/api/alice@example.com"),
+        ("a:b|c", "test/t/api/a:b|c"),
+        ("{x}/100%", "test/t/api/%7Bx%7D%2F100%25"),
+        ("b\u{e9}a c", "test/t/api/b%C3%A9a%20c"),
+    ] {
+        assert!(throttle.hit(key).await.unwrap().is_allowed());
+        assert_eq!(backend.stored_name("api", key).unwrap().as_deref(), Some(name));
+        assert!(has(name), "{name}");
+    }
+    let long = vec![b'x'; traffik::key::MAX_KEY_BYTES + 1];
+    for key in corpus().into_iter().chain([long]) {
+        assert!(throttle.hit(&key[..]).await.unwrap().is_allowed());
+        let name = backend.stored_name("api", &key[..]).unwrap().unwrap();
+        assert!(name.len() <= 250 && has(&name), "{name}");
+    }
 }
 
 #[tokio::test]

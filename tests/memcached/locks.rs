@@ -19,7 +19,7 @@ fn within(time: Duration) -> LockOptions {
 #[tokio::test]
 async fn a_lock_without_a_ttl_is_a_lease_that_is_renewed() {
     let server = MemcachedServer::start();
-    let backend = builder(&server).lock_ttl(Duration::from_secs(1)).build().unwrap();
+    let backend = builder(&server).lock_lease(Duration::from_secs(1)).build().unwrap();
     let guard = backend.lock("a", LockOptions::new()).await.unwrap();
     assert!(server.command("mg test/l/a t\r\n").starts_with("HD t"), "it is stored with an expiry");
     tokio::time::sleep(Duration::from_secs(5)).await;
@@ -39,7 +39,7 @@ async fn holder() {
         return;
     }
     let builder = Memcached::builder().url(workers::variable("URL")).namespace("test");
-    let builder = builder.lock_ttl(Duration::from_secs(1)).call_timeout(PATIENCE);
+    let builder = builder.lock_lease(Duration::from_secs(1)).call_timeout(PATIENCE);
     let backend = builder.build().unwrap();
     let _guard = backend.lock("a", LockOptions::new()).await.unwrap();
     workers::say("HELD");
@@ -91,6 +91,56 @@ async fn a_release_is_never_of_another_s_lock() {
     assert!(matches!(one.lock("a", at_once()).await, Err(LockError::Held)));
     assert_eq!(held.fence(), None, "best effort: no token");
     assert!(held.release().await.unwrap());
+}
+
+#[tokio::test]
+async fn what_a_locks_options_leave_unset_is_the_backends() {
+    let server = MemcachedServer::start();
+    let hour = Duration::from_secs(3600);
+    let builder = builder(&server).lock_blocking(false).lock_ttl(Some(hour));
+    let backend = builder.lock_lease(Duration::from_secs(1)).build().unwrap();
+    let ttl = |name: &str| -> u64 {
+        let reply = server.command(&format!("mg test/l/{name} t\r\n"));
+        reply.trim().strip_prefix("HD t").unwrap().parse().unwrap()
+    };
+    let _held = backend.lock("a", LockOptions::new()).await.unwrap();
+    assert!(ttl("a") > 3500, "no lease");
+    assert!(matches!(backend.lock("a", LockOptions::new()).await, Err(LockError::Held)));
+    let _leased = backend.lock("b", LockOptions::new().ttl(None)).await.unwrap();
+    assert!(ttl("b") < 10, "a lease");
+    let waits = LockOptions::new().blocking(true);
+    let waited = tokio::time::timeout(Duration::from_millis(300), backend.lock("a", waits)).await;
+    assert!(waited.is_err(), "it waits");
+}
+
+/// A server that stands still gets what was sent to it when it goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f04_a_try_on_a_silent_server_ends_in_the_callers_time_and_leaves_no_lock() {
+    let server = MemcachedServer::start();
+    let hour = Duration::from_secs(3600);
+    let (one, other) = (
+        Memcached::builder().url(url(&server)).namespace("test").build().unwrap(),
+        Memcached::builder().url(url(&server)).namespace("test").build().unwrap(),
+    );
+    // Connected, so that the next try is sent.
+    drop(one.lock("other", within(Duration::from_secs(5))).await.unwrap());
+    for (round, patience) in [50, 50, 5000].into_iter().enumerate() {
+        let name = format!("lock-{round}");
+        server.pause();
+        let start = crate::servers::wait::now();
+        let options = LockOptions::new().ttl(Some(hour));
+        let options = options.blocking_timeout(Some(Duration::from_millis(patience)));
+        let taken = one.lock(&name, options).await;
+        let took = start.elapsed();
+        assert!(taken.is_err(), "{taken:?}");
+        assert!(took < Duration::from_millis(patience + 150), "{took:?} of {patience} ms");
+        // Longer than anybody would ask again who gives up.
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        server.resume();
+        let guard = other.lock(&name, within(Duration::from_secs(10))).await;
+        assert!(guard.is_ok(), "nobody holds it: {guard:?}");
+        assert!(start.elapsed() < Duration::from_secs(15));
+    }
 }
 
 #[tokio::test]

@@ -64,7 +64,7 @@ fn hit_once(throttle: &Throttle) {
 fn f28_guards_of_a_runtime_that_stands_idle_are_let_go_of_and_renewed() {
     let server = RedisServer::start();
     let lease = Duration::from_secs(1);
-    let backend = builder(server.url()).timeout(PATIENT).lock_ttl(lease).build().unwrap();
+    let backend = builder(server.url()).timeout(PATIENT).lock_lease(lease).build().unwrap();
     let idle = current_thread();
     let dropped = idle.block_on(backend.lock("dropped", HELD)).unwrap();
     let leased = idle.block_on(backend.lock("leased", LockOptions::new().ttl(None))).unwrap();

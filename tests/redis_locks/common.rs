@@ -36,11 +36,11 @@ pub(crate) fn at_once() -> LockOptions {
 }
 
 pub(crate) fn lock_key(name: &str) -> String {
-    format!("{NAMESPACE}|L{{n:{name}}}")
+    format!("{NAMESPACE}|L{{{name}}}")
 }
 
 pub(crate) fn fence_key(name: &str) -> String {
-    format!("{NAMESPACE}|F{{n:{name}}}")
+    format!("{NAMESPACE}|F{{{name}}}")
 }
 
 pub(crate) fn is_held(server: &RedisServer, name: &str) -> bool {

@@ -67,7 +67,7 @@ async fn f23_a_guard_may_be_dropped_anywhere() {
 #[test]
 fn f23_a_guard_outlives_its_runtime() {
     let server = RedisServer::start();
-    let backend = builder().url(server.url()).lock_ttl(millis(1500)).build().unwrap();
+    let backend = builder().url(server.url()).lock_lease(millis(1500)).build().unwrap();
     let [plain, leased] = block_on(async {
         [take(&backend, "a", ttl(millis(1500))).await, {
             take(&backend, "b", LockOptions::new()).await

@@ -128,7 +128,7 @@ async fn extend_never_shortens_and_says_when_the_lock_is_lost() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lock_without_a_ttl_is_a_lease_that_is_renewed() {
     let server = RedisServer::start();
-    let backend = builder().url(server.url()).lock_ttl(millis(3000)).build().unwrap();
+    let backend = builder().url(server.url()).lock_lease(millis(3000)).build().unwrap();
     let guard = backend.lock("a", LockOptions::new()).await.unwrap();
     server.cmd("CONFIG RESETSTAT");
     let mut renewed = 0;
@@ -147,6 +147,31 @@ async fn a_lock_without_a_ttl_is_a_lease_that_is_renewed() {
     let guard = take(&backend, "a", LockOptions::new()).await;
     assert!(guard.release().await.unwrap());
     assert!(!is_held(&server, "a"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_locks_options_leave_unset_is_the_backends() {
+    let server = RedisServer::start();
+    let builder = builder().url(server.url()).lock_blocking(false);
+    let backend = builder.lock_ttl(Some(LONG)).lock_lease(millis(1000)).build().unwrap();
+    let guard = backend.lock("a", LockOptions::new()).await.unwrap();
+    let left = pttl(&server, "a");
+    assert!(left > 1000 && left <= LONG.as_millis().try_into().unwrap(), "no lease: {left}");
+    let second = backend.lock("a", LockOptions::new()).await;
+    assert!(matches!(second, Err(LockError::Held)), "{second:?}");
+    // What is set wins, also if it is the library's default.
+    let leased = backend.lock("b", LockOptions::new().ttl(None)).await.unwrap();
+    assert!(pttl(&server, "b") <= 1000, "a lease");
+    let waits = LockOptions::new().blocking(true);
+    let waited = tokio::time::timeout(millis(300), backend.lock("a", waits)).await;
+    assert!(waited.is_err(), "it waits");
+    assert!(guard.release().await.unwrap() && leased.release().await.unwrap());
+
+    let builder = crate::common::builder().url(server.url());
+    let backend = builder.lock_blocking_timeout(Some(millis(100))).build().unwrap();
+    let _held = take(&on(&server), "a", ttl(LONG)).await;
+    let waited = backend.lock("a", LockOptions::new()).await;
+    assert!(matches!(waited, Err(LockError::TimedOut { .. })), "{waited:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -181,5 +206,13 @@ async fn a_fence_outlives_its_lock_and_not_forever() {
         assert_eq!(stored, guard.fence().unwrap().to_string(), "whole digits");
         let _ = guard.release().await.unwrap();
         assert_eq!(server.cmd(&format!("EXISTS {}", fence_key(name))).int(), 1);
+    }
+    let hour = Duration::from_secs(3600);
+    let backend = builder().url(server.url()).lock_fence_ttl(hour).build().unwrap();
+    for (name, time, least) in [("c", millis(100), 3_500_000), ("d", hour * 24, 23 * 3_600_000)] {
+        let guard = take(&backend, name, ttl(time)).await;
+        let left = server.cmd(&format!("PTTL {}", fence_key(name))).int();
+        assert!(left > least && left <= 24 * 3_600_000, "{left}: an hour, or the lock's own ttl");
+        let _ = guard.release().await.unwrap();
     }
 }

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use traffik::{Backend, LockError, LockOptions};
+use traffik::{Backend, LockError, LockOptions, redis};
 
-use crate::common::{LONG, at_once, builder, ends, fence_key, is_held, millis, take, ttl, until};
-use crate::servers::{Proxy, RedisServer};
+use crate::common::{
+    LONG, SOON, at_once, builder, ends, fence_key, is_held, lock_key, millis, take, ttl, until,
+};
+use crate::servers::{Direction, Proxy, RedisServer};
 
 fn url(proxy: &Proxy) -> String {
     format!("redis://127.0.0.1:{}", proxy.port())
@@ -19,15 +21,16 @@ async fn f36_a_lock_that_is_granted_too_late_is_not_taken_and_is_released() {
     // Connected, and the server knows the scripts.
     assert!(take(&backend, "other", ttl(LONG)).await.release().await.unwrap());
     server.cmd("CONFIG RESETSTAT");
-    // The request comes through late: when the answer is here, much of the TTL is left on the server.
-    proxy.delay(millis(4000), millis(0));
-    let options = ttl(millis(3500)).blocking(false);
+    // The request comes through late: when the answer is here, all of the TTL is left on the server.
+    proxy.hold(Direction::Request);
+    let time = millis(2000);
     let waiting = tokio::spawn({
         let backend = backend.clone();
-        async move { backend.lock("a", options).await }
+        async move { backend.lock("a", ttl(time).blocking(false)).await }
     });
-    tokio::time::sleep(millis(500)).await;
-    proxy.delay(millis(0), millis(0));
+    until("it is asked for", async || proxy.holds(Direction::Request, &lock_key("a"))).await;
+    tokio::time::sleep(time).await;
+    proxy.forward();
     let taken = ends("the try", waiting).await.unwrap();
     assert!(matches!(taken, Err(LockError::Held)), "{taken:?}");
     until("it is released", async || !is_held(&server, "a")).await;
@@ -58,29 +61,41 @@ async fn f36_a_lock_that_is_granted_after_the_caller_gave_up_is_released() {
 async fn f36_the_release_of_a_late_try_leaves_the_next_try_alone() {
     let server = RedisServer::start();
     let proxy = Proxy::start(server.port());
-    let backend = builder().url(url(&proxy)).timeout(millis(20_000)).build().unwrap();
+    // One connection whatever happens, so what is sent first is done first.
+    let client = redis::Client::open(url(&proxy)).unwrap();
+    let config = redis::AsyncConnectionConfig::new().set_response_timeout(None);
+    let connection = client.get_multiplexed_async_connection_with_config(&config).await.unwrap();
+    let one = move || std::future::ready(Ok(connection.clone()));
+    let backend = builder().factory(one).timeout(SOON).build().unwrap();
+    let known = take(&backend, "known", ttl(LONG)).await;
+    assert!(known.extend(LONG).await.unwrap() && known.release().await.unwrap());
     let mut others = Vec::new();
     // As many as are released at the same time.
     for number in 0..16 {
         others.push(take(&backend, &format!("other {number}"), ttl(LONG)).await);
     }
+    server.cmd("CONFIG RESETSTAT");
     // The first answer comes when its lock is over.
-    proxy.delay(millis(0), millis(1500));
+    proxy.hold(Direction::Reply);
     let waiting = tokio::spawn({
         let backend = backend.clone();
-        async move { backend.lock("a", ttl(millis(1200))).await }
+        async move { backend.lock("a", ttl(millis(3000))).await }
     });
-    tokio::time::sleep(millis(1200)).await;
-    // Releases that take until 700 ms after it.
-    proxy.delay(millis(0), millis(1000));
+    let has_fence = async || server.cmd(&format!("EXISTS {}", fence_key("a"))).int() == 1;
+    until("the first try is done", has_fence).await;
+    until("its lock is over", async || !is_held(&server, "a")).await;
+    // Its release waits until one of these is done, and the next try does not.
+    proxy.hold(Direction::Request);
     drop(others);
-    tokio::time::sleep(millis(100)).await;
-    proxy.delay(millis(0), millis(0));
+    proxy.pass(Direction::Reply);
+    until("the next try", async || proxy.holds(Direction::Request, &lock_key("a"))).await;
+    proxy.forward();
     let guard = ends("the lock", waiting).await.unwrap().unwrap();
-    // Longer than any release is under way.
     assert!(guard.extend(LONG).await.unwrap());
-    tokio::time::sleep(millis(1000)).await;
+    // Two tries, an extension, and the releases, with that of the first try.
+    until("all are released", async || server.calls("evalsha") >= 2 + 1 + 16 + 1).await;
     assert!(is_held(&server, "a"), "nobody else let go of it");
+    assert_eq!(server.calls("del"), 16, "those of the others");
     assert!(guard.release().await.unwrap());
 }
 

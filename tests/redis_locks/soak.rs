@@ -136,9 +136,9 @@ fn watch(port: u16, done: &AtomicBool, writes: &AtomicU64) {
     }
 }
 
-/// The lock and the token of a line like `1.2 [0 lua] "SET" "locks|G{n:lock-3}6|value" "17"`.
+/// The lock and the token of a line like `1.2 [0 lua] "SET" "locks|G{lock-3}|value" "17"`.
 fn written(line: &str) -> Option<(usize, u64)> {
-    let (_, rest) = line.split_once("[0 lua] \"SET\" \"locks|G{n:lock-")?;
+    let (_, rest) = line.split_once("[0 lua] \"SET\" \"locks|G{lock-")?;
     let (lock, rest) = rest.split_once('}')?;
     let token = rest.split('"').nth(2)?;
     Some((lock.parse().ok()?, token.parse().ok()?))

@@ -18,7 +18,7 @@ fn many() -> usize {
 
 /// Makes so many values of the namespace, in steps.
 fn fill(server: &RedisServer, count: usize) {
-    let script = b"for i = ARGV[1], ARGV[2] do redis.call('SET', 'states|v' .. i, 'value') end";
+    let script = b"for i = ARGV[1], ARGV[2] do redis.call('SET', 'states|v|' .. i, 'value') end";
     for first in (1..=count).step_by(10_000) {
         let (first, last) = (first.to_string(), (first + 9_999).min(count).to_string());
         let words: [&[u8]; 5] = [b"EVAL", script, b"0", first.as_bytes(), last.as_bytes()];
@@ -149,4 +149,66 @@ async fn clear_reaches_every_master_of_a_cluster() {
     assert_eq!(count("other|*").iter().sum::<usize>(), 200);
     has_nothing_but_locks(&backend, guards).await;
     drop(others);
+}
+
+/// A step that takes longer than a call may, and one whose connection is lost: each may be repeated.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clear_goes_on_after_a_slow_step_and_a_lost_connection() {
+    let server = RedisServer::start();
+    let builder = patient().url(server.url()).timeout(Duration::from_millis(150));
+    let backend = builder.build().unwrap();
+    backend.initialize().await.unwrap();
+    for disturb in [
+        (|server| {
+            server.pause();
+            thread::sleep(Duration::from_millis(400));
+            server.resume();
+        }) as fn(&RedisServer),
+        |server| drop(server.cmd("CLIENT KILL TYPE normal")),
+    ] {
+        // Other keys too, so that it takes its time.
+        fill(&server, 20_000);
+        let script = b"for i = 1, 200000 do redis.call('SET', 'other' .. i, 1) end";
+        server.command(&[b"EVAL", script, b"0"]).unwrap();
+        let before = server.calls("scan");
+        let clearing = tokio::spawn({
+            let backend = backend.clone();
+            async move { backend.clear().await }
+        });
+        crate::servers::wait_until("it is under way", LONG, || server.calls("scan") > before + 3);
+        tokio::task::block_in_place(|| disturb(&server));
+        clearing.await.unwrap().unwrap();
+        assert_eq!(server.cmd("DBSIZE").int(), 200_000, "what is not ours");
+    }
+}
+
+/// So many that one step would hold up everybody: they are set in parts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_values_are_set_in_parts_beside_others() {
+    let server = RedisServer::with(&["--latency-tracking-info-percentiles", "50", "100"]);
+    let backend = patient().url(server.url()).build().unwrap();
+    let count = 100_000;
+    let names: Vec<String> = (0..count).map(|number| format!("value {number}")).collect();
+    let pairs: Vec<(Key<'_>, &[u8])> =
+        names.iter().map(|name| (Key::value(name), &b"value"[..])).collect();
+    backend.initialize().await.unwrap();
+    server.cmd("CONFIG RESETSTAT");
+    backend.multi_set(&pairs, None).await.unwrap();
+    assert_eq!(server.cmd("DBSIZE").int(), count);
+    let steps = server.calls("evalsha") + server.calls("eval");
+    assert!(steps >= 100, "{steps} steps for {count} values");
+    // The server's own time for the longest, which a busy machine stretches.
+    let stats = server.cmd("INFO latencystats");
+    println!("{:?}", stats.field("latency_percentiles_usec_evalsha"));
+    let few = [(Key::value("x"), &b"1"[..]), (Key::value("y"), b"2")];
+    server.cmd("CONFIG RESETSTAT");
+    backend.multi_set(&few, None).await.unwrap();
+    assert_eq!(server.calls("evalsha"), 1, "a few are one step");
+    backend.clear().await.unwrap();
+
+    let cluster = RedisCluster::start(3, 0);
+    let backend = patient().cluster(cluster.urls()).timeout(LONG).build().unwrap();
+    backend.multi_set(&pairs, None).await.unwrap();
+    let stored: i64 = cluster.nodes().iter().map(|node| node.cmd("DBSIZE").int()).sum();
+    assert_eq!(stored, count);
 }

@@ -9,10 +9,24 @@ use traffik::{Backend, Effect, ErrorKind, Key, LockOptions, Redis, Throttle};
 use super::world::{CAPACITY, LONG, hasty, heals_for, patient, refused, throttle};
 use crate::servers::RedisCluster;
 
-/// The slot of the state of [`throttle`] for a key of one to nine bytes.
+/// The slot of the state of [`throttle`] for a plain key.
 pub(crate) fn slot_of(cluster: &RedisCluster, key: &str) -> u16 {
-    let length = char::from(u8::try_from(key.len()).unwrap());
-    cluster.slot_of(&format!("states|t\u{6}states{length}{key}"))
+    cluster.slot_of(&format!("states|t|states|{key}"))
+}
+
+/// The stored name of a plain value.
+fn stored(name: &str) -> String {
+    format!("states|v|{name}")
+}
+
+/// The slot of a plain value, as a cluster computes it: CRC16 of the XMODEM kind.
+fn crc_slot(name: &str) -> u16 {
+    let crc = stored(name).bytes().fold(0_u16, |crc, byte| {
+        (0..8).fold(crc ^ u16::from(byte) << 8, |crc, _| {
+            crc << 1 ^ if crc & 0x8000 == 0 { 0 } else { 0x1021 }
+        })
+    });
+    crc % 16_384
 }
 
 /// How many units the key's state holds.
@@ -106,7 +120,12 @@ async fn f12_hits_in_the_middle_of_a_migration() {
 async fn f12_keys_that_are_apart_for_a_while_are_waited_for() {
     let (cluster, backend) = started().await;
     let brief = hasty().cluster(cluster.urls()).build().unwrap();
-    let keys = [Key::value("{x}1"), Key::value("{x}2")];
+    // No key chooses its slot, so they are searched for.
+    let slot = cluster.slot_of("x");
+    let mut names =
+        (0..).map(|number: u32| number.to_string()).filter(|name| crc_slot(name) == slot);
+    let names = [names.next().unwrap(), names.next().unwrap()];
+    let keys = [Key::value(&names[0]), Key::value(&names[1])];
     backend.multi_set(&[(keys[0], b"1"), (keys[1], b"2")], None).await.unwrap();
     // A lock whose fence is there and the lock is not.
     let options = LockOptions::new().ttl(Some(LONG)).blocking(false);
@@ -114,13 +133,13 @@ async fn f12_keys_that_are_apart_for_a_while_are_waited_for() {
     let token = first.fence();
     assert!(first.release().await.unwrap());
 
-    let slot = cluster.slot_of("x");
     let from = cluster.master_of_slot(slot);
     let to = other_master(&cluster, slot);
     cluster.begin_migration(slot, to);
     let port = cluster.nodes()[to].port().to_string();
+    let stored = stored(&names[0]);
     let migrate: [&[u8]; 6] =
-        [b"MIGRATE", b"127.0.0.1", port.as_bytes(), b"states|v\x04{x}1", b"0", b"5000"];
+        [b"MIGRATE", b"127.0.0.1", port.as_bytes(), stored.as_bytes(), b"0", b"5000"];
     assert_eq!(cluster.nodes()[from].command(&migrate).unwrap().text(), "OK");
     let error = brief.multi_get(&keys).await.unwrap_err();
     if error.kind() != ErrorKind::Timeout {
@@ -129,7 +148,7 @@ async fn f12_keys_that_are_apart_for_a_while_are_waited_for() {
     let waiting = tokio::spawn({
         let backend = patient().timeout(LONG).cluster(cluster.urls()).build().unwrap();
         async move {
-            let keys = [Key::value("{x}1"), Key::value("{x}2")];
+            let keys = [Key::value(&names[0]), Key::value(&names[1])];
             (backend.multi_get(&keys).await, backend.multi_set(&[(keys[0], b"3")], None).await)
         }
     });
@@ -147,7 +166,7 @@ async fn f12_keys_that_are_apart_for_a_while_are_waited_for() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f12_a_lock_is_taken_and_let_go_of_in_the_middle_of_a_migration() {
     let (cluster, backend) = started().await;
-    let slot = cluster.slot_of("n:job");
+    let slot = cluster.slot_of("job");
     let to = other_master(&cluster, slot);
     let options = LockOptions::new().ttl(Some(LONG));
     let before = backend.lock("job", options).await.unwrap();

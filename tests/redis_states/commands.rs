@@ -83,7 +83,7 @@ async fn many_values_are_one_command() {
 
 /// The milliseconds after which the server forgets each state.
 fn ttls(server: &RedisServer) -> Vec<i64> {
-    let keys = server.cmd(&format!("KEYS {NAMESPACE}|t*"));
+    let keys = server.cmd(&format!("KEYS {NAMESPACE}|t|*"));
     let keys = keys.array().iter().map(crate::servers::Value::text);
     keys.map(|key| server.command(&[b"PTTL", key.as_bytes()]).unwrap().int()).collect()
 }

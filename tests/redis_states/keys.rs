@@ -22,7 +22,11 @@ fn hostile() -> Vec<Vec<u8>> {
         "{a}b",
         "a{b}",
         "}{",
-        "{n:job}",
+        "{job}",
+        "%7Bjob%7D",
+        "%",
+        "%25",
+        "a%7Cb",
         "*",
         "?",
         "[a-z]*",
@@ -32,7 +36,7 @@ fn hostile() -> Vec<Vec<u8>> {
         "a|b",
         "t",
         "v",
-        "states|v\u{1}a",
+        "states|v|a",
         "' or 1=1",
         "\"",
         "';redis.call('FLUSHALL')--",
@@ -148,6 +152,38 @@ async fn f31_hostile_names_of_locks_and_their_values() {
     }
 }
 
+/// What a helper says is what the server has, so that a customer can be looked up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stored_names_are_readable_and_said_by_a_helper() {
+    let server = RedisServer::start();
+    let backend = patient().url(server.url()).build().unwrap();
+    let throttle = throttle(&backend);
+    for (key, name) in [
+        ("alice@example.com", "states|t|states|alice@example.com"),
+        ("a:b/c", "states|t|states|a:b/c"),
+        ("{x}|100%", "states|t|states|%7Bx%7D%7C100%25"),
+        ("b\u{e9}a c", "states|t|states|b%C3%A9a%20c"),
+    ] {
+        let _ = throttle.hit(key).await.unwrap();
+        assert_eq!(server.words(&["EXISTS", name]).unwrap().int(), 1, "{name}");
+        assert_eq!(backend.stored_name("states", key).unwrap().as_deref(), Some(name));
+    }
+    let _ = throttle.hit(("tenant-7", "alice")).await.unwrap();
+    let name = backend.stored_name("states", ("tenant-7", "alice")).unwrap().unwrap();
+    assert_eq!(server.words(&["EXISTS", &name]).unwrap().int(), 1, "{name}");
+    assert_eq!(backend.stored_name("states", traffik::Exempt).unwrap(), None);
+    // All are of visible bytes, and none has a hash tag. A long key is under its digest.
+    let longest = vec![b'x'; traffik::key::MAX_KEY_BYTES];
+    let long = [&longest[..], b"x"].concat();
+    for key in hostile().into_iter().chain([longest, long]) {
+        let _ = throttle.hit(&key[..]).await.unwrap();
+        let name = backend.stored_name("states", &key[..]).unwrap().unwrap();
+        assert!(name.bytes().all(|byte| byte.is_ascii_graphic() && !b"{}".contains(&byte)));
+        assert_eq!(server.words(&["EXISTS", &name]).unwrap().int(), 1, "{name}");
+        assert_eq!(name.contains("|sha256|"), key.len() > traffik::key::MAX_KEY_BYTES, "{name}");
+    }
+}
+
 async fn count(backend: &Redis, name: &str) -> usize {
     let found = backend.get(&Key::value(name)).await.unwrap();
     usize::from(found.is_some())
@@ -169,9 +205,9 @@ async fn f31_clear_leaves_what_only_looks_like_its_namespace() {
         b"app|x",
         b"app",
         b"app|",
-        b"app|L{n:job}",
-        b"app|F{n:job}",
-        b"app|G{n:job}3|v",
+        b"app|L{job}",
+        b"app|F{job}",
+        b"app|G{job}|v",
         b"xapp|vx",
         b"app|[tv]",
         b"a[b]c",

@@ -2,7 +2,7 @@
 
 use std::thread;
 
-use traffik::ErrorKind;
+use traffik::{Backend, ErrorKind, Key};
 
 use super::world::{CAPACITY, LONG, heals, patient, refused, refused_by_policy, throttle};
 use crate::servers::{RedisServer, wait_until};
@@ -103,4 +103,39 @@ async fn f12_a_single_url_of_a_cluster_says_what_to_use() {
         }
     }
     assert!(refusals > 0, "some keys are on other nodes");
+}
+
+/// On one thread, a loop over an answer that comes at once must let the others go on.
+#[tokio::test]
+async fn f21_who_is_overloaded_lets_others_run() {
+    let server = RedisServer::start();
+    let backend = patient().url(server.url()).max_in_flight(1).build().unwrap();
+    let key = Key::value("a");
+    backend.set(&key, b"1", None).await.unwrap();
+    server.pause();
+    let waiting = tokio::spawn({
+        let backend = backend.clone();
+        async move { backend.get(&Key::value("a")).await }
+    });
+    let start = crate::servers::wait::now();
+    let (mut refused, mut tried) = (0, 0);
+    let resumed = tokio::spawn(async move {
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        server.resume();
+        server
+    });
+    // So that it has begun.
+    tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    // Until the call that waits has its answer.
+    while !waiting.is_finished() {
+        tried += 1;
+        if let Err(error) = backend.get(&key).await {
+            assert_eq!(error.kind(), ErrorKind::Overloaded, "{error}");
+            refused += 1;
+        }
+        assert!(start.elapsed() < LONG, "nobody else runs");
+    }
+    assert!(refused > 0, "{tried} tries");
+    let _ = waiting.await.unwrap().unwrap();
+    drop(resumed.await.unwrap());
 }

@@ -28,7 +28,7 @@ pub struct MemcachedBuilder {
     pub(super) pool_minsize: usize,
     pub(super) call_timeout: Duration,
     pub(super) track_keys: bool,
-    pub(super) lock_ttl: Duration,
+    pub(super) lock_lease: Duration,
     pub(super) namespace: String,
     persistent: bool,
     on_error: OnError,
@@ -46,7 +46,7 @@ impl MemcachedBuilder {
             pool_minsize: 1,
             call_timeout: Memcached::DEFAULT_CALL_TIMEOUT,
             track_keys: false,
-            lock_ttl: Memcached::DEFAULT_LOCK_TTL,
+            lock_lease: Memcached::DEFAULT_LOCK_LEASE,
             namespace: ":memcached:".into(),
             persistent: true,
             on_error: OnError::default(),
@@ -138,21 +138,28 @@ impl MemcachedBuilder {
         self
     }
 
-    /// Whether a lock is waited for, where its user does not say. Defaults to true.
+    /// Sets whether a lock is waited for, where its options do not say. Defaults to true.
     pub fn lock_blocking(mut self, blocking: bool) -> Self {
         self.lock = self.lock.blocking(blocking);
         self
     }
 
-    /// The lease of a lock whose options have no TTL: it is renewed every third of this while the guard
-    /// lives, for a day at most. After a crash the lock is free when the lease ends. At least 1 s.
-    /// Defaults to [`Memcached::DEFAULT_LOCK_TTL`].
-    pub fn lock_ttl(mut self, ttl: Duration) -> Self {
-        self.lock_ttl = ttl;
+    /// Sets after what time a lock frees itself, where its options do not say; above zero. Defaults to
+    /// none: such a lock is a [lease](Self::lock_lease).
+    pub fn lock_ttl(mut self, ttl: Option<Duration>) -> Self {
+        self.lock = self.lock.ttl(ttl);
         self
     }
 
-    /// The longest wait for a lock, where its user does not say. Defaults to none.
+    /// Sets the TTL of a lease, which a lock without a TTL is: it is renewed every third of this while
+    /// its guard lives, for a day at most. After a crash the lock is free some 2 s after the lease ends.
+    /// 1 s or more. Defaults to [`Memcached::DEFAULT_LOCK_LEASE`].
+    pub fn lock_lease(mut self, ttl: Duration) -> Self {
+        self.lock_lease = ttl;
+        self
+    }
+
+    /// Sets the longest wait for a lock, where its options do not say. Defaults to none.
     pub fn lock_blocking_timeout(mut self, timeout: Option<Duration>) -> Self {
         self.lock = self.lock.blocking_timeout(timeout);
         self
@@ -184,9 +191,12 @@ impl MemcachedBuilder {
             let problem = format!("is {:?}; use above zero to a minute", self.call_timeout);
             return Err(BuildError::setting("call_timeout", problem));
         }
-        if self.lock_ttl < SHORTEST_LEASE {
-            let problem = format!("is {:?}; use a second or more", self.lock_ttl);
-            return Err(BuildError::setting("lock_ttl", problem));
+        if self.lock_lease < SHORTEST_LEASE {
+            let problem = format!("is {:?}; use a second or more", self.lock_lease);
+            return Err(BuildError::setting("lock_lease", problem));
+        }
+        if self.lock.get_ttl() == Some(Duration::ZERO) {
+            return Err(BuildError::setting("lock_ttl", "is zero; use a duration above it"));
         }
         let addresses = self.addresses()?;
         let clock = self.clock.clone().unwrap_or_else(|| Arc::new(WallClock::new()));

@@ -1,39 +1,49 @@
-//! Names of items: from a small alphabet, at most 250 bytes, different for any two different keys.
+//! Names of items: visible ASCII, at most 250 bytes, different for any two different keys.
 //!
 //! ```text
 //! <namespace>/v/<name>               a user's value
 //! <namespace>/t/<throttle>/<part>... the state of a throttle's key
 //! <namespace>/l/<name>               a lock
 //! <namespace>/g                      the generation of a node's items, for `clear`
-//! <namespace>/V/<hash>               the same as the first two, for a key that is long or has other
-//! <namespace>/T/<hash>               bytes; likewise for a lock
+//! <namespace>/V/<hash>               the same as the first three, for a key whose name would be longer
+//! <namespace>/T/<hash>
 //! <namespace>/L/<hash>
 //! ```
 //!
-//! A namespace and a readable part have no slash, so the borders are certain. The hash is SHA-256 of the
-//! injective form of the key, cut to 192 bits.
+//! A namespace has no slash, and parts are percent-encoded ([`names`](crate::backend::names)), so the
+//! borders are certain. The hash is SHA-256 of the injective form of the key, cut to 192 bits.
 
 use sha2::{Digest, Sha256};
 
+use crate::backend::names;
 use crate::key::{Key, push_prefixed};
 
-/// A server takes 250 bytes.
-const MAX_NAME: usize = 200;
+/// As long as a server takes it.
+const MAX_NAME: usize = 250;
+const SEPARATOR: u8 = b'/';
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
 /// The name of a value's or a state's item.
 pub(super) fn of_key(namespace: &str, key: &Key<'_>) -> String {
     let kind = if key.throttle().is_some() { 't' } else { 'v' };
-    let throttle = key.throttle().map(str::as_bytes);
-    let parts = throttle.into_iter().chain(key.parts().iter().map(|part| part.as_bytes()));
-    readable(namespace, kind, parts).unwrap_or_else(|| hashed(namespace, kind, &key.encode()))
+    // No readable name is shorter than what it names.
+    let length: usize = key.parts().iter().map(|part| part.as_bytes().len()).sum();
+    let readable = (length < MAX_NAME).then(|| {
+        let mut name = beginning(namespace);
+        names::push_key(&mut name, key, SEPARATOR);
+        name
+    });
+    fitting(readable).unwrap_or_else(|| hashed(namespace, kind, &key.encode()))
 }
 
 /// The name of a lock's item.
-pub(super) fn of_lock(namespace: &str, name: &str) -> String {
-    readable(namespace, 'l', std::iter::once(name.as_bytes())).unwrap_or_else(|| {
-        let mut encoded = Vec::with_capacity(name.len() + 2);
-        push_prefixed(&mut encoded, name.as_bytes());
+pub(super) fn of_lock(namespace: &str, lock: &str) -> String {
+    let mut name = beginning(namespace);
+    name.extend_from_slice(b"l/");
+    names::push_part(&mut name, lock.as_bytes(), SEPARATOR);
+    fitting(Some(name)).unwrap_or_else(|| {
+        let mut encoded = Vec::with_capacity(lock.len() + 2);
+        push_prefixed(&mut encoded, lock.as_bytes());
         hashed(namespace, 'l', &encoded)
     })
 }
@@ -43,32 +53,15 @@ pub(super) fn of_generation(namespace: &str) -> String {
     format!("{namespace}/g")
 }
 
-fn readable<'a>(
-    namespace: &str,
-    kind: char,
-    parts: impl Iterator<Item = &'a [u8]> + Clone,
-) -> Option<String> {
-    let length: usize = parts.clone().map(|part| part.len() + 1).sum();
-    if length > MAX_NAME - namespace.len() - 2 {
-        return None;
-    }
-    let mut name = String::with_capacity(namespace.len() + 2 + length);
-    name.push_str(namespace);
-    name.push('/');
-    name.push(kind);
-    for part in parts {
-        if !part.iter().all(|byte| is_plain(*byte)) {
-            return None;
-        }
-        name.push('/');
-        // Plain bytes are ASCII.
-        name.push_str(std::str::from_utf8(part).ok()?);
-    }
-    Some(name)
+fn beginning(namespace: &str) -> Vec<u8> {
+    let mut name = Vec::with_capacity(namespace.len() + 64);
+    name.extend_from_slice(namespace.as_bytes());
+    name.push(SEPARATOR);
+    name
 }
 
-fn is_plain(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"_.:-".contains(&byte)
+fn fitting(name: Option<Vec<u8>>) -> Option<String> {
+    String::from_utf8(name.filter(|name| name.len() <= MAX_NAME)?).ok()
 }
 
 fn hashed(namespace: &str, kind: char, encoded: &[u8]) -> String {
@@ -103,7 +96,7 @@ mod tests {
     }
 
     fn is_safe(name: &str) -> bool {
-        name.len() <= 250 && name.bytes().all(|byte| is_plain(byte) || byte == b'/')
+        name.len() <= 250 && name.bytes().all(|byte| byte.is_ascii_graphic())
     }
 
     #[test]
@@ -112,7 +105,11 @@ mod tests {
         assert_eq!(name("api", &[b"a:b".to_vec(), b"".to_vec()]), "n/t/api/a:b/");
         assert_eq!(of_key("n", &Key::value("x")), "n/v/x");
         assert_eq!(of_lock("n", "x"), "n/l/x");
-        assert!(name("api", &[b"a b".to_vec()]).starts_with("n/T/"));
+        assert_eq!(name("api", &[b"a b/{c}".to_vec()]), "n/t/api/a%20b%2F%7Bc%7D");
+        assert_eq!(name("t", &[vec![b'k'; 244]]).len(), 250);
+        assert!(name("t", &[vec![b'k'; 245]]).starts_with("n/T/"));
+        assert!(name("t", &[vec![b' '; 82]]).starts_with("n/T/"));
+        assert!(of_lock("n", &"\u{e9}".repeat(100)).starts_with("n/L/"));
     }
 
     #[test]

@@ -13,13 +13,16 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::expiry::{self, LONG_PAST};
+use super::nodes::Nodes;
 use super::protocol::{Answer, Command};
 use super::{Inner, NAME, errors, keys};
 use crate::backend::{Result, cas};
 use crate::background;
 use crate::clock::monotonic_now;
 use crate::error::{BackendError, Effect, ErrorKind};
-use crate::lock::{Attempt, HeldLock, Lease, LockError, LockGuard, LockOptions};
+use crate::lock::{
+    Asked, Attempt, HeldLock, Lane, Lease, LockError, LockGuard, LockOptions, Outcome, Turns, later,
+};
 use crate::random;
 
 const OPERATION: &str = "lock";
@@ -33,7 +36,9 @@ impl Inner {
         options: LockOptions,
     ) -> Result<LockGuard, LockError> {
         options.check(name)?;
-        self.releaser.start();
+        for releaser in &self.releasers {
+            releaser.start();
+        }
         self.turns.take(name, options, || self.acquire(name, options.get_ttl())).await
     }
 
@@ -45,10 +50,10 @@ impl Inner {
         ttl: Option<Duration>,
     ) -> Result<Attempt<LockGuard>, LockError> {
         let hold = Hold::new(self, name);
-        let leased = ttl.is_none();
+        let (lease, inner) = (self.lease, Arc::clone(self));
         let (done, outcome) = oneshot::channel();
         background::start_detached(async move {
-            let _ = done.send(hold.take(ttl.unwrap_or(hold.inner.lease_ttl), leased).await);
+            let _ = done.send(hold.take(&inner, ttl.unwrap_or(lease), ttl.is_none()).await);
         });
         outcome.await.unwrap_or_else(|_gone| {
             Err(BackendError::new(NAME, OPERATION, ErrorKind::Unavailable)
@@ -60,14 +65,20 @@ impl Inner {
 }
 
 /// A lock that is held or about to be.
+///
+/// It has what a release needs and no more, so that one which waits for its server does not keep the whole
+/// backend alive.
 #[derive(Debug)]
 struct Hold {
-    inner: Arc<Inner>,
+    nodes: Arc<Nodes>,
+    turns: Arc<Turns>,
     /// As the user calls it.
     name: String,
     item: String,
     node: usize,
     owner: String,
+    /// When the server was asked for it.
+    asked: Instant,
     /// By a clock that was read before the server was asked.
     until: Mutex<Instant>,
 }
@@ -80,39 +91,42 @@ enum Changed {
 }
 
 impl Hold {
-    fn new(inner: &Arc<Inner>, name: &str) -> Arc<Self> {
+    fn new(inner: &Inner, name: &str) -> Arc<Self> {
         let item = keys::of_lock(inner.settings.namespace(), name);
+        let now = monotonic_now();
         Arc::new(Self {
-            inner: Arc::clone(inner),
+            nodes: Arc::clone(&inner.nodes),
+            turns: Arc::clone(&inner.turns),
             name: name.into(),
             node: inner.nodes.index_of(&item),
             item,
             owner: random::id(),
-            until: Mutex::new(monotonic_now()),
+            asked: now,
+            until: Mutex::new(now),
         })
     }
 
     async fn take(
         self: &Arc<Self>,
+        inner: &Arc<Inner>,
         ttl: Duration,
         leased: bool,
     ) -> Result<Attempt<LockGuard>, LockError> {
-        let asked = monotonic_now();
         let ttl = ttl.min(LONGEST);
         let exptime = expiry::exptime(ttl);
         let add = Command::Add { key: &self.item, value: self.owner.as_bytes(), exptime };
-        match self.inner.nodes.call(self.node, OPERATION, add).await {
+        match self.nodes.call(self.node, OPERATION, add).await {
             Ok(Answer::Done) => {}
             Ok(Answer::Changed) => return Ok(Attempt::Held(None)),
             Ok(_) => return Err(errors::unexpected(OPERATION).into()),
             Err(error) => {
                 if error.effect() == Effect::Ambiguous {
-                    self.abandon();
+                    self.release_later(inner, Asked::in_vain(self.asked, ttl));
                 }
                 return Err(error.into());
             }
         }
-        *self.until.lock() = asked + ttl;
+        *self.until.lock() = later(self.asked, ttl);
         let lease = leased.then(|| {
             let hold = Arc::clone(self);
             Lease::start(NAME, ttl, move || {
@@ -121,6 +135,7 @@ impl Hold {
             })
         });
         Ok(Attempt::Taken(LockGuard::new(Held {
+            inner: Arc::clone(inner),
             hold: Arc::clone(self),
             lease: Mutex::new(lease),
         })))
@@ -128,7 +143,7 @@ impl Hold {
 
     /// Writes the item again with this expiry, if it is still ours.
     async fn rewrite(&self, operation: &'static str, exptime: u32) -> Result<Changed> {
-        let nodes = &self.inner.nodes;
+        let nodes = &self.nodes;
         for attempt in 0..cas::MAX_ATTEMPTS {
             cas::pause(attempt).await;
             let found = nodes.call(self.node, operation, Command::Gets(&self.item)).await?;
@@ -152,7 +167,7 @@ impl Hold {
     async fn extend(&self, ttl: Duration) -> Result<bool> {
         let asked = monotonic_now();
         // Never shorter than it is; but whether it is still ours is asked in any case.
-        let longest = (asked + ttl.min(LONGEST)).max(*self.until.lock());
+        let longest = later(asked, ttl.min(LONGEST)).max(*self.until.lock());
         let exptime = expiry::exptime(longest.saturating_duration_since(asked));
         let changed = self.rewrite("extend", exptime).await?;
         let mut until = self.until.lock();
@@ -165,22 +180,37 @@ impl Hold {
 
     async fn release(&self) -> Result<bool> {
         let changed = self.rewrite("release", LONG_PAST).await;
-        self.inner.turns.freed(&self.name);
+        self.turns.freed(&self.name);
         Ok(matches!(changed?, Changed::Yes))
     }
 
-    /// Hands the release over to a task.
-    fn abandon(self: &Arc<Self>) {
+    /// Releases it in the background.
+    fn release_later(self: &Arc<Self>, inner: &Inner, asked: Asked) {
         let hold = Arc::clone(self);
-        self.inner.releaser.send(async move {
-            // The TTL is the backstop.
-            let _ = hold.release().await;
+        inner.releasers[self.node].send(asked, move || {
+            let hold = Arc::clone(&hold);
+            async move {
+                match hold.rewrite("release", LONG_PAST).await {
+                    Ok(Changed::Yes) => {
+                        hold.turns.freed(&hold.name);
+                        Outcome::Released
+                    }
+                    Ok(Changed::Lost) => Outcome::NotOurs,
+                    Err(error) => match error.kind() {
+                        ErrorKind::Unavailable | ErrorKind::Timeout | ErrorKind::Overloaded => {
+                            Outcome::NoAnswer
+                        }
+                        _ => Outcome::Refused,
+                    },
+                }
+            }
         });
     }
 }
 
 #[derive(Debug)]
 struct Held {
+    inner: Arc<Inner>,
     hold: Arc<Hold>,
     lease: Mutex<Option<Lease>>,
 }
@@ -213,6 +243,9 @@ impl HeldLock for Held {
 
     fn abandon(&self) {
         self.end_lease();
-        self.hold.abandon();
+        // A server keeps an item for some seconds more.
+        let until = later(*self.hold.until.lock(), Duration::from_secs(3));
+        let asked = Asked { lane: Lane::Guard, granted: true, at: self.hold.asked, until };
+        self.hold.release_later(&self.inner, asked);
     }
 }

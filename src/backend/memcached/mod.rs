@@ -43,7 +43,7 @@
 //! that is only wasted when done twice. [`is_valid`](LockGuard::is_valid) goes by the monotonic clock, from
 //! before the server was asked.
 //!
-//! Without a TTL a lock is a lease of [`lock_ttl`](MemcachedBuilder::lock_ttl), renewed every third of it
+//! Without a TTL a lock is a lease of [`lock_lease`](MemcachedBuilder::lock_lease), renewed every third of it
 //! while the guard lives, for a day at most. A guard that is dropped hands its release to a task; on a
 //! thread whose runtime is gone, the TTL frees the lock. An acquisition that is cancelled goes on to its
 //! end and lets go.
@@ -116,10 +116,10 @@ use async_trait::async_trait;
 
 pub use builder::MemcachedBuilder;
 
-use super::{Backend, Result, Settings, counter};
+use super::{Backend, Result, Settings, counter, names};
 use crate::decision::Decision;
 use crate::error::{BackendError, ErrorKind};
-use crate::key::Key;
+use crate::key::{Key, KeyError, ToKey};
 use crate::lock::{LockError, LockGuard, LockOptions, Releaser, Turns};
 use crate::strategy::Step;
 use crate::timer;
@@ -166,15 +166,16 @@ pub struct Memcached {
 #[derive(Debug)]
 struct Inner {
     settings: Settings,
-    nodes: Nodes,
+    nodes: Arc<Nodes>,
     call_timeout: Duration,
     keeping: Keeping,
     coalescer: Coalescer,
     /// Where each node's generation is, if keys are tracked.
     generation_key: Option<String>,
-    turns: Turns,
-    releaser: Releaser,
-    lease_ttl: Duration,
+    turns: Arc<Turns>,
+    /// One for each node.
+    releasers: Vec<Releaser>,
+    lease: Duration,
 }
 
 impl Memcached {
@@ -184,7 +185,7 @@ impl Memcached {
     /// How long a call may take by default.
     pub const DEFAULT_CALL_TIMEOUT: Duration = Duration::from_millis(200);
     /// The lease of a lock without a TTL by default.
-    pub const DEFAULT_LOCK_TTL: Duration = Duration::from_secs(30);
+    pub const DEFAULT_LOCK_LEASE: Duration = Duration::from_secs(30);
 
     /// Starts from the default settings: one server on `127.0.0.1:11211`.
     pub fn builder() -> MemcachedBuilder {
@@ -222,21 +223,46 @@ impl Memcached {
         self.inner.ask_nodes("ready").await
     }
 
+    /// Returns the name of the item that holds the state of a throttle's key, to look a customer up;
+    /// `None` for a key that is exempt.
+    ///
+    /// It is the namespace, `/t/`, the throttle and each part of the key after a slash, with all but
+    /// visible ASCII, slashes, braces and `%` percent-encoded. A name of more than 250 bytes is replaced
+    /// by a digest.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let backend = traffik::Memcached::builder().namespace("shop:prod").build()?;
+    /// let name = backend.stored_name("api", ("tenant-7", "alice@example.com"))?;
+    /// assert_eq!(name.as_deref(), Some("shop:prod/t/api/tenant-7/alice@example.com"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// When a hit would refuse the key.
+    pub fn stored_name(&self, throttle: &str, key: impl ToKey) -> Result<Option<String>, KeyError> {
+        let namespace = self.inner.settings.namespace();
+        names::stored_name(throttle, &key, |key| keys::of_key(namespace, key).into_bytes())
+    }
+
     fn from_parts(builder: &MemcachedBuilder, settings: Settings, addresses: Vec<Address>) -> Self {
         let for_at_least =
             if builder.clock.is_some() { KEEP_BY_ANOTHER_CLOCK } else { Duration::ZERO };
         let (least, most) = (builder.pool_minsize, builder.pool_size);
+        let releasers = addresses.iter().map(|_| Releaser::new()).collect();
         Self {
             inner: Arc::new(Inner {
                 settings,
-                nodes: Nodes::new(addresses, builder.call_timeout, least, most),
+                nodes: Arc::new(Nodes::new(addresses, builder.call_timeout, least, most)),
                 call_timeout: builder.call_timeout,
                 keeping: Keeping { for_at_least },
                 coalescer: Coalescer::new(),
                 generation_key: builder.track_keys.then(|| keys::of_generation(&builder.namespace)),
-                turns: Turns::new(NAME),
-                releaser: Releaser::new(),
-                lease_ttl: builder.lock_ttl,
+                turns: Arc::new(Turns::new(NAME)),
+                releasers,
+                lease: builder.lock_lease,
             }),
         }
     }
@@ -377,7 +403,8 @@ impl Backend for Memcached {
     }
 
     async fn lock(&self, name: &str, options: LockOptions) -> Result<LockGuard, LockError> {
-        self.open("lock")?.lock(name, options).await
+        let inner = self.open("lock")?;
+        inner.lock(name, options.or(inner.settings.lock_options())).await
     }
 
     async fn apply(&self, key: &Key<'_>, step: &Step<'_>) -> Result<Decision> {

@@ -120,20 +120,20 @@ impl InMemoryBuilder {
         self
     }
 
-    /// Whether a lock is waited for, where its user does not say. Defaults to true.
+    /// Sets whether a lock is waited for, where its options do not say. Defaults to true.
     pub fn lock_blocking(mut self, blocking: bool) -> Self {
         self.lock = self.lock.blocking(blocking);
         self
     }
 
-    /// After what time a lock frees itself, where its user does not say; above zero. Defaults to
+    /// Sets after what time a lock frees itself, where its options do not say; above zero. Defaults to
     /// never.
     pub fn lock_ttl(mut self, ttl: Option<Duration>) -> Self {
         self.lock = self.lock.ttl(ttl);
         self
     }
 
-    /// The longest wait for a lock, where its user does not say. Defaults to none.
+    /// Sets the longest wait for a lock, where its options do not say. Defaults to none.
     pub fn lock_blocking_timeout(mut self, timeout: Option<Duration>) -> Self {
         self.lock = self.lock.blocking_timeout(timeout);
         self

@@ -18,6 +18,7 @@ use crate::clock::monotonic_now;
 use crate::error::{BackendError, ErrorKind};
 use crate::lock::{HeldLock, LockError, LockGuard, LockOptions, MAX_WAITERS};
 use crate::sync::Mutex;
+use crate::timer;
 
 #[derive(Debug)]
 pub(super) struct Locks {
@@ -93,7 +94,14 @@ impl Locks {
         options: LockOptions,
         deadline: Option<Instant>,
     ) -> Result<Holder, LockError> {
-        let place = Place::last_in(self, name)?;
+        let place = match Place::last_in(self, name) {
+            Ok(place) => place,
+            Err(error) => {
+                // Who tries again at once must not keep the others from going on.
+                tokio::task::yield_now().await;
+                return Err(error);
+            }
+        };
         loop {
             let turn = self.queues.lock().turn(&place, options.get_ttl(), self.kind);
             let expires = match turn {
@@ -107,7 +115,10 @@ impl Locks {
             let soonest = [expires, deadline].into_iter().flatten().min();
             match soonest {
                 None => place.wake.notified().await,
-                Some(instant) => drop(timeout_at(instant, place.wake.notified()).await),
+                Some(instant) => {
+                    timer::require(NAME, "lock")?;
+                    drop(timeout_at(instant, place.wake.notified()).await);
+                }
             }
         }
     }

@@ -302,6 +302,7 @@ impl Backend for InMemory {
 
     async fn lock(&self, name: &str, options: LockOptions) -> Result<LockGuard, LockError> {
         self.inner.check_open("lock")?;
+        let options = options.or(self.settings().lock_options());
         self.inner.locks.lock(name, options).await
     }
 

@@ -9,7 +9,8 @@ use redis::RedisResult;
 use redis::aio::ConnectionManager;
 
 use super::connection::Connection;
-use super::lock::DEFAULT_TTL;
+use super::lock::{DEFAULT_LEASE, SHORTEST_TTL};
+use super::node::DEFAULT_FENCE_TTL;
 #[cfg(feature = "redis-sentinel")]
 use super::sentinel::Sentinels;
 use super::servers::Target;
@@ -45,6 +46,8 @@ pub struct RedisBuilder {
     on_error: OnError,
     pub(super) lock_type: LockType,
     lock: LockOptions,
+    pub(super) lock_lease: Duration,
+    pub(super) lock_fence_ttl: Duration,
     clock: Option<Arc<dyn Clock>>,
     pub(super) timeout: Duration,
     pub(super) connect_timeout: Duration,
@@ -71,7 +74,9 @@ impl RedisBuilder {
             persistent: true,
             on_error: OnError::default(),
             lock_type: LockType::default(),
-            lock: LockOptions::new().ttl(Some(DEFAULT_TTL)),
+            lock: LockOptions::new(),
+            lock_lease: DEFAULT_LEASE,
+            lock_fence_ttl: DEFAULT_FENCE_TTL,
             clock: None,
             timeout: Redis::DEFAULT_TIMEOUT,
             connect_timeout: Duration::from_millis(250),
@@ -183,20 +188,39 @@ impl RedisBuilder {
         self
     }
 
-    /// Whether a lock is waited for, where its user does not say. Defaults to true.
+    /// Sets whether a lock is waited for, where its options do not say. Defaults to true.
     pub fn lock_blocking(mut self, blocking: bool) -> Self {
         self.lock = self.lock.blocking(blocking);
         self
     }
 
-    /// After what time a lock frees itself, where its user does not say; above zero. Also the TTL of a
-    /// lease, which a lock without a TTL is. Defaults to 10 s.
-    pub fn lock_ttl(mut self, ttl: Duration) -> Self {
-        self.lock = self.lock.ttl(Some(ttl));
+    /// Sets after what time a lock frees itself, where its options do not say; 5 ms or more. Defaults to
+    /// none: such a lock is a [lease](Self::lock_lease).
+    pub fn lock_ttl(mut self, ttl: Option<Duration>) -> Self {
+        self.lock = self.lock.ttl(ttl);
         self
     }
 
-    /// The longest wait for a lock, where its user does not say. Defaults to none.
+    /// Sets the TTL of a lease, which a lock without a TTL is: it is renewed every third of this while
+    /// its guard lives, for a day at most; after a crash the lock is free when it is over. 5 ms or more,
+    /// better seconds. Defaults to 10 s.
+    pub fn lock_lease(mut self, ttl: Duration) -> Self {
+        self.lock_lease = ttl;
+        self
+    }
+
+    /// Sets how long the server remembers the last fencing token of a lock's name that nobody takes any
+    /// more, and never shorter than the lock's TTL; some 130 bytes of its memory for each name. Above
+    /// zero. Defaults to 7 days.
+    ///
+    /// Tokens rise with the server's time too. So shorten it if lock names are many and used once; what
+    /// is lost is only that tokens still rise after the server's clock was put back for longer than this.
+    pub fn lock_fence_ttl(mut self, ttl: Duration) -> Self {
+        self.lock_fence_ttl = ttl;
+        self
+    }
+
+    /// Sets the longest wait for a lock, where its options do not say. Defaults to none.
     pub fn lock_blocking_timeout(mut self, timeout: Option<Duration>) -> Self {
         self.lock = self.lock.blocking_timeout(timeout);
         self
@@ -289,11 +313,18 @@ impl RedisBuilder {
             ("timeout", self.timeout),
             ("connect_timeout", self.connect_timeout),
             ("initialize_timeout", self.initialize_timeout),
-            ("lock_ttl", self.lock.get_ttl().unwrap_or(DEFAULT_TTL)),
+            ("lock_fence_ttl", self.lock_fence_ttl),
         ];
         for (setting, time) in above_zero {
             if time.is_zero() {
                 return Err(BuildError::setting(setting, "is zero; use a duration above it"));
+            }
+        }
+        let ttl = self.lock.get_ttl().unwrap_or(SHORTEST_TTL);
+        for (setting, time) in [("lock_ttl", ttl), ("lock_lease", self.lock_lease)] {
+            if time < SHORTEST_TTL {
+                let problem = format!("is {time:?}; use {SHORTEST_TTL:?} or more");
+                return Err(BuildError::setting(setting, problem));
             }
         }
         if self.max_in_flight == 0 {
@@ -321,11 +352,6 @@ impl RedisBuilder {
             ));
         }
         Ok(sources)
-    }
-
-    /// The TTL of a lease.
-    pub(super) fn lease(&self) -> Duration {
-        self.lock.get_ttl().unwrap_or(DEFAULT_TTL)
     }
 }
 

@@ -156,7 +156,7 @@ impl Client {
 
     async fn attempt(&self, cmd: &Cmd, route: &Route, deadline: Instant) -> Result<Value, Failure> {
         let mut session = self.session(route, deadline).await?;
-        let _place = session.enter(self.max_in_flight)?;
+        let _place = session.enter(self.max_in_flight).await?;
         let outcome = session.call(cmd, route.is_asking(), deadline).await;
         outcome.map_err(|failure| self.servers.judge(&session, failure))
     }
@@ -165,7 +165,7 @@ impl Client {
         if let Some(session) = self.servers.up(route) {
             return Ok(session);
         }
-        let _place = self.unconnected.enter(self.max_in_flight)?;
+        let _place = self.unconnected.enter(self.max_in_flight).await?;
         let session = timeout_at(deadline, self.servers.session(route)).await;
         session.unwrap_or_else(|_elapsed| Err(unsent()))
     }

@@ -3,8 +3,8 @@
 
 use redis::{RedisError, ServerErrorKind};
 
-use super::NAME;
 use super::route::{Node, Route};
+use super::{NAME, mistakes};
 use crate::error::{BackendError, Effect, ErrorKind};
 
 /// A command that did not succeed.
@@ -64,9 +64,13 @@ impl Failure {
 
     /// No connection could be made: nothing was sent.
     pub(super) fn unconnected(error: RedisError) -> Self {
+        let mistake = mistakes::of_connecting(&error);
         let mut failure = Self::of(error);
         failure.effect = Effect::NotApplied;
         failure.retry = Retry::No;
+        if let Some(problem) = mistake {
+            failure = failure.misconfigured(problem);
+        }
         if failure.kind == ErrorKind::Other {
             failure.kind = ErrorKind::Unavailable;
         }
@@ -99,7 +103,27 @@ impl Failure {
             _ => (ErrorKind::Other, Effect::Ambiguous, Retry::No),
         };
         let is_connection_lost = error.is_io_error() || error.kind() == redis::ErrorKind::Parse;
-        Self { kind, effect, retry, is_connection_lost, cause: Some(error), message: None }
+        let mistake = mistakes::said(&error);
+        let failure =
+            Self { kind, effect, retry, is_connection_lost, cause: Some(error), message: None };
+        match mistake {
+            Some(problem) => failure.misconfigured(problem),
+            // Our own commands never do that on a cluster that we know to be one.
+            None if failure.is_cross_slot() => failure.misconfigured(mistakes::NO_CLUSTER_CLIENT),
+            None => failure,
+        }
+    }
+
+    fn is_cross_slot(&self) -> bool {
+        let kind = self.cause.as_ref().map(RedisError::kind);
+        kind == Some(redis::ErrorKind::Server(ServerErrorKind::CrossSlot))
+    }
+
+    /// The same, as a mistake in the configuration, with what would be right.
+    pub(super) fn misconfigured(mut self, problem: &'static str) -> Self {
+        self.kind = ErrorKind::Misconfigured;
+        self.retry = Retry::No;
+        self.with_message(problem)
     }
 
     /// The same, for a command that changes nothing: it is as if it had not run.
@@ -179,9 +203,6 @@ fn by_text(detail: &str) -> Meaning {
     if has("-READONLY ") {
         return refused(ErrorKind::Unavailable, Retry::Reconnected);
     }
-    if has("cluster support disabled") {
-        return refused(ErrorKind::Misconfigured, Retry::No);
-    }
     if has("without any password configured") || has("invalid password") {
         return refused(ErrorKind::Misconfigured, Retry::No);
     }
@@ -239,8 +260,13 @@ mod tests {
             "NOAUTH Authentication required.",
             "WRONGPASS invalid username-password pair or user is disabled.",
             "NOPERM this user has no permissions to run the 'evalsha' command",
+            "CROSSSLOT Keys in request don't hash to the same slot",
+            "ERR DB index is out of range",
+            "ERR Protocol error: unauthenticated multibulk length",
+            "ERR SELECT is not allowed in cluster mode",
+            "ERR This instance has cluster support disabled",
         ];
-        let others = ["CROSSSLOT Keys in request don't hash to the same slot", "ERR what", "X y"];
+        let others = ["ERR what", "X y"];
         for (lines, kind) in [
             (&unavailable[..], ErrorKind::Unavailable),
             (&misconfigured, ErrorKind::Misconfigured),

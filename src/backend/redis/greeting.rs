@@ -1,79 +1,200 @@
 //! What is looked at once, when the backend is initialized: whether the server is there and what about
 //! it the operator should know.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use redis::Value;
-use tokio::time::{sleep, timeout_at};
+use futures_util::StreamExt;
+use futures_util::future::{join, join_all, select_ok};
+use futures_util::stream::FuturesUnordered;
+use redis::{ConnectionAddr, Value};
+use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{debug, warn};
 
-use super::Inner;
+use super::client::Client;
+use super::keys::Keys;
+use super::scripts::GREET;
+use super::{Inner, NAME, mistakes};
 use crate::backend::Result;
 use crate::clock::monotonic_now;
 use crate::error::{BackendError, Effect, ErrorKind};
 
-/// Between two tries of a server that is not ready.
+const OPERATION: &str = "initialize";
+/// Between two looks at a server that is not ready.
 const PAUSE: Duration = Duration::from_millis(50);
+/// The least time for one look.
+const LOOK: Duration = Duration::from_millis(500);
+/// Of one who has not said a password a server takes no command of more than 10 words, and closes the
+/// connection instead of asking for it.
+const MOST_KEYS: usize = 3;
+/// How long a minority of the masters of locks is waited for.
+const MINORITY: Duration = Duration::from_secs(1);
 
-impl Inner {
-    /// Waits until the server answers; it may still be loading its data.
-    pub(super) async fn greet(&self) -> Result<()> {
-        let deadline = monotonic_now() + self.initialize_timeout;
-        let mut last = None;
+/// Servers that are looked at before they are used.
+pub(super) struct Greeted {
+    pub(super) client: Arc<Client>,
+    /// The ports that the user named.
+    ports: Vec<ConnectionAddr>,
+}
+
+/// Why a server is not ready.
+struct Refusal {
+    error: BackendError,
+    is_read_only: bool,
+}
+
+impl Greeted {
+    pub(super) fn new(client: Arc<Client>, ports: Vec<ConnectionAddr>) -> Self {
+        Self { client, ports }
+    }
+
+    /// Waits until it decides; it may still be loading its data. A mistake in the configuration is an
+    /// error at once, but for a replica: in a failover a server may be one for a moment.
+    async fn greet(&self, keys: &Keys, deadline: Instant) -> Result<()> {
+        let mut is_first = true;
+        let mut last: Option<Refusal> = None;
         loop {
-            // Not a PING: that is answered also by a server that is loading or refuses us.
-            let error = match timeout_at(deadline, self.reads()).await {
-                Ok(Ok(())) => break,
-                Ok(Err(error)) if error.kind().is_programmer_error() => return Err(error),
-                Ok(Err(error)) => error,
-                // What the server said before says more.
-                Err(_elapsed) => last
-                    .unwrap_or_else(|| BackendError::new(super::NAME, "get", ErrorKind::Timeout)),
-            };
-            if monotonic_now() + PAUSE >= deadline {
-                return Err(self.unreachable(error));
+            let Err(mut refusal) = self.look(keys, deadline).await else { return Ok(()) };
+            // What it said before says more than that its time is over.
+            if refusal.error.kind() == ErrorKind::Timeout {
+                refusal = last.take().unwrap_or(refusal);
             }
-            last = Some(error);
+            let is_over = monotonic_now() + PAUSE >= deadline;
+            let mistake = match refusal.error.kind() {
+                _ if refusal.is_read_only => is_over.then_some(mistakes::REPLICA),
+                ErrorKind::Unavailable | ErrorKind::Timeout if is_first || is_over => {
+                    let looks = self.ports.iter().map(mistakes::of_port);
+                    join_all(looks).await.into_iter().flatten().next()
+                }
+                _ => None,
+            };
+            is_first = false;
+            if let Some(problem) = mistake {
+                return Err(BackendError::new(NAME, OPERATION, ErrorKind::Misconfigured)
+                    .with_message(problem)
+                    .with_cause(refusal.error));
+            }
+            if is_over || refusal.error.kind().is_programmer_error() {
+                return Err(refusal.error);
+            }
+            last = Some(refusal);
             sleep(PAUSE).await;
         }
+    }
+
+    /// Looks once whether it decides. Not by a PING: that is answered also by a server that is loading or
+    /// refuses us. Of a cluster any master is enough: one that does not answer must not keep a service
+    /// from starting.
+    async fn look(&self, keys: &Keys, deadline: Instant) -> Result<(), Refusal> {
+        let keys = keys.of_greeting();
+        let left = deadline.saturating_duration_since(monotonic_now());
+        let time = self.client.timeout().max(LOOK).min(left);
+        let groups = self.client.servers().group(&keys);
+        let looks = groups.iter().map(|group| {
+            let keys: Vec<&[u8]> =
+                group.iter().take(MOST_KEYS).map(|index| keys[*index].as_slice()).collect();
+            Box::pin(async move { self.decides(&keys, time).await })
+        });
+        select_ok(looks).await.map(drop)
+    }
+
+    async fn decides(&self, keys: &[&[u8]], time: Duration) -> Result<(), Refusal> {
+        let refused = |error| Refusal { error, is_read_only: false };
+        let late = || BackendError::new(NAME, OPERATION, ErrorKind::Timeout);
+        match self.client.run_within(&GREET, keys, &[b"0"], time).await {
+            Ok(Value::Int(0)) => {
+                // Another connection may lead to another server by now.
+                let error = self.client.run_within(&GREET, keys, &[b"1"], PAUSE).await.err();
+                let error = error.map(|failure| failure.into_error(OPERATION));
+                Err(Refusal { error: error.unwrap_or_else(late), is_read_only: true })
+            }
+            Ok(_) => Ok(()),
+            Err(failure) => Err(refused(failure.into_error(OPERATION))),
+        }
+    }
+
+    /// With the server's name and the time that it had.
+    fn describe(&self, what: &str, error: BackendError, time: Duration) -> BackendError {
+        let server = self.client.servers();
+        let said = error.to_string();
+        let said = said.strip_prefix("redis: initialize: ").unwrap_or(&said);
+        let message = if error.kind().is_programmer_error() {
+            format!("{what}{server:?}: {said}")
+        } else {
+            format!("{what}{server:?} was not ready within {time:?}: {said}")
+        };
+        BackendError::new(NAME, OPERATION, error.kind())
+            .with_effect(Effect::NotApplied)
+            .with_message(message)
+            .with_cause(error)
+    }
+}
+
+impl Inner {
+    /// Looks at all servers, and waits for those that are starting.
+    pub(super) async fn greet(&self) -> Result<()> {
+        self.greet_within(self.initialize_timeout).await
+    }
+
+    /// Asks once whether the servers decide. A lifespan that began without them looks by this at what
+    /// `initialize` would have looked at.
+    pub(super) async fn check(&self) -> Result<()> {
+        let time = self.client.timeout();
+        if !self.greeted.load(Ordering::Relaxed) {
+            return self.greet_within(time.max(LOOK)).await;
+        }
+        let looked = self.own.look(&self.keys, monotonic_now() + time).await;
+        looked.map_err(|refusal| refusal.error)
+    }
+
+    async fn greet_within(&self, time: Duration) -> Result<()> {
+        let deadline = monotonic_now() + time;
+        let own = async {
+            let greeted = self.own.greet(&self.keys, deadline).await;
+            greeted.map_err(|error| self.own.describe("", error, time))
+        };
+        let (own, of_locks) = join(own, self.greet_masters(deadline, time)).await;
+        own.and(of_locks)?;
         self.greeted.store(true, Ordering::Relaxed);
         self.warn_of_eviction().await;
         Ok(())
     }
 
-    /// Asks the server once. A lifespan that began without it looks by this at what it missed.
-    pub(super) async fn check(&self) -> Result<()> {
-        self.reads().await?;
-        if !self.greeted.swap(true, Ordering::Relaxed) {
-            self.warn_of_eviction().await;
+    /// The masters that keep the locks: a majority is enough, as it is later, but none may be wrong.
+    async fn greet_masters(&self, deadline: Instant, time: Duration) -> Result<()> {
+        let masters = &self.lock_masters;
+        let (mut ready, mut last, mut until) = (0, None, deadline);
+        let mut greeted: FuturesUnordered<_> = masters
+            .iter()
+            .map(|master| async move { (master, master.greet(&self.keys, deadline).await) })
+            .collect();
+        let majority = masters.len() / 2 + 1;
+        while let Ok(Some((master, outcome))) = timeout_at(until, greeted.next()).await {
+            let Err(error) = outcome else {
+                ready += 1;
+                if ready == majority {
+                    until = until.min(monotonic_now() + MINORITY);
+                }
+                continue;
+            };
+            let error = master.describe("lock_type: ", error, time);
+            if error.kind().is_programmer_error() {
+                return Err(error);
+            }
+            last = Some(error);
         }
-        Ok(())
-    }
-
-    /// Reads from a server: of a cluster from any that answers, for one that does not must not keep a
-    /// service from starting.
-    pub(super) async fn reads(&self) -> Result<()> {
-        let names: Vec<String> = match self.client.masters("get").await?.len() {
-            1 => vec!["traffik:ready".into()],
-            // Enough that some are of other masters than the rest.
-            _ => (0..16).map(|number| format!("traffik:ready:{number}")).collect(),
-        };
-        let keys = names.iter().map(crate::key::Key::value);
-        let read = keys.map(|key| Box::pin(async move { self.get(&key).await }));
-        futures_util::future::select_ok(read).await.map(drop)
-    }
-
-    fn unreachable(&self, error: BackendError) -> BackendError {
-        let message = format!(
-            "{:?} was not ready within {:?}",
-            self.client.servers(),
-            self.initialize_timeout
-        );
-        BackendError::new(super::NAME, "initialize", error.kind())
-            .with_effect(Effect::NotApplied)
+        if ready < masters.len() {
+            warn!(ready, of = masters.len(), "not all masters of the locks are ready");
+        }
+        if masters.is_empty() || ready >= majority {
+            return Ok(());
+        }
+        let error = last.unwrap_or_else(|| BackendError::new(NAME, OPERATION, ErrorKind::Timeout));
+        let message = format!("only {ready} of {} masters of the locks are ready", masters.len());
+        Err(BackendError::new(NAME, OPERATION, ErrorKind::Unavailable)
             .with_message(format!("{message}: {error}"))
-            .with_cause(error)
+            .with_cause(error))
     }
 
     /// A server that evicts keys when its memory is full forgets counters: limits start afresh.

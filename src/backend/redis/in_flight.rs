@@ -16,12 +16,15 @@ pub(super) struct Place(Arc<AtomicUsize>);
 
 impl InFlight {
     /// Counts one more, unless that many wait already.
-    pub(super) fn enter(&self, most: usize) -> Result<Place, Failure> {
+    pub(super) async fn enter(&self, most: usize) -> Result<Place, Failure> {
         let before = self.0.fetch_add(1, Ordering::Relaxed);
         let place = Place(Arc::clone(&self.0));
         if before < most {
             return Ok(place);
         }
+        drop(place);
+        // Who tries again at once must not keep the others from going on.
+        tokio::task::yield_now().await;
         let failure = Failure::new(ErrorKind::Overloaded, Effect::NotApplied);
         Err(failure.with_message(format!(
             "{before} calls wait for their answers; max_in_flight is {most}"

@@ -1,19 +1,21 @@
 //! The names under which things are stored.
 //!
 //! ```text
-//! <namespace>|t<throttle><parts>     the state of a throttle's key
-//! <namespace>|v<parts>               a value of the user's
-//! <namespace>|L{n:<lock>}            who holds a lock
-//! <namespace>|F{n:<lock>}            its last fencing token
-//! <namespace>|G{n:<lock>}<name>      a value that only the lock's holder writes
+//! <namespace>|t|<throttle>|<part>...    the state of a throttle's key
+//! <namespace>|v|<name>                  a value of the user's
+//! <namespace>|L{<lock>}                 who holds a lock
+//! <namespace>|F{<lock>}                 its last fencing token
+//! <namespace>|G{<lock>}|<name>          a value that only the lock's holder writes
 //! ```
 //!
-//! A namespace has no `|`, so `app` and `app:eu` never meet. Throttle and parts are each prefixed by
-//! their length, so no two keys are the same. What belongs to one lock has one hash tag, and so one slot
-//! in a cluster: it begins with `n:` and is never empty, and a `}` in the lock's name only ends it
-//! sooner, the same for all of them.
+//! A namespace has no `|`, so `app` and `app:eu` never meet. Parts are percent-encoded
+//! ([`names`](crate::backend::names)), so they hold no `|`, and no brace: the only hash tags are those of
+//! locks, by which all that belongs to one lock has one slot in a cluster.
 
+use crate::backend::names;
 use crate::key::Key;
+
+const SEPARATOR: u8 = b'|';
 
 #[derive(Debug)]
 pub(super) struct Keys {
@@ -34,7 +36,17 @@ impl Keys {
 
     /// Of a throttle's state or a value.
     pub(super) fn of(&self, key: &Key<'_>) -> Vec<u8> {
-        self.with(&key.encode())
+        let parts: usize = key.parts().iter().map(|part| part.as_bytes().len() + 1).sum();
+        let throttle = key.throttle().map_or(0, str::len);
+        let mut name = Vec::with_capacity(self.prefix.len() + 2 + throttle + parts);
+        name.extend_from_slice(&self.prefix);
+        names::push_key(&mut name, key, SEPARATOR);
+        name
+    }
+
+    /// Keys that nobody uses, enough that on a cluster some are of other masters than the rest.
+    pub(super) fn of_greeting(&self) -> [Vec<u8>; 16] {
+        std::array::from_fn(|number| self.of(&Key::value(&format!("traffik:ready:{number}"))))
     }
 
     pub(super) fn of_lock(&self, name: &str) -> LockKeys {
@@ -44,10 +56,8 @@ impl Keys {
     /// Of a value that only the holder of that lock writes.
     pub(super) fn guarded(&self, lock: &str, name: &[u8]) -> Vec<u8> {
         let mut key = self.tagged(b'G', lock);
-        // After the length of the lock's name, which may hold a `}` too.
-        key.extend_from_slice(lock.len().to_string().as_bytes());
-        key.push(b'|');
-        key.extend_from_slice(name);
+        key.push(SEPARATOR);
+        names::push_part(&mut key, name, SEPARATOR);
         key
     }
 
@@ -60,20 +70,16 @@ impl Keys {
             }
             pattern.push(*byte);
         }
-        pattern.extend_from_slice(b"[tv]*");
+        pattern.extend_from_slice(b"[tv]|*");
         pattern
     }
 
-    fn tagged(&self, kind: u8, name: &str) -> Vec<u8> {
-        let mut rest = vec![kind];
-        rest.extend_from_slice(b"{n:");
-        rest.extend_from_slice(name.as_bytes());
-        rest.push(b'}');
-        self.with(&rest)
-    }
-
-    fn with(&self, rest: &[u8]) -> Vec<u8> {
-        [&self.prefix, rest].concat()
+    fn tagged(&self, kind: u8, lock: &str) -> Vec<u8> {
+        let mut key = self.prefix.clone();
+        key.extend_from_slice(&[kind, b'{']);
+        names::push_part(&mut key, lock.as_bytes(), SEPARATOR);
+        key.push(b'}');
+        key
     }
 }
 
@@ -99,17 +105,20 @@ mod tests {
             assert_eq!(tag(&lock), tag(&fence), "{name}");
             assert_eq!(tag(&lock), tag(&guarded), "{name}");
         }
-        assert_ne!(keys.guarded("a", b"}1|b"), keys.guarded("a}1|", b"b"));
+        assert_ne!(keys.guarded("a", b"}|b"), keys.guarded("a}|", b"b"));
+        assert_eq!(keys.of_lock("job 1").lock, b"app:eu|L{job%201}");
+        assert_eq!(keys.guarded("job", b"last run"), b"app:eu|G{job}|last%20run");
     }
 
     #[test]
     fn namespaces_and_kinds_never_meet() {
         let (app, eu) = (Keys::new("app"), Keys::new("app:eu"));
         let parts = [KeyPart::bytes(b"a")];
-        assert_eq!(app.of(&Key::new("t", &parts)), b"app|t\x01t\x01a");
-        assert_eq!(app.of(&Key::value("a")), b"app|v\x01a");
+        assert_eq!(app.of(&Key::new("t", &parts)), b"app|t|t|a");
+        assert_eq!(app.of(&Key::value("a")), b"app|v|a");
+        assert_eq!(tag(&app.of(&Key::value("{a}"))), None, "no key chooses its slot");
         assert!(!eu.of(&Key::value("a")).starts_with(&app.prefix));
-        assert_eq!(app.pattern(), b"app|[tv]*");
-        assert_eq!(Keys::new("a-b").pattern(), b"a\\-b|[tv]*");
+        assert_eq!(app.pattern(), b"app|[tv]|*");
+        assert_eq!(Keys::new("a-b").pattern(), b"a\\-b|[tv]|*");
     }
 }

@@ -143,6 +143,12 @@ impl Link {
         });
     }
 
+    /// Returns the ports that the user named.
+    #[cfg(feature = "redis-sentinel")]
+    pub(super) fn ports(&self) -> Vec<redis::ConnectionAddr> {
+        self.shared.source.ports()
+    }
+
     /// Stops the background task. The connection stays; if it is doubted or lost, the next call starts
     /// the task again.
     pub(super) fn rest(&self) {

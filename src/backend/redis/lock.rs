@@ -5,42 +5,38 @@
 //! Martin Kleppmann, "How to do distributed locking", 2016.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use super::NAME;
 use super::keys::Keys;
-use super::node::LockNode;
+use super::master::{self, Freed, Master, Place, Traces, Wanted};
+use super::node::{Grant, LockNode};
 use super::redlock::Quorum;
 use crate::backend::Result;
 use crate::background::Home;
 use crate::clock::monotonic_now;
-use crate::error::{BackendError, Effect};
-use crate::lock::{Attempt, HeldLock, Lease, LockError, LockGuard, LockOptions, Releaser, Turns};
+use crate::error::{BackendError, Effect, ErrorKind};
+use crate::lock::{Attempt, HeldLock, Lease, LockError, LockGuard, LockOptions, Turns, later};
 use crate::random;
 
-/// The TTL of a lock where nothing else is said.
-pub(super) const DEFAULT_TTL: Duration = Duration::from_secs(10);
-
+/// The TTL of a lease where nothing else is said.
+pub(super) const DEFAULT_LEASE: Duration = Duration::from_secs(10);
 /// The shortest TTL: what is left of it by our clock must be above zero.
-const SHORTEST_TTL: Duration = Duration::from_millis(5);
-/// After each try to let go of a lock in the background.
-const RELEASE_PAUSES: [Duration; 4] = [
-    Duration::from_millis(20),
-    Duration::from_millis(100),
-    Duration::from_millis(300),
-    Duration::ZERO,
-];
+pub(super) const SHORTEST_TTL: Duration = Duration::from_millis(5);
+
+/// So many tries in a row without a majority, and a wait for several masters ends: about a second.
+const MOST_FAILED: usize = 6;
 
 /// All locks of a backend.
 #[derive(Debug)]
 pub(super) struct Locks {
     keeper: Keeper,
-    turns: Turns,
-    releaser: Releaser,
+    turns: Arc<Turns>,
     /// The TTL of a lease that is renewed while its guard lives.
     lease: Duration,
 }
@@ -48,48 +44,35 @@ pub(super) struct Locks {
 /// Who keeps the locks.
 #[derive(Debug)]
 pub(super) enum Keeper {
-    Single(LockNode),
+    Single(Master),
     Redlock(Quorum),
 }
 
 /// A lock that was taken.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) struct Taken {
     pub(super) fence: Option<u64>,
     pub(super) valid_until: Instant,
+    pub(super) places: Vec<Place>,
 }
 
 /// What asking for a lock came to.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) enum Answer {
     Taken(Taken),
-    /// Held by another, for that long.
-    Held(Duration),
-    /// Not had, but it may be held in our name somewhere.
-    Unsettled,
-}
-
-/// What letting go of a lock came to.
-#[derive(Debug)]
-pub(super) struct Released {
-    /// Whether it was still ours.
-    pub(super) was_ours: Result<bool>,
-    /// Whether nobody holds it in our name any more.
-    pub(super) everywhere: bool,
+    /// Not had: held by another, for that long if that is known.
+    Held(Option<Duration>),
 }
 
 /// When a lock must be taken for lost that was asked for at `sent` and lasts `ttl`: before the server
 /// frees it, for clocks may differ by a hundredth, and expiry has a granularity.
 pub(super) fn valid_until(sent: Instant, ttl: Duration) -> Instant {
-    // A lock of centuries is one of a year here.
-    const MOST: Duration = Duration::from_secs(366 * 24 * 3600);
-    let ttl = ttl.min(MOST);
-    sent + ttl.saturating_sub(ttl / 100 + Duration::from_millis(2))
+    later(sent, ttl.saturating_sub(ttl / 100 + Duration::from_millis(2)))
 }
 
 impl Locks {
     pub(super) fn new(keeper: Keeper, lease: Duration) -> Self {
-        Self { keeper, turns: Turns::new(NAME), releaser: Releaser::on(Home::Steady), lease }
+        Self { keeper, turns: Arc::new(Turns::new(NAME)), lease }
     }
 
     pub(super) async fn lock(
@@ -104,14 +87,27 @@ impl Locks {
                 problem: "a lock's ttl on a server must be 5 ms or more",
             });
         }
-        self.releaser.start();
-        let (owner, taken) = self.turns.take(name, options, || self.attempt(name, ttl)).await?;
+        for master in self.keeper.masters() {
+            master.releaser.start();
+        }
+        let name: Arc<str> = name.into();
+        let failed_in_a_row = AtomicUsize::new(0);
+        let attempt = || async {
+            let outcome = self.attempt(&name, ttl).await;
+            let waits = options.is_blocking();
+            if waits && self.keeper.may_pass(&outcome, &failed_in_a_row) {
+                return Ok(Attempt::Held(None));
+            }
+            outcome
+        };
+        let (wanted, taken) = self.turns.take(&name, options, attempt).await?;
         let held = Arc::new(Holding {
             locks: Arc::clone(self),
-            name: name.into(),
-            owner,
+            wanted,
             fence: taken.fence,
+            taken_at: monotonic_now(),
             valid_until: Mutex::new(taken.valid_until),
+            places: Mutex::new(taken.places),
         });
         let lease = options.get_ttl().is_none().then(|| {
             let held = Arc::clone(&held);
@@ -124,49 +120,16 @@ impl Locks {
     }
 
     async fn attempt(
-        self: &Arc<Self>,
-        name: &str,
+        &self,
+        name: &Arc<str>,
         ttl: Duration,
-    ) -> Result<Attempt<(Arc<str>, Taken)>, LockError> {
-        // A new one for each try: the late release of one must not let go of what the next has taken.
-        let owner: Arc<str> = random::id().into();
-        // Whatever becomes of this try: if it may have taken the lock and does not say so, let go.
-        let cleanup = Cleanup { locks: self, name, owner: &owner, armed: true };
-        let answer = self.keeper.acquire(name, &owner, ttl).await;
-        match answer {
-            Ok(Answer::Taken(taken)) if monotonic_now() < taken.valid_until => {
-                cleanup.defuse();
-                Ok(Attempt::Taken((Arc::clone(&owner), taken)))
-            }
-            // Or it took longer than the lock lasts.
-            Ok(Answer::Taken(_) | Answer::Unsettled) => Ok(Attempt::Held(None)),
-            Ok(Answer::Held(left)) => {
-                cleanup.defuse();
-                Ok(Attempt::Held(Some(left)))
-            }
-            Err(error) => {
-                if error.effect() == Effect::NotApplied {
-                    cleanup.defuse();
-                }
-                Err(error.into())
-            }
+    ) -> Result<Attempt<(Wanted, Taken)>, LockError> {
+        // A new owner for each try: the late release of one must not let go of what the next has taken.
+        let wanted = Wanted { name: Arc::clone(name), owner: random::id().into(), ttl };
+        match self.keeper.acquire(&wanted, &self.turns).await? {
+            Answer::Taken(taken) => Ok(Attempt::Taken((wanted, taken))),
+            Answer::Held(left) => Ok(Attempt::Held(left)),
         }
-    }
-
-    /// Lets go of a lock without waiting. An owner is never used again, so it may be tried again.
-    fn release_later(self: &Arc<Self>, name: &str, owner: &Arc<str>) {
-        let (locks, name, owner) = (Arc::clone(self), Box::<str>::from(name), Arc::clone(owner));
-        self.releaser.send(async move {
-            for pause in RELEASE_PAUSES {
-                let released = locks.keeper.release(&name, &owner).await;
-                locks.turns.freed(&name);
-                if released.everywhere {
-                    return;
-                }
-                sleep(pause).await;
-            }
-            // The TTL frees it.
-        });
     }
 
     /// Writes a value if the lock is still the owner's.
@@ -179,14 +142,14 @@ impl Locks {
         ttl: Option<Duration>,
     ) -> Result<bool> {
         let foreign = || {
-            BackendError::new(NAME, "set_fenced", crate::error::ErrorKind::Unsupported)
+            BackendError::new(NAME, "set_fenced", ErrorKind::Unsupported)
                 .with_message("the guard is not of a lock of this backend on a single server")
         };
         let guarded = guard.held_as::<Guarded>().ok_or_else(foreign)?;
         match &self.keeper {
-            Keeper::Single(node) if std::ptr::eq(&*guarded.held.locks, self) => {
-                let Holding { name: lock, owner, .. } = &*guarded.held;
-                node.write(lock, owner, &keys.guarded(lock, name), value, ttl).await
+            Keeper::Single(master) if std::ptr::eq(&*guarded.held.locks, self) => {
+                let Wanted { name: lock, owner, .. } = &guarded.held.wanted;
+                master.node.write(lock, owner, &keys.guarded(lock, name), value, ttl).await
             }
             _ => Err(foreign()),
         }
@@ -194,49 +157,98 @@ impl Locks {
 }
 
 impl Keeper {
-    async fn acquire(&self, name: &str, owner: &str, ttl: Duration) -> Result<Answer> {
+    pub(super) fn single(node: LockNode) -> Self {
+        Self::Single(Master::new(node))
+    }
+
+    fn masters(&self) -> &[Master] {
         match self {
-            Self::Single(node) => node.acquire(name, owner, ttl).await,
-            Self::Redlock(quorum) => quorum.acquire(name, owner, ttl).await,
+            Self::Single(master) => std::slice::from_ref(master),
+            Self::Redlock(quorum) => quorum.masters(),
         }
     }
 
-    async fn extend(&self, name: &str, owner: &str, ttl: Duration) -> Result<Option<Instant>> {
+    /// Whether one who waits tries again after this failure. Each master of several has a short time for
+    /// its answer; so with a minority dead, one of the others that is late once is no reason to give up.
+    fn may_pass<T>(&self, outcome: &Result<T, LockError>, failed_in_a_row: &AtomicUsize) -> bool {
+        let Err(LockError::Backend(error)) = outcome else {
+            failed_in_a_row.store(0, Ordering::Relaxed);
+            return false;
+        };
+        let passes = matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Unavailable);
+        let failed = failed_in_a_row.fetch_add(1, Ordering::Relaxed) + 1;
+        matches!(self, Self::Redlock(_)) && passes && failed < MOST_FAILED
+    }
+
+    async fn acquire(&self, wanted: &Wanted, turns: &Arc<Turns>) -> Result<Answer> {
         match self {
-            Self::Single(node) => node.extend(name, owner, ttl).await,
-            Self::Redlock(quorum) => quorum.extend(name, owner, ttl).await,
+            Self::Single(master) => acquire_on(master, wanted, turns).await,
+            Self::Redlock(quorum) => quorum.acquire(wanted).await,
         }
     }
 
-    async fn release(&self, name: &str, owner: &str) -> Released {
+    async fn extend(
+        &self,
+        wanted: &Wanted,
+        places: &[Place],
+        ttl: Duration,
+    ) -> Result<Option<Instant>> {
         match self {
-            Self::Single(node) => {
-                let was_ours = node.release(name, owner).await;
-                Released { everywhere: was_ours.is_ok(), was_ours }
+            Self::Single(master) => master.node.extend(&wanted.name, &wanted.owner, ttl).await,
+            Self::Redlock(quorum) => quorum.extend(wanted, places, ttl).await,
+        }
+    }
+
+    /// Says whether it was still ours. What is surely released is taken off the places.
+    async fn release(&self, wanted: &Wanted, places: &mut Vec<Place>) -> Result<bool> {
+        match self {
+            Self::Single(master) => {
+                let was_ours = master.node.release(&wanted.name, &wanted.owner).await?;
+                places.clear();
+                Ok(was_ours)
             }
-            Self::Redlock(quorum) => quorum.release(name, owner).await,
+            Self::Redlock(quorum) => quorum.release(wanted, places).await,
         }
     }
-}
 
-/// Lets go of what a try may have taken, if it ends without saying so.
-struct Cleanup<'a> {
-    locks: &'a Arc<Locks>,
-    name: &'a str,
-    owner: &'a Arc<str>,
-    armed: bool,
-}
-
-impl Cleanup<'_> {
-    fn defuse(mut self) {
-        self.armed = false;
+    /// Wakes those who wait here when a lock of these places is free.
+    fn freed(&self, turns: &Arc<Turns>, name: &Arc<str>, places: usize) -> Arc<Freed> {
+        let masters = self.masters().len();
+        // So many that a majority is free.
+        let needed = (masters / 2 + 1 + places).saturating_sub(masters).max(1);
+        let (turns, name) = (Arc::clone(turns), Arc::clone(name));
+        Arc::new(Freed { turns, name, needed, released: AtomicUsize::new(0) })
     }
 }
 
-impl Drop for Cleanup<'_> {
-    fn drop(&mut self) {
-        if self.armed {
-            self.locks.release_later(self.name, self.owner);
+async fn acquire_on(master: &Master, wanted: &Wanted, turns: &Arc<Turns>) -> Result<Answer> {
+    let Wanted { name, owner, ttl } = wanted;
+    let freed = Freed {
+        turns: Arc::clone(turns),
+        name: Arc::clone(name),
+        needed: 1,
+        released: AtomicUsize::new(0),
+    };
+    let masters = std::slice::from_ref(master);
+    let mut traces = Traces::new(masters, [0], wanted, Some(Arc::new(freed)));
+    match master.node.acquire(name, owner, *ttl).await {
+        Ok(Grant::Granted { token, valid_until }) => {
+            traces.granted(0);
+            if valid_until <= monotonic_now() {
+                // It took longer than the lock lasts.
+                return Ok(Answer::Held(None));
+            }
+            Ok(Answer::Taken(Taken { fence: Some(token), valid_until, places: traces.keep() }))
+        }
+        Ok(Grant::Held(left)) => {
+            traces.none_on(0);
+            Ok(Answer::Held(Some(left)))
+        }
+        Err(error) => {
+            if error.effect() == Effect::NotApplied {
+                traces.none_on(0);
+            }
+            Err(error)
         }
     }
 }
@@ -245,15 +257,18 @@ impl Drop for Cleanup<'_> {
 #[derive(Debug)]
 struct Holding {
     locks: Arc<Locks>,
-    name: Box<str>,
-    owner: Arc<str>,
+    wanted: Wanted,
     fence: Option<u64>,
+    taken_at: Instant,
     valid_until: Mutex<Instant>,
+    /// Where it is to be released.
+    places: Mutex<Vec<Place>>,
 }
 
 impl Holding {
     async fn extend(&self, ttl: Duration) -> Result<bool> {
-        let extended = self.locks.keeper.extend(&self.name, &self.owner, ttl).await?;
+        let places = self.places.lock().clone();
+        let extended = self.locks.keeper.extend(&self.wanted, &places, ttl).await?;
         let mut valid_until = self.valid_until.lock();
         match extended {
             Some(until) => *valid_until = until.max(*valid_until),
@@ -261,6 +276,35 @@ impl Holding {
             None => *valid_until = monotonic_now().min(*valid_until),
         }
         Ok(extended.is_some())
+    }
+
+    async fn release(&self) -> Result<bool> {
+        let Locks { keeper, turns, .. } = &*self.locks;
+        let mut places = self.places.lock().clone();
+        let was_ours = keeper.release(&self.wanted, &mut places).await;
+        turns.freed(&self.wanted.name);
+        *self.places.lock() = places;
+        // After an error the guard abandons it.
+        if was_ours.is_ok() {
+            self.release_later();
+        }
+        was_ours
+    }
+
+    /// Releases it in the background where that is not done yet.
+    fn release_later(&self) {
+        let places = std::mem::take(&mut *self.places.lock());
+        let Locks { keeper, turns, .. } = &*self.locks;
+        let freed = keeper.freed(turns, &self.wanted.name, places.len());
+        let times = (self.taken_at, self.last_end());
+        master::release_later(keeper.masters(), &places, &self.wanted, times, &freed);
+    }
+
+    /// When the server has surely freed it: its clock may be slower than ours.
+    fn last_end(&self) -> Instant {
+        let until = *self.valid_until.lock();
+        let left = until.saturating_duration_since(monotonic_now());
+        until + left / 20 + Duration::from_secs(1)
     }
 }
 
@@ -287,18 +331,11 @@ impl HeldLock for Guarded {
 
     async fn release(&self) -> Result<bool> {
         drop(self.lease.lock().take());
-        let Holding { locks, name, owner, .. } = &*self.held;
-        let Released { was_ours, everywhere } = locks.keeper.release(name, owner).await;
-        locks.turns.freed(name);
-        // After an error the guard abandons it.
-        if was_ours.is_ok() && !everywhere {
-            locks.release_later(name, owner);
-        }
-        was_ours
+        self.held.release().await
     }
 
     fn abandon(&self) {
         drop(self.lease.lock().take());
-        self.held.locks.release_later(&self.held.name, &self.held.owner);
+        self.held.release_later();
     }
 }

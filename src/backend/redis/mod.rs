@@ -21,18 +21,20 @@
 //!
 //! Each is one command and atomic. On a cluster, [`multi_get`](Backend::multi_get),
 //! [`multi_set`](Backend::multi_set) and [`clear`](Backend::clear) are split by slot, and each slot's
-//! part is atomic for itself. A TTL has milliseconds.
+//! part is atomic for itself. `multi_set` of more than 1,000 pairs or 1 MiB is split too, so that hits are
+//! not held up; if a part fails, others may be set. A TTL has milliseconds.
 //!
 //! `clear` looks through the whole key space in small steps, on every master, and removes the states and
-//! values of its namespace; what is added meanwhile may stay. Locks, their fences and the values that
+//! values of its namespace; what is added meanwhile may stay. A step that is slow or loses its connection
+//! is repeated. Locks, their fences and the values that
 //! they guard stay.
 //!
 //! # Locks
 //!
 //! A lock is a lease on the server. Its [`fence`](crate::LockGuard::fence) rises with each holder, also
 //! after the server lost its data, since it is at least the server's time in microseconds. A lock
-//! without a TTL is renewed every third of [`lock_ttl`](RedisBuilder::lock_ttl) while its guard lives, a
-//! day at most. A TTL below 5 ms is refused. [`Redis::set_fenced`] writes only while the lock is still held.
+//! without a TTL is renewed every third of [`lock_lease`](RedisBuilder::lock_lease) while its guard lives,
+//! a day at most. A TTL below 5 ms is refused. [`Redis::set_fenced`] writes only while the lock is still held.
 //! [`LockType::Redlock`] keeps locks on a majority of independent masters.
 
 mod builder;
@@ -50,6 +52,8 @@ mod in_flight;
 mod keys;
 mod link;
 mod lock;
+mod master;
+mod mistakes;
 mod node;
 mod pauses;
 mod primitives;
@@ -75,17 +79,18 @@ pub use connection::Connection;
 
 use self::client::Client;
 use self::decide::Refusal;
+use self::greeting::Greeted;
 use self::keys::Keys;
 use self::lock::{Keeper, Locks};
 use self::node::LockNode;
 use self::redlock::Quorum;
 use self::servers::{Servers, Target};
 use self::source::Source;
-use crate::backend::{Backend, Result, Settings, cas};
+use crate::backend::{Backend, Result, Settings, cas, names};
 use crate::clock::{Clock, Timestamp};
 use crate::decision::Decision;
 use crate::error::{BackendError, BuildError, ErrorKind};
-use crate::key::Key;
+use crate::key::{Key, KeyError, ToKey};
 use crate::lock::{LockError, LockGuard, LockOptions};
 use crate::strategy::Step;
 use crate::timer;
@@ -123,11 +128,12 @@ struct Inner {
     client: Arc<Client>,
     keys: Arc<Keys>,
     locks: Arc<Locks>,
-    /// The clients of other servers, which keep the locks.
-    lock_clients: Vec<Arc<Client>>,
+    own: Greeted,
+    /// Other servers, which keep the locks.
+    lock_masters: Vec<Greeted>,
     initialize_timeout: Duration,
     closed: AtomicBool,
-    /// Whether what the operator should know was looked at since the backend was opened.
+    /// Whether `initialize` has found that all is as it should be, or `ready` in its place.
     greeted: AtomicBool,
 }
 
@@ -156,33 +162,60 @@ impl Redis {
         settings: Settings,
         given_clock: Option<Arc<dyn Clock>>,
     ) -> Self {
-        let client = |target| {
+        let greeted = |target: Target| {
+            let ports = target.ports();
             let servers = Servers::new(target, builder.connect_timeout);
-            Arc::new(Client::new(servers, builder.timeout, builder.max_in_flight))
+            let client = Client::new(servers, builder.timeout, builder.max_in_flight);
+            Greeted::new(Arc::new(client), ports)
         };
         let keys = Arc::new(Keys::new(settings.namespace()));
-        let own = client(target);
-        let lock_clients: Vec<Arc<Client>> =
-            lock_sources.into_iter().map(|source| client(Target::One(Box::new(source)))).collect();
-        let node = |client: &Arc<Client>| LockNode::new(Arc::clone(client), Arc::clone(&keys));
-        let keeper = if lock_clients.is_empty() {
-            Keeper::Single(node(&own))
-        } else {
-            Keeper::Redlock(Quorum::new(lock_clients.iter().map(node).collect()))
+        let own = greeted(target);
+        let of_locks = lock_sources.into_iter().map(|source| Target::One(Box::new(source)));
+        let lock_masters: Vec<Greeted> = of_locks.map(greeted).collect();
+        let node = |server: &Greeted| {
+            let (client, keys) = (Arc::clone(&server.client), Arc::clone(&keys));
+            LockNode::new(client, keys, builder.lock_fence_ttl)
         };
-        let locks = Arc::new(Locks::new(keeper, builder.lease()));
+        let keeper = if lock_masters.is_empty() {
+            Keeper::single(node(&own))
+        } else {
+            Keeper::Redlock(Quorum::new(lock_masters.iter().map(node)))
+        };
+        let locks = Arc::new(Locks::new(keeper, builder.lock_lease));
         let inner = Inner {
             settings,
             given_clock,
-            client: own,
+            client: Arc::clone(&own.client),
+            own,
             keys,
             locks,
-            lock_clients,
+            lock_masters,
             initialize_timeout: builder.initialize_timeout,
             closed: AtomicBool::new(false),
             greeted: AtomicBool::new(false),
         };
         Self { inner: Arc::new(inner) }
+    }
+
+    /// Returns the name under which the server stores the state of a throttle's key, to look a customer
+    /// up; `None` for a key that is exempt.
+    ///
+    /// Its form is documented in `docs/redis.md`.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let backend = traffik::Redis::builder().url("redis://127.0.0.1").namespace("shop:prod").build()?;
+    /// let name = backend.stored_name("api", ("tenant-7", "alice@example.com"))?;
+    /// assert_eq!(name.as_deref(), Some("shop:prod|t|api|tenant-7|alice@example.com"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// When a hit would refuse the key.
+    pub fn stored_name(&self, throttle: &str, key: impl ToKey) -> Result<Option<String>, KeyError> {
+        names::stored_name(throttle, &key, |key| self.inner.keys.of(key))
     }
 
     /// Sets a value that belongs to a lock, or with `None` deletes it, if the lock of `guard` is still
@@ -238,7 +271,8 @@ impl Redis {
     }
 
     fn clients(&self) -> impl Iterator<Item = &Arc<Client>> {
-        std::iter::once(&self.inner.client).chain(&self.inner.lock_clients)
+        let of_locks = self.inner.lock_masters.iter().map(|master| &master.client);
+        std::iter::once(&self.inner.client).chain(of_locks)
     }
 
     fn shut(&self) {
@@ -363,7 +397,8 @@ impl Backend for Redis {
     }
 
     async fn lock(&self, name: &str, options: LockOptions) -> Result<LockGuard, LockError> {
-        self.open("lock")?.locks.lock(name, options).await
+        let inner = self.open("lock")?;
+        inner.locks.lock(name, options.or(inner.settings.lock_options())).await
     }
 
     async fn apply(&self, key: &Key<'_>, step: &Step<'_>) -> Result<Decision> {

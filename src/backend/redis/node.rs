@@ -9,50 +9,62 @@ use tokio::time::Instant;
 use super::client::Client;
 use super::failure::Failure;
 use super::keys::{Keys, LockKeys};
-use super::lock::{Answer, Taken, valid_until};
+use super::lock::valid_until;
 use super::primitives::{millis, unexpected};
 use super::scripts::{ACQUIRE, EXTEND, RAISE_FENCE, RELEASE, SET_FENCED, Script};
 use crate::backend::Result;
 use crate::clock::monotonic_now;
 
-/// How long a server remembers the last token of a lock that nobody takes. Tokens rise with the
-/// server's time too, so this matters only if its clock is put back.
-const FENCE_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
+/// How long a server remembers the last token of a lock that nobody takes, where nothing else is said.
+/// Tokens rise with the server's time too, so this matters only if its clock is put back.
+pub(super) const DEFAULT_FENCE_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
 
-#[derive(Debug)]
+/// Cheap to clone.
+#[derive(Clone, Debug)]
 pub(super) struct LockNode {
     client: Arc<Client>,
     keys: Arc<Keys>,
+    fence_ttl: Duration,
     /// The longest that one call takes, if it is not the client's.
     time: Option<Duration>,
 }
 
+/// What a server answers to one who asks for a lock.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Grant {
+    Granted {
+        token: u64,
+        valid_until: Instant,
+    },
+    /// Held by another, for that long.
+    Held(Duration),
+}
+
 impl LockNode {
-    pub(super) fn new(client: Arc<Client>, keys: Arc<Keys>) -> Self {
-        Self { client, keys, time: None }
+    pub(super) fn new(client: Arc<Client>, keys: Arc<Keys>, fence_ttl: Duration) -> Self {
+        Self { client, keys, fence_ttl, time: None }
     }
 
     /// The same, with that time for each call.
     pub(super) fn within(&self, time: Duration) -> Self {
-        let (client, keys) = (Arc::clone(&self.client), Arc::clone(&self.keys));
-        Self { client, keys, time: Some(time) }
+        Self { time: Some(time), ..self.clone() }
     }
 
-    pub(super) async fn acquire(&self, name: &str, owner: &str, ttl: Duration) -> Result<Answer> {
+    pub(super) async fn acquire(&self, name: &str, owner: &str, ttl: Duration) -> Result<Grant> {
         let LockKeys { lock, fence } = self.keys.of_lock(name);
-        let (ttl_millis, fence_ttl) = (millis(ttl), millis(FENCE_TTL.max(ttl)));
+        let (ttl_millis, fence_ttl) = (millis(ttl), millis(self.fence_ttl.max(ttl)));
         let arguments = [owner.as_bytes(), ttl_millis.as_bytes(), fence_ttl.as_bytes()];
         let sent = monotonic_now();
         let reply = self.run(&ACQUIRE, &[&lock, &fence], &arguments).await?;
         let Value::Array(fields) = &reply else { return Err(unexpected("lock", &reply)) };
         match fields[..] {
             // Below zero: somebody made it a lock without a TTL.
-            [Value::Int(0), Value::Int(..0)] => Ok(Answer::Held(Duration::MAX)),
-            [Value::Int(0), Value::Int(left)] => Ok(Answer::Held(positive(left))),
-            [Value::Int(token), Value::Int(left)] => Ok(Answer::Taken(Taken {
-                fence: Some(token.unsigned_abs()),
+            [Value::Int(0), Value::Int(..0)] => Ok(Grant::Held(Duration::MAX)),
+            [Value::Int(0), Value::Int(left)] => Ok(Grant::Held(positive(left))),
+            [Value::Int(token), Value::Int(left)] => Ok(Grant::Granted {
+                token: token.unsigned_abs(),
                 valid_until: valid_until(sent, positive(left).min(ttl)),
-            })),
+            }),
             _ => Err(unexpected("lock", &reply)),
         }
     }
@@ -85,7 +97,7 @@ impl LockNode {
     /// Raises the fence to a token that other servers agreed on; says whether the lock is still ours.
     pub(super) async fn raise(&self, name: &str, owner: &str, token: u64) -> Result<bool> {
         let LockKeys { lock, fence } = self.keys.of_lock(name);
-        let (token, fence_ttl) = (token.to_string(), millis(FENCE_TTL));
+        let (token, fence_ttl) = (token.to_string(), millis(self.fence_ttl));
         let arguments = [owner.as_bytes(), token.as_bytes(), fence_ttl.as_bytes()];
         self.flag(&RAISE_FENCE, &[&lock, &fence], &arguments).await
     }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::{StreamExt, stream};
 use redis::Value;
 
 use super::scripts::{COMPARE_AND_SET, DECREMENT, INCREMENT, READ, SET_ALL};
@@ -16,6 +17,11 @@ use crate::strategy::Write;
 /// With a clock that was given the server cannot know when a state is over; its TTL is then at least
 /// this.
 const GIVEN_CLOCK_TTL: Duration = Duration::from_secs(3600);
+
+/// What `multi_set` sets in one step, about a millisecond of the server's, in which others wait.
+const MOST_PAIRS: usize = 1_000;
+const MOST_BYTES: usize = 1 << 20;
+const CHUNKS_AT_ONCE: usize = 16;
 
 /// A TTL in milliseconds, rounded up and at least 1, as an argument.
 pub(super) fn millis(ttl: Duration) -> String {
@@ -189,14 +195,33 @@ impl Inner {
         let keys: Vec<Vec<u8>> = pairs.iter().map(|(key, _)| self.keys.of(key)).collect();
         let ttl = ttl.map(millis).unwrap_or_default();
         let groups = self.client.servers().group(&keys);
-        let asked = groups.iter().map(|group| {
-            let group_keys: Vec<&[u8]> = group.iter().map(|index| &*keys[*index]).collect();
+        let size = |index: usize| keys[index].len() + pairs[index].1.len();
+        let set = |chunk: &[usize]| {
+            let chunk_keys: Vec<&[u8]> = chunk.iter().map(|index| &*keys[*index]).collect();
             let mut arguments = vec![ttl.as_bytes()];
-            arguments.extend(group.iter().map(|index| pairs[*index].1));
-            async move { self.client.run("multi_set", &SET_ALL, &group_keys, &arguments).await }
-        });
-        let replies = futures_util::future::join_all(asked).await;
-        replies.into_iter().collect::<Result<Vec<_>>>().map(drop)
+            arguments.extend(chunk.iter().map(|index| pairs[*index].1));
+            let cmd = (chunk_keys, arguments);
+            async move { self.client.run("multi_set", &SET_ALL, &cmd.0, &cmd.1).await }
+        };
+        // A server does all that has come on a connection before it looks at the next one: so one chunk
+        // after the other, or a few for many servers.
+        let at_once = if groups.len() > 1 { CHUNKS_AT_ONCE } else { 1 };
+        let mut setting = Vec::new();
+        for group in &groups {
+            setting.extend(chunks(group, size).into_iter().map(set));
+        }
+        let mut replies = stream::iter(setting).buffer_unordered(at_once);
+        let mut some_are_set = false;
+        while let Some(reply) = replies.next().await {
+            match reply {
+                Ok(_) => some_are_set = true,
+                Err(error) if some_are_set => {
+                    return Err(error.with_effect(Effect::Ambiguous));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     /// The key's value and the time: the server's, or that of a clock that was given.
@@ -220,6 +245,24 @@ impl Inner {
     }
 }
 
+/// The parts of a group that a server sets in one step, each by what its key and value take.
+fn chunks(group: &[usize], size: impl Fn(usize) -> usize) -> Vec<&[usize]> {
+    let mut chunks = Vec::with_capacity(group.len() / MOST_PAIRS + 1);
+    let (mut start, mut bytes) = (0, 0);
+    for (place, index) in group.iter().enumerate() {
+        let next = size(*index);
+        if place > start && (place - start == MOST_PAIRS || bytes + next > MOST_BYTES) {
+            chunks.push(&group[start..place]);
+            (start, bytes) = (place, 0);
+        }
+        bytes += next;
+    }
+    if start < group.len() {
+        chunks.push(&group[start..]);
+    }
+    chunks
+}
+
 /// Strategies that have no script: read, decide here, write if nobody came between.
 impl Optimistic for Inner {
     type Version = ();
@@ -238,5 +281,26 @@ impl Optimistic for Inner {
             Write::Delete => (None, None),
         };
         self.compare_and_set("apply", key, seen.stored.as_deref(), new, ttl).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_are_bounded_and_hold_each_pair_once() {
+        let lengths = |count: usize, size: usize| -> Vec<usize> {
+            let group: Vec<usize> = (0..count).collect();
+            let chunks = chunks(&group, |_| size);
+            assert_eq!(chunks.concat(), group);
+            chunks.iter().map(|chunk| chunk.len()).collect()
+        };
+        assert_eq!(lengths(0, 1), [0; 0]);
+        assert_eq!(lengths(1, MOST_BYTES * 2), [1]);
+        assert_eq!(lengths(1_000, 1), [1_000]);
+        assert_eq!(lengths(2_001, 1), [1_000, 1_000, 1]);
+        assert_eq!(lengths(5, MOST_BYTES / 2), [2, 2, 1]);
+        assert_eq!(lengths(3, MOST_BYTES), [1, 1, 1]);
     }
 }

@@ -6,7 +6,6 @@
 //! masters must not be replicas of one another, and must keep their data over a restart or stay away for
 //! the longest TTL.
 
-use std::future::ready;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -14,21 +13,24 @@ use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
 
 use super::NAME;
-use super::lock::{Answer, Released, Taken, valid_until};
-use super::node::LockNode;
+use super::lock::{Answer, Taken, valid_until};
+use super::master::{Master, Place, Traces, Wanted};
+use super::node::{Grant, LockNode};
 use crate::backend::Result;
 use crate::clock::monotonic_now;
 use crate::error::{BackendError, Effect, ErrorKind};
 
 #[derive(Debug)]
 pub(super) struct Quorum {
-    nodes: Vec<LockNode>,
+    masters: Vec<Master>,
 }
 
 /// The time of one server's answer.
 fn time_of_one(ttl: Duration) -> Duration {
-    (ttl / 20).clamp(Duration::from_millis(5), Duration::from_millis(50))
+    (ttl / 20).clamp(Duration::from_millis(5), LONGEST_ANSWER)
 }
+
+const LONGEST_ANSWER: Duration = Duration::from_millis(50);
 
 /// What the masters said.
 #[derive(Debug, Default)]
@@ -38,57 +40,89 @@ struct Votes {
     token: u64,
     /// The longest that another's lock lasts, of those that did not.
     held: Option<Duration>,
+    failed: usize,
     error: Option<BackendError>,
 }
 
 impl Quorum {
     /// Of at least 3 masters, an odd number.
-    pub(super) fn new(nodes: Vec<LockNode>) -> Self {
-        Self { nodes }
+    pub(super) fn new(nodes: impl IntoIterator<Item = LockNode>) -> Self {
+        // At leisure: who waits longer for a release only frees the lock more surely.
+        let nodes = nodes.into_iter().map(|node| node.within(LONGEST_ANSWER));
+        Self { masters: nodes.map(Master::new).collect() }
+    }
+
+    pub(super) fn masters(&self) -> &[Master] {
+        &self.masters
     }
 
     fn majority(&self) -> usize {
-        self.nodes.len() / 2 + 1
+        self.masters.len() / 2 + 1
     }
 
-    pub(super) async fn acquire(&self, name: &str, owner: &str, ttl: Duration) -> Result<Answer> {
-        let sent = monotonic_now();
-        let until = valid_until(sent, ttl);
-        let votes = self.vote(name, owner, ttl).await;
+    /// Those to ask: without the silent ones, if the others can be a majority. What a silent server gets,
+    /// it does when it goes on, and then it has to be released there.
+    fn answering(&self) -> Vec<usize> {
+        let all = 0..self.masters.len();
+        let awake = |index: &usize| !self.masters[*index].releaser.is_silent();
+        let answering: Vec<usize> = all.clone().filter(awake).collect();
+        if answering.len() >= self.majority() { answering } else { all.collect() }
+    }
+
+    pub(super) async fn acquire(&self, wanted: &Wanted) -> Result<Answer> {
+        let until = valid_until(monotonic_now(), wanted.ttl);
+        let asked = self.answering();
+        let skipped = self.masters.len() - asked.len();
+        let mut traces = Traces::new(&self.masters, asked, wanted, None);
+        let votes = self.vote(wanted, &mut traces).await;
         if votes.granted >= self.majority() && monotonic_now() < until {
-            let fence = self.agree_on(name, owner, ttl, votes.token).await;
+            let fence = self.agree_on(wanted, traces.places(), votes.token).await;
             let fence = fence.filter(|_| monotonic_now() < until);
-            return Ok(Answer::Taken(Taken { fence, valid_until: until }));
+            return Ok(Answer::Taken(Taken { fence, valid_until: until, places: traces.keep() }));
         }
-        // Not on enough of them: let go on all, also on those that did not answer.
-        let released = self.release_within(name, owner, time_of_one(ttl)).await;
-        match (votes.held, votes.error) {
+        self.withdraw(wanted, &mut traces).await;
+        match votes.error {
             // Too few can grant it, so waiting for another holder is not what helps.
-            (None, Some(error)) if released.everywhere => Err(error),
-            (None, Some(error)) => Err(error.with_effect(Effect::Ambiguous)),
-            (Some(left), _) if released.everywhere => Ok(Answer::Held(left)),
-            _ => Ok(Answer::Unsettled),
+            Some(error) if skipped + votes.failed >= self.majority() => {
+                let nothing_left = traces.places().is_empty();
+                Err(if nothing_left { error } else { error.with_effect(Effect::Ambiguous) })
+            }
+            // Or it was granted too late.
+            _ => Ok(Answer::Held(votes.held)),
         }
     }
 
-    async fn vote(&self, name: &str, owner: &str, ttl: Duration) -> Votes {
-        let time = time_of_one(ttl);
-        let nodes: Vec<LockNode> = self.nodes.iter().map(|node| node.within(time)).collect();
-        let mut asked: FuturesUnordered<_> =
-            nodes.iter().map(|node| node.acquire(name, owner, ttl)).collect();
+    async fn vote(&self, wanted: &Wanted, traces: &mut Traces<'_>) -> Votes {
+        let Wanted { name, owner, ttl } = wanted;
+        let places = traces.places().iter().map(|place| place.master);
+        let mut asked: FuturesUnordered<_> = places
+            .map(|master| {
+                let node = self.masters[master].node.within(time_of_one(*ttl));
+                async move { (master, node.acquire(name, owner, *ttl).await) }
+            })
+            .collect();
         let mut votes = Votes::default();
         // Who answers after a majority has granted it does not matter.
         while votes.granted < self.majority()
-            && let Some(answer) = asked.next().await
+            && let Some((master, answer)) = asked.next().await
         {
             match answer {
-                Ok(Answer::Taken(taken)) => {
+                Ok(Grant::Granted { token, .. }) => {
+                    traces.granted(master);
                     votes.granted += 1;
-                    votes.token = votes.token.max(taken.fence.unwrap_or(0));
+                    votes.token = votes.token.max(token);
                 }
-                Ok(Answer::Held(left)) => votes.held = votes.held.max(Some(left)),
-                Ok(Answer::Unsettled) => {}
-                Err(error) => votes.error = Some(error),
+                Ok(Grant::Held(left)) => {
+                    traces.none_on(master);
+                    votes.held = votes.held.max(Some(left));
+                }
+                Err(error) => {
+                    if error.effect() == Effect::NotApplied {
+                        traces.none_on(master);
+                    }
+                    votes.failed += 1;
+                    votes.error = Some(error);
+                }
             }
         }
         votes
@@ -96,11 +130,14 @@ impl Quorum {
 
     /// Writes the largest token back, so that whoever asks a majority next gets a larger one. `None`
     /// if it did not reach a majority.
-    async fn agree_on(&self, name: &str, owner: &str, ttl: Duration, token: u64) -> Option<u64> {
-        let nodes = self.nodes.iter().map(|node| node.within(time_of_one(ttl)));
-        let nodes: Vec<LockNode> = nodes.collect();
-        let mut asked: FuturesUnordered<_> =
-            nodes.iter().map(|node| node.raise(name, owner, token)).collect();
+    async fn agree_on(&self, wanted: &Wanted, places: &[Place], token: u64) -> Option<u64> {
+        let mut asked: FuturesUnordered<_> = places
+            .iter()
+            .map(|place| {
+                let node = self.masters[place.master].node.within(time_of_one(wanted.ttl));
+                async move { node.raise(&wanted.name, &wanted.owner, token).await }
+            })
+            .collect();
         let mut raised = 0;
         while let Some(answer) = asked.next().await {
             raised += usize::from(answer.unwrap_or(false));
@@ -111,19 +148,41 @@ impl Quorum {
         None
     }
 
+    /// Releases it at once where it was granted in vain, so that others can have it. What did not
+    /// answer is left to the background.
+    async fn withdraw(&self, wanted: &Wanted, traces: &mut Traces<'_>) {
+        let granted = traces.places().iter().filter(|place| place.granted);
+        let mut asked: FuturesUnordered<_> = granted
+            .map(|place| {
+                let master = place.master;
+                let node = self.masters[master].node.within(time_of_one(wanted.ttl));
+                async move { (master, node.release(&wanted.name, &wanted.owner).await) }
+            })
+            .collect();
+        while let Some((master, released)) = asked.next().await {
+            if released.is_ok() {
+                traces.none_on(master);
+            }
+        }
+    }
+
     pub(super) async fn extend(
         &self,
-        name: &str,
-        owner: &str,
+        wanted: &Wanted,
+        places: &[Place],
         ttl: Duration,
     ) -> Result<Option<Instant>> {
-        let nodes = self.nodes.iter().map(|node| node.within(time_of_one(ttl)));
-        let nodes: Vec<LockNode> = nodes.collect();
-        let mut asked: FuturesUnordered<_> =
-            nodes.iter().map(|node| node.extend(name, owner, ttl)).collect();
-        let (mut ours, mut answered) = (Vec::new(), 0);
+        let mut asked: FuturesUnordered<_> = self
+            .awake(places)
+            .map(|(_, node)| async move {
+                node.within(time_of_one(ttl)).extend(&wanted.name, &wanted.owner, ttl).await
+            })
+            .collect();
+        // Where it was refused it is not ours either.
+        let mut not_ours = self.masters.len() - places.len();
+        let mut ours = Vec::new();
         while let Some(answer) = asked.next().await {
-            answered += usize::from(answer.is_ok());
+            not_ours += usize::from(matches!(answer, Ok(None)));
             ours.extend(answer.ok().flatten());
         }
         ours.sort_by(|a, b| b.cmp(a));
@@ -131,38 +190,55 @@ impl Quorum {
             // As long as a majority has it.
             return Ok(Some(*until));
         }
-        if answered >= self.majority() {
+        if not_ours >= self.majority() {
             return Ok(None);
         }
         Err(self.no_majority("extended"))
     }
 
-    pub(super) async fn release(&self, name: &str, owner: &str) -> Released {
-        // At leisure: who waits longer here only frees the lock more surely.
-        self.release_within(name, owner, Duration::from_millis(50)).await
+    /// Releases it on every master that may keep it; those that answered are taken off the places. Waits
+    /// for all but the silent: a command that nobody waits for any more may never be sent, and what one
+    /// keeps, it keeps for the whole TTL.
+    pub(super) async fn release(&self, wanted: &Wanted, places: &mut Vec<Place>) -> Result<bool> {
+        let mut asked: FuturesUnordered<_> = self
+            .awake(places)
+            .map(|(master, node)| async move {
+                (master, node.release(&wanted.name, &wanted.owner).await)
+            })
+            .collect();
+        let (mut ours, mut not_ours) = (0, self.masters.len() - places.len());
+        let mut answered = Vec::new();
+        while let Some((master, answer)) = asked.next().await {
+            if let Ok(was_ours) = answer {
+                ours += usize::from(was_ours);
+                not_ours += usize::from(!was_ours);
+                answered.push((master, was_ours));
+            }
+        }
+        drop(asked);
+        // "Not ours" of one that never said that it is may be true only for now.
+        places.retain(|place| {
+            let answer = answered.iter().find(|(master, _)| *master == place.master);
+            answer.is_none_or(|(_, was_ours)| !was_ours && !place.granted)
+        });
+        match () {
+            () if ours >= self.majority() => Ok(true),
+            () if not_ours >= self.majority() => Ok(false),
+            () => Err(self.no_majority("released")),
+        }
     }
 
-    /// Lets go of it on every master. Waits for all: a command that nobody waits for any more may never
-    /// be sent, and what one keeps, it keeps for the whole TTL.
-    async fn release_within(&self, name: &str, owner: &str, time: Duration) -> Released {
-        let nodes: Vec<LockNode> = self.nodes.iter().map(|node| node.within(time)).collect();
-        let asked: FuturesUnordered<_> =
-            nodes.iter().map(|node| node.release(name, owner)).collect();
-        let answers: Vec<bool> = asked.filter_map(|ours| ready(ours.ok())).collect().await;
-        let ours = answers.iter().filter(|ours| **ours).count();
-        let was_ours = if ours >= self.majority() {
-            Ok(true)
-        } else if answers.len() >= self.majority() {
-            Ok(false)
-        } else {
-            Err(self.no_majority("released"))
-        };
-        Released { was_ours, everywhere: answers.len() == self.nodes.len() }
+    /// The places whose masters answer, with their nodes.
+    fn awake<'a>(&'a self, places: &'a [Place]) -> impl Iterator<Item = (usize, LockNode)> + 'a {
+        let masters = places.iter().map(|place| (place.master, &self.masters[place.master]));
+        masters
+            .filter(|(_, master)| !master.releaser.is_silent())
+            .map(|(index, master)| (index, master.node.clone()))
     }
 
     fn no_majority(&self, what: &str) -> BackendError {
         BackendError::new(NAME, "lock", ErrorKind::Unavailable)
             .with_effect(Effect::Ambiguous)
-            .with_message(format!("not {what} on a majority of {} masters", self.nodes.len()))
+            .with_message(format!("not {what} on a majority of {} masters", self.masters.len()))
     }
 }

@@ -66,4 +66,5 @@ scripts! {
     EXTEND = "lua/extend.lua";
     RAISE_FENCE = "lua/raise_fence.lua";
     SET_FENCED = "lua/set_fenced.lua";
+    GREET = "lua/greet.lua";
 }

@@ -3,10 +3,13 @@
 use std::fmt;
 use std::time::Duration;
 
+use redis::ConnectionAddr;
+
 #[cfg(feature = "redis-cluster")]
 use super::cluster::{Cluster, Seeds};
 use super::failure::{Failure, Retry};
 use super::link::Link;
+use super::mistakes;
 use super::route::Route;
 use super::session::Session;
 use super::slots;
@@ -24,6 +27,17 @@ pub(super) enum Servers {
     One(Link),
     #[cfg(feature = "redis-cluster")]
     Cluster(Cluster),
+}
+
+impl Target {
+    /// Returns the ports that the user named.
+    pub(super) fn ports(&self) -> Vec<ConnectionAddr> {
+        match self {
+            Self::One(source) => source.ports(),
+            #[cfg(feature = "redis-cluster")]
+            Self::Cluster(seeds) => seeds.ports(),
+        }
+    }
 }
 
 impl Servers {
@@ -126,16 +140,10 @@ impl Servers {
     }
 }
 
-fn judge_one(session: &Session, mut failure: Failure) -> Failure {
+fn judge_one(session: &Session, failure: Failure) -> Failure {
     match failure.retry {
         Retry::Reconnected => session.lose(),
-        Retry::Redirected(_) => {
-            failure.retry = Retry::No;
-            return failure.with_message(
-                "the server is one of a cluster; name the cluster's nodes with cluster(...), \
-                 feature redis-cluster",
-            );
-        }
+        Retry::Redirected(_) => return failure.misconfigured(mistakes::NO_CLUSTER_CLIENT),
         Retry::No | Retry::Later | Retry::WithSource => {}
     }
     failure

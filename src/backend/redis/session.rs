@@ -58,8 +58,8 @@ impl Session {
     }
 
     /// Counts a call on this connection, unless that many wait already.
-    pub(super) fn enter(&self, most: usize) -> Result<Place, Failure> {
-        self.health.in_flight.enter(most)
+    pub(super) async fn enter(&self, most: usize) -> Result<Place, Failure> {
+        self.health.in_flight.enter(most).await
     }
 
     /// Returns the number of answers so far.

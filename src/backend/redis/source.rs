@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::io::tcp::{TcpSettings, socket2};
-use redis::{AsyncConnectionConfig, Client, ConnectionInfo, IntoConnectionInfo, RedisResult};
+use redis::{
+    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisResult,
+};
 
 use super::connection::Connection;
 use super::failure::Failure;
@@ -53,6 +55,16 @@ impl Source {
             let making = make();
             Box::pin(async move { making.await.map(Into::into) })
         }))
+    }
+
+    /// Returns the ports that the user named.
+    pub(super) fn ports(&self) -> Vec<ConnectionAddr> {
+        match self {
+            Self::Server(client) => vec![client.get_connection_info().addr().clone()],
+            Self::Factory(_) | Self::Given(_) => Vec::new(),
+            #[cfg(feature = "redis-sentinel")]
+            Self::Sentinels(sentinels) => sentinels.links().flat_map(Link::ports).collect(),
+        }
     }
 
     /// Makes a connection, in a time that the caller bounds.

@@ -43,7 +43,9 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     refuses: bool,
-    blackhole: bool,
+    holds: [bool; 2],
+    /// What has come since, by direction.
+    held: [Vec<u8>; 2],
     delays: [Duration; 2],
     /// What the next connection is cut after.
     next: Option<(Direction, u64)>,
@@ -82,7 +84,8 @@ impl Proxy {
     /// delivered.
     pub(crate) fn forward(&self) {
         self.set(|state| {
-            state.blackhole = false;
+            state.holds = [false; 2];
+            state.held = Default::default();
             state.delays = [Duration::ZERO; 2];
             state.next = None;
         });
@@ -96,7 +99,26 @@ impl Proxy {
 
     /// Keeps connections open, accepts new ones, and lets nothing through.
     pub(crate) fn blackhole(&self) {
-        self.set(|state| state.blackhole = true);
+        self.set(|state| state.holds = [true; 2]);
+    }
+
+    /// Holds back what goes that way, until `pass` or `forward`.
+    pub(crate) fn hold(&self, direction: Direction) {
+        self.set(|state| state.holds[direction as usize] = true);
+    }
+
+    /// Lets through what goes that way, and what was held back.
+    pub(crate) fn pass(&self, direction: Direction) {
+        self.set(|state| {
+            state.holds[direction as usize] = false;
+            state.held[direction as usize].clear();
+        });
+    }
+
+    /// Whether that text is among what is held back.
+    pub(crate) fn holds(&self, direction: Direction, text: &str) -> bool {
+        let state = self.shared.lock();
+        state.held[direction as usize].windows(text.len()).any(|part| part == text.as_bytes())
     }
 
     /// Holds back what comes from now on for that long: requests, and replies.
@@ -197,7 +219,7 @@ impl Drop for Proxy {
         self.refuse();
         self.cut();
         // Threads that wait go on, and find their connection closed.
-        self.set(|state| state.blackhole = false);
+        self.set(|state| state.holds = [false; 2]);
     }
 }
 
@@ -207,18 +229,18 @@ impl Shared {
     }
 
     /// Waits until bytes may pass that were due then.
-    fn wait_for_passage(&self, due: Instant) {
+    fn wait_for_passage(&self, way: Direction, due: Instant) {
         let early = due.saturating_duration_since(now());
         if !early.is_zero() {
             std::thread::sleep(early);
         }
         let state = self.lock();
-        let wait = self.changed.wait_while(state, |state| state.blackhole);
+        let wait = self.changed.wait_while(state, |state| state.holds[way as usize]);
         drop(wait.unwrap_or_else(PoisonError::into_inner));
     }
 
     fn serve(self: Arc<Self>, link: Arc<Link>) {
-        self.wait_for_passage(self.start);
+        self.wait_for_passage(Direction::Request, self.start);
         if let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, self.upstream)) {
             let _ = server.set_nodelay(true);
             let server = link.server.get_or_init(|| server);
@@ -250,7 +272,12 @@ impl Shared {
         // To the end also when nobody takes it any more: a socket closed with bytes unread
         // would reset the connection, and the other side lose what it has not read yet.
         while let Ok(count @ 1..) = from.read(&mut buffer) {
-            let due = now() + self.lock().delays[direction as usize];
+            let mut state = self.lock();
+            if state.holds[direction as usize] {
+                state.held[direction as usize].extend_from_slice(&buffer[..count]);
+            }
+            let due = now() + state.delays[direction as usize];
+            drop(state);
             let _ = sender.send((due, buffer[..count].to_vec()));
         }
         let due = now() + self.lock().delays[direction as usize];
@@ -265,7 +292,7 @@ impl Shared {
 
     fn write(&self, way: Direction, link: &Link, mut to: &TcpStream, chunks: Receiver<Chunk>) {
         for (due, chunk) in chunks {
-            self.wait_for_passage(due);
+            self.wait_for_passage(way, due);
             if link.stranded.load(Ordering::SeqCst) {
                 if chunk.is_empty() {
                     link.close();

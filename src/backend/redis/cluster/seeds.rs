@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use redis::ConnectionInfo;
+use redis::{ConnectionAddr, ConnectionInfo};
 
 use super::super::route::Node;
 use super::super::source::{Source, address, elsewhere, info};
@@ -34,6 +34,10 @@ impl Seeds {
 
     pub(super) fn nodes(&self) -> impl Iterator<Item = &Node> {
         self.0.iter().map(|(node, _)| node)
+    }
+
+    pub(in crate::backend::redis) fn ports(&self) -> Vec<ConnectionAddr> {
+        self.0.iter().map(|(_, info)| info.addr().clone()).collect()
     }
 
     /// Returns how to connect to a node: as its own URL says, or else as that of the first seed.
