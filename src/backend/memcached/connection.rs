@@ -1,49 +1,27 @@
 //! One connection: sends a command and reads its answer.
+//!
+//! The client lives for one command. It has a read buffer, in which nothing must be left for the next one;
+//! that it has read all of a reply, and that no more came in, is checked by the stream under it.
 
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::pin::{Pin, pin};
+use std::task::Poll;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
-#[cfg(unix)]
-use tokio::net::UnixStream;
+use memcache_async::ascii::Protocol;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::protocol::{Answer, Command, NoAnswer, Reply};
+use super::gets::gets_many;
+use super::protocol::{Answer, Command};
+use super::reply::NoAnswer;
+use super::stream::{Guarded, Socket};
 use crate::clock::monotonic_now;
-
-/// Read at once.
-const CHUNK: usize = 4096;
-/// What a connection keeps of a buffer that has grown.
-const KEEP: usize = 4 * CHUNK;
-
-#[derive(Debug)]
-pub(super) enum Socket {
-    Tcp(TcpStream),
-    #[cfg(unix)]
-    Unix(UnixStream),
-}
-
-/// Calls the same method on either kind of stream.
-macro_rules! either {
-    ($socket:expr, $stream:ident => $call:expr) => {
-        match $socket {
-            Socket::Tcp($stream) => $call,
-            #[cfg(unix)]
-            Socket::Unix($stream) => $call,
-        }
-    };
-}
 
 /// Belongs to the runtime in which it was made: its socket and its timer live there.
 #[derive(Debug)]
 pub(super) struct Connection {
     socket: Socket,
     outgoing: Vec<u8>,
-    incoming: Vec<u8>,
-    chunk: Box<[u8]>,
     /// Rings at or before the end of a call, and is set again only when it rang: one timer for many
     /// calls, since setting one takes a lock that all tasks share.
     alarm: Pin<Box<Sleep>>,
@@ -59,6 +37,8 @@ pub(super) struct Failed {
 
 #[derive(Debug)]
 pub(super) enum Failure {
+    /// There is no connection.
+    Unreachable(io::Error),
     /// No answer within the time of the call.
     TimedOut,
     Io(io::Error),
@@ -68,19 +48,11 @@ pub(super) enum Failure {
 impl Connection {
     /// Made within a runtime.
     pub(super) fn new(socket: Socket) -> Self {
-        Self {
-            socket,
-            outgoing: Vec::new(),
-            incoming: Vec::new(),
-            chunk: vec![0; CHUNK].into(),
-            alarm: Box::pin(sleep_until(monotonic_now())),
-        }
+        Self { socket, outgoing: Vec::new(), alarm: Box::pin(sleep_until(monotonic_now())) }
     }
 
-    /// Whether nothing came in and the other end is there, as far as this end was told.
     pub(super) fn is_quiet(&self) -> bool {
-        let read = either!(&self.socket, stream => stream.try_read(&mut [0]));
-        matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+        self.socket.is_quiet()
     }
 
     /// Sends a command and reads its answer. When dropped before it is done, the connection must be
@@ -90,64 +62,80 @@ impl Connection {
         command: &Command<'_>,
         deadline: Instant,
     ) -> Result<Answer, Failed> {
-        self.begin(command, deadline);
-        let mut reply = Reply::to(command);
-        let mut sent = 0;
-        let outcome = poll_fn(|cx| {
-            if let Poll::Ready(answer) = self.poll_exchange(cx, &mut sent, &mut reply) {
-                return Poll::Ready(answer);
-            }
-            while self.alarm.as_mut().poll(cx).is_ready() {
-                if monotonic_now() >= deadline {
-                    return Poll::Ready(Err(Failure::TimedOut));
+        let Self { socket, outgoing, alarm } = self;
+        if alarm.deadline() > deadline {
+            alarm.as_mut().reset(deadline);
+        }
+        let mut stream = Guarded::new(socket, outgoing, command);
+        let answer = {
+            let mut answer = pin!(ask(&mut stream, command));
+            poll_fn(|cx| {
+                if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
+                    return Poll::Ready(Some(answer));
                 }
-                self.alarm.as_mut().reset(deadline);
-            }
-            Poll::Pending
-        })
-        .await;
-        outcome.map_err(|failure| Failed { failure, sent: sent > 0 })
+                while alarm.as_mut().poll(cx).is_ready() {
+                    if monotonic_now() >= deadline {
+                        return Poll::Ready(None);
+                    }
+                    alarm.as_mut().reset(deadline);
+                }
+                Poll::Pending
+            })
+            .await
+        };
+        let sent = stream.was_sent();
+        conclude(answer, stream).map_err(|failure| Failed { failure, sent })
     }
+}
 
-    fn begin(&mut self, command: &Command<'_>, deadline: Instant) {
-        self.incoming.clear();
-        self.incoming.shrink_to(KEEP);
-        self.outgoing.clear();
-        self.outgoing.shrink_to(KEEP);
-        command.encode(&mut self.outgoing);
-        if self.alarm.deadline() > deadline {
-            self.alarm.as_mut().reset(deadline);
+/// Boxed are the commands that are seldom needed: all calls would carry them.
+async fn ask(stream: &mut Guarded<'_>, command: &Command<'_>) -> io::Result<Answer> {
+    match *command {
+        Command::GetsMany(keys) => gets_many(stream, keys).await,
+        Command::Version => {
+            Box::pin(Protocol::new(stream).version()).await.map(|_version| Answer::Done)
         }
+        Command::GetMany(keys) => {
+            Box::pin(Protocol::new(stream).get_multi(keys)).await.map(Answer::Found)
+        }
+        Command::Gets(key) => Protocol::new(stream)
+            .gets_cas(key)
+            .await
+            .map(|(value, version)| Answer::Value(value, version)),
+        Command::Add { key, value, exptime } => {
+            Protocol::new(stream).add(key, value, exptime).await.map(|()| Answer::Done)
+        }
+        Command::Cas { key, value, version, exptime } => Protocol::new(stream)
+            .cas(key, value, version, exptime)
+            .await
+            .map(|stored| if stored { Answer::Done } else { Answer::Changed }),
+        Command::FlushAll => Box::pin(Protocol::new(stream).flush()).await.map(|()| Answer::Done),
     }
+}
 
-    fn poll_exchange(
-        &mut self,
-        cx: &mut Context<'_>,
-        sent: &mut usize,
-        reply: &mut Reply<'_>,
-    ) -> Poll<Result<Answer, Failure>> {
-        while *sent < self.outgoing.len() {
-            let rest = &self.outgoing[*sent..];
-            let written =
-                ready!(either!(&mut self.socket, stream => Pin::new(stream).poll_write(cx, rest)));
-            match written.map_err(Failure::Io)? {
-                0 => return Poll::Ready(Err(Failure::Io(io::ErrorKind::WriteZero.into()))),
-                written => *sent += written,
-            }
-        }
-        loop {
-            let mut chunk = ReadBuf::new(&mut self.chunk);
-            ready!(either!(&mut self.socket, stream => {
-                Pin::new(stream).poll_read(cx, &mut chunk)
-            }))
-            .map_err(Failure::Io)?;
-            if chunk.filled().is_empty() {
-                return Poll::Ready(Err(Failure::Io(io::ErrorKind::UnexpectedEof.into())));
-            }
-            self.incoming.extend_from_slice(chunk.filled());
-            if let Some(answer) = reply.read(&self.incoming).map_err(Failure::NoAnswer)? {
-                return Poll::Ready(Ok(answer));
-            }
-        }
+/// What came of a call; `None` when its time was over.
+fn conclude(answer: Option<io::Result<Answer>>, stream: Guarded<'_>) -> Result<Answer, Failure> {
+    const GARBLED: Failure =
+        Failure::NoAnswer(NoAnswer::Garbled("an answer that the client does not understand"));
+    let answer = answer.ok_or(Failure::TimedOut)?;
+    let reply = stream.into_reply();
+    let is_whole = reply.is_whole();
+    match (reply.into_no_answer(), answer) {
+        (Some(no_answer), _) => Err(Failure::NoAnswer(no_answer)),
+        (None, Ok(answer)) if is_whole => Ok(answer),
+        (None, Err(error)) if is_whole => understood(&error).ok_or(GARBLED),
+        (None, Err(error)) if error.kind() != io::ErrorKind::InvalidData => Err(Failure::Io(error)),
+        (None, _) => Err(GARBLED),
+    }
+}
+
+/// The answers that the client takes for errors.
+fn understood(error: &io::Error) -> Option<Answer> {
+    match error.kind() {
+        io::ErrorKind::NotFound => Some(Answer::Missing),
+        io::ErrorKind::AlreadyExists => Some(Answer::Changed),
+        // To `cas`; the client expects another spelling.
+        io::ErrorKind::Other if error.to_string().starts_with("NOT_FOUND") => Some(Answer::Missing),
+        _ => None,
     }
 }
