@@ -139,3 +139,103 @@ fn understood(error: &io::Error) -> Option<Answer> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    const GETS: Command<'_> = Command::Gets("a");
+    const FIND: Command<'_> = Command::GetMany(&["a", "b"]);
+    const TWO: Command<'_> = Command::GetsMany(&["a", "b"]);
+    const ADD: Command<'_> = Command::Add { key: "a", value: b"x", exptime: 7 };
+    const CAS: Command<'_> = Command::Cas { key: "a", value: b"x", version: 9, exptime: 7 };
+
+    async fn pair() -> (Connection, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (Connection::new(Socket::Tcp(stream)), listener.accept().await.unwrap().0)
+    }
+
+    /// What comes of a command to which the server says that, and no more if that is no whole line; and
+    /// what it was sent in one piece.
+    async fn exchange(
+        connection: &mut Connection,
+        server: &mut TcpStream,
+        command: Command<'_>,
+        reply: &str,
+    ) -> (Result<Answer, Failed>, String) {
+        let deadline = monotonic_now() + Duration::from_secs(30);
+        let serve = async {
+            let mut sent = [0; 512];
+            let length = server.read(&mut sent).await.unwrap();
+            server.write_all(reply.as_bytes()).await.unwrap();
+            if !reply.ends_with('\n') {
+                server.shutdown().await.unwrap();
+            }
+            String::from_utf8(sent[..length].to_vec()).unwrap()
+        };
+        tokio::join!(connection.execute(&command, deadline), serve)
+    }
+
+    #[tokio::test]
+    async fn one_connection_serves_all_commands_one_packet_each() {
+        let (mut connection, mut server) = pair().await;
+        let value = || Some((b"END\r\n".to_vec(), 7));
+        let found = [("b".to_owned(), b"\r\n".to_vec())].into_iter().collect();
+        let values = Answer::Values(vec![None, value()]);
+        for (command, sent, reply, expected) in [
+            (Command::Version, "version\r\n", "VERSION 1\r\n", Answer::Done),
+            (GETS, "gets a\r\n", "END\r\n", Answer::Missing),
+            (GETS, "gets a\r\n", "VALUE a 0 1 7\r\nx\r\nEND\r\n", Answer::Value(b"x".into(), 7)),
+            (FIND, "get a b\r\n", "VALUE b 0 2\r\n\r\n\r\nEND\r\n", Answer::Found(found)),
+            (TWO, "gets a b\r\n", "VALUE b 0 5 7\r\nEND\r\n\r\nEND\r\n", values),
+            (ADD, "add a 0 7 1\r\nx\r\n", "STORED\r\n", Answer::Done),
+            (ADD, "add a 0 7 1\r\nx\r\n", "NOT_STORED\r\n", Answer::Changed),
+            (CAS, "cas a 0 7 1 9\r\nx\r\n", "STORED\r\n", Answer::Done),
+            (CAS, "cas a 0 7 1 9\r\nx\r\n", "EXISTS\r\n", Answer::Changed),
+            (CAS, "cas a 0 7 1 9\r\nx\r\n", "NOT_FOUND\r\n", Answer::Missing),
+            (Command::FlushAll, "flush_all\r\n", "OK\r\n", Answer::Done),
+        ] {
+            let (answer, was_sent) = exchange(&mut connection, &mut server, command, reply).await;
+            assert_eq!((answer.unwrap(), &*was_sent), (expected, sent), "{reply}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_the_client_would_take_for_an_answer_is_none_if_it_does_not_fit() {
+        let garbled =
+            |failure: &Failure| matches!(failure, Failure::NoAnswer(NoAnswer::Garbled(_)));
+        let refused =
+            |failure: &Failure| matches!(failure, Failure::NoAnswer(NoAnswer::Refused(_)));
+        let cut = |failure: &Failure| matches!(failure, Failure::Io(_));
+        type Kind = fn(&Failure) -> bool;
+        for (command, reply, kind) in [
+            (ADD, "END\r\n", garbled as Kind),
+            (ADD, "EXISTS\r\n", garbled),
+            (ADD, "STORED\r\nSTORED\r\n", garbled),
+            (CAS, "NOT_STORED\r\n", garbled),
+            (GETS, "VALUE b 0 1 7\r\nx\r\nEND\r\n", garbled),
+            (GETS, "VALUE a 0 1 7\r\nx\r\nSTORED\r\n", garbled),
+            (GETS, "VALUE a 0 1 7\r\nx\r\nEND\r\nEND\r\n", garbled),
+            (GETS, "VALUE a \u{e9} 1 7\r\nx\r\nEND\r\n", garbled),
+            (GETS, "VALUE a 0 1 7\r\nx\r\nSERVER_ERROR out of memory\r\n", refused),
+            (FIND, "SERVER_ERROR out of memory\r\n", refused),
+            (TWO, "ERROR Too many open connections\r\n", refused),
+            (CAS, "SERVER_ERROR out of memory\r\n", refused),
+            (Command::Version, "CLIENT_ERROR unauthenticated\r\n", refused),
+            (GETS, "VALUE a 0 1 7\r\nx", cut),
+            (TWO, "VALUE a 0 1 7\r\nx", cut),
+            (CAS, "STOR", cut),
+        ] {
+            let (mut connection, mut server) = pair().await;
+            let (answer, _sent) = exchange(&mut connection, &mut server, command, reply).await;
+            let failed = answer.expect_err(reply);
+            assert!(failed.sent && kind(&failed.failure), "{reply}: {failed:?}");
+        }
+    }
+}
