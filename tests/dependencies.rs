@@ -65,7 +65,8 @@ fn the_core_has_the_few_dependencies_that_it_says() {
 fn a_feature_that_is_off_leaves_its_dependency_out() {
     assert!(!tree(&[]).contains("serde"));
     assert!(tree(&["--features", "serde"]).contains("serde"));
-    for client in ["redis", "futures-util", "rustls", "http", "tower"] {
+    for client in ["redis", "deadpool", "memcache-async", "futures-util", "rustls", "http", "tower"]
+    {
         assert!(!tree(&[]).contains(client), "{client}");
     }
     let redis = tree(&["--features", "redis"]);
@@ -78,12 +79,17 @@ fn a_feature_that_is_off_leaves_its_dependency_out() {
 }
 
 #[test]
-fn memcached_needs_the_options_of_sockets() {
+fn memcached_needs_its_client_a_pool_and_the_options_of_sockets() {
     let direct = tree(&["--depth", "1", "--features", "memcached"]);
     let more: BTreeSet<String> =
         direct.difference(&CORE.map(str::to_owned).into()).cloned().collect();
-    let needed = ["socket2"];
+    let needed = ["deadpool", "memcache-async", "socket2"];
     assert_eq!(more, needed.map(str::to_owned).into());
+    // Without a default feature of the pool's that would name another runtime.
+    let all = tree(&["--features", "memcached"]);
+    for unused in ["async-std", "smol", "serde"] {
+        assert!(!all.contains(unused), "{unused}");
+    }
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod answer;
 mod receipt;
+mod ruled;
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,7 +14,8 @@ pub use receipt::Receipt;
 use crate::clock::{Timestamp, micros_ceil};
 use crate::rate::Rate;
 use crate::strategy::{Answer, Limit, Op, Step};
-use answer::{ALLOWED, LONGEST_WAIT, NEVER};
+use answer::LONGEST_WAIT;
+pub(crate) use ruled::Ruled;
 
 /// The answer to a hit or a peek.
 ///
@@ -45,19 +47,29 @@ use answer::{ALLOWED, LONGEST_WAIT, NEVER};
 #[must_use = "a decision that is ignored limits nothing"]
 #[derive(Debug)]
 pub struct Decision {
-    denial: Option<Denial>,
-    source: Source,
-    /// Index of the limit that it names.
-    named: u8,
-    /// How many limits were asked.
-    asked: u8,
-    /// The cost that was taken; 0 for none.
-    taken: u32,
-    taken_at: Timestamp,
-    /// Of an allowed hit the throttle and the key, of a denied one the throttle.
-    bound_to: u64,
-    answer: LimitAnswer,
-    others: Others,
+    ruled: Ruled,
+    more: Extra,
+}
+
+/// What only a decision over more than two limits, or over some that the hit brought, has.
+///
+/// It is dropped by value and out of line: a decision whose address is taken lies in memory, where each
+/// copy of what was just written waits for the writes.
+#[derive(Clone, Debug)]
+struct Extra(Option<Box<More>>);
+
+impl Drop for Extra {
+    #[inline(always)]
+    fn drop(&mut self) {
+        #[cold]
+        #[inline(never)]
+        fn free(more: Box<More>) {
+            drop(more);
+        }
+        if let Some(more) = self.0.take() {
+            free(more);
+        }
+    }
 }
 
 /// Why a hit was denied.
@@ -90,22 +102,12 @@ pub enum Source {
     Policy,
 }
 
-/// The answers of the limits that a decision does not name.
-#[derive(Clone, Debug)]
-enum Others {
-    None,
-    /// Of two limits, the other.
-    One(LimitAnswer),
-    Many(Box<Many>),
-    /// None, and the one limit was brought by the hit.
-    Brought(Arc<[Limit]>),
-}
-
-/// More than two limits, or several of which the hit brought some.
-#[derive(Clone, Debug)]
-struct Many {
-    /// In order, the one that the decision names among them.
+/// What most decisions have not.
+#[derive(Clone, Debug, Default)]
+struct More {
+    /// Of more than two limits, in order; the one that the decision names among them.
     answers: Vec<LimitAnswer>,
+    /// The limits of a hit that brought some.
     limits: Option<Arc<[Limit]>>,
 }
 
@@ -122,113 +124,101 @@ impl Decision {
         asked_at: Timestamp,
         at: Timestamp,
     ) -> Self {
-        let limits = step.limits();
-        let answer = |index: usize| LimitAnswer::new(&limits[index], answers[index], asked_at);
-        let (named, answer, others) = match answers.len().min(limits.len()) {
-            0 => return Self::pass(Source::Unlimited),
-            1 => (0, answer(0), Others::None),
-            2 => {
-                let (first, second) = (answer(0), answer(1));
-                match second.rank() < first.rank() {
-                    false => (0, first, Others::One(second)),
-                    true => (1, second, Others::One(first)),
-                }
+        let took = if matches!(step.op(), Op::Take) { step.cost() } else { 0 };
+        let instants = (asked_at, at);
+        match (step.limits(), answers) {
+            ([limit], [answer]) => Ruled::of_one(limit, *answer, instants, took).into(),
+            ([first, second], [one, two]) => {
+                Ruled::of_two([first, second], [*one, *two], instants, took).into()
             }
-            count => named_of_many((0..count).map(answer).collect()),
-        };
-        let denial = match answer.wait {
-            ALLOWED => None,
-            NEVER => Some(Denial::Never),
-            _ => Some(Denial::Limited),
-        };
-        let takes = denial.is_none() && matches!(step.op(), Op::Take);
-        Self {
-            denial,
-            source: Source::Backend,
-            named,
-            // At most `MAX_LIMITS`.
-            asked: u8::try_from(answers.len()).unwrap_or(u8::MAX),
-            taken: if takes { step.cost() } else { 0 },
-            taken_at: at,
-            bound_to: 0,
-            answer,
-            others,
+            _ => Self::from_many(step.limits(), answers, instants, took),
         }
+    }
+
+    #[cold]
+    fn from_many(
+        limits: &[Limit],
+        answers: &[Answer],
+        (asked_at, at): (Timestamp, Timestamp),
+        took: u32,
+    ) -> Self {
+        let own = limits.iter().zip(answers);
+        let own = own.map(|(limit, answer)| LimitAnswer::new(limit, *answer, asked_at));
+        let answers: Vec<LimitAnswer> = own.collect();
+        let Some((named, answer)) = answers.iter().enumerate().min_by_key(|(_, one)| one.rank())
+        else {
+            return Self::pass(Source::Unlimited);
+        };
+        // At most `MAX_LIMITS` limits, which is below 256.
+        let index = |count: usize| u8::try_from(count).unwrap_or(u8::MAX);
+        let ruled = Ruled::naming(index(named), *answer, at, took);
+        let ruled = Ruled { asked: index(answers.len()), ..ruled };
+        let more = Extra(Some(Box::new(More { answers, limits: None })));
+        Self { ruled, more }
     }
 
     /// Lets a hit pass without counting it: for an error handler.
     pub const fn allow() -> Self {
-        Self {
-            denial: None,
-            source: Source::Policy,
-            named: 0,
-            asked: 0,
-            taken: 0,
-            taken_at: Timestamp::ZERO,
-            bound_to: 0,
-            answer: LimitAnswer::UNASKED,
-            others: Others::None,
-        }
+        Self::pass(Source::Policy)
     }
 
     /// Denies a hit, to be tried again after a while: for an error handler.
     pub fn deny(retry_after: Duration) -> Self {
         let wait = micros_ceil(retry_after).min(LONGEST_WAIT);
         let answer = LimitAnswer { wait, reset_after: wait, limit: 0, burst: 0, remaining: 0 };
-        Self { denial: Some(Denial::Policy), answer, ..Self::allow() }
+        let denial = Some(Denial::Policy);
+        Ruled { denial, answer, ..Ruled::unasked(Source::Policy) }.into()
     }
 
     pub(crate) const fn pass(source: Source) -> Self {
-        let mut decision = Self::allow();
-        decision.source = source;
-        decision
+        Self { ruled: Ruled::unasked(source), more: Extra(None) }
     }
 
     /// The answer for a new key when no more keys fit.
     pub(crate) fn overflow(rate: &Rate, admit: bool, retry_after: u64) -> Self {
         let (limit, burst) = (rate.limit(), rate.effective_burst());
-        let mut decision = Self::pass(Source::Overflow);
-        decision.answer = LimitAnswer { limit, burst, ..LimitAnswer::UNASKED };
+        let mut ruled = Ruled::unasked(Source::Overflow);
+        ruled.answer = LimitAnswer { limit, burst, ..LimitAnswer::UNASKED };
         if !admit {
-            decision.denial = Some(Denial::Full);
-            decision.answer.wait = retry_after;
-            decision.answer.reset_after = retry_after;
-            decision.answer.remaining = 0;
+            ruled.denial = Some(Denial::Full);
+            ruled.answer.wait = retry_after;
+            ruled.answer.reset_after = retry_after;
+            ruled.answer.remaining = 0;
         }
-        decision
+        ruled.into()
     }
 
     /// Returns what a service branches on.
     #[must_use]
     #[inline]
     pub const fn outcome(&self) -> Outcome {
-        self.answer.outcome()
+        self.ruled.answer.outcome()
     }
 
     /// Returns `true` if the hit passes.
     #[must_use]
     #[inline]
     pub const fn is_allowed(&self) -> bool {
-        self.denial.is_none()
+        self.ruled.denial.is_none()
     }
 
     /// Returns `true` if the hit is denied, for now or for good.
     #[must_use]
     #[inline]
     pub const fn is_denied(&self) -> bool {
-        self.denial.is_some()
+        self.ruled.denial.is_some()
     }
 
     /// Returns why it is denied; `None` if it passes.
     #[must_use]
     pub const fn denial(&self) -> Option<Denial> {
-        self.denial
+        self.ruled.denial
     }
 
     /// Returns who decided.
     #[must_use]
     pub const fn source(&self) -> Source {
-        self.source
+        self.ruled.source
     }
 
     /// Returns which limit denied, by its index among the limits of the hit; `None` if the hit passes
@@ -238,8 +228,8 @@ impl Decision {
     /// brought its own rates.
     #[must_use]
     pub fn denied_by(&self) -> Option<usize> {
-        matches!(self.denial, Some(Denial::Limited | Denial::Never))
-            .then_some(usize::from(self.named))
+        matches!(self.ruled.denial, Some(Denial::Limited | Denial::Never))
+            .then_some(usize::from(self.ruled.named))
     }
 
     /// Returns the units in a period of the limit that the decision names; `u32::MAX` where no limit
@@ -247,7 +237,7 @@ impl Decision {
     #[must_use]
     #[inline]
     pub const fn limit(&self) -> u32 {
-        self.answer.limit
+        self.ruled.answer.limit
     }
 
     /// Returns the units that can pass at once after a pause, of the limit that the decision names.
@@ -255,7 +245,7 @@ impl Decision {
     #[must_use]
     #[inline]
     pub const fn burst(&self) -> u32 {
-        self.answer.burst
+        self.ruled.answer.burst
     }
 
     /// Returns the whole units that would pass now, after this hit, of the limit that the decision
@@ -263,7 +253,7 @@ impl Decision {
     #[must_use]
     #[inline]
     pub const fn remaining(&self) -> u32 {
-        self.answer.remaining
+        self.ruled.answer.remaining
     }
 
     /// Returns how long until the limit that the decision names answers like a fresh one, if nobody
@@ -271,18 +261,18 @@ impl Decision {
     #[must_use]
     #[inline]
     pub const fn reset_after(&self) -> Duration {
-        self.answer.reset_after()
+        self.ruled.answer.reset_after()
     }
 
     /// Returns each limit's own answer, in the order of the hit's limits; nothing where no limit was
     /// asked.
     #[must_use]
     pub fn answers(&self) -> impl ExactSizeIterator<Item = LimitAnswer> + '_ {
-        (0..usize::from(self.asked)).map(|index| match &self.others {
-            _ if index == usize::from(self.named) => self.answer,
-            Others::Many(many) => many.answers[index],
-            Others::One(other) => *other,
-            Others::None | Others::Brought(_) => self.answer,
+        let many = self.more.0.as_deref().map_or(&[][..], |more| &more.answers);
+        (0..usize::from(self.ruled.asked)).map(move |index| match many.get(index) {
+            Some(answer) => *answer,
+            None if index == usize::from(self.ruled.named) => self.ruled.answer,
+            None => self.ruled.other.unwrap_or(self.ruled.answer),
         })
     }
 
@@ -290,90 +280,54 @@ impl Decision {
     /// [`Throttle::refund`](crate::Throttle::refund); `None` if it took nothing.
     #[must_use]
     pub fn receipt(self) -> Option<Receipt> {
-        (self.taken > 0).then(|| {
-            let limits = match self.others {
-                Others::Many(many) => many.limits,
-                Others::Brought(limits) => Some(limits),
-                Others::None | Others::One(_) => None,
-            };
-            Receipt::new(self.taken, self.taken_at, self.bound_to, limits)
-        })
-    }
-
-    /// The denial waits at least this long. A denial that no wait ends stays as it is.
-    #[inline(always)]
-    pub(crate) fn wait_at_least(mut self, min_wait: u64) -> Self {
-        // Allowed and never are the largest numbers, and stay.
-        self.answer.wait = self.answer.wait.max(min_wait.min(LONGEST_WAIT));
-        self
+        let Ruled { taken, taken_at, bound_to, .. } = self.ruled;
+        let mut more = self.more;
+        let limits = more.0.take().and_then(|more| more.limits);
+        (taken > 0).then(|| Receipt::new(taken, taken_at, bound_to, limits))
     }
 
     /// The same, marked as made by an error policy.
-    pub(crate) fn by_policy(self) -> Self {
-        Self { source: Source::Policy, taken: 0, ..self }
+    pub(crate) fn by_policy(mut self) -> Self {
+        self.ruled.source = Source::Policy;
+        self.ruled.taken = 0;
+        self
     }
 
-    /// Binds it to a throttle, and of an allowed hit to its key.
+    /// The same with other figures.
     #[inline(always)]
-    pub(crate) fn bound_to(mut self, fingerprint: u64) -> Self {
-        self.bound_to = fingerprint;
+    pub(crate) fn map(mut self, change: impl FnOnce(Ruled) -> Ruled) -> Self {
+        self.ruled = change(self.ruled);
         self
     }
 
     pub(crate) const fn is_bound_to(&self, fingerprint: u64) -> bool {
-        self.bound_to == fingerprint
+        self.ruled.bound_to == fingerprint
     }
 
     /// Keeps the limits that the hit brought.
     pub(crate) fn with_limits(mut self, limits: Arc<[Limit]>) -> Self {
-        self.others = match self.asked {
-            0 | 1 => Others::Brought(limits),
-            _ => {
-                let answers = self.answers().collect();
-                Others::Many(Box::new(Many { answers, limits: Some(limits) }))
-            }
-        };
+        self.more.0.get_or_insert_default().limits = Some(limits);
         self
     }
 
     /// The limits that the hit brought, if it did.
     pub(crate) fn brought(&self) -> Option<&[Limit]> {
-        match &self.others {
-            Others::Many(many) => many.limits.as_deref(),
-            Others::Brought(limits) => Some(limits),
-            Others::None | Others::One(_) => None,
-        }
+        self.more.0.as_ref()?.limits.as_deref()
     }
-}
-
-/// The index and the answer that a decision over more than two limits names.
-#[cold]
-fn named_of_many(answers: Vec<LimitAnswer>) -> (u8, LimitAnswer, Others) {
-    let mut named = 0;
-    for index in 1..answers.len() {
-        if answers[index].rank() < answers[named].rank() {
-            named = index;
-        }
-    }
-    let answer = answers[named];
-    // At most `MAX_LIMITS` limits, which is below 256.
-    let named = u8::try_from(named).unwrap_or(u8::MAX);
-    (named, answer, Others::Many(Box::new(Many { answers, limits: None })))
 }
 
 impl Clone for Decision {
     /// Clones all but the [`receipt`](Self::receipt).
     fn clone(&self) -> Self {
-        Self { taken: 0, others: self.others.clone(), ..*self }
+        Self { ruled: Ruled { taken: 0, ..self.ruled }, more: self.more.clone() }
     }
 }
 
 /// Compares what can be read, not the receipt.
 impl PartialEq for Decision {
     fn eq(&self, other: &Self) -> bool {
-        (self.denial, self.source, self.named) == (other.denial, other.source, other.named)
-            && self.answer == other.answer
-            && self.answers().eq(other.answers())
+        let said = |one: &Ruled| (one.denial, one.source, one.named, one.answer);
+        said(&self.ruled) == said(&other.ruled) && self.answers().eq(other.answers())
     }
 }
 
@@ -381,8 +335,8 @@ impl Eq for Decision {}
 
 impl fmt::Display for Decision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.denial, self.outcome()) {
-            (None, _) if self.source != Source::Backend => f.write_str("allowed, not counted"),
+        match (self.denial(), self.outcome()) {
+            (None, _) if self.source() != Source::Backend => f.write_str("allowed, not counted"),
             (None, _) => write!(f, "allowed, {} of {} remaining", self.remaining(), self.burst()),
             (Some(_), Outcome::Denied { retry_after }) => {
                 write!(f, "denied, retry after {retry_after:?}")

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{HitOptions, Throttle};
-use crate::decision::{Decision, Source};
+use crate::decision::{Decision, Ruled, Source};
 use crate::error::Error;
 use crate::key::{Key, ToKey};
 use crate::strategy::{Limit, MAX_LIMITS, Op, Step};
@@ -41,7 +41,7 @@ impl Throttle {
     #[inline]
     pub async fn hit(&self, key: impl ToKey) -> Result<Decision, Error> {
         match self.try_in_memory(&key) {
-            Some(decision) => Ok(decision),
+            Some(ruled) => Ok(ruled.into()),
             None => {
                 let step = Step::new(&self.inner.limits, self.inner.cost, Op::Take);
                 self.run(&key, &step).await
@@ -156,13 +156,13 @@ impl Throttle {
 
     /// The fast path of nearly every hit in memory; `None`, with nothing done, to take the other.
     #[inline(always)]
-    fn try_in_memory(&self, key: &(impl ToKey + ?Sized)) -> Option<Decision> {
+    fn try_in_memory(&self, key: &(impl ToKey + ?Sized)) -> Option<Ruled> {
         let inner = &*self.inner;
         let backend = inner.in_memory.as_ref()?;
         let parts = key.to_key();
         let key = Key::hashed(&inner.hasher, &inner.name, parts.as_slice().ok()??);
-        let decision = backend.try_hit(&key, &inner.limits, inner.cost)?;
-        Some(self.finish(&key, decision))
+        let ruled = backend.try_hit(&key, &inner.limits, inner.cost)?;
+        Some(self.finish(&key, ruled))
     }
 
     async fn run_with(
@@ -198,20 +198,20 @@ impl Throttle {
             Ok(decision) => decision,
             Err(error) => self.decide_by_policy(&**backend, parts, step, error).await?,
         };
-        Ok(self.finish(&key, decision))
+        Ok(decision.map(|ruled| self.finish(&key, ruled)))
     }
 
-    /// What every decision goes through. By value: a decision that lies in memory is slower.
+    /// What every decision goes through.
     #[inline(always)]
-    fn finish(&self, key: &Key<'_>, decision: Decision) -> Decision {
-        if decision.is_allowed() {
-            return decision.bound_to(self.fingerprint(key));
+    fn finish(&self, key: &Key<'_>, ruled: Ruled) -> Ruled {
+        if ruled.is_allowed() {
+            return ruled.bound_to(self.fingerprint(key));
         }
-        let decision = decision.wait_at_least(self.inner.min_wait).bound_to(self.inner.id);
+        let ruled = ruled.wait_at_least(self.inner.min_wait).bound_to(self.inner.id);
         if tracing::enabled!(tracing::Level::TRACE) {
-            self.trace_denied(key, &decision);
+            self.trace_denied(key, &ruled.into());
         }
-        decision
+        ruled
     }
 
     #[cold]

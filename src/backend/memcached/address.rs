@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 #[cfg(unix)]
 use tokio::net::UnixStream;
 
-use super::connection::Socket;
+use super::stream::Socket;
 
 pub(super) const DEFAULT_PORT: u16 = 11211;
 /// An idle connection is probed after that long: before a firewall forgets it.

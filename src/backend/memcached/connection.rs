@@ -1,49 +1,27 @@
 //! One connection: sends a command and reads its answer.
+//!
+//! The client lives for one command. It has a read buffer, in which nothing must be left for the next one;
+//! that it has read all of a reply, and that no more came in, is checked by the stream under it.
 
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::pin::{Pin, pin};
+use std::task::Poll;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
-#[cfg(unix)]
-use tokio::net::UnixStream;
+use memcache_async::ascii::Protocol;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::protocol::{Answer, Command, NoAnswer, Reply};
+use super::gets::gets_many;
+use super::protocol::{Answer, Command};
+use super::reply::NoAnswer;
+use super::stream::{Guarded, Socket};
 use crate::clock::monotonic_now;
-
-/// Read at once.
-const CHUNK: usize = 4096;
-/// What a connection keeps of a buffer that has grown.
-const KEEP: usize = 4 * CHUNK;
-
-#[derive(Debug)]
-pub(super) enum Socket {
-    Tcp(TcpStream),
-    #[cfg(unix)]
-    Unix(UnixStream),
-}
-
-/// Calls the same method on either kind of stream.
-macro_rules! either {
-    ($socket:expr, $stream:ident => $call:expr) => {
-        match $socket {
-            Socket::Tcp($stream) => $call,
-            #[cfg(unix)]
-            Socket::Unix($stream) => $call,
-        }
-    };
-}
 
 /// Belongs to the runtime in which it was made: its socket and its timer live there.
 #[derive(Debug)]
 pub(super) struct Connection {
     socket: Socket,
     outgoing: Vec<u8>,
-    incoming: Vec<u8>,
-    chunk: Box<[u8]>,
     /// Rings at or before the end of a call, and is set again only when it rang: one timer for many
     /// calls, since setting one takes a lock that all tasks share.
     alarm: Pin<Box<Sleep>>,
@@ -59,6 +37,8 @@ pub(super) struct Failed {
 
 #[derive(Debug)]
 pub(super) enum Failure {
+    /// There is no connection.
+    Unreachable(io::Error),
     /// No answer within the time of the call.
     TimedOut,
     Io(io::Error),
@@ -68,19 +48,11 @@ pub(super) enum Failure {
 impl Connection {
     /// Made within a runtime.
     pub(super) fn new(socket: Socket) -> Self {
-        Self {
-            socket,
-            outgoing: Vec::new(),
-            incoming: Vec::new(),
-            chunk: vec![0; CHUNK].into(),
-            alarm: Box::pin(sleep_until(monotonic_now())),
-        }
+        Self { socket, outgoing: Vec::new(), alarm: Box::pin(sleep_until(monotonic_now())) }
     }
 
-    /// Whether nothing came in and the other end is there, as far as this end was told.
     pub(super) fn is_quiet(&self) -> bool {
-        let read = either!(&self.socket, stream => stream.try_read(&mut [0]));
-        matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+        self.socket.is_quiet()
     }
 
     /// Sends a command and reads its answer. When dropped before it is done, the connection must be
@@ -90,64 +62,180 @@ impl Connection {
         command: &Command<'_>,
         deadline: Instant,
     ) -> Result<Answer, Failed> {
-        self.begin(command, deadline);
-        let mut reply = Reply::to(command);
-        let mut sent = 0;
-        let outcome = poll_fn(|cx| {
-            if let Poll::Ready(answer) = self.poll_exchange(cx, &mut sent, &mut reply) {
-                return Poll::Ready(answer);
-            }
-            while self.alarm.as_mut().poll(cx).is_ready() {
-                if monotonic_now() >= deadline {
-                    return Poll::Ready(Err(Failure::TimedOut));
+        let Self { socket, outgoing, alarm } = self;
+        if alarm.deadline() > deadline {
+            alarm.as_mut().reset(deadline);
+        }
+        let mut stream = Guarded::new(socket, outgoing, command);
+        let answer = {
+            let mut answer = pin!(ask(&mut stream, command));
+            poll_fn(|cx| {
+                if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
+                    return Poll::Ready(Some(answer));
                 }
-                self.alarm.as_mut().reset(deadline);
-            }
-            Poll::Pending
-        })
-        .await;
-        outcome.map_err(|failure| Failed { failure, sent: sent > 0 })
+                while alarm.as_mut().poll(cx).is_ready() {
+                    if monotonic_now() >= deadline {
+                        return Poll::Ready(None);
+                    }
+                    alarm.as_mut().reset(deadline);
+                }
+                Poll::Pending
+            })
+            .await
+        };
+        let sent = stream.was_sent();
+        conclude(answer, stream).map_err(|failure| Failed { failure, sent })
+    }
+}
+
+/// Boxed are the commands that are seldom needed: all calls would carry them.
+async fn ask(stream: &mut Guarded<'_>, command: &Command<'_>) -> io::Result<Answer> {
+    match *command {
+        Command::GetsMany(keys) => gets_many(stream, keys).await,
+        Command::Version => {
+            Box::pin(Protocol::new(stream).version()).await.map(|_version| Answer::Done)
+        }
+        Command::GetMany(keys) => {
+            Box::pin(Protocol::new(stream).get_multi(keys)).await.map(Answer::Found)
+        }
+        Command::Gets(key) => Protocol::new(stream)
+            .gets_cas(key)
+            .await
+            .map(|(value, version)| Answer::Value(value, version)),
+        Command::Add { key, value, exptime } => {
+            Protocol::new(stream).add(key, value, exptime).await.map(|()| Answer::Done)
+        }
+        Command::Cas { key, value, version, exptime } => Protocol::new(stream)
+            .cas(key, value, version, exptime)
+            .await
+            .map(|stored| if stored { Answer::Done } else { Answer::Changed }),
+        Command::FlushAll => Box::pin(Protocol::new(stream).flush()).await.map(|()| Answer::Done),
+    }
+}
+
+/// What came of a call; `None` when its time was over.
+fn conclude(answer: Option<io::Result<Answer>>, stream: Guarded<'_>) -> Result<Answer, Failure> {
+    const GARBLED: Failure =
+        Failure::NoAnswer(NoAnswer::Garbled("an answer that the client does not understand"));
+    let answer = answer.ok_or(Failure::TimedOut)?;
+    let reply = stream.into_reply();
+    let is_whole = reply.is_whole();
+    match (reply.into_no_answer(), answer) {
+        (Some(no_answer), _) => Err(Failure::NoAnswer(no_answer)),
+        (None, Ok(answer)) if is_whole => Ok(answer),
+        (None, Err(error)) if is_whole => understood(&error).ok_or(GARBLED),
+        (None, Err(error)) if error.kind() != io::ErrorKind::InvalidData => Err(Failure::Io(error)),
+        (None, _) => Err(GARBLED),
+    }
+}
+
+/// The answers that the client takes for errors.
+fn understood(error: &io::Error) -> Option<Answer> {
+    match error.kind() {
+        io::ErrorKind::NotFound => Some(Answer::Missing),
+        io::ErrorKind::AlreadyExists => Some(Answer::Changed),
+        // To `cas`; the client expects another spelling.
+        io::ErrorKind::Other if error.to_string().starts_with("NOT_FOUND") => Some(Answer::Missing),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    const GETS: Command<'_> = Command::Gets("a");
+    const FIND: Command<'_> = Command::GetMany(&["a", "b"]);
+    const TWO: Command<'_> = Command::GetsMany(&["a", "b"]);
+    const ADD: Command<'_> = Command::Add { key: "a", value: b"x", exptime: 7 };
+    const CAS: Command<'_> = Command::Cas { key: "a", value: b"x", version: 9, exptime: 7 };
+
+    async fn pair() -> (Connection, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (Connection::new(Socket::Tcp(stream)), listener.accept().await.unwrap().0)
     }
 
-    fn begin(&mut self, command: &Command<'_>, deadline: Instant) {
-        self.incoming.clear();
-        self.incoming.shrink_to(KEEP);
-        self.outgoing.clear();
-        self.outgoing.shrink_to(KEEP);
-        command.encode(&mut self.outgoing);
-        if self.alarm.deadline() > deadline {
-            self.alarm.as_mut().reset(deadline);
+    /// What comes of a command to which the server says that, and no more if that is no whole line; and
+    /// what it was sent in one piece.
+    async fn exchange(
+        connection: &mut Connection,
+        server: &mut TcpStream,
+        command: Command<'_>,
+        reply: &str,
+    ) -> (Result<Answer, Failed>, String) {
+        let deadline = monotonic_now() + Duration::from_secs(30);
+        let serve = async {
+            let mut sent = [0; 512];
+            let length = server.read(&mut sent).await.unwrap();
+            server.write_all(reply.as_bytes()).await.unwrap();
+            if !reply.ends_with('\n') {
+                server.shutdown().await.unwrap();
+            }
+            String::from_utf8(sent[..length].to_vec()).unwrap()
+        };
+        tokio::join!(connection.execute(&command, deadline), serve)
+    }
+
+    #[tokio::test]
+    async fn one_connection_serves_all_commands_one_packet_each() {
+        let (mut connection, mut server) = pair().await;
+        let value = || Some((b"END\r\n".to_vec(), 7));
+        let found = [("b".to_owned(), b"\r\n".to_vec())].into_iter().collect();
+        let values = Answer::Values(vec![None, value()]);
+        for (command, sent, reply, expected) in [
+            (Command::Version, "version\r\n", "VERSION 1\r\n", Answer::Done),
+            (GETS, "gets a\r\n", "END\r\n", Answer::Missing),
+            (GETS, "gets a\r\n", "VALUE a 0 1 7\r\nx\r\nEND\r\n", Answer::Value(b"x".into(), 7)),
+            (FIND, "get a b\r\n", "VALUE b 0 2\r\n\r\n\r\nEND\r\n", Answer::Found(found)),
+            (TWO, "gets a b\r\n", "VALUE b 0 5 7\r\nEND\r\n\r\nEND\r\n", values),
+            (ADD, "add a 0 7 1\r\nx\r\n", "STORED\r\n", Answer::Done),
+            (ADD, "add a 0 7 1\r\nx\r\n", "NOT_STORED\r\n", Answer::Changed),
+            (CAS, "cas a 0 7 1 9\r\nx\r\n", "STORED\r\n", Answer::Done),
+            (CAS, "cas a 0 7 1 9\r\nx\r\n", "EXISTS\r\n", Answer::Changed),
+            (CAS, "cas a 0 7 1 9\r\nx\r\n", "NOT_FOUND\r\n", Answer::Missing),
+            (Command::FlushAll, "flush_all\r\n", "OK\r\n", Answer::Done),
+        ] {
+            let (answer, was_sent) = exchange(&mut connection, &mut server, command, reply).await;
+            assert_eq!((answer.unwrap(), &*was_sent), (expected, sent), "{reply}");
         }
     }
 
-    fn poll_exchange(
-        &mut self,
-        cx: &mut Context<'_>,
-        sent: &mut usize,
-        reply: &mut Reply<'_>,
-    ) -> Poll<Result<Answer, Failure>> {
-        while *sent < self.outgoing.len() {
-            let rest = &self.outgoing[*sent..];
-            let written =
-                ready!(either!(&mut self.socket, stream => Pin::new(stream).poll_write(cx, rest)));
-            match written.map_err(Failure::Io)? {
-                0 => return Poll::Ready(Err(Failure::Io(io::ErrorKind::WriteZero.into()))),
-                written => *sent += written,
-            }
-        }
-        loop {
-            let mut chunk = ReadBuf::new(&mut self.chunk);
-            ready!(either!(&mut self.socket, stream => {
-                Pin::new(stream).poll_read(cx, &mut chunk)
-            }))
-            .map_err(Failure::Io)?;
-            if chunk.filled().is_empty() {
-                return Poll::Ready(Err(Failure::Io(io::ErrorKind::UnexpectedEof.into())));
-            }
-            self.incoming.extend_from_slice(chunk.filled());
-            if let Some(answer) = reply.read(&self.incoming).map_err(Failure::NoAnswer)? {
-                return Poll::Ready(Ok(answer));
-            }
+    #[tokio::test]
+    async fn what_the_client_would_take_for_an_answer_is_none_if_it_does_not_fit() {
+        let garbled =
+            |failure: &Failure| matches!(failure, Failure::NoAnswer(NoAnswer::Garbled(_)));
+        let refused =
+            |failure: &Failure| matches!(failure, Failure::NoAnswer(NoAnswer::Refused(_)));
+        let cut = |failure: &Failure| matches!(failure, Failure::Io(_));
+        type Kind = fn(&Failure) -> bool;
+        for (command, reply, kind) in [
+            (ADD, "END\r\n", garbled as Kind),
+            (ADD, "EXISTS\r\n", garbled),
+            (ADD, "STORED\r\nSTORED\r\n", garbled),
+            (CAS, "NOT_STORED\r\n", garbled),
+            (GETS, "VALUE b 0 1 7\r\nx\r\nEND\r\n", garbled),
+            (GETS, "VALUE a 0 1 7\r\nx\r\nSTORED\r\n", garbled),
+            (GETS, "VALUE a 0 1 7\r\nx\r\nEND\r\nEND\r\n", garbled),
+            (GETS, "VALUE a \u{e9} 1 7\r\nx\r\nEND\r\n", garbled),
+            (GETS, "VALUE a 0 1 7\r\nx\r\nSERVER_ERROR out of memory\r\n", refused),
+            (FIND, "SERVER_ERROR out of memory\r\n", refused),
+            (TWO, "ERROR Too many open connections\r\n", refused),
+            (CAS, "SERVER_ERROR out of memory\r\n", refused),
+            (Command::Version, "CLIENT_ERROR unauthenticated\r\n", refused),
+            (GETS, "VALUE a 0 1 7\r\nx", cut),
+            (TWO, "VALUE a 0 1 7\r\nx", cut),
+            (CAS, "STOR", cut),
+        ] {
+            let (mut connection, mut server) = pair().await;
+            let (answer, _sent) = exchange(&mut connection, &mut server, command, reply).await;
+            let failed = answer.expect_err(reply);
+            assert!(failed.sent && kind(&failed.failure), "{reply}: {failed:?}");
         }
     }
 }

@@ -4,7 +4,7 @@ use std::io;
 
 use super::NAME;
 use super::connection::{Failed, Failure};
-use super::protocol::NoAnswer;
+use super::reply::NoAnswer;
 use crate::error::{BackendError, Effect, ErrorKind};
 use crate::text::Excerpt;
 
@@ -18,6 +18,7 @@ impl Failed {
     pub(super) fn into_backend_error(self, operation: &'static str, changes: bool) -> BackendError {
         let ambiguous = if self.sent && changes { Effect::Ambiguous } else { Effect::NotApplied };
         match self.failure {
+            Failure::Unreachable(error) => unreachable(operation, error),
             Failure::TimedOut => {
                 BackendError::new(NAME, operation, ErrorKind::Timeout).with_effect(ambiguous)
             }

@@ -96,6 +96,7 @@ mod decide;
 mod errors;
 mod expiry;
 mod generation;
+mod gets;
 mod health;
 mod item;
 mod keys;
@@ -106,7 +107,9 @@ mod pace;
 mod pool;
 mod primitives;
 mod protocol;
+mod reply;
 mod store;
+mod stream;
 
 use std::fmt;
 use std::sync::Arc;

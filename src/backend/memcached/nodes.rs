@@ -118,7 +118,7 @@ impl Nodes {
             };
             let harmless = !failed.sent || command.is_read();
             // Nothing happened, and the connection was an old one: that alone is tried again.
-            if !(harmless && pooled.used && failed.is_of_the_connection()) {
+            if !(harmless && pooled.was_used() && failed.is_of_the_connection()) {
                 return Err(failed.into_backend_error(operation, !command.is_read()));
             }
         }

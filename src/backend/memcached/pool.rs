@@ -4,19 +4,24 @@
 //! dropped or failed takes its connection with it: else the next caller would read its reply.
 //!
 //! A server may have fewer connections to give than a pool wants. It then refuses a new one, or leaves it
-//! without an answer. While others are open that is no failure: the pool wants one less, waits for an
-//! open one, and tries for more again after a while.
+//! without an answer. While others are open that is no failure: the place in the pool is withheld, so that
+//! callers wait for an open connection, and given back after a while to try again. (The pool's own `resize`
+//! would not do: it takes back no place that is not filled, so callers would go on trying for one.)
 
+use std::convert::Infallible;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use deadpool::managed::{
+    Manager, Metrics, Object, PoolError, QueueMode, RecycleError, RecycleResult,
+};
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout_at};
 
 use super::address::Address;
-use super::connection::{Connection, Failed};
+use super::connection::{Connection, Failed, Failure};
 use super::errors;
 use super::protocol::{Answer, Command};
 use crate::backend::Result;
@@ -28,218 +33,136 @@ const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(super) struct Pool {
-    address: Address,
-    /// For making a connection: half of a call.
-    timeout: Duration,
-    permits: Semaphore,
-    state: Mutex<State>,
-    /// Whether permits are withheld.
+    places: deadpool::managed::Pool<Dialer>,
+    withheld: Mutex<Withheld>,
+    /// Whether places are withheld.
     crowded: AtomicBool,
 }
 
 #[derive(Debug, Default)]
-struct State {
-    /// The last one used is the one most likely to be alive.
-    idle: Vec<Connection>,
-    /// With those that are in use.
-    open: usize,
-    /// Those that are being made, which may be open soon.
-    dialing: usize,
-    /// Permits that are kept back, since the server would not have one more connection.
-    withheld: usize,
+struct Withheld {
+    places: Vec<Object<Dialer>>,
     ask_again: Option<Instant>,
 }
 
 /// A connection out of its pool. Dropped with a command in flight, it is closed.
 #[derive(Debug)]
 pub(super) struct Pooled<'a> {
-    pool: &'a Pool,
     closed: &'a AtomicBool,
-    connection: Option<Connection>,
-    /// It has served a call before, and may have been closed since.
-    pub(super) used: bool,
+    place: Option<Object<Dialer>>,
     intact: bool,
-    /// Given back after the connection.
-    _permit: SemaphorePermit<'a>,
 }
 
 impl Pool {
     pub(super) fn new(address: Address, size: usize, call_timeout: Duration) -> Self {
+        let dialer = Dialer { address, timeout: call_timeout / 2, alive: Arc::default() };
+        // The last one used is the one most likely to be alive.
+        let pool = deadpool::managed::Pool::builder(dialer).max_size(size);
+        let pool = pool.queue_mode(QueueMode::Lifo).build();
         Self {
-            address,
-            timeout: call_timeout / 2,
-            permits: Semaphore::new(size),
-            state: Mutex::default(),
+            places: pool.expect("a pool without timeouts needs no runtime"),
+            withheld: Mutex::default(),
             crowded: AtomicBool::new(false),
         }
     }
 
     /// Closes what is not in use.
     pub(super) fn close_idle(&self) {
-        let idle = {
-            let mut state = self.state.lock();
-            state.open -= state.idle.len();
-            std::mem::take(&mut state.idle)
-        };
-        drop(idle);
+        drop(self.places.retain(|_, _| false));
     }
 
     /// A connection that nobody else uses, for a call until `deadline`.
     pub(super) async fn get<'a>(
-        &'a self,
+        &self,
         operation: &'static str,
         closed: &'a AtomicBool,
         deadline: Instant,
     ) -> Result<Pooled<'a>> {
-        loop {
-            self.want_more_again();
-            let permit = match self.permits.try_acquire() {
-                Ok(permit) => permit,
-                Err(_) => self.wait(operation, deadline).await?,
-            };
-            let idle = self.idle();
-            let used = idle.is_some();
-            let connection = match idle {
-                Some(connection) => connection,
-                None => match Box::pin(self.dial(operation, deadline)).await {
-                    Ok(connection) => connection,
-                    Err(error) if self.wants_less(&error) => {
-                        permit.forget();
-                        continue;
-                    }
-                    Err(error) => return Err(error),
-                },
-            };
-            let connection = Some(connection);
-            return Ok(Pooled {
-                pool: self,
-                closed,
-                connection,
-                used,
-                intact: false,
-                _permit: permit,
-            });
-        }
-    }
-
-    async fn wait(
-        &self,
-        operation: &'static str,
-        deadline: Instant,
-    ) -> Result<SemaphorePermit<'_>> {
-        let permit = timeout_at(deadline, self.permits.acquire()).await;
-        let permit = permit.map_err(|_elapsed| errors::overloaded(operation))?;
+        let place = timeout_at(deadline, self.open_place(operation)).await;
+        let place = place.map_err(|_elapsed| errors::overloaded(operation))??;
         // One that comes with the end of the call is of no use.
         if monotonic_now() >= deadline {
             return Err(errors::overloaded(operation));
         }
-        permit.map_err(|_closed| errors::closed(operation))
+        Ok(Pooled { closed, place: Some(place), intact: false })
     }
 
-    /// An open connection that is not in use, and not closed by the other end as far as is known.
-    fn idle(&self) -> Option<Connection> {
+    /// A place with an open connection.
+    async fn open_place(&self, operation: &'static str) -> Result<Object<Dialer>> {
         loop {
-            let connection = self.state.lock().idle.pop()?;
-            if connection.is_quiet() {
-                return Some(connection);
-            }
-            self.one_is_closed();
+            self.want_more_again();
+            let mut place = match self.places.get().await {
+                Ok(place) => place,
+                Err(PoolError::Backend(never)) => match never {},
+                Err(_closed) => return Err(errors::closed(operation)),
+            };
+            let failed = match &mut *place {
+                Place::Refused(failed) => failed.take(),
+                Place::Open { .. } => {
+                    if Object::metrics(&place).recycle_count == 0 {
+                        // There is room, perhaps for more than one.
+                        self.give_back(1);
+                    }
+                    return Ok(place);
+                }
+            };
+            let failed = failed.expect("a refused place is looked at once");
+            self.withhold(place, failed.into_backend_error(operation, false))?;
         }
     }
 
-    /// Makes a connection. It counts as open only when the server answers on it: one that takes no more
-    /// may accept it all the same.
-    async fn dial(&self, operation: &'static str, deadline: Instant) -> Result<Connection> {
-        let dialing = Dialing::begin(self);
-        let deadline = deadline.min(monotonic_now() + self.timeout);
-        let socket = timeout_at(deadline, self.address.connect()).await;
-        let socket = socket.unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into()));
-        let socket = socket.map_err(|error| errors::unreachable(operation, error))?;
-        let mut connection = Connection::new(socket);
-        let greeted = connection.execute(&Command::Version, deadline).await;
-        greeted.map_err(|failed| failed.into_backend_error(operation, false))?;
-        self.one_is_open();
-        drop(dialing);
-        Ok(connection)
-    }
-
-    /// After a failure to connect: whether to wait for one of those that are open, or may be soon.
-    fn wants_less(&self, error: &BackendError) -> bool {
-        let mut state = self.state.lock();
-        if state.is_empty() || error.kind() == ErrorKind::Misconfigured {
-            return false;
+    /// Withholds a place that could not be filled, to wait for a connection that is open, or may be soon.
+    /// With none there is an error.
+    fn withhold(&self, place: Object<Dialer>, error: BackendError) -> Result<()> {
+        let is_alone = self.places.manager().alive.load(Ordering::Acquire) == 0;
+        if is_alone || error.kind() == ErrorKind::Misconfigured {
+            drop(Object::take(place));
+            // Nobody may wait for a connection when there is none.
+            self.give_back(usize::MAX);
+            return Err(error);
         }
-        state.withheld += 1;
-        state.ask_again = Some(monotonic_now() + ASK_AGAIN);
+        let mut withheld = self.withheld.lock();
+        withheld.places.push(place);
+        withheld.ask_again = Some(monotonic_now() + ASK_AGAIN);
         self.crowded.store(true, Ordering::Relaxed);
-        true
+        Ok(())
     }
 
     fn want_more_again(&self) {
         if !self.crowded.load(Ordering::Relaxed) {
             return;
         }
-        let mut state = self.state.lock();
         let now = monotonic_now();
-        if state.withheld == 0 {
-            self.crowded.store(false, Ordering::Relaxed);
-        } else if state.ask_again.is_none_or(|instant| instant <= now) {
-            state.ask_again = Some(now + ASK_AGAIN);
-            state.withheld -= 1;
-            self.permits.add_permits(1);
+        {
+            let mut withheld = self.withheld.lock();
+            if withheld.ask_again.is_some_and(|instant| instant > now) {
+                return;
+            }
+            withheld.ask_again = Some(now + ASK_AGAIN);
         }
+        self.give_back(1);
     }
 
-    fn one_is_open(&self) {
-        let mut state = self.state.lock();
-        state.open += 1;
-        if state.withheld > 0 {
-            // There is room again, perhaps for more than one.
-            state.withheld -= 1;
-            self.permits.add_permits(1);
+    /// Lets callers try to fill so many places again.
+    fn give_back(&self, most: usize) {
+        if !self.crowded.load(Ordering::Relaxed) {
+            return;
         }
-    }
-
-    fn one_is_closed(&self) {
-        let mut state = self.state.lock();
-        state.open -= 1;
-        self.let_go(&mut state);
-    }
-
-    /// With none left, nobody may wait for one.
-    fn let_go(&self, state: &mut State) {
-        if state.is_empty() {
-            self.permits.add_permits(std::mem::take(&mut state.withheld));
-        }
-    }
-}
-
-impl State {
-    /// Whether there is no connection, nor one in the making.
-    const fn is_empty(&self) -> bool {
-        self.open + self.dialing == 0
-    }
-}
-
-/// Counts a connection that is being made.
-struct Dialing<'a>(&'a Pool);
-
-impl<'a> Dialing<'a> {
-    fn begin(pool: &'a Pool) -> Self {
-        pool.state.lock().dialing += 1;
-        Self(pool)
-    }
-}
-
-impl Drop for Dialing<'_> {
-    fn drop(&mut self) {
-        let mut state = self.0.state.lock();
-        state.dialing -= 1;
-        self.0.let_go(&mut state);
+        let mut withheld = self.withheld.lock();
+        let kept = withheld.places.len().saturating_sub(most);
+        let places = withheld.places.split_off(kept);
+        self.crowded.store(kept > 0, Ordering::Relaxed);
+        drop(withheld);
+        places.into_iter().map(Object::take).for_each(drop);
     }
 }
 
 impl Pooled<'_> {
+    /// Whether it has served a call before, and may have been closed since.
+    pub(super) fn was_used(&self) -> bool {
+        self.place.as_ref().is_some_and(|place| Object::metrics(place).recycle_count > 0)
+    }
+
     /// Nothing is in flight: it may serve others.
     pub(super) fn keep(&mut self) {
         self.intact = true;
@@ -251,7 +174,10 @@ impl Pooled<'_> {
         command: &Command<'_>,
         deadline: Instant,
     ) -> Result<Answer, Failed> {
-        let connection = self.connection.as_mut().expect("taken only when dropped");
+        let place = self.place.as_deref_mut().expect("taken only when dropped");
+        let Place::Open { connection, .. } = place else {
+            unreachable!("others are not handed out");
+        };
         let answer = connection.execute(command, deadline).await?;
         self.keep();
         Ok(answer)
@@ -261,12 +187,80 @@ impl Pooled<'_> {
 impl Drop for Pooled<'_> {
     fn drop(&mut self) {
         let keep = self.intact && !self.closed.load(Ordering::Acquire);
-        let connection = self.connection.take().expect("taken only here");
-        if keep {
-            self.pool.state.lock().idle.push(connection);
-        } else {
-            drop(connection);
-            self.pool.one_is_closed();
+        if let Some(place) = self.place.take().filter(|_| !keep) {
+            drop(Object::take(place));
+        }
+    }
+}
+
+/// Fills the places of a pool.
+#[derive(Debug)]
+struct Dialer {
+    address: Address,
+    /// For making a connection: half of a call.
+    timeout: Duration,
+    /// Connections that are open or in the making.
+    alive: Arc<AtomicUsize>,
+}
+
+/// What is in a place of the pool.
+#[derive(Debug)]
+enum Place {
+    Open {
+        connection: Connection,
+        _alive: Alive,
+    },
+    /// With the reason, until somebody was told.
+    Refused(Option<Failed>),
+}
+
+/// Counts a connection while it is open or in the making.
+#[derive(Debug)]
+struct Alive(Arc<AtomicUsize>);
+
+impl Alive {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Dialer {
+    /// Makes a connection. It counts as open only when the server answers on it: one that takes no more
+    /// may accept it all the same.
+    async fn dial(&self) -> Result<Connection, Failed> {
+        let deadline = monotonic_now() + self.timeout;
+        let socket = timeout_at(deadline, self.address.connect()).await;
+        let socket = socket.unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into()));
+        let unreachable = |error| Failed { failure: Failure::Unreachable(error), sent: false };
+        let mut connection = Connection::new(socket.map_err(unreachable)?);
+        connection.execute(&Command::Version, deadline).await?;
+        Ok(connection)
+    }
+}
+
+impl Manager for Dialer {
+    type Type = Place;
+    type Error = Infallible;
+
+    async fn create(&self) -> Result<Place, Infallible> {
+        let alive = Alive::new(&self.alive);
+        Ok(match Box::pin(self.dial()).await {
+            Ok(connection) => Place::Open { connection, _alive: alive },
+            Err(failed) => Place::Refused(Some(failed)),
+        })
+    }
+
+    async fn recycle(&self, place: &mut Place, _: &Metrics) -> RecycleResult<Infallible> {
+        match place {
+            Place::Open { connection, .. } if connection.is_quiet() => Ok(()),
+            _ => Err(RecycleError::message("closed by the other end")),
         }
     }
 }

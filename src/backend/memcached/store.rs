@@ -123,14 +123,14 @@ impl Inner {
     ) -> Result<Vec<Option<Item>>> {
         let mut keys = names.to_vec();
         keys.extend(self.generation_key.as_deref());
-        let found = self.nodes.call(node, operation, Command::GetsMany(&keys)).await?;
-        let Answer::Values(mut found) = found else { return Err(errors::unexpected(operation)) };
-        let generation = match self.generation_key {
+        let found = self.nodes.call(node, operation, Command::GetMany(&keys)).await?;
+        let Answer::Found(mut found) = found else { return Err(errors::unexpected(operation)) };
+        let generation = match &self.generation_key {
             None => Generation::Untracked,
-            Some(_) => Generation::of(found.pop().flatten()),
+            // Its version is of no use to who only reads.
+            Some(key) => Generation::of(found.remove(key).map(|number| (number, 0))),
         };
-        let item = |(item, _version)| Item::decode(item);
         let live = |item: &Item| generation.has(item.generation);
-        Ok(found.into_iter().map(|found| found.map(item).filter(live)).collect())
+        Ok(names.iter().map(|name| found.remove(*name).map(Item::decode).filter(live)).collect())
     }
 }

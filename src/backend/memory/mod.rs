@@ -26,7 +26,7 @@ pub use builder::{InMemoryBuilder, LockKind, Overflow};
 
 use super::{Backend, Counter, Result, Settings, counter};
 use crate::clock::{Clock, SystemClock, Timestamp};
-use crate::decision::Decision;
+use crate::decision::{Decision, Ruled};
 use crate::error::{BackendError, ErrorKind};
 use crate::key::Key;
 use crate::lock::{LockError, LockGuard, LockOptions};
@@ -88,7 +88,7 @@ impl InMemory {
     /// A hit of one or two limits on a short key, if that is all there is to it; `None`, with nothing
     /// done, if not.
     #[inline(always)]
-    pub(crate) fn try_hit(&self, key: &Key<'_>, limits: &[Limit], cost: u32) -> Option<Decision> {
+    pub(crate) fn try_hit(&self, key: &Key<'_>, limits: &[Limit], cost: u32) -> Option<Ruled> {
         let inner = &*self.inner;
         if inner.closed.load(Ordering::Relaxed) {
             return None;

@@ -114,6 +114,28 @@ impl Shard {
         Some((settled, asked_at))
     }
 
+    /// As [`step`](Self::step), for a long key; `None` also if it is new.
+    #[inline(always)]
+    pub(super) fn step_large(
+        &mut self,
+        meter: &Meter,
+        target: Target<'_>,
+        asked_at: Timestamp,
+        (demand, op): (Demand, Op),
+    ) -> Option<(Settled<u64>, Timestamp)> {
+        let slot = self.rare.large.find_mut(target.hash(), |slot| target.is_large(slot))?;
+        let Body::Packed { count, last } = &mut slot.body else { return None };
+        if slot.interned != target.interned.id() || target.interned.is_wide() {
+            return None;
+        }
+        let at = asked_at.max(*last);
+        let settled = meter.run((*count, *last), at, demand, op);
+        if settled.changed {
+            (*count, *last) = (settled.count, at);
+        }
+        Some((settled, at))
+    }
+
     /// One hit on the packed counts of two limits of a short key, all or nothing; `None`, with nothing
     /// done, if it is not that or if there is no room.
     #[inline(always)]

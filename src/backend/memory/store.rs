@@ -8,7 +8,7 @@ use super::shard::{Full, Shard, Target};
 use super::sweep::Grace;
 use super::values::Values;
 use crate::clock::Timestamp;
-use crate::decision::Decision;
+use crate::decision::{Decision, Ruled};
 use crate::key::{Key, Short};
 use crate::strategy::packed::{self, Demand, Packed};
 use crate::strategy::{Cell, Core, Limit, MAX_LIMITS, Meter, Op, Step, apply_healing, interned};
@@ -74,6 +74,11 @@ impl Store {
 
     /// Decides one step, under one lock; once more, if there was no room and some was made.
     pub(super) fn apply(&self, key: &Key<'_>, step: &Step<'_>, asked_at: Timestamp) -> Ruling {
+        if let ([limit], Op::Take | Op::Peek) = (step.limits(), step.op())
+            && let Some(ruled) = self.single(key, limit, step.demand(), step.op(), || asked_at)
+        {
+            return Ruling::Decided(ruled.into());
+        }
         let attempt = || {
             if step.limits().len() <= 2 {
                 self.several::<2>(key, step, asked_at)
@@ -91,7 +96,8 @@ impl Store {
         }
     }
 
-    /// A hit of one or two limits with packed counts on a short key: the fast path of nearly every hit.
+    /// A hit of one limit with a packed count, or of two on a short key: the fast path of nearly every
+    /// hit.
     ///
     /// `None`, with nothing done, if it is not that, or if the key is new and there is no room.
     #[inline(always)]
@@ -101,18 +107,55 @@ impl Store {
         limits: &[Limit],
         cost: u32,
         now: impl FnOnce() -> Timestamp,
-    ) -> Option<Decision> {
+    ) -> Option<Ruled> {
         let [limit] = limits else {
             return self.two(key, limits.try_into().ok()?, cost, now());
         };
-        let interned = limit.interned(key.throttle()?);
-        let target = (Target { key, interned }, key.short()?);
+        self.single(key, limit, Demand::of(cost), Op::Take, now)
+    }
+
+    /// A hit or a peek of one limit with a packed count.
+    #[inline(always)]
+    fn single(
+        &self,
+        key: &Key<'_>,
+        limit: &Limit,
+        demand: Demand,
+        op: Op,
+        now: impl FnOnce() -> Timestamp,
+    ) -> Option<Ruled> {
         let Core::Packed(meter) = limit.core() else { return None };
-        match meter {
-            Meter::Bucket(meter) => self.one(meter, limit, target, cost, now()),
-            Meter::Fixed(meter) => self.one(meter, limit, target, cost, now()),
-            Meter::Sliding(meter) => self.one(meter, limit, target, cost, now()),
+        if limit.is_per_hit() {
+            return None;
         }
+        let target = Target { key, interned: limit.interned(key.throttle()?) };
+        let Some(short) = key.short() else {
+            return self.one_large(meter, limit, target, (demand, op), now());
+        };
+        let target = (target, short);
+        match meter {
+            Meter::Bucket(meter) => self.one(meter, limit, target, (demand, op), now()),
+            Meter::Fixed(meter) => self.one(meter, limit, target, (demand, op), now()),
+            Meter::Sliding(meter) => self.one(meter, limit, target, (demand, op), now()),
+        }
+    }
+
+    /// One limit with a packed count on a long key that is known.
+    #[inline(never)]
+    fn one_large(
+        &self,
+        meter: &Meter,
+        limit: &Limit,
+        target: Target<'_>,
+        (demand, op): (Demand, Op),
+        asked_at: Timestamp,
+    ) -> Option<Ruled> {
+        let (settled, at) = {
+            let mut shard = self.shard(target.key.hash()).lock();
+            shard.step_large(meter, target, asked_at, (demand, op))?
+        };
+        let answer = meter.answer(settled, at, demand);
+        Some(Ruled::of_one(limit, answer, (asked_at, at), taken(demand, op)))
     }
 
     /// Two limits with packed counts on a short key.
@@ -122,7 +165,7 @@ impl Store {
         limits: &[Limit; 2],
         cost: u32,
         asked_at: Timestamp,
-    ) -> Option<Decision> {
+    ) -> Option<Ruled> {
         let (throttle, short) = (key.throttle()?, key.short()?);
         let [Core::Packed(first), Core::Packed(second)] = [limits[0].core(), limits[1].core()]
         else {
@@ -140,8 +183,7 @@ impl Store {
             shard.step_two(meters, targets, short, asked_at, demand, &self.budget)?
         };
         let answers = [first.answer(settled[0], at, demand), second.answer(settled[1], at, demand)];
-        let step = Step::new(limits, cost, Op::Take);
-        Some(Decision::from_answers(&step, &answers, asked_at, at))
+        Some(Ruled::of_two([&limits[0], &limits[1]], answers, (asked_at, at), cost))
     }
 
     #[inline(always)]
@@ -150,22 +192,20 @@ impl Store {
         meter: &P,
         limit: &Limit,
         target: (Target<'_>, &Short),
-        cost: u32,
+        (demand, op): (Demand, Op),
         asked_at: Timestamp,
-    ) -> Option<Decision> {
-        let demand = Demand::of(cost);
+    ) -> Option<Ruled> {
         let (settled, at) = {
             let mut shard = self.shard(target.0.key.hash()).lock();
             // Under the lock: whoever wrote the state in its other form did so after it became wide.
             if target.0.interned.is_wide() {
                 return None;
             }
-            shard.step(meter, target, asked_at, (demand, Op::Take), &self.budget)?
+            shard.step(meter, target, asked_at, (demand, op), &self.budget)?
         };
         // All that follows needs the lock no more.
         let answer = packed::answer(meter, settled, at, demand);
-        let step = Step::new(std::slice::from_ref(limit), cost, Op::Take);
-        Some(Decision::from_answers(&step, &[answer], asked_at, at))
+        Some(Ruled::of_one(limit, answer, (asked_at, at), taken(demand, op)))
     }
 
     /// Any limits, up to `N` of them.
@@ -313,6 +353,12 @@ impl Store {
         }
         again()
     }
+}
+
+/// The cost that is taken if it passes.
+#[inline(always)]
+fn taken(demand: Demand, op: Op) -> u32 {
+    if op == Op::Take { demand.cost_u32() } else { 0 }
 }
 
 fn put_back<'t>(
