@@ -119,8 +119,8 @@ fn no_process_starves_on_a_hot_key_whatever_it_does_there() {
         for share in &shares {
             // The short form runs beside other tests, where a process may stand still for once, with one
             // hit of each task under way. One that starves has more errors than hits.
-            let excused = if is_soak() { 0 } else { TASKS as u64 };
-            assert!(share.allowed >= fair / 2, "{mix}: a fair share is {fair}: {shares:?}");
+            let (least, excused) = if is_soak() { (fair / 2, 0) } else { (fair / 3, TASKS as u64) };
+            assert!(share.allowed >= least, "{mix}: a fair share is {fair}: {shares:?}");
             assert!(share.errors <= excused, "{mix}: {shares:?}");
         }
     }
