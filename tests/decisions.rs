@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use traffik::strategy::{Answer, Op, Step, Verdict};
 use traffik::{
-    BuildError, Decision, Denial, FixedWindow, HitOptions, InMemory, Limit, Outcome, Rate, Source,
-    Throttle, ThrottleBuilder, Timestamp, TokenBucket,
+    BuildError, Decision, Denial, FixedWindow, HitOptions, InMemory, LeakyBucket, Limit, Outcome,
+    Rate, Source, Throttle, ThrottleBuilder, Timestamp, TokenBucket,
 };
 
 fn builder(name: &str) -> ThrottleBuilder {
@@ -92,6 +92,15 @@ async fn a_backend_of_ones_own_makes_decisions_from_answers() {
     let peek = Step::new(&limits, 1, Op::Peek);
     let peeked = Decision::from_answers(&peek, &[passes, passes], at(10), at(10));
     assert!(peeked.receipt().is_none(), "a peek took nothing");
+}
+
+#[test]
+#[should_panic(expected = "shares its state")]
+fn a_step_refuses_two_limits_of_one_state() {
+    let rate = Rate::per_day(2);
+    let bucket = Limit::new(rate, TokenBucket::new()).unwrap();
+    let meter = Limit::new(Rate::per_day(1000), LeakyBucket::new()).unwrap();
+    let _ = Step::new(&[bucket, meter], 1, Op::Take);
 }
 
 #[test]

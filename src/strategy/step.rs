@@ -86,14 +86,25 @@ pub enum Write {
 }
 
 impl<'a> Step<'a> {
-    /// A step over `limits`, which are kept in pairwise different parts of a stored value.
+    /// A step over `limits`.
     ///
     /// # Panics
     ///
-    /// When there are more than [`MAX_LIMITS`].
+    /// When there are more than [`MAX_LIMITS`], or two share their state: the same strategy (the buckets
+    /// are one) and period. A throttle refuses such limits when it is built.
     #[must_use]
+    pub fn new(limits: &'a [Limit], cost: u32, op: Op) -> Self {
+        for (index, limit) in limits.iter().enumerate() {
+            let shares = |other: &Limit| other.has_state() && other.part() == limit.part();
+            let shared = limit.has_state() && limits[..index].iter().any(shares);
+            assert!(!shared, "{limit:?} shares its state with another limit of the step");
+        }
+        Self::of_apart(limits, cost, op)
+    }
+
+    /// As [`new`](Self::new), over limits that are known to have states of their own.
     #[inline]
-    pub const fn new(limits: &'a [Limit], cost: u32, op: Op) -> Self {
+    pub(crate) const fn of_apart(limits: &'a [Limit], cost: u32, op: Op) -> Self {
         assert!(limits.len() <= MAX_LIMITS, "a step has at most 8 limits");
         Self { limits, demand: Demand::of(cost), op }
     }

@@ -43,7 +43,7 @@ impl Throttle {
         match self.try_in_memory(&key) {
             Some(ruled) => Ok(ruled.into()),
             None => {
-                let step = Step::new(&self.inner.limits, self.inner.cost, Op::Take);
+                let step = Step::of_apart(&self.inner.limits, self.inner.cost, Op::Take);
                 self.run(&key, &step).await
             }
         }
@@ -101,7 +101,7 @@ impl Throttle {
     ///
     /// It changes nothing, so it may be dropped.
     pub async fn peek(&self, key: impl ToKey) -> Result<Decision, Error> {
-        self.run(&key, &Step::new(&self.inner.limits, self.inner.cost, Op::Peek)).await
+        self.run(&key, &Step::of_apart(&self.inner.limits, self.inner.cost, Op::Peek)).await
     }
 
     /// Answers as [`hit_with`](Self::hit_with) would, but consumes nothing.
@@ -173,11 +173,11 @@ impl Throttle {
     ) -> Result<Decision, Error> {
         let cost = options.cost.unwrap_or(self.inner.cost);
         if options.rates.is_empty() && !options.replaces {
-            let step = Step::new(&self.inner.limits, cost, op).leave(options.leave);
+            let step = Step::of_apart(&self.inner.limits, cost, op).leave(options.leave);
             return self.run(key, &step).await;
         }
         let limits = self.limits_of(options)?;
-        let step = Step::new(&limits, cost, op).leave(options.leave);
+        let step = Step::of_apart(&limits, cost, op).leave(options.leave);
         let decision = self.run(key, &step).await?;
         match decision.source() {
             Source::Backend => Ok(decision.with_limits(limits)),

@@ -47,7 +47,7 @@ impl Throttle {
         let limits = receipt.limits().unwrap_or(&self.inner.limits);
         let op = Op::Refund { taken_at: receipt.taken_at() };
         let backend = self.backend()?;
-        let step = Step::new(limits, receipt.cost(), op);
+        let step = Step::of_apart(limits, receipt.cost(), op);
         self.ask(&**backend, &key, &step).await.map(drop).map_err(Error::from)
     }
 

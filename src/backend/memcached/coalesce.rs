@@ -133,7 +133,7 @@ impl Inner {
 
 impl Pending {
     pub(super) fn step(&self) -> Step<'_> {
-        Step::new(&self.limits, self.cost, self.op).leave(self.leave)
+        Step::of_apart(&self.limits, self.cost, self.op).leave(self.leave)
     }
 
     /// Whether the answer is still wanted.
