@@ -84,8 +84,8 @@
 //! # Security
 //!
 //! The text protocol has no password here and no encryption: keep the servers on a private network or a
-//! UNIX socket. A server that wants a password is [`ErrorKind::Misconfigured`]. Keys are mapped to a small
-//! alphabet before anything is sent, so no key can smuggle in a command; long or odd ones by SHA-256.
+//! UNIX socket. A server that wants a password is [`ErrorKind::Misconfigured`]. Keys are percent-encoded
+//! before anything is sent, so no key can smuggle in a command; long ones are replaced by a SHA-256.
 //! Replies are bounded, and must fit their command.
 
 mod address;
