@@ -26,7 +26,8 @@ pub enum LockKind {
     Unfair,
 }
 
-/// What is decided about a new key when no more fit.
+/// What is decided about a hit that its limits would let pass and that needs the first place of its key,
+/// when no more keys fit. A hit that its limits deny is denied in any case.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Overflow {
@@ -139,12 +140,15 @@ impl InMemoryBuilder {
         self
     }
 
-    /// The most keys at the same time, above zero; each limit of a throttle counts as one, and so does
-    /// each value. `None` is no bound. Defaults to [`InMemory::DEFAULT_MAX_KEYS`].
+    /// Sets the most keys at the same time, above zero. The key of a throttle counts as one, whatever
+    /// limits it has, and so does each value. `None` is no bound. Defaults to
+    /// [`InMemory::DEFAULT_MAX_KEYS`].
     ///
-    /// A key is kept only while it says something: a bucket that is full again, or a window that is
-    /// over, makes room. When all are in use, a new key gets the [`overflow`](Self::overflow) answer;
-    /// a key in use is never forgotten.
+    /// What is over makes room: a bucket that is full again, a window that is past, an expired value. A
+    /// hit that finds all places taken looks at up to 512 of them. If all are in use, a new key gets
+    /// the [`overflow`](Self::overflow) answer. A key in use is never forgotten, and always has the room
+    /// that its limits need: memory grows to `max_keys` times the number of limits at most, and the 32
+    /// rates that hits may bring to a key.
     pub fn max_keys(mut self, keys: Option<usize>) -> Self {
         self.max_keys = keys;
         self
@@ -156,7 +160,10 @@ impl InMemoryBuilder {
         self
     }
 
-    /// Where the time comes from. Defaults to a [`SystemClock`].
+    /// Sets where the time comes from. Defaults to a [`SystemClock`].
+    ///
+    /// Another clock may step back. So what is over stays for an hour while there is room: a clock that
+    /// steps back by less than that finds it again.
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.clock = Some(Arc::new(clock));
         self
