@@ -50,7 +50,7 @@ async fn text_counts_from_the_burst_and_says_whether_it_was_counted() {
     assert_eq!(text, "allowed, 4294967294 of 4294967295 remaining");
     let free = builder("free").rate(Rate::UNLIMITED).build().unwrap();
     assert_eq!(hit(&free).await.to_string(), "allowed, not counted");
-    assert_eq!(Decision::allow().to_string(), "allowed, not counted");
+    assert_eq!(Decision::allow().to_string(), "allowed by the error policy");
     let closed = builder("closed").rate("0/day").build().unwrap();
     assert_eq!(hit(&closed).await.to_string(), "denied, costs more than can ever pass");
     let wait = Decision::deny(Duration::from_secs(3)).to_string();
@@ -70,6 +70,21 @@ async fn each_limit_answers_for_itself() {
         assert_eq!(named.remaining(), decision.remaining());
         assert_eq!(named.reset_after(), decision.reset_after());
         assert_eq!(named.outcome(), decision.outcome());
+    }
+}
+
+#[tokio::test]
+async fn a_least_wait_is_the_throttles_and_each_limit_keeps_its_own() {
+    let rates = ["1/s", "7/h", "100/day"];
+    for count in 1..=rates.len() {
+        let minute = Duration::from_secs(60);
+        let throttle = builder("waits").rates(&rates[..count]).min_wait(minute).build().unwrap();
+        assert!(hit(&throttle).await.is_allowed());
+        let denied = hit(&throttle).await;
+        assert_eq!(denied.outcome(), Outcome::Denied { retry_after: minute });
+        let own = denied.answers().next().unwrap().outcome();
+        let Outcome::Denied { retry_after } = own else { panic!("{own:?}") };
+        assert!(retry_after <= Duration::from_secs(1), "{count} limits: {retry_after:?}");
     }
 }
 

@@ -111,6 +111,7 @@ async fn overflow_lets_nothing_pass_that_no_state_would_let_pass() {
         assert_eq!(zero.hit(key).await.unwrap().denial(), Some(Denial::Never), "{key}");
         let hit = five.hit(key).await.unwrap();
         assert_eq!((hit.is_allowed(), hit.source()), (true, Source::Overflow), "{key}: its first");
+        assert_eq!(hit.remaining(), hit.burst(), "no limit was asked");
         let free = five.hit_with(key, HitOptions::new().cost(0)).await.unwrap();
         assert_eq!(free.source(), Source::Backend, "{key}: a cost of 0 needs no place");
         assert_eq!(five.peek(key).await.unwrap().source(), Source::Backend, "{key}: nor a peek");
@@ -199,6 +200,25 @@ async fn a_live_key_is_never_swept_to_make_room() {
         assert_eq!(new.hit(number).await.unwrap().denial(), Some(Denial::Full));
     }
     assert_eq!(backend.key_count(), 100);
+}
+
+/// An adaptive limiter brings ever new rates to a hot key; what is over does not pile up.
+#[tokio::test]
+async fn rates_that_are_over_do_not_pile_up_on_a_key() {
+    let clock = ManualClock::new();
+    let backend = backend(&clock, 10, Overflow::Deny);
+    let throttle = Throttle::builder("hot").rate("10/min").backend(backend).build().unwrap();
+    let bring = |rate| HitOptions::new().replace_rates([rate]);
+    for key in KEYS {
+        assert!(throttle.hit_with(key, bring(Rate::per_day(7))).await.unwrap().is_allowed());
+        for limit in 0..20_000u32 {
+            let rate = Rate::new(1_000_000 + limit, Duration::from_millis(1)).unwrap().burst(1);
+            assert!(throttle.hit_with(key, bring(rate)).await.unwrap().is_allowed(), "{limit}");
+            clock.advance(Duration::from_micros(1));
+        }
+        let left = throttle.peek_with(key, bring(Rate::per_day(7))).await.unwrap().remaining();
+        assert_eq!(left, 6, "what counts is kept");
+    }
 }
 
 /// Panics when it is told to, and else lets ten pass.

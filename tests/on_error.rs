@@ -122,6 +122,23 @@ async fn a_handler_may_ask_another_throttle() {
     assert!(throttle.hit("a").await.unwrap().is_allowed(), "another key of the other throttle");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_limit_of_another_throttle_is_not_named_as_this_ones() {
+    let rates = ["5/s", "1/min"];
+    let spare = Throttle::builder("spare").rates(rates).backend(InMemory::new()).build().unwrap();
+    let policy = OnError::handler(move |failure| {
+        let spare = spare.clone();
+        async move { spare.hit(failure.key()).await.unwrap() }
+    });
+    let backend = Failing::new(DOWN).with_policy(policy);
+    let throttle = Throttle::builder("main").rates(["100/min", "1000/h"]).backend(backend);
+    let throttle = throttle.build().unwrap();
+    assert!(throttle.hit("a").await.unwrap().is_allowed());
+    let denied = throttle.hit("a").await.unwrap();
+    assert_eq!((denied.is_denied(), denied.source()), (true, Source::Policy));
+    assert!(throttle.denied_by(&denied).is_none());
+}
+
 /// A customer whose plan is brought by each hit keeps it in the fallback.
 #[tokio::test(start_paused = true)]
 async fn a_handler_makes_the_same_hit_elsewhere() {

@@ -178,12 +178,10 @@ impl Decision {
     pub(crate) fn overflow(rate: &Rate, admit: bool, retry_after: u64) -> Self {
         let (limit, burst) = (rate.limit(), rate.effective_burst());
         let mut ruled = Ruled::unasked(Source::Overflow);
-        ruled.answer = LimitAnswer { limit, burst, ..LimitAnswer::UNASKED };
         if !admit {
+            let (wait, reset_after) = (retry_after, retry_after);
             ruled.denial = Some(Denial::Full);
-            ruled.answer.wait = retry_after;
-            ruled.answer.reset_after = retry_after;
-            ruled.answer.remaining = 0;
+            ruled.answer = LimitAnswer { wait, reset_after, limit, burst, remaining: 0 };
         }
         ruled.into()
     }
@@ -192,7 +190,7 @@ impl Decision {
     #[must_use]
     #[inline]
     pub const fn outcome(&self) -> Outcome {
-        self.ruled.answer.outcome()
+        self.ruled.outcome()
     }
 
     /// Returns `true` if the hit passes.
@@ -290,6 +288,8 @@ impl Decision {
     pub(crate) fn by_policy(mut self) -> Self {
         self.ruled.source = Source::Policy;
         self.ruled.taken = 0;
+        // A handler may have asked another throttle, whose limits this one does not know.
+        self.ruled.bound_to = 0;
         self
     }
 
@@ -326,7 +326,7 @@ impl Clone for Decision {
 /// Compares what can be read, not the receipt.
 impl PartialEq for Decision {
     fn eq(&self, other: &Self) -> bool {
-        let said = |one: &Ruled| (one.denial, one.source, one.named, one.answer);
+        let said = |one: &Ruled| (one.denial, one.source, one.named, one.outcome(), one.answer);
         said(&self.ruled) == said(&other.ruled) && self.answers().eq(other.answers())
     }
 }
@@ -336,6 +336,9 @@ impl Eq for Decision {}
 impl fmt::Display for Decision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.denial(), self.outcome()) {
+            (None, _) if self.source() == Source::Policy => {
+                f.write_str("allowed by the error policy")
+            }
             (None, _) if self.source() != Source::Backend => f.write_str("allowed, not counted"),
             (None, _) => write!(f, "allowed, {} of {} remaining", self.remaining(), self.burst()),
             (Some(_), Outcome::Denied { retry_after }) => {

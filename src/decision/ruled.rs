@@ -4,7 +4,7 @@
 //! its place lies in memory wherever something might unwind: 40 ns a hit instead of 22, on the machine
 //! of `docs/performance.md`.
 
-use super::answer::{ALLOWED, LONGEST_WAIT, LimitAnswer, NEVER};
+use super::answer::{ALLOWED, LONGEST_WAIT, LimitAnswer, NEVER, Outcome};
 use super::{Decision, Denial, Extra, Source};
 use crate::clock::Timestamp;
 use crate::strategy::{Answer, Limit};
@@ -23,6 +23,8 @@ pub(crate) struct Ruled {
     pub(super) taken_at: Timestamp,
     /// Of an allowed hit the throttle and the key, of a denied one the throttle.
     pub(super) bound_to: u64,
+    /// The least wait that the throttle tells, in microseconds; its limits may tell less.
+    pub(super) least_wait: u64,
     /// Of the limit that it names.
     pub(super) answer: LimitAnswer,
     /// Of two limits, the other's.
@@ -40,6 +42,7 @@ impl Ruled {
             taken: 0,
             taken_at: Timestamp::ZERO,
             bound_to: 0,
+            least_wait: 0,
             answer: LimitAnswer::UNASKED,
             other: None,
         }
@@ -99,10 +102,19 @@ impl Ruled {
 
     /// The denial waits at least this long. A denial that no wait ends stays as it is.
     #[inline(always)]
-    pub(crate) fn wait_at_least(mut self, min_wait: u64) -> Self {
+    pub(crate) fn wait_at_least(self, min_wait: u64) -> Self {
+        Self { least_wait: min_wait.min(LONGEST_WAIT), ..self }
+    }
+
+    /// What a service branches on.
+    #[inline]
+    pub(super) const fn outcome(&self) -> Outcome {
+        let mut answer = self.answer;
         // Allowed and never are the largest numbers, and stay.
-        self.answer.wait = self.answer.wait.max(min_wait.min(LONGEST_WAIT));
-        self
+        if answer.wait < self.least_wait {
+            answer.wait = self.least_wait;
+        }
+        answer.outcome()
     }
 
     /// Binds it to a throttle, and of an allowed hit to its key.

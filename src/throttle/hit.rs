@@ -194,11 +194,13 @@ impl Throttle {
             return Ok(Decision::pass(Source::Unlimited));
         }
         let backend = self.backend()?;
-        let decision = match self.ask(&**backend, &key, step).await {
-            Ok(decision) => decision,
-            Err(error) => self.decide_by_policy(&**backend, parts, step, error).await?,
-        };
-        Ok(decision.map(|ruled| self.finish(&key, ruled)))
+        match self.ask(&**backend, &key, step).await {
+            Ok(decision) => Ok(decision.map(|ruled| self.finish(&key, ruled))),
+            Err(error) => {
+                let decision = self.decide_by_policy(&**backend, parts, step, error).await?;
+                Ok(decision.map(|ruled| ruled.wait_at_least(self.inner.min_wait)))
+            }
+        }
     }
 
     /// What every decision goes through.

@@ -7,6 +7,7 @@ use super::sweep::Grace;
 use super::table::Table;
 use crate::clock::Timestamp;
 use crate::key::{Key, Short};
+use crate::strategy::codec::MAX_PARTS;
 use crate::strategy::packed::{self, Admission, Demand, Packed, Settled};
 use crate::strategy::{Cell, Core, Form, Interned, KEPT_MICROS, Limit, Meter, Op, interned, meter};
 
@@ -291,6 +292,13 @@ impl Shard {
         let id = limit.part();
         let kept = |part: &Brought| part.fresh_at.plus_micros(KEPT_MICROS) > asked_at;
         parts.retain(|part| part.id != id && kept(part));
+        // As where states are stored as bytes, what is over is kept only while there is room.
+        if parts.len() >= MAX_PARTS
+            && let Some((soonest, _)) =
+                parts.iter().enumerate().min_by_key(|(_, part)| part.fresh_at)
+        {
+            parts.swap_remove(soonest);
+        }
         parts.push(Brought { id, form: cell.form, fresh_at });
     }
 
