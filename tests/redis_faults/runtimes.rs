@@ -54,6 +54,21 @@ fn f28_a_backend_first_used_on_a_runtime_that_stands_idle_serves_all_others() {
     idle.block_on(async { assert!(throttle.hit("key").await.unwrap().is_allowed()) });
 }
 
+/// The connection ends with the runtime that made it; the next hit makes another one.
+#[test]
+fn f28_the_first_hit_after_a_runtime_ended_is_served() {
+    let server = RedisServer::start();
+    let backend = builder(server.url()).timeout(PATIENT).build().unwrap();
+    let throttle = throttle(&backend, PLENTY);
+    for round in 0..6 {
+        for (kind, runtime) in [("threads", multi_thread()), ("one thread", current_thread())] {
+            let hit = runtime.block_on(throttle.hit("key"));
+            assert!(hit.as_ref().is_ok_and(|it| it.is_allowed()), "{kind}, {round}: {hit:?}");
+            drop(runtime);
+        }
+    }
+}
+
 /// Leaves a hit to itself, so that the connection is in use.
 fn hit_once(throttle: &Throttle) {
     let throttle = throttle.clone();

@@ -1,18 +1,19 @@
 //! [`Session`]: one connection as long as it lasts, and whether it still answers.
 
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use redis::{Cmd, Value};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use super::connection::Connection;
 use super::failure::Failure;
 use super::in_flight::{InFlight, Place};
 use super::route::Node;
+use crate::background;
 use crate::clock::monotonic_now;
 use crate::error::{Effect, ErrorKind};
 
@@ -37,20 +38,25 @@ struct Health {
     is_lost: AtomicBool,
     /// Wakes the supervisor, when the connection is doubted or lost.
     changed: Notify,
+    /// Ends the guard of [`lose_with_the_runtime`].
+    _ends: oneshot::Sender<()>,
 }
 
 impl Session {
     /// Wraps a new connection to that address, where it is known.
     pub(super) fn new(connection: Connection, address: Option<Node>) -> Self {
-        let health = Health {
+        let (ends, ended) = oneshot::channel();
+        let health = Arc::new(Health {
             address,
             in_flight: InFlight::default(),
             answers: AtomicU64::new(0),
             is_doubted: AtomicBool::new(false),
             is_lost: AtomicBool::new(false),
             changed: Notify::new(),
-        };
-        Self { connection, health: Arc::new(health) }
+            _ends: ends,
+        });
+        lose_with_the_runtime(Arc::downgrade(&health), ended);
+        Self { connection, health }
     }
 
     pub(super) fn address(&self) -> Option<&Node> {
@@ -133,6 +139,26 @@ impl Session {
         }
         Err(failure)
     }
+}
+
+/// Gives the connection up when the runtime ends on which it was made: what drives it ends there too, and
+/// a call would only find out by failing.
+fn lose_with_the_runtime(health: Weak<Health>, ended: oneshot::Receiver<()>) {
+    struct Guard(Weak<Health>);
+
+    impl Drop for Guard {
+        fn drop(&mut self) {
+            if let Some(health) = self.0.upgrade() {
+                health.lose();
+            }
+        }
+    }
+
+    let guard = Guard(health);
+    background::start_detached(async move {
+        let _guard = guard;
+        let _ = ended.await;
+    });
 }
 
 impl Health {
