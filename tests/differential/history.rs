@@ -91,6 +91,8 @@ impl History {
             }
         }
         let keys = vec![format!("k{seed}"), format!("a key with more than sixteen bytes {seed}")];
+        // Each begins in 2024: a clock that only went on would come to the last instant there is.
+        clock.set(ManualClock::new().now());
         let latest = clock.now().as_micros();
         Self {
             seed,
