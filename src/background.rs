@@ -88,7 +88,7 @@ impl Task {
 }
 
 /// Starts work on the caller's runtime that ends by itself; says whether there is a runtime for it.
-#[cfg(any(feature = "memcached", test))]
+#[cfg(any(feature = "memcached", feature = "redis", test))]
 pub(crate) fn start_detached(work: impl Future<Output = ()> + Send + 'static) -> bool {
     start_detached_on(Home::Caller, work)
 }
