@@ -36,6 +36,8 @@ mod mistakes;
 mod plain;
 #[path = "redis_states/refusals.rs"]
 mod refusals;
+#[path = "support/remote.rs"]
+mod remote;
 #[path = "redis_states/replicas.rs"]
 mod replicas;
 #[path = "redis_states/rights.rs"]

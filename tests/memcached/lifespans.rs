@@ -1,7 +1,5 @@
 //! What a lifespan leaves behind, and how it starts and ends while a server is away or silent.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use traffik::lifespan::{LifespanOptions, Start};
@@ -58,44 +56,12 @@ async fn by_default_the_end_of_one_keeps_what_all_have_counted() {
     life.close().await.unwrap();
 }
 
-/// A rolling reload inside one process.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reload_under_load_never_meets_a_closed_backend() {
     let server = MemcachedServer::start();
     let backend = builder(&server).build().unwrap();
-    let stop = Arc::new(AtomicBool::new(false));
-    let mut life = backend.lifespan().await.unwrap();
-    let mut load = tokio::task::JoinSet::new();
-    for key in 0..4u32 {
-        let (throttle, stop) = (throttle(&backend, OnError::Raise), Arc::clone(&stop));
-        load.spawn(async move {
-            let mut hits = 0u64;
-            while !stop.load(Ordering::SeqCst) {
-                let _ = throttle.hit(key).await.unwrap();
-                hits += 1;
-            }
-            hits
-        });
-    }
-    for _ in 0..200 {
-        let next = backend.lifespan().await.unwrap();
-        life.close().await.unwrap();
-        life = next;
-    }
-    stop.store(true, Ordering::SeqCst);
-    let hits: u64 = load.join_all().await.into_iter().sum();
-    assert!(hits > 200, "{hits} hits beside 200 reloads, none of which met a closed backend");
-    for round in 0..300 {
-        let next = tokio::spawn({
-            let backend = backend.clone();
-            async move { backend.lifespan().await.unwrap() }
-        });
-        life.close().await.unwrap();
-        life = next.await.unwrap();
-        let decision = throttle(&backend, OnError::Raise).hit("a").await;
-        assert!(decision.is_ok(), "round {round}: {decision:?}");
-    }
-    life.close().await.unwrap();
+    let throttle = || throttle(&backend, OnError::Raise);
+    crate::remote::reloads_never_meet_a_closed_backend(backend.clone(), throttle).await;
 }
 
 #[tokio::test]

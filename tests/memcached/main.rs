@@ -10,6 +10,8 @@ mod servers;
 mod decisions;
 #[path = "../support/plain.rs"]
 mod plain;
+#[path = "../support/remote.rs"]
+mod remote;
 
 mod cancellation;
 mod clearing;

@@ -1,8 +1,6 @@
 //! What a lifespan does on a shared server: what it leaves behind, how it starts and ends while the
 //! server is away or silent.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use traffik::lifespan::{LifespanOptions, Start};
@@ -67,45 +65,12 @@ async fn closing_while_the_server_is_away_is_an_error_and_closes() {
     assert_eq!(backend_error(closed).kind(), ErrorKind::Closed);
 }
 
-/// A rolling reload inside one process.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reload_under_load_never_meets_a_closed_backend() {
     let server = RedisServer::start();
     let backend = patient().url(server.url()).build().unwrap();
-    let stop = Arc::new(AtomicBool::new(false));
-    let mut life = backend.lifespan().await.unwrap();
-    let mut load = tokio::task::JoinSet::new();
-    for _ in 0..4 {
-        let (throttle, stop) = (throttle(&backend), Arc::clone(&stop));
-        load.spawn(async move {
-            let mut hits = 0u64;
-            while !stop.load(Ordering::SeqCst) {
-                let _ = throttle.hit("a").await.unwrap();
-                hits += 1;
-            }
-            hits
-        });
-    }
-    for _ in 0..200 {
-        let next = backend.lifespan().await.unwrap();
-        life.close().await.unwrap();
-        life = next;
-    }
-    stop.store(true, Ordering::SeqCst);
-    let hits: u64 = load.join_all().await.into_iter().sum();
-    assert!(hits > 200, "{hits} hits beside 200 reloads, none of which met a closed backend");
-    // Also without load between, when the new one begins while the last one ends.
-    for round in 0..200 {
-        let next = tokio::spawn({
-            let backend = backend.clone();
-            async move { backend.lifespan().await.unwrap() }
-        });
-        life.close().await.unwrap();
-        life = next.await.unwrap();
-        let decision = throttle(&backend).hit("a").await;
-        assert!(decision.is_ok(), "round {round}: {decision:?}");
-    }
-    life.close().await.unwrap();
+    let throttle = || throttle(&backend);
+    crate::remote::reloads_never_meet_a_closed_backend(backend.clone(), throttle).await;
 }
 
 /// Begins degraded, and holds it to what that means until the server is back.
