@@ -23,6 +23,9 @@ pub(crate) enum Home {
     /// and never ends.
     #[cfg(feature = "redis")]
     Steady,
+    /// That of the thread of ours in any case: what must outlive the caller's runtime.
+    #[cfg(feature = "memcached")]
+    Own,
 }
 
 impl Home {
@@ -33,10 +36,12 @@ impl Home {
             Self::Caller => current,
             #[cfg(feature = "redis")]
             Self::Steady => match &current {
-                Some(runtime) if steady::has_threads(runtime) && timer::is_there() => current,
+                Some(runtime) if has_threads(runtime) && timer::is_there() => current,
                 // Without a thread of ours the caller's runtime is better than nothing.
-                _ => steady::own().or(current),
+                _ => own::runtime().or(current),
             },
+            #[cfg(feature = "memcached")]
+            Self::Own => own::runtime().or(current),
         }
     }
 }
@@ -102,18 +107,19 @@ pub(crate) fn start_detached_on(
     home.runtime().map(|runtime| drop(runtime.spawn(work))).is_some()
 }
 
+/// Returns `true` if the runtime runs its tasks while nobody is inside of it.
 #[cfg(feature = "redis")]
-mod steady {
-    use parking_lot::Mutex;
-    use tokio::runtime::{Builder, Handle, RuntimeFlavor};
+fn has_threads(runtime: &Handle) -> bool {
+    matches!(runtime.runtime_flavor(), tokio::runtime::RuntimeFlavor::MultiThread)
+}
 
-    /// Returns `true` if the runtime runs its tasks while nobody is inside of it.
-    pub(super) fn has_threads(runtime: &Handle) -> bool {
-        matches!(runtime.runtime_flavor(), RuntimeFlavor::MultiThread)
-    }
+#[cfg(any(feature = "redis", feature = "memcached"))]
+mod own {
+    use parking_lot::Mutex;
+    use tokio::runtime::{Builder, Handle};
 
     /// Returns the runtime of our own thread; `None` if the system gives us no thread.
-    pub(super) fn own() -> Option<Handle> {
+    pub(super) fn runtime() -> Option<Handle> {
         static OWN: Mutex<Option<Handle>> = Mutex::new(None);
         let mut own = OWN.lock();
         if own.is_none() {

@@ -1,7 +1,10 @@
 //! Locks.
 
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use super::{Harness, Subject};
@@ -21,6 +24,7 @@ pub(super) async fn run(harness: &dyn Harness) {
     entering_again_is_explicit(harness).await;
     a_dropped_guard_lets_go(harness).await;
     a_cancelled_waiter_passes_the_turn_on(harness).await;
+    locks_outlive_close(harness).await;
     fences_rise(harness).await;
 }
 
@@ -168,6 +172,33 @@ async fn a_cancelled_waiter_passes_the_turn_on(harness: &dyn Harness) {
     let _ = first.await;
     let after = backend.lock("a", held().blocking_timeout(Some(Duration::from_secs(5)))).await;
     assert!(after.is_ok(), "nobody holds it");
+}
+
+/// A service that ends closes its backend right after a guard was dropped, and while locks are held and
+/// waited for.
+async fn locks_outlive_close(harness: &dyn Harness) {
+    let Subject { backend, namespace, clock } = Subject::fresh(harness).await;
+    let sibling = harness.sibling(&namespace, clock).await;
+    let guard = backend.lock("held", held()).await.expect("lock");
+    let within = held().blocking_timeout(Some(Duration::from_secs(10)));
+    let mut waiter = pin!(backend.lock("held", within));
+    let waits = poll_fn(|context| Poll::Ready(waiter.as_mut().poll(context).is_pending()));
+    assert!(waits.await, "held by another");
+    drop(backend.lock("dropped", held()).await.expect("lock"));
+    backend.close().await.expect("close");
+    let other = match &sibling {
+        Some(sibling) => sibling,
+        None => {
+            backend.initialize().await.expect("initialize after close");
+            &backend
+        }
+    };
+    let free = other.lock("dropped", at_once()).await;
+    drop(free.expect("free once the backend is closed, for its guard was dropped before"));
+    assert!(guard.release().await.expect("release after close"), "still ours");
+    drop(waiter.await.expect("who waits goes on waiting"));
+    let free = other.lock("held", held().blocking_timeout(Some(Duration::from_secs(5)))).await;
+    drop(free.expect("free after the release"));
 }
 
 async fn fences_rise(harness: &dyn Harness) {

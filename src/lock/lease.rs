@@ -21,24 +21,10 @@ pub(crate) struct Lease {
 }
 
 impl Lease {
-    /// Calls `extend` every third of `ttl`. It stops when `extend` says that the lock is lost, or when
-    /// the lease is [`LONGEST_LEASE`] old; after an error it goes on, for the next try may be in time.
-    #[cfg(any(feature = "memcached", test))]
-    pub(crate) fn start<F, Fut>(backend: &'static str, ttl: Duration, extend: F) -> Self
-    where
-        F: FnMut() -> Fut + Send + 'static,
-        Fut: Future<Output = Result<bool, BackendError>> + Send + 'static,
-    {
-        Self::start_on(Home::Caller, backend, ttl, extend)
-    }
-
-    /// As `start`, by a task that lives there.
-    pub(crate) fn start_on<F, Fut>(
-        home: Home,
-        backend: &'static str,
-        ttl: Duration,
-        extend: F,
-    ) -> Self
+    /// Calls `extend` every third of `ttl`, by a task that lives there. It stops when `extend` says that the
+    /// lock is lost, or when the lease is [`LONGEST_LEASE`] old; after an error it goes on, for the next try
+    /// may be in time.
+    pub(crate) fn start<F, Fut>(home: Home, backend: &'static str, ttl: Duration, extend: F) -> Self
     where
         F: FnMut() -> Fut + Send + 'static,
         Fut: Future<Output = Result<bool, BackendError>> + Send + 'static,
@@ -85,7 +71,7 @@ mod tests {
         answer: impl Fn(u32) -> Result<bool, BackendError> + Send + 'static,
     ) -> Lease {
         let calls = Arc::clone(calls);
-        Lease::start("test", TTL, move || {
+        Lease::start(Home::Caller, "test", TTL, move || {
             let answer = answer(calls.fetch_add(1, Ordering::SeqCst));
             async move { answer }
         })

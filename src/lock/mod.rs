@@ -5,12 +5,14 @@
 //! [`fence`](LockGuard::fence) to the resource that the lock protects, and let that refuse a token
 //! lower than one it has seen.
 
+#[cfg(any(feature = "redis", test))]
+mod in_use;
 #[cfg(any(feature = "redis", feature = "memcached", test))]
 mod lease;
 #[cfg(any(feature = "redis", feature = "memcached", test))]
 mod releaser;
 #[cfg(any(feature = "redis", feature = "memcached", test))]
-mod turns;
+mod wait_queue;
 
 use std::any::Any;
 use std::fmt;
@@ -25,12 +27,14 @@ use tokio::time::Instant;
 use crate::clock::monotonic_now;
 use crate::error::BackendError;
 
+#[cfg(feature = "redis")]
+pub(crate) use self::in_use::{InUse, User};
 #[cfg(any(feature = "redis", feature = "memcached", test))]
 #[cfg_attr(test, allow(unused_imports, reason = "for the backends on servers"))]
 pub(crate) use self::{
     lease::Lease,
     releaser::{Asked, Lane, Outcome, Releaser, later},
-    turns::{Attempt, Turns},
+    wait_queue::{Attempt, WaitQueue},
 };
 
 /// The most that wait for one lock in a process.

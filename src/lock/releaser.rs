@@ -102,6 +102,8 @@ pub(crate) struct Releaser {
 struct Shared {
     queue: Mutex<Queue>,
     wake: Notify,
+    /// Notified when a release has ended.
+    ended: Notify,
     /// The last release got no answer.
     is_silent: AtomicBool,
 }
@@ -128,11 +130,6 @@ struct Release {
 }
 
 impl Releaser {
-    #[cfg(any(feature = "memcached", test))]
-    pub(crate) fn new() -> Self {
-        Self::on(Home::Caller)
-    }
-
     /// A releaser whose tasks live there.
     pub(crate) fn on(home: Home) -> Self {
         Self { shared: Arc::default(), task: Mutex::default(), home }
@@ -163,6 +160,26 @@ impl Releaser {
     #[cfg(any(feature = "redis", test))]
     pub(crate) fn is_silent(&self) -> bool {
         self.shared.is_silent.load(Ordering::Relaxed)
+    }
+
+    /// Waits until each release has been asked for once, for at most that time. What has no answer by then
+    /// goes on in the background.
+    pub(crate) async fn drained(&self, time: Duration) {
+        if !timer::is_there() {
+            return;
+        }
+        let deadline = later(monotonic_now(), time);
+        loop {
+            let mut ended = std::pin::pin!(self.shared.ended.notified());
+            ended.as_mut().enable();
+            if !self.shared.queue.lock().has_fresh() {
+                return;
+            }
+            self.start();
+            if timeout_at(deadline, ended).await.is_err() {
+                return;
+            }
+        }
     }
 
     /// Takes a release over. Never blocks or panics, and needs no runtime.
@@ -249,6 +266,7 @@ impl Shared {
         }
         drop(queue);
         self.wake.notify_one();
+        self.ended.notify_waiters();
     }
 }
 
@@ -298,6 +316,11 @@ impl Queue {
 
     fn running(&mut self, is_fresh: bool) -> &mut usize {
         if is_fresh { &mut self.fresh_running } else { &mut self.retried_running }
+    }
+
+    /// Whether there is one that was never asked for to its end.
+    fn has_fresh(&self) -> bool {
+        !self.guards.is_empty() || !self.tries.is_empty() || self.fresh_running > 0
     }
 
     fn is_empty(&self) -> bool {
@@ -396,7 +419,7 @@ mod tests {
 
     #[test]
     fn f23_a_release_from_anywhere_is_done_in_the_runtime_that_lives() {
-        let releaser = Arc::new(Releaser::new());
+        let releaser = Arc::new(Releaser::on(Home::Caller));
         let released = |_| Outcome::Released;
         let early = send(&releaser, held(), released);
         let first = runtime();
@@ -422,7 +445,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_silent_server_is_asked_until_it_answers_or_the_ttl_is_over() {
-        let releaser = Releaser::new();
+        let releaser = Releaser::on(Home::Caller);
         let answers_late =
             send(&releaser, held(), |n| if n < 9 { Outcome::NoAnswer } else { Outcome::Released });
         let silent = send(&releaser, held(), |_| Outcome::NoAnswer);
@@ -439,7 +462,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn not_ours_is_believed_of_a_prompt_server_and_of_a_lock_that_was_granted() {
-        let releaser = Releaser::new();
+        let releaser = Releaser::on(Home::Caller);
         let not_ours = |_| Outcome::NotOurs;
         let now = monotonic_now();
         tokio::time::advance(Duration::from_secs(1)).await;
@@ -453,7 +476,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn those_that_were_never_asked_do_not_stand_behind_those_without_an_answer() {
-        let releaser = Releaser::new();
+        let releaser = Releaser::on(Home::Caller);
         for _ in 0..1000 {
             send(&releaser, Asked::in_vain(monotonic_now(), TTL), |_| Outcome::NoAnswer);
         }
@@ -464,8 +487,27 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn draining_waits_for_each_once_and_not_for_a_silent_server() {
+        let releaser = Releaser::on(Home::Caller);
+        let start = monotonic_now();
+        releaser.drained(TTL).await;
+        assert_eq!(start.elapsed(), Duration::ZERO, "there is nothing to wait for");
+        let done: Vec<_> =
+            (0..100).map(|_| send(&releaser, held(), |_| Outcome::Released)).collect();
+        let silent = send(&releaser, held(), |_| Outcome::NoAnswer);
+        releaser.drained(TTL).await;
+        assert!(done.iter().all(|done| times(done) == 1));
+        assert!(times(&silent) >= 1 && start.elapsed() < Duration::from_secs(1));
+        let hangs = || async { std::future::pending().await };
+        releaser.send(held(), hangs);
+        let start = monotonic_now();
+        releaser.drained(Duration::from_millis(200)).await;
+        assert_eq!(start.elapsed(), Duration::from_millis(200));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn the_queues_are_bounded() {
-        let releaser = Releaser::new();
+        let releaser = Releaser::on(Home::Caller);
         for _ in 0..2 * MOST_TRIES {
             send(&releaser, Asked::in_vain(monotonic_now(), TTL), |_| Outcome::NoAnswer);
         }
@@ -480,7 +522,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn all_are_done_and_the_task_ends_soon_after_the_last_handle() {
-        let releaser = Releaser::new();
+        let releaser = Releaser::on(Home::Caller);
         let done: Vec<_> =
             (0..100).map(|_| send(&releaser, held(), |_| Outcome::Released)).collect();
         let silent = send(&releaser, held(), |_| Outcome::NoAnswer);

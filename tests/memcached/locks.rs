@@ -78,6 +78,35 @@ async fn f23_a_guard_may_be_dropped_anywhere() {
     assert!(free.is_ok(), "released by a task of this runtime");
 }
 
+fn current_thread() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+#[test]
+fn f28_guards_of_a_runtime_that_stands_idle_or_has_ended_are_released_and_renewed() {
+    let server = MemcachedServer::start();
+    let backend = builder(&server).lock_lease(Duration::from_secs(1)).build().unwrap();
+    let (idle, ending) = (current_thread(), tokio::runtime::Runtime::new().unwrap());
+    let long = LockOptions::new().ttl(Some(Duration::from_secs(600)));
+    let dropped = idle.block_on(backend.lock("dropped", long)).unwrap();
+    let leased = idle.block_on(backend.lock("leased", LockOptions::new())).unwrap();
+    let ended = ending.block_on(backend.lock("ended", long)).unwrap();
+    // From here on nobody is inside of these runtimes, and one of them is gone.
+    drop(dropped);
+    drop(ended);
+    drop(ending);
+    let other = current_thread();
+    for name in ["dropped", "ended"] {
+        let free = other.block_on(backend.lock(name, long.blocking_timeout(Some(PATIENCE))));
+        assert!(other.block_on(free.unwrap().release()).unwrap());
+    }
+    // The lease outlasts its TTL and what a server adds, by renewals; its expiry is the subject.
+    std::thread::sleep(Duration::from_secs(5));
+    assert!(leased.is_valid());
+    assert!(matches!(other.block_on(backend.lock("leased", at_once())), Err(LockError::Held)));
+    assert!(other.block_on(leased.release()).unwrap());
+}
+
 #[tokio::test]
 async fn a_release_is_never_of_another_s_lock() {
     let server = MemcachedServer::start();

@@ -74,6 +74,31 @@ async fn polled<T>(mut polls: usize, work: impl Future<Output = T>) -> Option<T>
     .await
 }
 
+/// A future that is kept and not polled, and a runtime that stands idle, hold no free lock up.
+#[test]
+fn f28_a_waiter_that_stands_still_keeps_no_free_lock_from_others() {
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let server = RedisServer::start();
+    let backend = on(&server);
+    let (idle, other) = (runtime(), runtime());
+    let guard = idle.block_on(backend.lock("a", ttl(LONG))).unwrap();
+    let mut kept = Box::pin(backend.lock("a", ttl(LONG)));
+    idle.block_on(async {
+        assert!(polled(2, kept.as_mut()).await.is_none(), "it waits");
+        let backend = backend.clone();
+        tokio::spawn(async move { backend.lock("a", ttl(LONG)).await });
+        tokio::task::yield_now().await;
+    });
+    // From here on both waiters stand still.
+    assert!(other.block_on(guard.release()).unwrap());
+    for _ in 0..3 {
+        let guard = other.block_on(backend.lock("a", ttl(LONG))).unwrap();
+        assert!(other.block_on(guard.release()).unwrap());
+    }
+    let guard = other.block_on(kept).unwrap();
+    assert!(other.block_on(guard.release()).unwrap(), "polled again, it has its turn");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f22_a_cancelled_acquisition_leaves_no_lock_behind() {
     let server = RedisServer::start();

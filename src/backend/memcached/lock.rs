@@ -17,11 +17,12 @@ use super::nodes::Nodes;
 use super::protocol::{Answer, Command};
 use super::{Inner, NAME, errors, keys};
 use crate::backend::{Result, cas};
-use crate::background;
+use crate::background::{self, Home};
 use crate::clock::monotonic_now;
 use crate::error::{BackendError, Effect, ErrorKind};
 use crate::lock::{
-    Asked, Attempt, HeldLock, Lane, Lease, LockError, LockGuard, LockOptions, Outcome, Turns, later,
+    Asked, Attempt, HeldLock, Lane, Lease, LockError, LockGuard, LockOptions, Outcome, WaitQueue,
+    later,
 };
 use crate::random;
 
@@ -39,7 +40,7 @@ impl Inner {
         for releaser in &self.releasers {
             releaser.start();
         }
-        self.turns.take(name, options, || self.acquire(name, options.get_ttl())).await
+        self.waiting.acquire(name, options, || self.acquire(name, options.get_ttl())).await
     }
 
     /// One try. It runs to its end also if nobody waits for it any more; the guard that it makes then
@@ -52,7 +53,7 @@ impl Inner {
         let hold = Hold::new(self, name);
         let (lease, inner) = (self.lease, Arc::clone(self));
         let (done, outcome) = oneshot::channel();
-        background::start_detached(async move {
+        background::start_detached_on(Home::Own, async move {
             let _ = done.send(hold.take(&inner, ttl.unwrap_or(lease), ttl.is_none()).await);
         });
         outcome.await.unwrap_or_else(|_gone| {
@@ -71,7 +72,7 @@ impl Inner {
 #[derive(Debug)]
 struct Hold {
     nodes: Arc<Nodes>,
-    turns: Arc<Turns>,
+    waiting: Arc<WaitQueue>,
     /// As the user calls it.
     name: String,
     item: String,
@@ -96,7 +97,7 @@ impl Hold {
         let now = monotonic_now();
         Arc::new(Self {
             nodes: Arc::clone(&inner.nodes),
-            turns: Arc::clone(&inner.turns),
+            waiting: Arc::clone(&inner.waiting),
             name: name.into(),
             node: inner.nodes.index_of(&item),
             item,
@@ -129,7 +130,7 @@ impl Hold {
         *self.until.lock() = later(self.asked, ttl);
         let lease = leased.then(|| {
             let hold = Arc::clone(self);
-            Lease::start(NAME, ttl, move || {
+            Lease::start(Home::Own, NAME, ttl, move || {
                 let hold = Arc::clone(&hold);
                 async move { hold.extend(ttl).await }
             })
@@ -180,7 +181,7 @@ impl Hold {
 
     async fn release(&self) -> Result<bool> {
         let changed = self.rewrite("release", LONG_PAST).await;
-        self.turns.freed(&self.name);
+        self.waiting.released(&self.name);
         Ok(matches!(changed?, Changed::Yes))
     }
 
@@ -192,7 +193,7 @@ impl Hold {
             async move {
                 match hold.rewrite("release", LONG_PAST).await {
                     Ok(Changed::Yes) => {
-                        hold.turns.freed(&hold.name);
+                        hold.waiting.released(&hold.name);
                         Outcome::Released
                     }
                     Ok(Changed::Lost) => Outcome::NotOurs,

@@ -21,7 +21,9 @@ use crate::backend::Result;
 use crate::background::Home;
 use crate::clock::monotonic_now;
 use crate::error::{BackendError, Effect, ErrorKind};
-use crate::lock::{Attempt, HeldLock, Lease, LockError, LockGuard, LockOptions, Turns, later};
+use crate::lock::{
+    Attempt, HeldLock, InUse, Lease, LockError, LockGuard, LockOptions, User, WaitQueue, later,
+};
 use crate::random;
 
 /// The TTL of a lease where nothing else is said.
@@ -36,9 +38,10 @@ const MOST_FAILED: usize = 6;
 #[derive(Debug)]
 pub(super) struct Locks {
     keeper: Keeper,
-    turns: Arc<Turns>,
+    waiting: Arc<WaitQueue>,
     /// The TTL of a lease that is renewed while its guard lives.
     lease: Duration,
+    in_use: Arc<InUse>,
 }
 
 /// Who keeps the locks.
@@ -72,7 +75,8 @@ pub(super) fn valid_until(sent: Instant, ttl: Duration) -> Instant {
 
 impl Locks {
     pub(super) fn new(keeper: Keeper, lease: Duration) -> Self {
-        Self { keeper, turns: Arc::new(Turns::new(NAME)), lease }
+        let waiting = Arc::new(WaitQueue::new(NAME));
+        Self { keeper, waiting, lease, in_use: Arc::default() }
     }
 
     pub(super) async fn lock(
@@ -90,17 +94,18 @@ impl Locks {
         for master in self.keeper.masters() {
             master.releaser.start();
         }
+        let user = self.in_use.enter();
         let name: Arc<str> = name.into();
         let failed_in_a_row = AtomicUsize::new(0);
         let attempt = || async {
-            let outcome = self.attempt(&name, ttl).await;
+            let outcome = self.attempt(&name, ttl, &user).await;
             let waits = options.is_blocking();
             if waits && self.keeper.may_pass(&outcome, &failed_in_a_row) {
                 return Ok(Attempt::Held(None));
             }
             outcome
         };
-        let (wanted, taken) = self.turns.take(&name, options, attempt).await?;
+        let (wanted, taken) = self.waiting.acquire(&name, options, attempt).await?;
         let held = Arc::new(Holding {
             locks: Arc::clone(self),
             wanted,
@@ -111,7 +116,7 @@ impl Locks {
         });
         let lease = options.get_ttl().is_none().then(|| {
             let held = Arc::clone(&held);
-            Lease::start_on(Home::Steady, NAME, ttl, move || {
+            Lease::start(Home::Steady, NAME, ttl, move || {
                 let held = Arc::clone(&held);
                 async move { held.extend(ttl).await }
             })
@@ -123,13 +128,27 @@ impl Locks {
         &self,
         name: &Arc<str>,
         ttl: Duration,
+        user: &User,
     ) -> Result<Attempt<(Wanted, Taken)>, LockError> {
         // A new owner for each try: the late release of one must not let go of what the next has taken.
-        let wanted = Wanted { name: Arc::clone(name), owner: random::id().into(), ttl };
-        match self.keeper.acquire(&wanted, &self.turns).await? {
+        let (name, owner) = (Arc::clone(name), random::id().into());
+        let wanted = Wanted { name, owner, ttl, _user: user.clone() };
+        match self.keeper.acquire(&wanted, &self.waiting).await? {
             Answer::Taken(taken) => Ok(Attempt::Taken((wanted, taken))),
             Answer::Held(left) => Ok(Attempt::Held(left)),
         }
+    }
+
+    /// Waits until what was dropped is released, for at most that time; then calls `close` as soon as no
+    /// lock is held or waited for, which [`open`](Self::open) takes back.
+    pub(super) async fn close(&self, time: Duration, close: impl FnOnce() + Send + 'static) {
+        let released = self.keeper.masters().iter().map(|master| master.releaser.drained(time));
+        futures_util::future::join_all(released).await;
+        self.in_use.when_free(close);
+    }
+
+    pub(super) fn open(&self) {
+        self.in_use.stay();
     }
 
     /// Writes a value if the lock is still the owner's.
@@ -180,9 +199,9 @@ impl Keeper {
         matches!(self, Self::Redlock(_)) && passes && failed < MOST_FAILED
     }
 
-    async fn acquire(&self, wanted: &Wanted, turns: &Arc<Turns>) -> Result<Answer> {
+    async fn acquire(&self, wanted: &Wanted, waiting: &Arc<WaitQueue>) -> Result<Answer> {
         match self {
-            Self::Single(master) => acquire_on(master, wanted, turns).await,
+            Self::Single(master) => acquire_on(master, wanted, waiting).await,
             Self::Redlock(quorum) => quorum.acquire(wanted).await,
         }
     }
@@ -212,19 +231,19 @@ impl Keeper {
     }
 
     /// Wakes those who wait here when a lock of these places is free.
-    fn freed(&self, turns: &Arc<Turns>, name: &Arc<str>, places: usize) -> Arc<Freed> {
+    fn freed(&self, waiting: &Arc<WaitQueue>, name: &Arc<str>, places: usize) -> Arc<Freed> {
         let masters = self.masters().len();
         // So many that a majority is free.
         let needed = (masters / 2 + 1 + places).saturating_sub(masters).max(1);
-        let (turns, name) = (Arc::clone(turns), Arc::clone(name));
-        Arc::new(Freed { turns, name, needed, released: AtomicUsize::new(0) })
+        let (waiting, name) = (Arc::clone(waiting), Arc::clone(name));
+        Arc::new(Freed { waiting, name, needed, released: AtomicUsize::new(0) })
     }
 }
 
-async fn acquire_on(master: &Master, wanted: &Wanted, turns: &Arc<Turns>) -> Result<Answer> {
-    let Wanted { name, owner, ttl } = wanted;
+async fn acquire_on(master: &Master, wanted: &Wanted, waiting: &Arc<WaitQueue>) -> Result<Answer> {
+    let Wanted { name, owner, ttl, .. } = wanted;
     let freed = Freed {
-        turns: Arc::clone(turns),
+        waiting: Arc::clone(waiting),
         name: Arc::clone(name),
         needed: 1,
         released: AtomicUsize::new(0),
@@ -279,10 +298,10 @@ impl Holding {
     }
 
     async fn release(&self) -> Result<bool> {
-        let Locks { keeper, turns, .. } = &*self.locks;
+        let Locks { keeper, waiting, .. } = &*self.locks;
         let mut places = self.places.lock().clone();
         let was_ours = keeper.release(&self.wanted, &mut places).await;
-        turns.freed(&self.wanted.name);
+        waiting.released(&self.wanted.name);
         *self.places.lock() = places;
         // After an error the guard abandons it.
         if was_ours.is_ok() {
@@ -294,8 +313,8 @@ impl Holding {
     /// Releases it in the background where that is not done yet.
     fn release_later(&self) {
         let places = std::mem::take(&mut *self.places.lock());
-        let Locks { keeper, turns, .. } = &*self.locks;
-        let freed = keeper.freed(turns, &self.wanted.name, places.len());
+        let Locks { keeper, waiting, .. } = &*self.locks;
+        let freed = keeper.freed(waiting, &self.wanted.name, places.len());
         let times = (self.taken_at, self.last_end());
         master::release_later(keeper.masters(), &places, &self.wanted, times, &freed);
     }

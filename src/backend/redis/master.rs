@@ -10,7 +10,7 @@ use super::node::LockNode;
 use crate::background::Home;
 use crate::clock::monotonic_now;
 use crate::error::ErrorKind;
-use crate::lock::{Asked, Lane, Outcome, Releaser, Turns};
+use crate::lock::{Asked, Lane, Outcome, Releaser, User, WaitQueue};
 
 #[derive(Debug)]
 pub(super) struct Master {
@@ -25,6 +25,8 @@ pub(super) struct Wanted {
     /// Never used again, so a release may be repeated.
     pub(super) owner: Arc<str>,
     pub(super) ttl: Duration,
+    /// The backend stays connected for it, also once it is closed.
+    pub(super) _user: User,
 }
 
 /// A master that may keep a lock for us.
@@ -70,7 +72,7 @@ impl Master {
 /// have it.
 #[derive(Debug)]
 pub(super) struct Freed {
-    pub(super) turns: Arc<Turns>,
+    pub(super) waiting: Arc<WaitQueue>,
     pub(super) name: Arc<str>,
     pub(super) needed: usize,
     pub(super) released: AtomicUsize,
@@ -79,7 +81,7 @@ pub(super) struct Freed {
 impl Freed {
     fn on_one_more(&self) {
         if self.released.fetch_add(1, Ordering::Relaxed) + 1 >= self.needed {
-            self.turns.freed(&self.name);
+            self.waiting.released(&self.name);
         }
     }
 }

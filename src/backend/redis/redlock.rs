@@ -93,7 +93,7 @@ impl Quorum {
     }
 
     async fn vote(&self, wanted: &Wanted, traces: &mut Traces<'_>) -> Votes {
-        let Wanted { name, owner, ttl } = wanted;
+        let Wanted { name, owner, ttl, .. } = wanted;
         let places = traces.places().iter().map(|place| place.master);
         let mut asked: FuturesUnordered<_> = places
             .map(|master| {

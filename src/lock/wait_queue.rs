@@ -1,9 +1,12 @@
-//! Waiting for a lock that a server keeps: one waiter of each name asks it, the others stand in line.
+//! Waiting for a lock that a server keeps: one waiter of each name asks it, the others are queued.
 //!
 //! In the process it is first come, first served. Across processes nothing is promised: who asks first
 //! after a release has the lock, and the pauses between are random so that nobody always loses.
+//!
+//! A future may be kept without being polled, and its runtime may stand idle. Such a waiter cannot ask, so
+//! it is passed over when it is overdue, and does not keep a free lock from those behind it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,24 +22,33 @@ use crate::{random, timer};
 
 const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
-/// Until a lock that is as good as free.
+/// Minimum pause, for a lock that is about to expire.
 const LEAST_PAUSE: Duration = Duration::from_millis(1);
 /// Before the end of a wait, so that the last try has the time for its answer.
 const LAST_TRY: Duration = Duration::from_millis(20);
+/// How late a waiter may be to ask before those behind it pass it over.
+const OVERDUE: Duration = Duration::from_millis(500);
 
-/// The lines of those who wait in this process, by the lock's name.
+/// The waiters of this process, by the lock's name.
 #[derive(Debug)]
-pub(crate) struct Turns {
+pub(crate) struct WaitQueue {
     backend: &'static str,
-    lines: Mutex<HashMap<Box<str>, Arc<Line>, ahash::RandomState>>,
+    queues: Mutex<HashMap<Box<str>, Queue, ahash::RandomState>>,
 }
 
+/// The waiters for one lock, in the order in which they came.
 #[derive(Debug, Default)]
-struct Line {
-    /// Whose turn it is; waiters queue here in order.
-    turn: tokio::sync::Mutex<()>,
-    /// The lock was let go of in this process.
-    freed: Notify,
+struct Queue {
+    waiters: BTreeMap<u64, Waiter>,
+    next: u64,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    /// Notified when it may be its turn, and when the lock was released in this process.
+    wake: Arc<Notify>,
+    /// When it asks the server next, if it is polled; `None` before its first turn.
+    asks_at: Option<Instant>,
 }
 
 /// What one try came to.
@@ -47,14 +59,14 @@ pub(crate) enum Attempt<T> {
     Held(Option<Duration>),
 }
 
-impl Turns {
+impl WaitQueue {
     pub(crate) fn new(backend: &'static str) -> Self {
-        Self { backend, lines: Mutex::default() }
+        Self { backend, queues: Mutex::default() }
     }
 
     /// Tries until the lock is taken or the options' time is over, which ends a try that is under way too.
     /// Not blocking, or with no time at all to wait, it tries once.
-    pub(crate) async fn take<T, F>(
+    pub(crate) async fn acquire<T, F>(
         &self,
         name: &str,
         options: LockOptions,
@@ -74,17 +86,17 @@ impl Turns {
             };
         }
         let deadline = options.deadline();
-        let place = match self.join(name) {
-            Ok(place) => place,
+        let ticket = match self.join(name) {
+            Ok(ticket) => ticket,
             Err(error) => {
                 // Who tries again at once must not keep the others from going on.
                 tokio::task::yield_now().await;
                 return Err(error.into());
             }
         };
-        let _turn = within(deadline, place.line.turn.lock()).await.ok_or_else(late)?;
         let mut longest = SHORTEST_PAUSE;
         loop {
+            ticket.turn(deadline).await.ok_or_else(late)?;
             let free_in = match within(deadline, attempt()).await.ok_or_else(late)?? {
                 Attempt::Taken(lock) => return Ok(lock),
                 Attempt::Held(free_in) => free_in.unwrap_or(LONGEST_PAUSE),
@@ -99,32 +111,60 @@ impl Turns {
                 Some(left) if left > LAST_TRY => pause.min(left - LAST_TRY),
                 Some(left) => left,
             };
+            ticket.asks_at(monotonic_now() + pause);
             // Woken early by a release in this process. If not, the pause is over: ask again.
-            let woken = timeout(pause, place.line.freed.notified()).await.is_ok();
+            let woken = timeout(pause, ticket.wake.notified()).await.is_ok();
             if !woken && left.is_some_and(|left| left <= LAST_TRY) {
                 return Err(late());
             }
         }
     }
 
-    /// The lock was let go of: who waits for it here need not sleep on.
-    pub(crate) fn freed(&self, name: &str) {
-        if let Some(line) = self.lines.lock().get(name) {
-            line.freed.notify_one();
+    /// The lock was released in this process: who waits for it here need not sleep on.
+    pub(crate) fn released(&self, name: &str) {
+        if let Some(queue) = self.queues.lock().get_mut(name) {
+            queue.wake_first();
         }
     }
 
-    fn join(&self, name: &str) -> Result<Place<'_>, BackendError> {
-        let mut lines = self.lines.lock();
-        let line = match lines.get(name) {
-            Some(line) => Arc::clone(line),
-            None => Arc::clone(lines.entry(name.into()).or_default()),
+    fn join(&self, name: &str) -> Result<Ticket<'_>, BackendError> {
+        let mut queues = self.queues.lock();
+        let queue = match queues.get_mut(name) {
+            Some(queue) => queue,
+            None => queues.entry(name.into()).or_default(),
         };
-        // The map's own and one for each place.
-        if Arc::strong_count(&line) > MAX_WAITERS {
+        if queue.waiters.len() >= MAX_WAITERS {
             return Err(BackendError::new(self.backend, "lock", ErrorKind::Overloaded));
         }
-        Ok(Place { turns: self, name: name.into(), line })
+        let (number, wake) = (queue.next, Arc::new(Notify::new()));
+        queue.next += 1;
+        queue.waiters.insert(number, Waiter { wake: Arc::clone(&wake), asks_at: None });
+        Ok(Ticket { waiting: self, name: name.into(), number, wake })
+    }
+}
+
+impl Queue {
+    /// When it is that waiter's turn if those before it are not polled; `None` if it is now.
+    fn turn_of(&mut self, number: u64, now: Instant) -> Option<Instant> {
+        for (_, waiter) in self.waiters.range_mut(..number) {
+            // It can ask from now on.
+            let overdue = *waiter.asks_at.get_or_insert(now) + OVERDUE;
+            if overdue > now {
+                return Some(overdue);
+            }
+        }
+        None
+    }
+
+    /// Wakes the first, and those that come after it while it is overdue.
+    fn wake_first(&mut self) {
+        let now = monotonic_now();
+        for waiter in self.waiters.values_mut() {
+            waiter.wake.notify_one();
+            if *waiter.asks_at.get_or_insert(now) + OVERDUE > now {
+                return;
+            }
+        }
     }
 }
 
@@ -136,19 +176,55 @@ async fn within<F: Future>(deadline: Option<Instant>, work: F) -> Option<F::Outp
     }
 }
 
-/// A place in a line; leaving it removes a line that nobody stands in.
-struct Place<'a> {
-    turns: &'a Turns,
+/// A place in a queue. Leaving it wakes whoever is first then, and removes a queue that is empty.
+struct Ticket<'a> {
+    waiting: &'a WaitQueue,
     name: Box<str>,
-    line: Arc<Line>,
+    number: u64,
+    wake: Arc<Notify>,
 }
 
-impl Drop for Place<'_> {
+impl Ticket<'_> {
+    /// Waits for its turn to ask; `None` if the deadline comes first.
+    async fn turn(&self, deadline: Option<Instant>) -> Option<()> {
+        loop {
+            let now = monotonic_now();
+            let turn = match self.waiting.queues.lock().get_mut(&self.name) {
+                Some(queue) => queue.turn_of(self.number, now),
+                None => None,
+            };
+            let Some(turn) = turn else {
+                self.asks_at(now);
+                return Some(());
+            };
+            if deadline.is_some_and(|deadline| deadline <= now) {
+                return None;
+            }
+            let until = deadline.map_or(turn, |deadline| deadline.min(turn));
+            drop(timeout_at(until, self.wake.notified()).await);
+        }
+    }
+
+    /// Notes when it asks the server next.
+    fn asks_at(&self, instant: Instant) {
+        let mut queues = self.waiting.queues.lock();
+        let waiter =
+            queues.get_mut(&self.name).and_then(|queue| queue.waiters.get_mut(&self.number));
+        if let Some(waiter) = waiter {
+            waiter.asks_at = Some(instant);
+        }
+    }
+}
+
+impl Drop for Ticket<'_> {
     fn drop(&mut self) {
-        let mut lines = self.turns.lines.lock();
-        // The map's own and this one. Places come and go only under this lock.
-        if Arc::strong_count(&self.line) == 2 {
-            lines.remove(&self.name);
+        let mut queues = self.waiting.queues.lock();
+        let Some(queue) = queues.get_mut(&self.name) else { return };
+        queue.waiters.remove(&self.number);
+        if queue.waiters.is_empty() {
+            queues.remove(&self.name);
+        } else {
+            queue.wake_first();
         }
     }
 }
@@ -165,13 +241,13 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn one_waiter_asks_and_all_get_their_turn_in_order() {
-        let turns = Arc::new(Turns::new("test"));
+        let queue = Arc::new(WaitQueue::new("test"));
         let held = Arc::new(AtomicBool::new(true));
         let asked = Arc::new(AtomicU32::new(0));
         let order = Arc::new(Mutex::new(Vec::new()));
         let mut tasks = tokio::task::JoinSet::new();
         for number in 0..20 {
-            let (turns, held) = (Arc::clone(&turns), Arc::clone(&held));
+            let (queue, held) = (Arc::clone(&queue), Arc::clone(&held));
             let (asked, order) = (Arc::clone(&asked), Arc::clone(&order));
             tasks.spawn(async move {
                 let attempt = || async {
@@ -179,53 +255,55 @@ mod tests {
                     let taken = !held.swap(true, Ordering::SeqCst);
                     Ok(if taken { Attempt::Taken(()) } else { Attempt::Held(None) })
                 };
-                turns.take("a", LockOptions::new(), attempt).await.unwrap();
+                queue.acquire("a", LockOptions::new(), attempt).await.unwrap();
                 order.lock().push(number);
                 held.store(false, Ordering::SeqCst);
-                turns.freed("a");
+                queue.released("a");
             });
             tokio::task::yield_now().await;
         }
         assert_eq!(asked.load(Ordering::SeqCst), 1, "only the first asks");
         held.store(false, Ordering::SeqCst);
-        turns.freed("a");
+        queue.released("a");
         tasks.join_all().await;
         assert_eq!(*order.lock(), (0..20).collect::<Vec<_>>());
-        assert!(turns.lines.lock().is_empty(), "no line is left");
+        assert!(queue.queues.lock().is_empty(), "no queue is left");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_wait_ends_in_time_in_line_and_at_its_head() {
-        let turns = Turns::new("test");
+    async fn a_wait_ends_in_time_in_the_queue_and_at_its_head() {
+        let queue = WaitQueue::new("test");
         let never = || async { Ok(Attempt::<()>::Held(None)) };
         let start = monotonic_now();
-        let (first, second) =
-            tokio::join!(turns.take("a", within(700), never), turns.take("a", within(300), never));
+        let (first, second) = tokio::join!(
+            queue.acquire("a", within(700), never),
+            queue.acquire("a", within(300), never)
+        );
         assert!(matches!(first, Err(LockError::TimedOut { .. })), "{first:?}");
         assert!(matches!(second, Err(LockError::TimedOut { .. })), "{second:?}");
         assert_eq!(start.elapsed().as_millis(), 700);
-        assert!(turns.lines.lock().is_empty(), "no line is left");
+        assert!(queue.queues.lock().is_empty(), "no queue is left");
     }
 
     #[tokio::test(start_paused = true)]
     async fn not_blocking_is_one_try() {
-        let turns = Turns::new("test");
+        let queue = WaitQueue::new("test");
         let asked = AtomicU32::new(0);
         let attempt = || async {
             asked.fetch_add(1, Ordering::SeqCst);
             Ok(Attempt::<()>::Held(Some(Duration::from_secs(1))))
         };
-        let taken = turns.take("a", LockOptions::new().blocking(false), attempt).await;
+        let taken = queue.acquire("a", LockOptions::new().blocking(false), attempt).await;
         assert!(matches!(taken, Err(LockError::Held)));
         assert_eq!(asked.load(Ordering::SeqCst), 1);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_try_is_bounded_by_the_callers_time() {
-        let turns = Turns::new("test");
+        let queue = WaitQueue::new("test");
         let hangs = || std::future::pending::<Result<Attempt<()>, LockError>>();
         let start = monotonic_now();
-        let taken = turns.take("a", within(50), hangs).await;
+        let taken = queue.acquire("a", within(50), hangs).await;
         assert!(matches!(taken, Err(LockError::TimedOut { .. })), "{taken:?}");
         assert_eq!(start.elapsed().as_millis(), 50);
         // No time to wait is no time to wait for others: the one try has the time that it needs.
@@ -233,14 +311,14 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(30)).await;
             Ok(Attempt::Taken(()))
         };
-        turns.take("a", within(0), slow).await.unwrap();
+        queue.acquire("a", within(0), slow).await.unwrap();
     }
 
     #[test]
     fn outside_of_a_runtime_it_is_a_clear_error() {
-        let turns = Turns::new("test");
+        let queue = WaitQueue::new("test");
         let never = || async { Ok(Attempt::<()>::Held(None)) };
-        let mut taken = std::pin::pin!(turns.take("a", within(50), never));
+        let mut taken = std::pin::pin!(queue.acquire("a", within(50), never));
         let mut context = std::task::Context::from_waker(std::task::Waker::noop());
         let std::task::Poll::Ready(Err(error)) = taken.as_mut().poll(&mut context) else {
             panic!("it waits without a runtime");
@@ -250,11 +328,39 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_error_ends_the_wait() {
-        let turns = Turns::new("test");
+        let queue = WaitQueue::new("test");
         let broken = || async {
             Err::<Attempt<()>, _>(BackendError::new("test", "lock", ErrorKind::Other).into())
         };
-        let taken = turns.take("a", LockOptions::new(), broken).await;
+        let taken = queue.acquire("a", LockOptions::new(), broken).await;
         assert!(matches!(taken, Err(LockError::Backend(_))), "{taken:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_waiter_that_is_not_polled_is_passed_over() {
+        let queue = Arc::new(WaitQueue::new("test"));
+        let held = AtomicBool::new(true);
+        let attempt = || async {
+            let taken = !held.swap(true, Ordering::SeqCst);
+            Ok(if taken { Attempt::Taken(()) } else { Attempt::Held(None) })
+        };
+        let mut still = Box::pin(queue.acquire("a", LockOptions::new(), attempt));
+        let mut also_still = Box::pin(queue.acquire("a", LockOptions::new(), attempt));
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(still.as_mut().poll(&mut context).is_pending());
+        assert!(also_still.as_mut().poll(&mut context).is_pending());
+        held.store(false, Ordering::SeqCst);
+        queue.released("a");
+        for _ in 0..3 {
+            let start = monotonic_now();
+            queue.acquire("a", within(5_000), attempt).await.unwrap();
+            assert!(start.elapsed() <= OVERDUE * 3, "{:?}", start.elapsed());
+            held.store(false, Ordering::SeqCst);
+            queue.released("a");
+        }
+        // Polled again, it has its turn.
+        still.await.unwrap();
+        drop(also_still);
+        assert!(queue.queues.lock().is_empty(), "no queue is left");
     }
 }
