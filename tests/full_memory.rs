@@ -202,6 +202,19 @@ async fn a_live_key_is_never_swept_to_make_room() {
     assert_eq!(backend.key_count(), 100);
 }
 
+/// A TTL of zero removes a value, so it must not wait for a place, and nobody sees the value meanwhile.
+#[tokio::test]
+async fn a_value_that_is_set_with_no_time_to_live_needs_no_place() {
+    let clock = ManualClock::new();
+    let backend = backend(&clock, 2, Overflow::Deny);
+    let (kept, new) = (Key::value("kept"), Key::value("new"));
+    backend.set(&kept, b"1", None).await.unwrap();
+    fill(&backend, 2).await;
+    backend.multi_set(&[(kept, b"2"), (new, b"2")], Some(Duration::ZERO)).await.unwrap();
+    assert_eq!(backend.multi_get(&[kept, new]).await.unwrap(), [None, None]);
+    assert_eq!(backend.key_count(), 1, "the place of the removed value is free");
+}
+
 /// An adaptive limiter brings ever new rates to a hot key; what is over does not pile up.
 #[tokio::test]
 async fn rates_that_are_over_do_not_pile_up_on_a_key() {

@@ -166,7 +166,7 @@ impl Shard {
             [first, meters[1].run(states[1], at, demand, op)]
         };
         let settled = run(Op::Take);
-        if settled.iter().any(|settled| settled.passed != Admission::Pass(())) {
+        if settled.iter().any(|settled| settled.passed != Admission::Pass) {
             return Some((run(Op::Peek), at));
         }
         if demand.cost_u32() == 0 {

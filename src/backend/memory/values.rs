@@ -66,8 +66,13 @@ impl Values {
         now: Timestamp,
         budget: &Budget,
     ) -> Result<()> {
-        let mut table = self.table.lock();
-        let mut open = Open { table: &mut table, now };
+        let mut open = Open { table: &mut self.table.lock(), now };
+        if ttl == Some(Duration::ZERO) {
+            for (key, _) in pairs {
+                open.delete(&key.encode(), budget);
+            }
+            return Ok(());
+        }
         let mut new: Vec<Vec<u8>> = pairs.iter().map(|(key, _)| key.encode()).collect();
         new.sort_unstable();
         new.dedup();
@@ -79,12 +84,6 @@ impl Values {
             inserted += usize::from(open.put(key.encode(), value.to_vec(), expiry(ttl, now)));
         }
         budget.give_back(taken.saturating_sub(inserted));
-        drop(table);
-        if ttl == Some(Duration::ZERO) {
-            for (key, _) in pairs {
-                self.delete(key, now, budget);
-            }
-        }
         Ok(())
     }
 
