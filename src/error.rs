@@ -17,7 +17,6 @@ type Cause = Box<dyn std::error::Error + Send + Sync>;
 /// whether the operation may have happened all the same.
 pub struct BackendError(Box<Details>);
 
-#[derive(Debug)]
 struct Details {
     backend: &'static str,
     operation: &'static str,
@@ -95,7 +94,9 @@ impl ErrorKind {
             Self::TooManyRates => {
                 "hits brought more than 32 different rates to this key; use fewer, or limits of the throttle"
             }
-            Self::Closed => "the backend is closed",
+            Self::Closed => {
+                "the backend is closed: its lifespan has ended, or it was closed by hand"
+            }
             Self::Misconfigured => "the backend is misconfigured",
             Self::Other => "the operation failed",
         }
@@ -197,7 +198,15 @@ impl fmt::Display for BackendError {
 
 impl fmt::Debug for BackendError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&self.0, f)
+        let Details { backend, operation, kind, effect, message, cause } = &*self.0;
+        f.debug_struct("BackendError")
+            .field("backend", backend)
+            .field("operation", operation)
+            .field("kind", kind)
+            .field("effect", effect)
+            .field("message", message)
+            .field("cause", cause)
+            .finish()
     }
 }
 
@@ -228,9 +237,15 @@ pub enum Error {
     /// The key is too long, or has too many parts.
     #[error(transparent)]
     Key(#[from] KeyError),
-    /// The rate of a single hit cannot be kept.
-    #[error(transparent)]
-    Limit(#[from] LimitError),
+    /// The strategy cannot keep a rate that a hit brought.
+    #[error("throttle {throttle:?}: {source}")]
+    #[non_exhaustive]
+    Limit {
+        /// The throttle's name.
+        throttle: String,
+        /// Which rate, and what would be right.
+        source: LimitError,
+    },
     /// The options of a hit do not fit.
     #[error("throttle {throttle:?}: {problem}")]
     #[non_exhaustive]
@@ -240,8 +255,10 @@ pub enum Error {
         /// What was given, and what would be right.
         problem: String,
     },
-    /// A receipt was given to another throttle, or with another key, than its hit had.
-    #[error("the receipt belongs to another throttle or key; refund it where its hit was made")]
+    /// A receipt was given to another throttle, with another key or to another store than its hit had.
+    #[error(
+        "the receipt belongs to another throttle, key or store; refund it where its hit was made"
+    )]
     WrongReceipt,
     /// The hit was denied, and the caller wanted that as an error.
     #[error("rate limit exceeded: {0}")]
@@ -253,11 +270,23 @@ pub enum Error {
 #[non_exhaustive]
 pub enum BuildError {
     /// A rate could not be read.
-    #[error(transparent)]
-    Rate(#[from] RateError),
+    #[error("throttle {throttle:?}: {source}")]
+    #[non_exhaustive]
+    Rate {
+        /// The throttle's name.
+        throttle: String,
+        /// What is wrong with the rate.
+        source: RateError,
+    },
     /// A strategy cannot keep its rate.
-    #[error(transparent)]
-    Limit(#[from] LimitError),
+    #[error("throttle {throttle:?}: {source}")]
+    #[non_exhaustive]
+    Limit {
+        /// The throttle's name.
+        throttle: String,
+        /// Which rate, and what would be right.
+        source: LimitError,
+    },
     /// A throttle without a rate.
     #[error("throttle {throttle:?} has no rate; give it one with rate(\"100/min\")")]
     #[non_exhaustive]

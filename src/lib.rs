@@ -63,7 +63,8 @@
 //! # }
 //! ```
 //!
-//! Or use [`Throttle::enforce`], which returns a denial as an error.
+//! Or use [`Throttle::enforce`], which returns a denial as an error. An `Ok` of [`Throttle::hit`] is not a
+//! yes: a denied hit is an `Ok` too, with its decision.
 //!
 //! # Take first, and narrow limits first
 //!
@@ -109,7 +110,9 @@
 //! | `Raise` | an `Err` | the caller has a better idea |
 //! | [`handler`](OnError::handler) | what your async function says | it depends on the key, the cost or the error |
 //!
-//! A decision says in [`source`](Decision::source) that a policy made it. Every hit ends within its
+//! No policy opens what is closed: a limit of 0, and a cost above the burst, are [`Outcome::Never`] without
+//! the store too (but for `Raise`, which returns the error). A decision says in
+//! [`source`](Decision::source) that a policy made it. Every hit ends within its
 //! deadline, 250 ms by default, plus the limit of the error handler if there is one. A mistake of the
 //! program or its operator, such as a closed backend or a wrong password, is always an `Err`.
 //!
@@ -120,18 +123,24 @@
 //! # Names, keys and namespaces
 //!
 //! * A throttle's **name** says what is limited (`"api:items"`), its **key** who is. Two throttles of
-//!   the same name on one backend share what they count.
+//!   the same name on one backend share what they count, so give them the same rates. A throttle with a
+//!   higher limit forgets sooner what both have counted, and the lower limit then holds for nobody.
 //! * A key is opaque bytes in up to four parts: `hit(("tenant-7", user_id))`. Parts are never joined
-//!   to one text, so no key can pretend to be another. A key may have any length. [`Exempt`] passes
-//!   uncounted, an absent key does not: [`ExemptIfNone`] is for who wants that.
+//!   to one text, so no two keys meet that differ in a part or its place. A key may have any length.
+//!   [`Exempt`] passes uncounted, an absent key does not: [`ExemptIfNone`] is for who wants that.
+//! * Only bytes count, not types: an address and a text of the same four bytes are one key. Where keys of
+//!   several kinds meet in one throttle, say which: `("user", name)` and `("address", address)`.
 //! * A backend's **namespace** separates applications on one store: use one for each application and
 //!   environment, such as `shop:prod`. Ending a non-persistent lifespan clears the whole namespace: the
 //!   default in memory, and not on Redis and Memcached.
 //!
 //! # Testing your service
 //!
-//! Build throttles without a backend and run each test inside
-//! [`lifespan::with_current`] with an [`InMemory`] of its own, whose [`ManualClock`] the test moves.
+//! Let the service take its backend, as an `Arc<dyn Backend>` or by building its throttles from one, and
+//! give it in each test an [`InMemory`] of its own, whose [`ManualClock`] the test moves. Throttles that
+//! are built without a backend ask the one that is current in their task; see
+//! [`lifespan::with_current`]. That suits tests and not servers: a task that is spawned, as servers do for
+//! each connection, does not inherit it.
 //!
 //! # Features
 //!
@@ -178,7 +187,7 @@ pub use backend::memcached::Memcached;
 pub use backend::redis::Redis;
 pub use backend::{Backend, InMemory};
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp, WallClock};
-pub use decision::{Decision, Denial, LimitAnswer, Outcome, Receipt, Source};
+pub use decision::{Allowed, Decision, Denial, LimitAnswer, Outcome, Receipt, Source};
 pub use error::{BackendError, BuildError, Effect, Error, ErrorKind};
 pub use key::{Exempt, ExemptIfNone, Key, KeyError, ToKey};
 pub use lifespan::{Lifespan, LifespanExt};

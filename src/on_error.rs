@@ -25,7 +25,10 @@ use crate::unwind;
 /// an unlimited minute; [`Raise`](Self::Raise) where the caller has a better idea; a
 /// [`handler`](Self::handler) where it depends on the key or on the error.
 ///
-/// A mistake of the program (a closed backend, wrong credentials) is an error under every policy.
+/// A mistake of the program (a closed backend, wrong credentials) is an error under every policy. And a
+/// hit that can never pass needs no store to be denied: a limit of 0, or a cost above the capacity, is
+/// [`Outcome::Never`](crate::Outcome::Never) under every policy but [`Raise`](Self::Raise), so what is
+/// switched off stays off in an outage.
 #[derive(Clone)]
 #[non_exhaustive]
 pub enum OnError {
@@ -49,7 +52,7 @@ impl OnError {
     /// How long a handler may take by default.
     pub const DEFAULT_HANDLER_TIME: Duration = Duration::from_millis(250);
 
-    /// Denies, and says to come back after `retry_after`.
+    /// Denies, and says to come back after `retry_after`, 1 ms or more.
     #[must_use]
     pub const fn throttle(retry_after: Duration) -> Self {
         Self::Throttle { retry_after }
@@ -126,6 +129,10 @@ impl fmt::Debug for ErrorHandler {
 
 /// What an error handler is told: enough to make the same hit elsewhere.
 ///
+/// A hit elsewhere is counted by the strategy of that throttle's first limit, and its receipt stays in the
+/// handler: the decision of a policy has none. Ask with the throttle's name beside the key, or hits of
+/// different throttles with the same key and rate count together.
+///
 /// ```
 /// use traffik::{Decision, InMemory, OnError, Throttle};
 ///
@@ -135,7 +142,8 @@ impl fmt::Debug for ErrorHandler {
 /// let policy = OnError::handler(move |failure| {
 ///     let local = local.clone();
 ///     async move {
-///         match local.hit_with(failure.key(), failure.options()).await {
+///         let key = (failure.throttle(), failure.key());
+///         match local.hit_with(key, failure.options()).await {
 ///             Ok(decision) => decision,
 ///             Err(_) => Decision::deny(OnError::DEFAULT_RETRY_AFTER),
 ///         }
@@ -202,9 +210,10 @@ impl Failure {
     }
 }
 
-/// Decides about a hit whose backend failed.
+/// Decides about a hit whose backend failed. `never` is the decision of one that can never pass.
 pub(crate) async fn decide(
     policy: &OnError,
+    never: Option<Decision>,
     throttle: &Arc<str>,
     failure: impl FnOnce(BackendError) -> Failure,
     error: BackendError,
@@ -221,15 +230,17 @@ pub(crate) async fn decide(
             kind = ?error.kind(),
             effect = ?error.effect(),
             policy = ?policy,
+            %error,
             suppressed,
             "the backend failed, the error policy decides"
         );
     }
-    match policy {
-        OnError::Throttle { retry_after } => Ok(Decision::deny(*retry_after)),
-        OnError::Allow => Ok(Decision::allow()),
-        OnError::Raise => Err(error.into()),
-        OnError::Handler(handler) => Ok(ask(handler, failure(error)).await),
+    match (policy, never) {
+        (OnError::Raise, _) => Err(error.into()),
+        (_, Some(never)) => Ok(never),
+        (OnError::Throttle { retry_after }, None) => Ok(Decision::deny(*retry_after)),
+        (OnError::Allow, None) => Ok(Decision::allow()),
+        (OnError::Handler(handler), None) => Ok(ask(handler, failure(error)).await),
     }
 }
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use traffik::strategy::{Answer, Op, Step, Verdict};
 use traffik::{
-    BuildError, Decision, Denial, FixedWindow, HitOptions, InMemory, LeakyBucket, Limit, Outcome,
-    Rate, Source, Throttle, ThrottleBuilder, Timestamp, TokenBucket,
+    BuildError, Decision, Denial, Error, FixedWindow, HitOptions, InMemory, LeakyBucket, Limit,
+    Outcome, Rate, Source, Throttle, ThrottleBuilder, Timestamp, TokenBucket,
 };
 
 fn builder(name: &str) -> ThrottleBuilder {
@@ -42,6 +42,19 @@ async fn a_clone_has_no_receipt() {
 }
 
 #[tokio::test]
+async fn a_hit_that_was_enforced_has_passed_and_may_be_ignored() {
+    let throttle = builder("enforced").rate("9/min").build().unwrap();
+    throttle.enforce("alice").await.unwrap();
+    let five = HitOptions::new().cost(5);
+    let allowed = throttle.enforce_with("alice", five.clone()).await.unwrap();
+    assert_eq!((allowed.remaining(), allowed.outcome()), (3, Outcome::Allowed));
+    assert!(matches!(throttle.enforce_with("alice", five).await, Err(Error::Denied(_))));
+    assert!(allowed.clone().receipt().is_none(), "as with a decision, a clone has none");
+    throttle.refund("alice", allowed.receipt().unwrap()).await.unwrap();
+    assert_eq!(throttle.enforce("alice").await.unwrap().into_decision().remaining(), 7);
+}
+
+#[tokio::test]
 async fn text_counts_from_the_burst_and_says_whether_it_was_counted() {
     let burst = builder("burst").rate("100/min burst 150").build().unwrap();
     assert_eq!(hit(&burst).await.to_string(), "allowed, 149 of 150 remaining");
@@ -52,7 +65,11 @@ async fn text_counts_from_the_burst_and_says_whether_it_was_counted() {
     assert_eq!(hit(&free).await.to_string(), "allowed, not counted");
     assert_eq!(Decision::allow().to_string(), "allowed by the error policy");
     let closed = builder("closed").rate("0/day").build().unwrap();
-    assert_eq!(hit(&closed).await.to_string(), "denied, costs more than can ever pass");
+    assert_eq!(hit(&closed).await.to_string(), "denied, the limit is 0");
+    let small = builder("small").rate("5/min").build().unwrap();
+    let large = small.hit_with("alice", HitOptions::new().cost(6)).await.unwrap();
+    assert_eq!(large.to_string(), "denied, asks for more than can ever pass at once");
+    assert!(format!("{large:?}").contains("outcome: Never"), "{large:?}");
     let wait = Decision::deny(Duration::from_secs(3)).to_string();
     assert_eq!(wait, "denied, retry after 3s");
 }

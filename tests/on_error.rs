@@ -17,7 +17,7 @@ use std::time::Duration;
 use support::{Failing, Mode};
 use traffik::{
     BackendError, Decision, Denial, Effect, Error, ErrorKind, Exempt, HitOptions, InMemory,
-    OnError, Rate, Source, Throttle,
+    OnError, Outcome, Rate, SlidingWindowLog, Source, Throttle,
 };
 
 use decisions::wait_of;
@@ -44,6 +44,9 @@ async fn throttle_denies_for_a_while() {
     let longer = OnError::throttle(Duration::from_secs(9));
     let decision = throttle(DOWN, longer).hit("a").await.unwrap();
     assert_eq!(wait_of(&decision), Some(Duration::from_secs(9)));
+    // A client that is told no time at all would be back at once.
+    let decision = throttle(DOWN, OnError::throttle(Duration::ZERO)).hit("a").await.unwrap();
+    assert_eq!(wait_of(&decision), Some(Duration::from_millis(1)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -52,6 +55,48 @@ async fn allow_lets_pass_uncounted() {
     assert!(decision.is_allowed());
     assert_eq!(decision.source(), Source::Policy);
     assert!(decision.receipt().is_none(), "nothing was taken");
+}
+
+/// What is switched off stays off while the store is away, and so does what costs too much.
+#[tokio::test(start_paused = true)]
+async fn what_can_never_pass_is_denied_by_every_policy_that_decides() {
+    let opens = || OnError::handler(|_| async { Decision::allow() });
+    let builder = |policy| {
+        let builder = Throttle::builder("policy").backend(Failing::new(DOWN)).on_error(policy);
+        builder.rate("10/h burst 20").named("hourly")
+    };
+    let plain = HitOptions::new;
+    for policy in [OnError::default(), OnError::Allow, opens()] {
+        let closed = builder(policy.clone()).rate("0/day").named("closed").build().unwrap();
+        let open = builder(policy.clone()).build().unwrap();
+        let brought = plain().replace_rates([Rate::per_minute(5), Rate::per_day(0)]);
+        for (throttle, options, named) in [
+            (&closed, plain(), "closed"),
+            (&open, plain().cost(21), "hourly"),
+            (&open, plain().cost(1).leave(20), "hourly"),
+            (&open, brought, "policy/day"),
+        ] {
+            for decision in [
+                throttle.hit_with("a", options.clone()).await.unwrap(),
+                throttle.peek_with("a", options.clone()).await.unwrap(),
+            ] {
+                assert_eq!(decision.outcome(), Outcome::Never, "{policy:?} {options:?}");
+                assert_eq!(decision.denial(), Some(Denial::Never));
+                assert_eq!(decision.source(), Source::Policy);
+                assert_eq!(throttle.denied_by(&decision).unwrap().name(), named);
+            }
+            assert!(throttle.enforce_with("a", options).await.is_err());
+        }
+        for options in [plain().cost(20), plain().cost(1).leave(19), plain().cost(0)] {
+            let decision = open.hit_with("a", options).await.unwrap();
+            assert_ne!(decision.outcome(), Outcome::Never, "it may pass");
+        }
+        let log = builder(policy.clone()).limit("9/min", SlidingWindowLog::new()).build().unwrap();
+        let log = log.hit_with("a", plain().cost(10)).await.unwrap();
+        assert_eq!((log.outcome(), log.limit()), (Outcome::Never, 9));
+    }
+    let raises = builder(OnError::Raise).rate("0/day").build().unwrap();
+    assert!(matches!(raises.hit("a").await, Err(Error::Backend(_))), "the caller asked for errors");
 }
 
 /// The promise is the deadline, plus the handler's limit.

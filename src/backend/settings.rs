@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::clock::Clock;
 use crate::error::BuildError;
+use crate::key;
 use crate::lifespan::Lifespans;
 use crate::lock::LockOptions;
 use crate::on_error::OnError;
@@ -22,7 +23,12 @@ pub struct Settings {
     clock: Arc<dyn Clock>,
     lifespans: Lifespans,
     counters: [AtomicU64; Counter::COUNT],
+    /// A number of this store alone; of a shared one it is the same in every backend on it.
+    store_id: u64,
 }
+
+/// The number of the next store that is not shared.
+static NEXT_STORE: AtomicU64 = AtomicU64::new(1);
 
 /// What a backend counts of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -71,6 +77,7 @@ impl Settings {
             clock,
             lifespans: Lifespans::default(),
             counters: Default::default(),
+            store_id: NEXT_STORE.fetch_add(1, Ordering::Relaxed),
         })
     }
 
@@ -86,6 +93,9 @@ impl Settings {
     #[must_use]
     pub fn shared(mut self, shared: bool) -> Self {
         self.shared = shared;
+        if shared {
+            self.store_id = key::hasher().hash_one((self.name, &self.namespace));
+        }
         self
     }
 
@@ -153,6 +163,11 @@ impl Settings {
     /// Counts one more.
     pub fn increase(&self, counter: Counter) {
         self.counters[counter as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Returns a number that tells the store from others, to bind receipts to it.
+    pub(crate) fn store_id(&self) -> u64 {
+        self.store_id
     }
 
     /// The lifespans that use the backend.

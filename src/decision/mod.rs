@@ -1,5 +1,6 @@
 //! [`Decision`]: the answer to a hit.
 
+mod allowed;
 mod answer;
 mod receipt;
 mod ruled;
@@ -8,13 +9,14 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use allowed::Allowed;
 pub use answer::{LimitAnswer, Outcome};
 pub use receipt::Receipt;
 
 use crate::clock::{Timestamp, micros_ceil};
 use crate::rate::Rate;
 use crate::strategy::{Answer, Limit, Op, Step};
-use answer::LONGEST_WAIT;
+use answer::{LONGEST_WAIT, NEVER};
 pub(crate) use ruled::Ruled;
 
 /// The answer to a hit or a peek.
@@ -45,7 +47,6 @@ pub(crate) use ruled::Ruled;
 ///
 /// A clone has no [`receipt`](Self::receipt), so nothing is given back twice.
 #[must_use = "a decision that is ignored limits nothing"]
-#[derive(Debug)]
 pub struct Decision {
     ruled: Ruled,
     more: Extra,
@@ -98,7 +99,8 @@ pub enum Source {
     Unlimited,
     /// The backend was full, and its overflow rule decided.
     Overflow,
-    /// The backend failed, and the error policy decided.
+    /// The backend failed, and the error policy decided; or the rate alone, if it can never let the hit
+    /// pass.
     Policy,
 }
 
@@ -162,9 +164,11 @@ impl Decision {
         Self::pass(Source::Policy)
     }
 
-    /// Denies a hit, to be tried again after a while: for an error handler.
+    /// Denies a hit, to be tried again after a while, 1 ms or more: for an error handler.
     pub fn deny(retry_after: Duration) -> Self {
-        let wait = micros_ceil(retry_after).min(LONGEST_WAIT);
+        // A client that is told no time at all would come back at once, and again.
+        const LEAST: u64 = 1_000;
+        let wait = micros_ceil(retry_after).clamp(LEAST, LONGEST_WAIT);
         let answer = LimitAnswer { wait, reset_after: wait, limit: 0, burst: 0, remaining: 0 };
         let denial = Some(Denial::Policy);
         Ruled { denial, answer, ..Ruled::unasked(Source::Policy) }.into()
@@ -184,6 +188,18 @@ impl Decision {
             ruled.answer = LimitAnswer { wait, reset_after, limit, burst, remaining: 0 };
         }
         ruled.into()
+    }
+
+    /// Denies a hit of the throttle of that number, which the limit of that index can never let pass:
+    /// without a state.
+    pub(crate) fn never(step: &Step<'_>, index: usize, throttle: u64) -> Self {
+        let rate = step.limits()[index].rate();
+        let (limit, burst) = (rate.limit(), rate.effective_burst());
+        let answer = LimitAnswer { wait: NEVER, reset_after: 0, limit, burst, remaining: 0 };
+        let named = u8::try_from(index).unwrap_or(u8::MAX);
+        let denial = Some(Denial::Never);
+        let unasked = Ruled::unasked(Source::Policy);
+        Ruled { denial, named, answer, bound_to: throttle, ..unasked }.into()
     }
 
     /// Returns what a service branches on.
@@ -275,7 +291,8 @@ impl Decision {
     }
 
     /// Returns what the hit took, to be given back with
-    /// [`Throttle::refund`](crate::Throttle::refund); `None` if it took nothing.
+    /// [`Throttle::refund`](crate::Throttle::refund); `None` if it took nothing of this throttle's, as
+    /// where an error policy decided. What an error handler took elsewhere, it must give back itself.
     #[must_use]
     pub fn receipt(self) -> Option<Receipt> {
         let Ruled { taken, taken_at, bound_to, .. } = self.ruled;
@@ -333,6 +350,21 @@ impl PartialEq for Decision {
 
 impl Eq for Decision {}
 
+impl fmt::Debug for Decision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Decision")
+            .field("outcome", &self.outcome())
+            .field("denial", &self.denial())
+            .field("source", &self.source())
+            .field("denied_by", &self.denied_by())
+            .field("limit", &self.limit())
+            .field("burst", &self.burst())
+            .field("remaining", &self.remaining())
+            .field("reset_after", &self.reset_after())
+            .finish_non_exhaustive()
+    }
+}
+
 impl fmt::Display for Decision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.denial(), self.outcome()) {
@@ -344,7 +376,8 @@ impl fmt::Display for Decision {
             (Some(_), Outcome::Denied { retry_after }) => {
                 write!(f, "denied, retry after {retry_after:?}")
             }
-            (Some(_), _) => f.write_str("denied, costs more than can ever pass"),
+            (Some(_), _) if self.limit() == 0 => f.write_str("denied, the limit is 0"),
+            (Some(_), _) => f.write_str("denied, asks for more than can ever pass at once"),
         }
     }
 }

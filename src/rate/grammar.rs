@@ -43,9 +43,14 @@ impl<'a> Parser<'a> {
             self.end()?;
             return Ok(Rate::UNLIMITED);
         }
-        let limit = self.small_number("a limit such as the 100 in \"100/min\"")?;
+        let limit =
+            self.small_number("a limit such as the 100 in \"100/min\" (\"0/day\" denies all)")?;
         if !self.slash() && !self.per() {
-            return Err(self.error("expected '/' or \"per\" after the limit"));
+            let problem = match self.text[self.at..].chars().next() {
+                Some('.' | ',' | '_') => "a limit is a whole number, in digits alone",
+                _ => "expected '/' or \"per\" after the limit, and a period, as in \"5/min\"",
+            };
+            return Err(self.error(problem));
         }
         let rate = Rate::new(limit, self.period()?)
             .map_err(|error| self.error_at(self.at, error.to_string()))?;
@@ -214,8 +219,9 @@ mod tests {
             ("fast", 0, "expected a limit"),
             ("+5/s", 0, "ASCII digits only"),
             ("-5/s", 0, "ASCII digits only"),
-            ("1_000/s", 1, "expected '/' or \"per\""),
-            ("1.5/s", 1, "expected '/' or \"per\""),
+            ("off", 0, "\"0/day\" denies all"),
+            ("1_000/s", 1, "a whole number"),
+            ("1.5/s", 1, "a whole number"),
             ("\u{0665}/s", 0, "ASCII digits only"),
             ("5", 1, "expected '/' or \"per\""),
             ("5/", 2, "expected a unit"),

@@ -9,7 +9,7 @@
 
 use std::fmt;
 
-use super::packed::{self, Admission, Demand, Packed};
+use super::packed::{self, Demand, Packed};
 use super::{Answer, Corrupt, LimitError, Op, State, Strategy, Tag};
 use crate::clock::Timestamp;
 use crate::rate::Rate;
@@ -183,6 +183,11 @@ impl Bucket<u128> {
 }
 
 impl<U: Units> Bucket<U> {
+    /// Returns the units that can be used at most.
+    pub(super) fn most(&self) -> u64 {
+        self.capacity
+    }
+
     /// `units` in units of 1/period; they are at most the capacity, so it fits.
     #[inline(always)]
     fn fee(&self, units: u64) -> U {
@@ -210,15 +215,14 @@ impl<U: Units> Packed for Bucket<U> {
     }
 
     #[inline(always)]
-    fn admit(&self, used: U, _now: Timestamp, demand: Demand) -> Admission<U> {
-        if demand.needed() > self.capacity {
-            return Admission::Never;
-        }
-        if used <= self.full.saturating_sub(self.fee(demand.needed())) {
-            Admission::Pass(used.plus(self.fee(demand.cost())))
-        } else {
-            Admission::Later
-        }
+    fn capacity(&self) -> u64 {
+        self.capacity
+    }
+
+    #[inline(always)]
+    fn admit(&self, used: U, _now: Timestamp, demand: Demand) -> Option<U> {
+        let fits = used <= self.full.saturating_sub(self.fee(demand.needed()));
+        fits.then(|| used.plus(self.fee(demand.cost())))
     }
 
     fn refund(&self, used: U, _taken_at: Timestamp, _now: Timestamp, cost: u32) -> Option<U> {

@@ -1,6 +1,6 @@
 //! Fixed windows, counted from the Unix epoch.
 
-use super::packed::{self, Admission, Demand, Packed};
+use super::packed::{self, Demand, Packed};
 use super::{Answer, Corrupt, LimitError, Op, State, Strategy, Tag};
 use crate::clock::Timestamp;
 use crate::rate::Rate;
@@ -84,15 +84,14 @@ impl Packed for FixedMeter {
     }
 
     #[inline(always)]
-    fn admit(&self, count: u32, _now: Timestamp, demand: Demand) -> Admission<u32> {
-        let limit = u64::from(self.limit);
-        if demand.needed() > limit {
-            Admission::Never
-        } else if u64::from(count) + demand.needed() > limit {
-            Admission::Later
-        } else {
-            Admission::Pass(count + demand.cost_u32())
-        }
+    fn capacity(&self) -> u64 {
+        self.limit.into()
+    }
+
+    #[inline(always)]
+    fn admit(&self, count: u32, _now: Timestamp, demand: Demand) -> Option<u32> {
+        let fits = u64::from(count) + demand.needed() <= self.limit.into();
+        fits.then(|| count + demand.cost_u32())
     }
 
     fn refund(&self, count: u32, taken_at: Timestamp, now: Timestamp, cost: u32) -> Option<u32> {

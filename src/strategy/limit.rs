@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+use super::packed::Demand;
 use super::{Builtin, Core, Interned, Strategy, Tag, interned};
 use crate::rate::Rate;
 
@@ -194,6 +195,11 @@ impl Limit {
     #[inline(always)]
     pub(crate) fn core(&self) -> &Core {
         &self.core
+    }
+
+    /// Returns whether the demand can never pass, as far as that is known without a state.
+    pub(crate) fn can_never_pass(&self, demand: Demand) -> bool {
+        self.core.can_never_pass(&self.rate, demand)
     }
 
     /// `None` for a user's own strategy.

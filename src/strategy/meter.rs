@@ -77,6 +77,19 @@ impl Core {
         }
     }
 
+    /// Returns whether the demand can never pass, whatever the state; `false` for a user's own strategy,
+    /// which alone knows.
+    pub(super) fn can_never_pass(&self, rate: &Rate, demand: Demand) -> bool {
+        let capacity = match self {
+            Self::Unlimited | Self::Words { builtin: false } => return false,
+            Self::DenyAll => 0,
+            Self::Packed(meter) => meter.capacity(),
+            Self::Wide(bucket) => bucket.most(),
+            Self::Words { builtin: true } => rate.limit().into(),
+        };
+        demand.cost() > 0 && demand.needed() > capacity
+    }
+
     /// Whether it answers without remembering anything.
     pub(crate) const fn is_stateless(&self) -> bool {
         matches!(self, Self::Unlimited | Self::DenyAll)
@@ -145,6 +158,11 @@ impl Meter {
             Self::Fixed(meter) => packed::step(meter, state, at, demand, op),
             Self::Sliding(meter) => packed::step(meter, state, at, demand, op),
         }
+    }
+
+    /// Returns the most units that can ever pass at once.
+    pub(super) fn capacity(&self) -> u64 {
+        on_each!(self, meter => meter.capacity())
     }
 
     /// From when on a packed count that was written at `last` reads as missing.

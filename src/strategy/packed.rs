@@ -64,8 +64,12 @@ pub(crate) trait Packed {
     /// The count at `now`, of a count that was written at `last`.
     fn settle(&self, count: Self::Count, last: Timestamp, now: Timestamp) -> Self::Count;
 
-    /// Whether the demand passes at `now`; its cost is at least 1.
-    fn admit(&self, count: Self::Count, now: Timestamp, demand: Demand) -> Admission<Self::Count>;
+    /// Returns the most units that can ever pass at once.
+    fn capacity(&self) -> u64;
+
+    /// Returns the count after the demand passes at `now`, or `None` if it does not. Its cost is at least
+    /// 1, and it needs at most the capacity.
+    fn admit(&self, count: Self::Count, now: Timestamp, demand: Demand) -> Option<Self::Count>;
 
     /// The count after `cost` is given back, or `None` if nothing can be.
     fn refund(
@@ -76,7 +80,7 @@ pub(crate) trait Packed {
         cost: u32,
     ) -> Option<Self::Count>;
 
-    /// The first instant at which `needed` units pass; asked only after [`Admission::Later`].
+    /// The first instant at which `needed` units pass; asked only if they do not now, but can.
     fn retry_at(&self, count: Self::Count, now: Timestamp, needed: u64) -> Timestamp;
 
     /// Whole units that pass at `now`.
@@ -92,10 +96,10 @@ pub(crate) trait Packed {
     fn store(&self, count: Self::Count, state: &mut State);
 }
 
-/// Whether a demand passes, and what is used then.
+/// Whether a demand passes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Admission<C> {
-    Pass(C),
+pub(crate) enum Admission {
+    Pass,
     Later,
     Never,
 }
@@ -105,7 +109,7 @@ pub(crate) enum Admission<C> {
 pub(crate) struct Settled<C> {
     /// The count after the step, as of its instant.
     pub(crate) count: C,
-    pub(crate) passed: Admission<()>,
+    pub(crate) passed: Admission,
     /// Whether the count must be written.
     pub(crate) changed: bool,
 }
@@ -123,23 +127,25 @@ pub(crate) fn run<P: Packed>(
     let count = meter.settle(count, last, now);
     let unchanged = |passed| Settled { count, passed, changed: false };
     if demand.cost_u32() == 0 {
-        return unchanged(Admission::Pass(()));
+        return unchanged(Admission::Pass);
     }
     if let Op::Refund { taken_at } = op {
         let refunded = meter.refund(count, taken_at, now, demand.cost_u32());
         return Settled {
             count: refunded.unwrap_or(count),
-            passed: Admission::Pass(()),
+            passed: Admission::Pass,
             changed: refunded.is_some(),
         };
     }
+    if demand.needed() > meter.capacity() {
+        return unchanged(Admission::Never);
+    }
     match meter.admit(count, now, demand) {
-        Admission::Pass(after) if op == Op::Take => {
-            Settled { count: after, passed: Admission::Pass(()), changed: true }
+        Some(after) if op == Op::Take => {
+            Settled { count: after, passed: Admission::Pass, changed: true }
         }
-        Admission::Pass(_) => unchanged(Admission::Pass(())),
-        Admission::Later => unchanged(Admission::Later),
-        Admission::Never => unchanged(Admission::Never),
+        Some(_) => unchanged(Admission::Pass),
+        None => unchanged(Admission::Later),
     }
 }
 
@@ -154,7 +160,7 @@ pub(crate) fn answer<P: Packed>(
     let Settled { count, passed, .. } = settled;
     Answer {
         verdict: match passed {
-            Admission::Pass(()) => Verdict::Allowed,
+            Admission::Pass => Verdict::Allowed,
             Admission::Later => {
                 Verdict::Denied { retry_at: meter.retry_at(count, now, demand.needed()) }
             }

@@ -1,6 +1,6 @@
 //! The sliding window counter: two fixed windows, the older one fading.
 
-use super::packed::{self, Admission, Demand, Packed};
+use super::packed::{self, Demand, Packed};
 use super::{Answer, Corrupt, LimitError, Op, State, Strategy, Tag};
 use crate::clock::Timestamp;
 use crate::rate::Rate;
@@ -129,15 +129,14 @@ impl Packed for SlidingMeter {
     }
 
     #[inline(always)]
-    fn admit(&self, count: TwoWindows, now: Timestamp, demand: Demand) -> Admission<TwoWindows> {
-        let limit = u64::from(self.limit);
-        if demand.needed() > limit {
-            Admission::Never
-        } else if self.used(count, now) + demand.needed() > limit {
-            Admission::Later
-        } else {
-            Admission::Pass(TwoWindows { current: count.current + demand.cost_u32(), ..count })
-        }
+    fn capacity(&self) -> u64 {
+        self.limit.into()
+    }
+
+    #[inline(always)]
+    fn admit(&self, count: TwoWindows, now: Timestamp, demand: Demand) -> Option<TwoWindows> {
+        let fits = self.used(count, now) + demand.needed() <= self.limit.into();
+        fits.then(|| TwoWindows { current: count.current + demand.cost_u32(), ..count })
     }
 
     fn refund(

@@ -147,6 +147,13 @@ impl<'a> Step<'a> {
         self.demand
     }
 
+    /// Returns the first limit that can never let the hit pass, by its index, as far as that is known
+    /// without a state.
+    pub(crate) fn never_passes(&self) -> Option<usize> {
+        let takes = !matches!(self.op, Op::Refund { .. });
+        self.limits.iter().position(|limit| takes && limit.can_never_pass(self.demand))
+    }
+
     /// Decides on a stored value: the pure function behind every backend that stores bytes.
     ///
     /// A store with transactions of its own reads the value, calls this, and writes what it says, all

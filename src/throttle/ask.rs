@@ -24,8 +24,15 @@ impl Throttle {
         Key::hashed(&self.inner.hasher, &self.inner.name, key::bounded(parts, room))
     }
 
+    /// What a receipt of the key is bound to, where `backend` is the one that was asked.
+    pub(super) fn fingerprint(&self, key: &Key<'_>, backend: &dyn Backend) -> u64 {
+        let current = self.inner.backend.is_none().then(|| backend.settings().store_id());
+        self.own_fingerprint(key) ^ current.unwrap_or_default()
+    }
+
+    /// The same for a throttle that has a backend of its own.
     #[inline(always)]
-    pub(super) fn fingerprint(&self, key: &Key<'_>) -> u64 {
+    pub(super) fn own_fingerprint(&self, key: &Key<'_>) -> u64 {
         key.hash() ^ self.inner.seed
     }
 
@@ -77,6 +84,7 @@ impl Throttle {
             let options = HitOptions::of(step);
             Failure::new(Arc::clone(&inner.name), OwnedKey::of(key), options, step, error)
         };
-        on_error::decide(policy, &inner.name, failure, error, &inner.log).await
+        let never = step.never_passes().map(|index| Decision::never(step, index, inner.id));
+        on_error::decide(policy, never, &inner.name, failure, error, &inner.log).await
     }
 }

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use ahash::RandomState;
+
 use super::{Inner, Throttle};
 use crate::backend::{Backend, InMemory};
 use crate::clock::micros_ceil;
@@ -13,7 +15,7 @@ use crate::error::BuildError;
 use crate::key;
 use crate::on_error::{LogLimit, OnError};
 use crate::rate::{Rate, RateError};
-use crate::strategy::{Limit, MAX_LIMITS, Strategy, TokenBucket, interned};
+use crate::strategy::{Limit, MAX_LIMITS, PartId, Strategy, TokenBucket, interned};
 use crate::text::Excerpt;
 
 /// The most bytes of the name of a throttle or a limit.
@@ -206,7 +208,11 @@ impl ThrottleBuilder {
         let mut limits = Vec::with_capacity(wanted.len());
         for wanted in wanted {
             let own = wanted.strategy.unwrap_or_else(|| Arc::clone(&strategy));
-            let limit = Limit::shared(wanted.rate?, own)?;
+            let rate = wanted
+                .rate
+                .map_err(|source| BuildError::Rate { throttle: name.clone(), source })?;
+            let limit = Limit::shared(rate, own)
+                .map_err(|source| BuildError::Limit { throttle: name.clone(), source })?;
             limits.push(match wanted.name {
                 Some(name) => limit.named(name),
                 None => limit,
@@ -224,7 +230,7 @@ impl ThrottleBuilder {
         Ok(Throttle {
             inner: Arc::new(Inner {
                 id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
-                seed: hasher.hash_one(&*name),
+                seed: seed(&hasher, &name, &limits, backend.as_deref()),
                 name,
                 hasher,
                 limits,
@@ -271,6 +277,14 @@ impl ThrottleBuilder {
         }
         Ok(())
     }
+}
+
+/// What tells the receipts of a throttle from others. A changed limit or burst acts on what was counted, so
+/// receipts outlive it.
+fn seed(hasher: &RandomState, name: &str, limits: &[Limit], backend: Option<&dyn Backend>) -> u64 {
+    let parts: Vec<PartId> = limits.iter().map(Limit::part).collect();
+    let store = backend.map_or(0, |backend| backend.settings().store_id());
+    hasher.hash_one((name, parts, store))
 }
 
 fn as_in_memory(backend: &dyn Backend) -> Option<&InMemory> {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{HitOptions, Throttle};
-use crate::decision::{Decision, Ruled, Source};
+use crate::decision::{Allowed, Decision, Ruled, Source};
 use crate::error::Error;
 use crate::key::{Key, ToKey};
 use crate::strategy::{Limit, MAX_LIMITS, Op, Step};
@@ -76,7 +76,7 @@ impl Throttle {
         self.run_with(&key, &options, Op::Take).await
     }
 
-    /// Answers as [`hit`](Self::hit) would, but consumes nothing.
+    /// Answers as [`hit`](Self::hit) would, but consumes nothing, and needs no room in a full memory.
     ///
     /// ```
     /// use traffik::{InMemory, Throttle};
@@ -149,9 +149,39 @@ impl Throttle {
     /// # Cancel safety
     ///
     /// As for [`hit`](Self::hit).
-    pub async fn enforce(&self, key: impl ToKey) -> Result<Decision, Error> {
-        let decision = self.hit(key).await?;
-        if decision.is_allowed() { Ok(decision) } else { Err(Error::Denied(Box::new(decision))) }
+    pub async fn enforce(&self, key: impl ToKey) -> Result<Allowed, Error> {
+        Allowed::of(self.hit(key).await?).map_err(|denied| Error::Denied(Box::new(denied)))
+    }
+
+    /// Counts a hit as [`hit_with`](Self::hit_with) does, and returns a denial as an error, for `?`.
+    ///
+    /// ```
+    /// use traffik::{Error, HitOptions, InMemory, Throttle};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let throttle = Throttle::builder("doc:enforce_with").rate("9/min").backend(InMemory::new()).build()?;
+    /// throttle.enforce_with("alice", HitOptions::new().cost(5)).await?;
+    /// let again = throttle.enforce_with("alice", HitOptions::new().cost(5)).await;
+    /// assert!(matches!(again, Err(Error::Denied(_))));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Denied`] with the decision, and as for [`hit_with`](Self::hit_with).
+    ///
+    /// # Cancel safety
+    ///
+    /// As for [`hit`](Self::hit).
+    pub async fn enforce_with(
+        &self,
+        key: impl ToKey,
+        options: HitOptions,
+    ) -> Result<Allowed, Error> {
+        let decision = self.hit_with(key, options).await?;
+        Allowed::of(decision).map_err(|denied| Error::Denied(Box::new(denied)))
     }
 
     /// The fast path of nearly every hit in memory; `None`, with nothing done, to take the other.
@@ -162,7 +192,7 @@ impl Throttle {
         let parts = key.to_key();
         let key = Key::hashed(&inner.hasher, &inner.name, parts.as_slice().ok()??);
         let ruled = backend.try_hit(&key, &inner.limits, inner.cost)?;
-        Some(self.finish(&key, ruled))
+        Some(self.finish(&key, ruled, || self.own_fingerprint(&key)))
     }
 
     async fn run_with(
@@ -179,8 +209,10 @@ impl Throttle {
         let limits = self.limits_of(options)?;
         let step = Step::of_apart(&limits, cost, op).leave(options.leave);
         let decision = self.run(key, &step).await?;
+        let is_of_these = decision.is_bound_to(self.inner.id);
         match decision.source() {
             Source::Backend => Ok(decision.with_limits(limits)),
+            _ if is_of_these => Ok(decision.with_limits(limits)),
             _ => Ok(decision),
         }
     }
@@ -195,7 +227,10 @@ impl Throttle {
         }
         let backend = self.backend()?;
         match self.ask(&**backend, &key, step).await {
-            Ok(decision) => Ok(decision.map(|ruled| self.finish(&key, ruled))),
+            Ok(decision) => {
+                let fingerprint = || self.fingerprint(&key, &**backend);
+                Ok(decision.map(|ruled| self.finish(&key, ruled, fingerprint)))
+            }
             Err(error) => {
                 let decision = self.decide_by_policy(&**backend, parts, step, error).await?;
                 Ok(decision.map(|ruled| ruled.wait_at_least(self.inner.min_wait)))
@@ -205,9 +240,9 @@ impl Throttle {
 
     /// What every decision goes through.
     #[inline(always)]
-    fn finish(&self, key: &Key<'_>, ruled: Ruled) -> Ruled {
+    fn finish(&self, key: &Key<'_>, ruled: Ruled, fingerprint: impl FnOnce() -> u64) -> Ruled {
         if ruled.is_allowed() {
-            return ruled.bound_to(self.fingerprint(key));
+            return ruled.bound_to(fingerprint());
         }
         let ruled = ruled.wait_at_least(self.inner.min_wait).bound_to(self.inner.id);
         if tracing::enabled!(tracing::Level::TRACE) {
@@ -233,7 +268,8 @@ impl Throttle {
         let own = &self.inner.limits;
         let mut limits: Vec<Limit> = if options.replaces { Vec::new() } else { own.to_vec() };
         for rate in &options.rates {
-            let limit = Limit::shared(*rate, Arc::clone(own[0].strategy()))?;
+            let limit = Limit::shared(*rate, Arc::clone(own[0].strategy()))
+                .map_err(|source| Error::Limit { throttle: self.inner.name.to_string(), source })?;
             let limit = match own.iter().find(|own| own.counts_like(&limit)) {
                 Some(own) => own.clone(),
                 None => limit.brought_beside(&own[0]),

@@ -49,7 +49,8 @@ struct Inner {
     name: Arc<str>,
     /// Different for each throttle that this process builds, to bind denials to it.
     id: u64,
-    /// A random number of this name in this process, to bind receipts to it.
+    /// A random number in this process of the name, what its limits are counted by, and the store if it
+    /// has one of its own: to bind receipts to it.
     seed: u64,
     hasher: RandomState,
     /// At least one.
@@ -70,8 +71,9 @@ impl Throttle {
 
     /// Starts a throttle of that name (its uid): 1 to 128 bytes without control characters.
     ///
-    /// Two throttles of the same name on one backend share what they count. A name is configuration
-    /// and never user input: the process keeps each name for its whole life.
+    /// Two throttles of the same name on one backend share what they count, and should have the same rates:
+    /// each goes by its own, and what one has counted reads as over when the other says so. A name is
+    /// configuration and never user input: the process keeps each name for its whole life.
     pub fn builder(name: impl Into<String>) -> ThrottleBuilder {
         ThrottleBuilder::new(name.into())
     }

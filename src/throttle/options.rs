@@ -60,7 +60,8 @@ impl HitOptions {
     }
 
     /// Lets the hit pass only if `units` more would pass with it, which stay for others. What is taken
-    /// is the cost; the wait is that of the cost and `units` together. Defaults to 0.
+    /// is the cost; the wait is that of the cost and `units` together. A cost of 0 passes all the same. A
+    /// cost and `units` that are together above the burst never pass. Defaults to 0.
     pub const fn leave(mut self, units: u32) -> Self {
         self.leave = units;
         self

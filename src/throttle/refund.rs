@@ -30,8 +30,8 @@ impl Throttle {
     ///
     /// # Errors
     ///
-    /// [`Error::WrongReceipt`] for a receipt of another throttle or key; when the backend fails. No
-    /// policy applies. The receipt is used up in any case: what was ambiguous is not given back twice.
+    /// [`Error::WrongReceipt`] for a receipt of another key, of a throttle with another name or other
+    /// strategies and periods, or of another store; when the backend fails. No policy applies. The receipt is used up in any case: what was ambiguous is not given back twice.
     ///
     /// # Cancel safety
     ///
@@ -41,12 +41,12 @@ impl Throttle {
         let Some(parts) = parts.as_slice()? else { return Err(Error::WrongReceipt) };
         let mut room = None;
         let key = self.key(parts, &mut room);
-        if self.fingerprint(&key) != receipt.fingerprint() {
+        let backend = self.backend()?;
+        if self.fingerprint(&key, &**backend) != receipt.fingerprint() {
             return Err(Error::WrongReceipt);
         }
         let limits = receipt.limits().unwrap_or(&self.inner.limits);
         let op = Op::Refund { taken_at: receipt.taken_at() };
-        let backend = self.backend()?;
         let step = Step::of_apart(limits, receipt.cost(), op);
         self.ask(&**backend, &key, &step).await.map(drop).map_err(Error::from)
     }

@@ -1,7 +1,7 @@
 //! What a receipt gives back, and what it does not.
 
 use proptest::prelude::*;
-use traffik::{Error, HitOptions, ManualClock, Rate, Throttle, TokenBucket};
+use traffik::{Error, HitOptions, ManualClock, Rate, Throttle, TokenBucket, lifespan};
 
 use crate::mixes::small_rule;
 use crate::model::{KINDS, Kind, Rule};
@@ -197,6 +197,37 @@ fn a_receipt_belongs_to_its_throttle_and_key() {
         at_once(build("semantics:one").refund(key, receipt())).unwrap();
         assert_eq!(at_once(one.peek(key)).unwrap().remaining(), 3);
     }
+}
+
+/// The same name is not enough: one that keeps other limits, or another store, took nothing of it.
+#[test]
+fn a_receipt_belongs_to_its_limits_and_its_store() {
+    let backend = memory(&ManualClock::new());
+    let builder = |rates: &[&str]| Throttle::builder("semantics:same").rates(rates);
+    let build = |rates: &[&str]| builder(rates).backend(backend.clone()).build().unwrap();
+    let elsewhere = memory(&ManualClock::new());
+    let (one, two) = (build(&["5/min"]), build(&["5/min", "5/h"]));
+    let other = builder(&["5/min"]).backend(elsewhere.clone()).build().unwrap();
+    let current = builder(&["5/min"]).build().unwrap();
+    let receipt = || at_once(one.hit("a")).unwrap().receipt().unwrap();
+    for refused in [
+        at_once(two.refund("a", receipt())),
+        at_once(other.refund("a", receipt())),
+        at_once(lifespan::with_current(elsewhere, current.refund("a", receipt()))),
+    ] {
+        assert!(matches!(refused, Err(Error::WrongReceipt)), "{refused:?}");
+    }
+    assert_eq!(at_once(one.peek("a")).unwrap().remaining(), 2, "they gave back nothing");
+    // A changed limit acts on what was counted, so its receipts go on.
+    let changed = build(&["9/min"]);
+    at_once(changed.refund("a", receipt())).unwrap();
+    // The backend that is current is as good as one of its own if it is the same store.
+    at_once(lifespan::with_current(backend.clone(), async {
+        let decision = current.hit("b").await.unwrap();
+        current.refund("b", decision.receipt().unwrap()).await.unwrap();
+        assert_eq!(current.peek("b").await.unwrap().remaining(), 5);
+    }));
+    assert_eq!(at_once(one.peek("a")).unwrap().remaining(), 2);
 }
 
 /// A hit that is refunded at once was never there.

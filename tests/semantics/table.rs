@@ -223,9 +223,9 @@ fn refused(kind: Kind, rate: Rate) -> bool {
     let builder = Throttle::builder("semantics:refused").backend(memory(&ManualClock::new()));
     let throttle = rule.add_to(builder).build().unwrap();
     let hit = at_once(throttle.hit_with(SHORT_KEY, HitOptions::new().replace_rates([rate])));
-    let by_hit = matches!(hit, Err(Error::Limit(_)));
+    let by_hit = matches!(hit, Err(Error::Limit { .. }));
     let built = kind.keep(rate, Throttle::builder("semantics:refused"));
-    let by_builder = matches!(built.build(), Err(BuildError::Limit(_)));
+    let by_builder = matches!(built.build(), Err(BuildError::Limit { .. }));
     assert_eq!(by_hit, by_builder, "{kind:?} {rate}");
     by_builder
 }

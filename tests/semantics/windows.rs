@@ -163,7 +163,7 @@ fn a_log_refuses_a_limit_above_its_entries() {
         let builder = Throttle::builder("semantics:entries").backend(backend);
         builder.limit(Rate::per_minute(limit), strategy).build()
     };
-    let refused = |strategy, limit| matches!(build(strategy, limit), Err(BuildError::Limit(_)));
+    let refused = |strategy, limit| matches!(build(strategy, limit), Err(BuildError::Limit { .. }));
     assert!(!refused(SlidingWindowLog::new(), 1_000));
     assert!(refused(SlidingWindowLog::new(), 1_001));
     assert!(!refused(SlidingWindowLog::new().max_entries(1_001), 1_001));
