@@ -1,16 +1,16 @@
 //! How to test a service that is limited: bring a clock that you move, and a backend for each test.
 //!
-//! The throttle is built without a backend, so it asks the one that is current in its task. In
-//! production `main` makes one current; each test brings its own. So tests share nothing, run in
-//! parallel, and wait for nothing.
+//! The service is given its backend. In production that is one on Redis; each test brings one in memory,
+//! with a clock of its own. So tests share nothing, run in parallel, and wait for nothing.
 //!
 //! `cargo test --example testing_your_service` runs the tests at the end of this file, and
 //! `cargo run --example testing_your_service` shows the service.
 
 use std::error::Error;
+use std::sync::Arc;
 use std::time::Duration;
 
-use traffik::{BuildError, InMemory, ManualClock, Outcome, SlidingWindowLog, Throttle, lifespan};
+use traffik::{Backend, BuildError, InMemory, ManualClock, Outcome, SlidingWindowLog, Throttle};
 
 /// The service: three wrong passwords a minute for each user.
 struct Logins {
@@ -26,8 +26,11 @@ enum Answer {
 }
 
 impl Logins {
-    fn new() -> Result<Self, BuildError> {
-        let wrong = Throttle::builder("logins").limit("3/min", SlidingWindowLog::new()).build()?;
+    fn new(backend: Arc<dyn Backend>) -> Result<Self, BuildError> {
+        let wrong = Throttle::builder("logins")
+            .limit("3/min", SlidingWindowLog::new())
+            .shared_backend(backend)
+            .build()?;
         Ok(Self { wrong })
     }
 
@@ -59,28 +62,25 @@ impl Logins {
 async fn main() -> Result<(), Box<dyn Error>> {
     let clock = ManualClock::new();
     let backend = InMemory::builder().clock(clock.clone()).build()?;
-    lifespan::with_current(backend, async {
-        let logins = Logins::new()?;
-        for (pause, password) in [
-            (0, "correct horse"),
-            (0, "123456"),
-            (5, "password"),
-            (5, "qwerty"),
-            (5, "letmein"),
-            (45, "correct horse"),
-        ] {
-            clock.advance(Duration::from_secs(pause));
-            let answer = logins.log_in("alice", password).await?;
-            println!("+{pause:2} s  {password:13}  {answer:?}");
-        }
-        Ok(())
-    })
-    .await
+    let logins = Logins::new(Arc::new(backend))?;
+    for (pause, password) in [
+        (0, "correct horse"),
+        (0, "123456"),
+        (5, "password"),
+        (5, "qwerty"),
+        (5, "letmein"),
+        (45, "correct horse"),
+    ] {
+        clock.advance(Duration::from_secs(pause));
+        let answer = logins.log_in("alice", password).await?;
+        println!("+{pause:2} s  {password:13}  {answer:?}");
+    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
-    use traffik::Source;
+    use traffik::{ErrorKind, Source};
 
     use super::*;
 
@@ -90,7 +90,7 @@ mod tests {
     async fn with_service(test: impl AsyncFnOnce(Logins, ManualClock)) {
         let clock = ManualClock::new();
         let backend = InMemory::builder().clock(clock.clone()).build().unwrap();
-        lifespan::with_current(backend, test(Logins::new().unwrap(), clock)).await;
+        test(Logins::new(Arc::new(backend)).unwrap(), clock).await;
     }
 
     #[tokio::test]
@@ -144,11 +144,15 @@ mod tests {
         .await;
     }
 
-    /// A service that lost its backend must not let everybody in.
+    /// A service whose backend is closed must not let everybody in.
     #[tokio::test]
-    async fn without_a_backend_nobody_is_let_in() {
-        let error = Logins::new().unwrap().log_in("alice", RIGHT).await.unwrap_err();
-        assert!(matches!(error, traffik::Error::NoBackend { .. }), "{error}");
+    async fn on_a_closed_backend_nobody_is_let_in() {
+        let backend = InMemory::new();
+        backend.close().await.unwrap();
+        let error =
+            Logins::new(Arc::new(backend)).unwrap().log_in("alice", RIGHT).await.unwrap_err();
+        let traffik::Error::Backend(error) = error else { panic!("{error:?}") };
+        assert_eq!(error.kind(), ErrorKind::Closed);
     }
 
     #[tokio::test]

@@ -37,6 +37,11 @@ static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 /// Text and bytes are taken as they are, integers as their big-endian bytes, addresses as their
 /// octets. A tuple of two to four is a key of several parts, in that order.
 ///
+/// Only the bytes count: `65u8` and `"A"` are one key, and so are an IPv4 address and a text of its four
+/// bytes; `1u32` and `1u64` are two. Where keys of several kinds meet in one throttle, put the kind in
+/// front, `("user", name)` and `("address", address)`, or one client can choose a name that is another's
+/// address.
+///
 /// ```
 /// # use traffik::{InMemory, Throttle};
 /// # #[tokio::main(flavor = "current_thread")]

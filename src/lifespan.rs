@@ -240,8 +240,9 @@ impl Lifespan {
     /// only ends this one.
     ///
     /// A backend on a server is persistent unless it was built with `persistent(false)`; one in memory
-    /// is not. Against a server that does not answer it takes no longer than the backend's own time for
-    /// one call to each of its servers.
+    /// is not. Locks that were dropped are released before, or at least asked for. Against a server that does
+    /// not answer it takes no longer than the backend's own time for one call; to clear such a one is tried
+    /// for about a second.
     ///
     /// # Errors
     ///

@@ -4,7 +4,7 @@
 //! | --- | --- | --- | --- | --- | --- |
 //! | [`InMemory`] | nothing | one process | FIFO or not, in the process | well under a microsecond | none |
 //! | `Redis` | what the server keeps | processes | on the server, with fencing; Redlock | one round trip | `redis` |
-//! | `Memcached` | nothing of the server's | processes | best effort, no fencing token | one round trip (fixed window) or two | `memcached` |
+//! | `Memcached` | nothing of the server's | processes | best effort, no fencing token | two round trips, one if denied | `memcached` |
 //!
 //! A backend of your own implements [`Backend`]: the settings, the primitives, and a lock. The default
 //! [`apply`](Backend::apply) makes decisions from the primitives. The suite in
@@ -84,7 +84,8 @@ pub trait Backend: Any + fmt::Debug + Send + Sync {
         Ok(())
     }
 
-    /// Whether a hit could be served now; asks the store.
+    /// Asks the store whether it is there and takes commands. A hit that has something to write may fail all
+    /// the same, as on a server that is out of memory.
     async fn ready(&self) -> Result<()> {
         self.get(&Key::value("traffik:ready")).await.map(drop)
     }

@@ -30,10 +30,12 @@ pub(super) async fn initialize(
         Err(error) if error.kind().is_programmer_error() => return Err(error),
         Err(error) => error,
     };
+    // Of an attempt that was cut short by our own deadline, the next one tells the cause.
+    let error = (failure.kind() != ErrorKind::Timeout).then(|| failure.to_string());
     warn!(
         backend = name,
         namespace = backend.settings().namespace(),
-        error = %failure,
+        error,
         "a lifespan began without its store; until it answers, the error policy decides"
     );
     let backend = Arc::downgrade(backend);
@@ -45,7 +47,7 @@ pub(super) async fn initialize(
 /// that was closed.
 async fn connect(backend: Weak<dyn Backend>) {
     let mut pause = SHORTEST_PAUSE;
-    let mut reported = false;
+    let (mut reported, mut mistake_reported) = (false, false);
     loop {
         sleep(pause / 2 + random::up_to(pause / 2)).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
@@ -60,8 +62,8 @@ async fn connect(backend: Weak<dyn Backend>) {
                 return;
             }
             Err(error) if error.kind() == ErrorKind::Closed => return,
-            Err(error) if error.kind().is_programmer_error() && !reported => {
-                reported = true;
+            Err(error) if error.kind().is_programmer_error() && !mistake_reported => {
+                mistake_reported = true;
                 error!(
                     backend = name,
                     namespace,
@@ -69,6 +71,10 @@ async fn connect(backend: Weak<dyn Backend>) {
                     "the backend of a lifespan that began without its store is misconfigured; \
                      each hit is an error"
                 );
+            }
+            Err(error) if !reported => {
+                reported = true;
+                warn!(backend = name, namespace, %error, "the store does not answer; asking again");
             }
             Err(_) => {}
         }

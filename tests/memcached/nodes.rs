@@ -9,7 +9,7 @@ use traffik::{
     SlidingWindowLog, Throttle,
 };
 
-use crate::servers::{MemcachedServer, wait_until};
+use crate::servers::{MemcachedServer, RedisServer, wait_until, web_server};
 use crate::world::{PATIENCE, builder, hit, limit, url};
 
 const KEYS: usize = 90;
@@ -225,6 +225,58 @@ async fn f15_a_server_that_wants_a_password_is_misconfigured_and_no_outage() {
         assert!(error.to_string().contains("password"), "{error}");
     }
     std::fs::remove_dir_all(dir).unwrap();
+}
+
+/// A port of something else is a mistake of the setup, and no outage that a policy could let pass.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f15_a_port_of_another_protocol_is_misconfigured_and_no_outage() {
+    let redis = RedisServer::start();
+    for port in [web_server(), redis.port()] {
+        let url = format!("memcached://127.0.0.1:{port}");
+        let backend = Memcached::builder().url(url).call_timeout(PATIENCE).build().unwrap();
+        let limits = [limit("5/h", FixedWindow::new())];
+        for error in [
+            backend.initialize().await.unwrap_err(),
+            backend.ready().await.unwrap_err(),
+            hit(&backend, "a", &limits).await.unwrap_err(),
+        ] {
+            assert_eq!(error.kind(), ErrorKind::Misconfigured, "{error}");
+            assert!(error.to_string().contains("does not speak Memcached"), "{error}");
+        }
+    }
+}
+
+/// A pool of connections that a silent server never opens is not too small.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f04_many_calls_on_a_silent_server_do_not_blame_the_pool() {
+    let server = MemcachedServer::start();
+    let short = Duration::from_millis(400);
+    let backend = Arc::new(builder(&server).call_timeout(short).build().unwrap());
+    server.pause();
+    let mut calls = tokio::task::JoinSet::new();
+    for task in 0..20 {
+        let backend = Arc::clone(&backend);
+        calls.spawn(async move {
+            let limits = [limit("5/h", FixedWindow::new())];
+            hit(&*backend, &task.to_string(), &limits).await.unwrap_err()
+        });
+    }
+    for error in calls.join_all().await {
+        assert!(!error.to_string().contains("pool_size"), "{error}");
+    }
+}
+
+/// Only what is stored takes room.
+#[tokio::test]
+async fn a_log_beside_a_rate_without_a_state_is_no_long_log() {
+    let server = MemcachedServer::start();
+    let backend = builder(&server).build().unwrap();
+    for rate in ["unlimited", "0/h"] {
+        let limits =
+            [limit("5/min", SlidingWindowLog::new()), limit(rate, SlidingWindowLog::new())];
+        let decision = hit(&backend, rate, &limits).await.unwrap();
+        assert_eq!(decision.is_allowed(), rate == "unlimited");
+    }
 }
 
 fn tempdir() -> std::path::PathBuf {

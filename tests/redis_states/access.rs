@@ -38,16 +38,19 @@ async fn f15_a_wrong_password_fails_at_once_and_shows_no_secret() {
     let log = Log::start();
     let server = RedisServer::with(&["--requirepass", "right"]);
     let address = format!("127.0.0.1:{}", server.port());
+    let open = RedisServer::start();
     let urls = [
-        format!("redis://:hunter2@{address}"),
-        format!("redis://hunter2:hunter2@{address}"),
-        format!("redis://{address}"),
+        (format!("redis://:hunter2@{address}"), "refuses the user and the password of the url"),
+        (format!("redis://hunter2:hunter2@{address}"), "refuses the user and the password"),
+        (format!("redis://{address}"), "asks for a password; give it in the url"),
+        (open.url().replace("redis://", "redis://:hunter2@"), "or wants none"),
     ];
-    for url in urls {
+    for (url, remedy) in urls {
         let backend = patient().initialize_timeout(LONG * 100).url(url).build().unwrap();
         // It would wait for an hour if this were a server that is starting.
         let error = tokio::time::timeout(LONG, backend.initialize()).await.unwrap().unwrap_err();
         is_misconfigured(&error);
+        assert!(error.to_string().contains(remedy), "{error}");
         assert!(!shown(&backend, &error).contains("hunter2"), "{}", shown(&backend, &error));
         assert!(backend.lifespan().await.is_err());
         for policy in [OnError::Allow, OnError::default(), OnError::Raise] {

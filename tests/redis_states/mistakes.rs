@@ -1,15 +1,14 @@
 //! Mistakes of whoever sets it up: an error of its own at once, which says what would be right, and under
 //! every policy. As an outage, `OnError::Allow` would let everything pass for ever.
 
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpListener};
 use std::time::Duration;
 
 use traffik::backend::redis::{LockType, RedisBuilder};
-use traffik::{Backend, BackendError, Effect, ErrorKind, LifespanExt, OnError, Redis};
+use traffik::lifespan::{LifespanOptions, Start};
+use traffik::{Backend, BackendError, Effect, ErrorKind, LifespanExt, OnError, Redis, Source};
 
 use super::world::{LONG, backend_error, eventually, heals, patient, throttle, with_policy};
-use crate::servers::{RedisCluster, RedisServer, wait};
+use crate::servers::{RedisCluster, RedisServer, wait, web_server};
 
 fn build(builder: RedisBuilder) -> Redis {
     builder.initialize_timeout(LONG).build().unwrap()
@@ -87,21 +86,6 @@ async fn f15_a_single_server_given_as_a_cluster() {
     is_refused(&build(patient().cluster([server.url()])), &["url("]).await;
 }
 
-/// Answers whatever comes like a web server, and counts.
-fn web_server() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let port = listener.local_addr().unwrap().port();
-    std::thread::spawn(move || {
-        for mut client in listener.incoming().flatten() {
-            let _ = client.read(&mut [0; 1024]);
-            let _ = client.write_all(
-                b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
-            );
-        }
-    });
-    port
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f15_a_port_that_speaks_http() {
     let url = format!("redis://127.0.0.1:{}", web_server());
@@ -157,6 +141,37 @@ async fn f15_a_replica_for_reading() {
     replica.cmd("REPLICAOF NO ONE");
     waiting.await.unwrap().unwrap();
     let _ = heals(&throttle(&backend)).await;
+}
+
+/// A service that fails open and starts without its server must not go on so if that is a replica.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f15_a_replica_that_a_degraded_start_meets_fails_no_hit_open() {
+    let (primary, replica) = (RedisServer::start(), RedisServer::start());
+    replica.cmd(&format!("REPLICAOF 127.0.0.1 {}", primary.port()));
+    let builder = patient().url(replica.url()).initialize_timeout(Duration::from_secs(1));
+    let backend = builder.build().unwrap();
+    let life = backend
+        .lifespan_with(LifespanOptions::new().start(Start::Degraded))
+        .await
+        .expect("in a failover a server may be one for a moment");
+    let throttle = with_policy(&backend, OnError::Allow);
+    eventually("a hit is an error whatever the policy", async || {
+        let Err(error) = throttle.hit("a").await else { return false };
+        is_misconfigured(&backend_error::<()>(Err(error)), &["replica", "primary"]);
+        true
+    })
+    .await;
+    replica.cmd("REPLICAOF NO ONE");
+    let served = async || throttle.hit("a").await.is_ok_and(|it| it.source() == Source::Backend);
+    eventually("it serves", served).await;
+    life.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f15_a_server_given_as_a_sentinel() {
+    let server = RedisServer::start();
+    let backend = build(patient().sentinels([server.url()], "service"));
+    is_refused(&backend, &["no sentinel", "url("]).await;
 }
 
 /// After a start without the server, `ready` is what looks at it first.

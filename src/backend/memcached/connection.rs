@@ -43,6 +43,8 @@ pub(super) enum Failure {
     TimedOut,
     Io(io::Error),
     NoAnswer(NoAnswer),
+    /// What listens there is no Memcached server.
+    OtherProtocol,
 }
 
 impl Connection {

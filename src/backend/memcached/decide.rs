@@ -34,7 +34,8 @@ fn check_size(step: &Step<'_>) -> Result<()> {
     /// Bytes of an entry, and of all that is not one.
     const ENTRY: u64 = 16;
     const REST: u64 = 1024;
-    let logs = step.limits().iter().filter(|limit| limit.tag() == Tag::SLIDING_WINDOW_LOG);
+    let stored = step.limits().iter().filter(|limit| limit.has_state());
+    let logs = stored.filter(|limit| limit.tag() == Tag::SLIDING_WINDOW_LOG);
     let entries: u64 = logs.map(|limit| u64::from(limit.rate().limit())).sum();
     let most = (MAX_STORED as u64 - REST) / ENTRY;
     if entries <= most {

@@ -32,6 +32,11 @@ impl Failed {
                     .with_message(format!("the server sent {what}"))
             }
             Failure::NoAnswer(NoAnswer::Refused(line)) => refused(operation, &line),
+            Failure::OtherProtocol => BackendError::new(NAME, operation, ErrorKind::Misconfigured)
+                .with_message(
+                    "what listens there does not speak Memcached's text protocol: is it a port for HTTP or \
+                     Redis?",
+                ),
         }
     }
 }
@@ -126,6 +131,14 @@ pub(super) fn of_nodes(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_port_of_another_protocol_is_a_mistake() {
+        let failed = Failed { failure: Failure::OtherProtocol, sent: true };
+        let error = failed.into_backend_error("get", true);
+        assert_eq!((error.kind(), error.effect()), (ErrorKind::Misconfigured, Effect::NotApplied));
+        assert!(error.to_string().contains("text protocol"), "{error}");
+    }
 
     #[test]
     fn every_failure_says_its_effect() {

@@ -8,7 +8,7 @@
 //! | **atomicity** | A decision, also over several limits, is one `cas` of one item: exact, however many processes hit the key. [`multi_set`](Backend::multi_set) sets one value after the other; [`multi_get`](Backend::multi_get) reads some 60 keys of one node at a time. Every other primitive is atomic. |
 //! | **eviction** | A server that is short of memory evicts the items that were not used for longest, and one that restarts has none: such a limit starts afresh, so more may pass. Give limits a server that does not evict (`evictions` in its `stats`). Out of memory under `-M` is an error for the policy, also for known keys. |
 //! | **expiry** | Each item carries its own end, to the microsecond. The server's, in whole seconds, is later, and only frees memory: the TTL rounded up and two seconds more (one for its tick, one for a tick that comes late); beyond 30 days a date, and no later than 2038. |
-//! | **clocks** | Time is the client's wall clock, read at each call. A process whose clock is ahead by some seconds ends windows and fills buckets for all by so much early, once: within a key time only goes forward. One whose clock is behind counts in the newest window that others reached. Keep the clocks of all processes together (NTP). |
+//! | **clocks** | Time is the client's wall clock, read at each call. A process whose clock is ahead by some seconds ends windows and fills buckets for all by so much early, once: within a key time only goes forward. The key's time then stands still until the other clocks have caught up, so a client that is denied meanwhile waits for as long as that clock was ahead: a day if it was a day. One whose clock is behind counts in the newest window that others reached. Keep the clocks of all processes together (NTP). |
 //! | **size** | All limits of a key are one item of at most 1 MB: sliding window logs of 65,408 entries together. A hit on longer ones is [`ErrorKind::Misconfigured`]. |
 //! | **locks** | Best effort: see below. |
 //! | **clear** | Only with [`track_keys`](MemcachedBuilder::track_keys). |
@@ -44,9 +44,11 @@
 //! before the server was asked.
 //!
 //! Without a TTL a lock is a lease of [`lock_lease`](MemcachedBuilder::lock_lease), renewed every third of it
-//! while the guard lives, for a day at most. A guard that is dropped hands its release to a task; on a
-//! thread whose runtime is gone, the TTL frees the lock. An acquisition that is cancelled goes on to its
-//! end and lets go.
+//! while the guard lives, for a day at most. Acquisitions, renewals and the releases of dropped guards run on
+//! one thread of the library's own, so they go on while the runtime of their caller stands idle or has ended.
+//! An acquisition that is cancelled goes on to its end and releases what it took.
+//! [`close`](Backend::close) waits for the releases of guards that were dropped before, for the time of one
+//! call at most; locks that are still held are released by their guards as ever.
 //!
 //! A server counts in whole seconds: the lock of a process that crashed is free 1 to 3 s after its TTL, so
 //! one of 100 ms is free within some 3 s.
@@ -76,7 +78,7 @@
 //! Each call has a [time of its own](MemcachedBuilder::call_timeout). A connection whose call was dropped
 //! or failed is closed, so no reply ever reaches another caller. After a byte was written and no answer
 //! was read, a write is [`Effect::Ambiguous`](crate::Effect); all else did not happen. Nothing is tried again but a call of
-//! which nothing was sent, or a read, on a connection that turns out to be dead.
+//! which nothing was sent, or a read, on a connection that waiting out to be dead.
 //!
 //! A server that refuses further connections is no failure while this pool has some that are open: calls
 //! wait for those.
@@ -120,10 +122,12 @@ use async_trait::async_trait;
 pub use builder::MemcachedBuilder;
 
 use super::{Backend, Result, Settings, counter, names};
+use crate::background::Home;
+use crate::clock::monotonic_now;
 use crate::decision::Decision;
 use crate::error::{BackendError, ErrorKind};
 use crate::key::{Key, KeyError, ToKey};
-use crate::lock::{LockError, LockGuard, LockOptions, Releaser, Turns};
+use crate::lock::{LockError, LockGuard, LockOptions, Releaser, WaitQueue};
 use crate::strategy::Step;
 use crate::timer;
 use address::Address;
@@ -175,7 +179,7 @@ struct Inner {
     coalescer: Coalescer,
     /// Where each node's generation is, if keys are tracked.
     generation_key: Option<String>,
-    turns: Arc<Turns>,
+    waiting: Arc<WaitQueue>,
     /// One for each node.
     releasers: Vec<Releaser>,
     lease: Duration,
@@ -254,7 +258,7 @@ impl Memcached {
         let for_at_least =
             if builder.clock.is_some() { KEEP_BY_ANOTHER_CLOCK } else { Duration::ZERO };
         let (least, most) = (builder.pool_minsize, builder.pool_size);
-        let releasers = addresses.iter().map(|_| Releaser::new()).collect();
+        let releasers = addresses.iter().map(|_| Releaser::on(Home::Own)).collect();
         Self {
             inner: Arc::new(Inner {
                 settings,
@@ -263,7 +267,7 @@ impl Memcached {
                 keeping: Keeping { for_at_least },
                 coalescer: Coalescer::new(),
                 generation_key: builder.track_keys.then(|| keys::of_generation(&builder.namespace)),
-                turns: Arc::new(Turns::new(NAME)),
+                waiting: Arc::new(WaitQueue::new(NAME)),
                 releasers,
                 lease: builder.lock_lease,
             }),
@@ -318,7 +322,12 @@ impl Backend for Memcached {
     }
 
     async fn close(&self) -> Result<()> {
-        self.inner.nodes.close();
+        let inner = &self.inner;
+        inner.nodes.close();
+        let deadline = monotonic_now() + inner.call_timeout;
+        for releaser in &inner.releasers {
+            releaser.drained(deadline.saturating_duration_since(monotonic_now())).await;
+        }
         Ok(())
     }
 

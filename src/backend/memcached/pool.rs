@@ -24,6 +24,7 @@ use super::address::Address;
 use super::connection::{Connection, Failed, Failure};
 use super::errors;
 use super::protocol::{Answer, Command};
+use super::reply::NoAnswer;
 use crate::backend::Result;
 use crate::clock::monotonic_now;
 use crate::error::{BackendError, ErrorKind};
@@ -43,6 +44,8 @@ pub(super) struct Pool {
 struct Withheld {
     places: Vec<Object<Dialer>>,
     ask_again: Option<Instant>,
+    /// Why the last of them could not be filled.
+    reason: Option<BackendError>,
 }
 
 /// A connection out of its pool. Dropped with a command in flight, it is closed.
@@ -79,12 +82,21 @@ impl Pool {
         deadline: Instant,
     ) -> Result<Pooled<'a>> {
         let place = timeout_at(deadline, self.open_place(operation)).await;
-        let place = place.map_err(|_elapsed| errors::overloaded(operation))??;
+        let place = place.map_err(|_elapsed| self.none_in_time(operation))??;
         // One that comes with the end of the call is of no use.
         if monotonic_now() >= deadline {
-            return Err(errors::overloaded(operation));
+            return Err(self.none_in_time(operation));
         }
         Ok(Pooled { closed, place: Some(place), intact: false })
+    }
+
+    /// No connection was to be had: because all are in use, or because the server gives none.
+    fn none_in_time(&self, operation: &'static str) -> BackendError {
+        let withheld = self.withheld.lock();
+        match &withheld.reason {
+            Some(reason) if self.crowded.load(Ordering::Relaxed) => reason.shared(),
+            _ => errors::overloaded(operation),
+        }
     }
 
     /// A place with an open connection.
@@ -123,6 +135,7 @@ impl Pool {
         }
         let mut withheld = self.withheld.lock();
         withheld.places.push(place);
+        withheld.reason = Some(error);
         withheld.ask_again = Some(monotonic_now() + ASK_AGAIN);
         self.crowded.store(true, Ordering::Relaxed);
         Ok(())
@@ -240,7 +253,14 @@ impl Dialer {
         let socket = socket.unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into()));
         let unreachable = |error| Failed { failure: Failure::Unreachable(error), sent: false };
         let mut connection = Connection::new(socket.map_err(unreachable)?);
-        connection.execute(&Command::Version, deadline).await?;
+        let greeted = connection.execute(&Command::Version, deadline).await;
+        greeted.map_err(|mut failed| {
+            // Later it would be damage on the way.
+            if matches!(failed.failure, Failure::NoAnswer(NoAnswer::Garbled(_))) {
+                failed.failure = Failure::OtherProtocol;
+            }
+            failed
+        })?;
         Ok(connection)
     }
 }

@@ -163,7 +163,15 @@ impl Failure {
 
 /// The server's or the client's own words, on one line.
 fn describe(error: &RedisError) -> String {
-    error.to_string().escape_debug().take(300).collect()
+    let mut line = String::new();
+    for character in error.to_string().chars().take(300) {
+        match character {
+            // Quotes stay as they are.
+            '"' | '\'' => line.push(character),
+            _ => line.extend(character.escape_debug()),
+        }
+    }
+    line
 }
 
 type Meaning = (ErrorKind, Effect, Retry);

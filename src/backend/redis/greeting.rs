@@ -157,7 +157,11 @@ impl Inner {
             greeted.map_err(|error| self.own.describe("", error, time))
         };
         let (own, of_locks) = join(own, self.greet_masters(deadline, time)).await;
-        own.and(of_locks)?;
+        let greeted = own.and(of_locks);
+        // A replica's own refusal of a write may be that of a failover, so hits alone do not tell.
+        let text = greeted.as_ref().err().map(ToString::to_string);
+        *self.replica.lock() = text.filter(|text| text.contains(mistakes::REPLICA));
+        greeted?;
         self.greeted.store(true, Ordering::Relaxed);
         self.warn_of_eviction().await;
         Ok(())

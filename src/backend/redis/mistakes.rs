@@ -16,6 +16,10 @@ pub(super) const NO_CLUSTER_CLIENT: &str = "the server is one of a cluster; name
 pub(super) const REPLICA: &str = "the server is a replica, which only reads; give the address of the \
                                   primary, or let sentinels name it with sentinels(...)";
 const NO_PASSWORD: &str = "the server asks for a password; give it in the url";
+const WRONG_PASSWORD: &str = "the server refuses the user and the password of the url, or wants none; correct \
+                              them, or leave them out";
+const NO_SENTINEL: &str =
+    "the server is no sentinel; give it with url(...), or name the sentinels' ports";
 const NO_DATABASE: &str = "the server has no such database as the url names; use a number below its setting \
                            `databases`, mostly 0 to 15";
 const CLUSTER_DATABASE: &str = "the server is one of a cluster, which has no database but 0; name the \
@@ -29,11 +33,19 @@ const TLS: &str = "the port speaks TLS; use rediss:// for it, feature redis-rust
 
 /// What a server that was reached says about a mistake; at any time.
 pub(super) fn said(error: &RedisError) -> Option<&'static str> {
+    match (error.kind(), error.code()) {
+        (redis::ErrorKind::AuthenticationFailed, _) | (_, Some("WRONGPASS")) => {
+            return Some(WRONG_PASSWORD);
+        }
+        (_, Some("NOAUTH")) => return Some(NO_PASSWORD),
+        _ => {}
+    }
     let detail = error.detail()?;
     let table = [
         ("DB index is out of range", NO_DATABASE),
         ("SELECT is not allowed in cluster mode", CLUSTER_DATABASE),
         ("cluster support disabled", NO_CLUSTER),
+        ("unknown command 'SENTINEL'", NO_SENTINEL),
         // In place of NOAUTH, to a command of many words.
         ("unauthenticated multibulk", NO_PASSWORD),
         ("unauthenticated bulk", NO_PASSWORD),

@@ -73,6 +73,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 
 pub use builder::{LockType, RedisBuilder};
 pub use connection::Connection;
@@ -135,6 +136,8 @@ struct Inner {
     closed: AtomicBool,
     /// Whether `initialize` has found that all is as it should be, or `ready` in its place.
     greeted: AtomicBool,
+    /// What is to be said if they found a replica when they last looked.
+    replica: Mutex<Option<String>>,
 }
 
 impl Redis {
@@ -193,6 +196,7 @@ impl Redis {
             initialize_timeout: builder.initialize_timeout,
             closed: AtomicBool::new(false),
             greeted: AtomicBool::new(false),
+            replica: Mutex::new(None),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -274,13 +278,6 @@ impl Redis {
         let of_locks = self.inner.lock_masters.iter().map(|master| &master.client);
         std::iter::once(&self.inner.client).chain(of_locks)
     }
-
-    fn shut(&self) {
-        self.inner.closed.store(true, Ordering::Relaxed);
-        for client in self.clients() {
-            client.servers().close();
-        }
-    }
 }
 
 impl Inner {
@@ -305,6 +302,23 @@ impl Inner {
     }
 }
 
+impl Inner {
+    /// Before all is known to be right, a refusal may be no outage: a replica refuses each write, and only a
+    /// look at it for some time tells that this is not a failover.
+    fn or_replica(&self, error: BackendError) -> BackendError {
+        if error.kind() != ErrorKind::Unavailable || self.greeted.load(Ordering::Relaxed) {
+            return error;
+        }
+        match &*self.replica.lock() {
+            None => error,
+            Some(mistake) => BackendError::new(NAME, error.operation(), ErrorKind::Misconfigured)
+                .with_effect(error.effect())
+                .with_message(mistake.as_str())
+                .with_cause(error),
+        }
+    }
+}
+
 impl fmt::Debug for Redis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Redis")
@@ -322,6 +336,7 @@ impl Backend for Redis {
 
     async fn initialize(&self) -> Result<()> {
         timer::require(NAME, "initialize")?;
+        self.inner.locks.open();
         for client in self.clients() {
             client.servers().open();
         }
@@ -338,7 +353,11 @@ impl Backend for Redis {
     }
 
     async fn close(&self) -> Result<()> {
-        self.shut();
+        let inner = &self.inner;
+        inner.closed.store(true, Ordering::Relaxed);
+        let clients: Vec<_> = self.clients().cloned().collect();
+        let close = move || clients.iter().for_each(|client| client.servers().close());
+        inner.locks.close(inner.client.timeout(), close).await;
         Ok(())
     }
 
@@ -402,6 +421,7 @@ impl Backend for Redis {
     }
 
     async fn apply(&self, key: &Key<'_>, step: &Step<'_>) -> Result<Decision> {
-        self.open("apply")?.apply(key, step).await
+        let inner = self.open("apply")?;
+        inner.apply(key, step).await.map_err(|error| inner.or_replica(error))
     }
 }

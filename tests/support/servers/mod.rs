@@ -19,6 +19,7 @@ pub(crate) mod redis;
 pub(crate) mod resp;
 pub(crate) mod sentinel;
 pub(crate) mod wait;
+pub(crate) mod web;
 pub(crate) mod workers;
 
 pub(crate) use certificates::Certificates;
@@ -30,4 +31,5 @@ pub(crate) use redis::RedisServer;
 pub(crate) use resp::Value;
 pub(crate) use sentinel::Sentinels;
 pub(crate) use wait::wait_until;
+pub(crate) use web::web_server;
 pub(crate) use workers::Workers;
