@@ -17,6 +17,8 @@ const GRACE: Duration = Duration::from_millis(500);
 /// Backoff between two questions to a store that does not answer.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// The longest that one question takes. A backend has times of its own, which are mostly shorter.
+const LONGEST_QUESTION: Duration = Duration::from_secs(60);
 
 /// Initializes the backend, or leaves that to `connecting` if the store does not answer.
 pub(super) async fn initialize(
@@ -53,7 +55,7 @@ async fn connect(backend: Weak<dyn Backend>) {
         pause = (pause * 2).min(LONGEST_PAUSE);
         let Some(backend) = backend.upgrade() else { return };
         let settings = backend.settings();
-        let asked = timer::Deadline::after(LONGEST_PAUSE);
+        let asked = timer::Deadline::after(LONGEST_QUESTION);
         let answer = asked.bound(settings.name(), "ready", backend.ready()).await;
         let (name, namespace) = (settings.name(), settings.namespace());
         match answer {
