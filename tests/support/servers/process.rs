@@ -5,6 +5,9 @@ use std::io::ErrorKind;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use super::wait::wait_until;
 
 /// Waits for its standard input to end, which is when the tests' process ends in whatever way
 /// without dropping the server; then it ends the server.
@@ -60,9 +63,25 @@ impl Process {
     }
 
     /// Stops it where it is (SIGSTOP): its connections stay open and nothing answers.
+    ///
+    /// # Panics
+    ///
+    /// If a thread of it still runs after a while.
     pub(crate) fn pause(&self) {
         self.signal("STOP");
         self.paused.store(true, Ordering::SeqCst);
+        // The signal is pending until a thread takes it, and meanwhile another can answer.
+        wait_until("the process stands still", Duration::from_secs(10), || self.stands_still());
+    }
+
+    /// Whether each of its threads is stopped.
+    fn stands_still(&self) -> bool {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();
+        threads.into_iter().all(|thread| {
+            let stat = std::fs::read_to_string(thread.unwrap().path().join("stat"));
+            // The state comes after the name, which is in parentheses and may have any in it.
+            stat.is_ok_and(|stat| stat.rsplit(')').next().unwrap().trim_start().starts_with('T'))
+        })
     }
 
     pub(crate) fn is_paused(&self) -> bool {
