@@ -74,6 +74,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
+use tokio::time::timeout;
 
 pub use builder::{LockType, RedisBuilder};
 pub use connection::Connection;
@@ -90,13 +91,15 @@ use self::source::Source;
 use crate::backend::{Backend, Result, Settings, cas, names};
 use crate::clock::{Clock, Timestamp};
 use crate::decision::Decision;
-use crate::error::{BackendError, BuildError, ErrorKind};
+use crate::error::{BackendError, BuildError, Effect, ErrorKind};
 use crate::key::{Key, KeyError, ToKey};
 use crate::lock::{LockError, LockGuard, LockOptions};
 use crate::strategy::Step;
 use crate::timer;
 
 const NAME: &str = "redis";
+/// The time of a hit on a server that was a replica when it was last looked at.
+const TRY_OF_REPLICA: Duration = Duration::from_millis(25);
 
 /// A backend on Redis. Cheap to clone; clones are the same backend.
 ///
@@ -304,17 +307,25 @@ impl Inner {
 
 impl Inner {
     /// Before all is known to be right, a refusal may be no outage: a replica refuses each write, and only a
-    /// look at it for some time tells that this is not a failover.
+    /// look at it for some time tells that this is not a failover. What to say of a server that was one when
+    /// it was last looked at.
+    fn replica(&self) -> Option<BackendError> {
+        if self.greeted.load(Ordering::Relaxed) {
+            return None;
+        }
+        let mistake = self.replica.lock().clone()?;
+        Some(BackendError::new(NAME, "apply", ErrorKind::Misconfigured).with_message(mistake))
+    }
+
+    /// The error of a hit, or that the server is a replica if that is known. A refusal is tried again until
+    /// the time of the call is over, so on a busy machine a timeout is one, too.
     fn or_replica(&self, error: BackendError) -> BackendError {
-        if error.kind() != ErrorKind::Unavailable || self.greeted.load(Ordering::Relaxed) {
+        if !matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Timeout) {
             return error;
         }
-        match &*self.replica.lock() {
+        match self.replica() {
             None => error,
-            Some(mistake) => BackendError::new(NAME, error.operation(), ErrorKind::Misconfigured)
-                .with_effect(error.effect())
-                .with_message(mistake.as_str())
-                .with_cause(error),
+            Some(replica) => replica.with_effect(error.effect()).with_cause(error),
         }
     }
 }
@@ -422,6 +433,14 @@ impl Backend for Redis {
 
     async fn apply(&self, key: &Key<'_>, step: &Step<'_>) -> Result<Decision> {
         let inner = self.open("apply")?;
-        inner.apply(key, step).await.map_err(|error| inner.or_replica(error))
+        let Some(replica) = inner.replica() else {
+            return inner.apply(key, step).await.map_err(|error| inner.or_replica(error));
+        };
+        // It may be a primary by now. But the throttle's deadline must not come first, for then the error
+        // policy would decide.
+        match timeout(TRY_OF_REPLICA, inner.apply(key, step)).await {
+            Ok(outcome) => outcome.map_err(|error| inner.or_replica(error)),
+            Err(_elapsed) => Err(replica.with_effect(Effect::Ambiguous)),
+        }
     }
 }
