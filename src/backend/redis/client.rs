@@ -117,10 +117,13 @@ impl Client {
         let mut route = natural.clone();
         let mut source = None;
         let mut longest_pause = SHORTEST_PAUSE;
+        let mut last: Option<Failure> = None;
         loop {
             let cmd = source.as_ref().unwrap_or(cmd);
             let failure = match self.attempt(cmd, &route, deadline).await {
                 Ok(reply) => return Ok(reply),
+                // What was said before tells more than that the time is over.
+                Err(failure) if failure.is_unsent() => return Err(last.unwrap_or(failure)),
                 Err(failure) => failure,
             };
             match (&failure.retry, with_source) {
@@ -150,6 +153,7 @@ impl Client {
             if next >= deadline {
                 return Err(failure);
             }
+            last = Some(failure);
             sleep_until(next).await;
         }
     }

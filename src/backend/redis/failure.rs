@@ -143,6 +143,11 @@ impl Failure {
         self.kind
     }
 
+    /// Whether the time was over before anything was sent.
+    pub(super) fn is_unsent(&self) -> bool {
+        self.kind == ErrorKind::Timeout && self.effect == Effect::NotApplied
+    }
+
     /// Whether only a change of the configuration can help.
     pub(super) fn is_misconfiguration(&self) -> bool {
         self.kind == ErrorKind::Misconfigured
