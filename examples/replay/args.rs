@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use traffik::{InMemory, Rate};
 
-use crate::simulation::kind::Kind;
+use crate::simulation::kind::{Kind, reason};
 
 pub(crate) const HELP: &str = "\
 Replays an access log by its own time, and shows whom a rate limit would have hit.
@@ -80,7 +80,7 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command,
         }
     }
     // Not every strategy can keep every rate; the library knows.
-    strategy.throttle(rate, InMemory::new()).map_err(|error| format!("{strategy}: {error}"))?;
+    strategy.throttle(rate, InMemory::new()).map_err(|error| format!("{strategy}: {}", reason(&error)))?;
     let file = file.filter(|file| file != "-").map(PathBuf::from);
     Ok(Command::Replay(Args { file, rate, strategy, top }))
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use traffik::Rate;
 
+use crate::simulation::kind::reason;
 use crate::simulation::outcome::{Limited, Outcome, Tally};
 use crate::simulation::time;
 
@@ -89,7 +90,7 @@ fn print_strategies(out: &mut impl Write, tallies: &[Tally]) -> io::Result<()> {
     )?;
     for Tally { kind, allowed, denied, clients, refused } in tallies {
         if let Some(error) = refused {
-            writeln!(out, "  {kind:22}  {error}")?;
+            writeln!(out, "  {kind:22}  {}", reason(error))?;
             continue;
         }
         let (allowed, denied) = (grouped(*allowed), grouped(*denied));

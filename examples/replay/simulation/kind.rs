@@ -62,6 +62,14 @@ impl Kind {
     }
 }
 
+/// Returns why a throttle of a strategy was refused, without the throttle, which is called as its strategy.
+pub(crate) fn reason(error: &BuildError) -> String {
+    match error {
+        BuildError::Limit { source, .. } => source.to_string(),
+        other => other.to_string(),
+    }
+}
+
 impl FromStr for Kind {
     type Err = String;
 
