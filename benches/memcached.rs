@@ -112,7 +112,7 @@ impl Case {
         let name = name.into();
         let rate = *limit.rate();
         let builder = Throttle::builder(&name).backend(backend.clone()).deadline(DEADLINE);
-        let builder = builder.rate(rate).shared_strategy(Arc::clone(limit.strategy()));
+        let builder = builder.rate(rate).strategy(Arc::clone(limit.strategy()));
         let throttle = builder.build().unwrap();
         Self::new(name, move |task, stop| {
             let throttle = throttle.clone();
@@ -122,7 +122,7 @@ impl Case {
                 while !stop.load(Ordering::Relaxed) {
                     let key = if hot { "hot" } else { &keys[count % KEYS] };
                     let decision = throttle.hit(key).await.unwrap();
-                    assert_eq!(decision.source(), traffik::Source::Backend, "{decision:?}");
+                    assert_eq!(decision.decided_by(), traffik::DecidedBy::Backend, "{decision:?}");
                     count += 1;
                 }
                 count as u64
@@ -159,7 +159,7 @@ impl Case {
 const DEADLINE: Duration = Duration::from_secs(10);
 
 fn cases(port: u16) -> Vec<Case> {
-    let builder = |size| Memcached::builder().port(port).pool_size(size).call_timeout(DEADLINE);
+    let builder = |size| Memcached::builder().port(port).pool_size(size).command_timeout(DEADLINE);
     let pool = |size| builder(size).build().unwrap();
     let fixed = || Limit::new("1000000000/h".parse().unwrap(), FixedWindow::new()).unwrap();
     let denied = || Limit::new("1/h".parse().unwrap(), FixedWindow::new()).unwrap();

@@ -16,8 +16,6 @@
 
 #[path = "peers/benches/versus/machine.rs"]
 mod machine;
-#[path = "../tests/support/servers/mod.rs"]
-mod servers;
 
 use std::fs;
 use std::future::Future;
@@ -30,13 +28,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use servers::RedisServer;
+use test_support::servers::RedisServer;
 use traffik::backend::redis::LockType;
 use traffik::redis::aio::{ConnectionLike, MultiplexedConnection};
 use traffik::redis::{self, Cmd};
 use traffik::{
-    Backend, FixedWindow, Key, LockOptions, Rate, Redis, SlidingWindowCounter, SlidingWindowLog,
-    Strategy, Throttle,
+    FixedWindow, Key, LockOptions, Locks, Rate, Redis, SlidingWindowCounter, SlidingWindowLog,
+    Strategy, Throttle, Values,
 };
 
 const TASKS: usize = 64;
@@ -113,7 +111,7 @@ async fn measure(quick: bool, wanted: Vec<String>) {
     for line in &head {
         println!("{line}");
     }
-    let backend = Redis::builder().url(server.url()).timeout(Duration::from_secs(5));
+    let backend = Redis::builder().url(server.url()).command_timeout(Duration::from_secs(5));
     let backend = backend.build().unwrap();
     let mut cases = bare(&server).await;
     cases.extend(ours(&server, &backend).await);
@@ -323,7 +321,7 @@ fn redlock(masters: &[RedisServer], home: &RedisServer) -> Redis {
 }
 
 fn locks(server: &RedisServer, masters: &[RedisServer]) -> Vec<Case> {
-    let single = Redis::builder().url(server.url()).timeout(Duration::from_secs(5));
+    let single = Redis::builder().url(server.url()).command_timeout(Duration::from_secs(5));
     let cycle = |name, goal, backend: Redis| {
         case(name, Some(("no-op script", 2.0)), Some(goal), move |task| {
             let backend = backend.clone();

@@ -10,7 +10,7 @@
 use std::error::Error;
 use std::time::Duration;
 
-use traffik::strategy::{Answer, Corrupt, LimitError, Op, State, Tag, Verdict};
+use traffik::strategy::{Answer, CorruptState, LimitError, Op, State, StrategyId, Verdict};
 use traffik::{Clock, InMemory, ManualClock, Outcome, Rate, Strategy, Throttle, Timestamp};
 
 const MINUTE: i64 = 60 * 1_000_000;
@@ -42,29 +42,29 @@ impl LocalWindow {
 
 impl Strategy for LocalWindow {
     /// Two words: the end of the window of the last hit, and what was used in it.
-    fn step(
+    fn evaluate(
         &self,
         rate: &Rate,
         state: &mut State,
         now: Timestamp,
         cost: u32,
         op: Op,
-    ) -> Result<Answer, Corrupt> {
+    ) -> Result<Answer, CorruptState> {
         let end = self.end(rate, now);
         let used = match *state.words() {
             [] => 0,
             [window, used] => {
                 let used =
-                    u32::try_from(used).map_err(|_| Corrupt("local window: out of range"))?;
+                    u32::try_from(used).map_err(|_| CorruptState("local window: out of range"))?;
                 // What was used in another window says nothing about this one.
                 if window == end.as_micros() { used } else { 0 }
             }
-            _ => return Err(Corrupt("local window: expected two words")),
+            _ => return Err(CorruptState("local window: expected two words")),
         };
         let answer = |verdict, used| Answer {
             verdict,
             remaining: rate.limit().saturating_sub(used),
-            fresh_at: if used == 0 { now } else { end },
+            reset_at: if used == 0 { now } else { end },
         };
         if cost == 0 {
             return Ok(answer(Verdict::Allowed, used));
@@ -87,8 +87,8 @@ impl Strategy for LocalWindow {
     }
 
     /// Named once and for all, so that renaming the type resets nobody's quota.
-    fn tag(&self) -> Tag {
-        Tag::of("example:local-window")
+    fn id(&self) -> StrategyId {
+        StrategyId::of("example:local-window")
     }
 
     fn check(&self, rate: &Rate) -> Result<(), LimitError> {
@@ -111,7 +111,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     println!("3 reports a day, and the day is Tokyo's:\n");
     println!("  Tokyo  UTC");
     for hours in [0, 5, 5, 11, 15] {
-        let now = ManualClock::new().now().after(Duration::from_secs(hours * 3600));
+        let now = ManualClock::new().now().saturating_add(Duration::from_secs(hours * 3600));
         clock.set(now);
         let decision = quota.hit("sato").await?;
         print!("  {:02}:00  {hours:02}:00  ", (hours + 9) % 24);
@@ -241,7 +241,7 @@ mod tests {
             let mut state = State::default();
             state.set(&words);
             let now = Timestamp::from_micros(now);
-            let answer = LocalWindow::utc_plus_minutes(minutes).step(
+            let answer = LocalWindow::utc_plus_minutes(minutes).evaluate(
                 &Rate::per_day(5), &mut state, now, cost, Op::Take,
             );
             let valid = match *words {

@@ -29,7 +29,7 @@ impl Logins {
     fn new(backend: Arc<dyn Backend>) -> Result<Self, BuildError> {
         let wrong = Throttle::builder("logins")
             .limit("3/min", SlidingWindowLog::new())
-            .shared_backend(backend)
+            .backend(backend)
             .build()?;
         Ok(Self { wrong })
     }
@@ -80,7 +80,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
 #[cfg(test)]
 mod tests {
-    use traffik::{ErrorKind, Source};
+    use traffik::{DecidedBy, ErrorKind};
 
     use super::*;
 
@@ -159,7 +159,7 @@ mod tests {
     async fn the_backend_decided_and_no_policy() {
         with_service(async |logins, _clock| {
             let decision = logins.wrong.peek("alice").await.unwrap();
-            assert_eq!(decision.source(), Source::Backend);
+            assert_eq!(decision.decided_by(), DecidedBy::Backend);
         })
         .await;
     }

@@ -1,7 +1,7 @@
 //! Background tasks. The only place that spawns.
 //!
 //! A task is as alive as its runtime. A current-thread runtime runs its tasks only inside of `block_on`:
-//! when it stands idle between two calls, all of them do, and so does everybody who waits for them on
+//! when it stands idle between two calls, all of them do, and so does everything that waits for them on
 //! another runtime. So a task says where it belongs, by its [`Home`].
 
 use std::future::Future;
@@ -92,13 +92,13 @@ impl Task {
     }
 }
 
-/// Starts work on the caller's runtime that ends by itself; says whether there is a runtime for it.
+/// Starts work on the caller's runtime that ends by itself. Returns whether there is a runtime for it.
 #[cfg(any(feature = "memcached", feature = "redis", test))]
 pub(crate) fn start_detached(work: impl Future<Output = ()> + Send + 'static) -> bool {
     start_detached_on(Home::Caller, work)
 }
 
-/// Starts work that ends by itself; says whether there is a runtime for it.
+/// Starts work that ends by itself. Returns whether there is a runtime for it.
 #[cfg(any(feature = "redis", feature = "memcached", test))]
 pub(crate) fn start_detached_on(
     home: Home,

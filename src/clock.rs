@@ -21,32 +21,32 @@ impl Timestamp {
     /// The last instant that can be written.
     pub const MAX: Self = Self((1 << 53) - 1);
 
-    /// The instant `micros` microseconds after the Unix epoch.
+    /// Creates the instant `micros` microseconds after the Unix epoch.
     #[must_use]
     pub const fn from_micros(micros: u64) -> Self {
         if micros > Self::MAX.0 { Self::MAX } else { Self(micros) }
     }
 
-    /// Microseconds since the Unix epoch.
+    /// Returns the microseconds since the Unix epoch.
     #[must_use]
     pub const fn as_micros(self) -> u64 {
         self.0
     }
 
-    /// How long after `earlier` this instant is; zero if it is not after it.
+    /// Returns how long after `earlier` this instant is; zero if it is not after it.
     #[must_use]
-    pub const fn since(self, earlier: Self) -> Duration {
+    pub const fn saturating_duration_since(self, earlier: Self) -> Duration {
         Duration::from_micros(self.0.saturating_sub(earlier.0))
     }
 
-    /// The instant `duration` later, rounded up to the microsecond.
+    /// Returns the instant `duration` later, rounded up to the microsecond.
     #[must_use]
-    pub fn after(self, duration: Duration) -> Self {
-        self.plus_micros(micros_ceil(duration))
+    pub fn saturating_add(self, duration: Duration) -> Self {
+        self.saturating_add_micros(micros_ceil(duration))
     }
 
     #[inline]
-    pub(crate) const fn plus_micros(self, micros: u64) -> Self {
+    pub(crate) const fn saturating_add_micros(self, micros: u64) -> Self {
         Self::from_micros(self.0.saturating_add(micros))
     }
 }
@@ -86,7 +86,7 @@ pub struct SystemClock {
 }
 
 impl SystemClock {
-    /// A clock that agrees with the wall clock now.
+    /// Creates a clock that agrees with the wall clock now.
     #[must_use]
     pub fn new() -> Self {
         let counter = quanta::Clock::new();
@@ -111,14 +111,14 @@ impl Clock for SystemClock {
 
 /// The system's wall clock, read at each call.
 ///
-/// For state that several processes share through a store without a clock of its own. Processes must
+/// For state that several processes share through a store without a clock. Processes must
 /// then agree on the time.
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct WallClock;
 
 impl WallClock {
-    /// The wall clock.
+    /// Creates the wall clock.
     #[must_use]
     pub const fn new() -> Self {
         Self
@@ -142,7 +142,7 @@ impl Clock for WallClock {
 /// let clock = ManualClock::new();
 /// let before = clock.now();
 /// clock.advance(Duration::from_secs(60));
-/// assert_eq!(clock.now().since(before), Duration::from_secs(60));
+/// assert_eq!(clock.now().saturating_duration_since(before), Duration::from_secs(60));
 /// ```
 #[derive(Clone, Debug)]
 pub struct ManualClock {
@@ -169,7 +169,7 @@ impl ManualClock {
 
     /// Moves forward by `duration`, rounded up to the microsecond.
     pub fn advance(&self, duration: Duration) {
-        self.set(self.now().after(duration));
+        self.set(self.now().saturating_add(duration));
     }
 }
 
@@ -205,15 +205,16 @@ mod tests {
     #[test]
     fn durations_round_up_to_the_microsecond() {
         let start = Timestamp::from_micros(10);
-        assert_eq!(start.after(Duration::from_nanos(1)).as_micros(), 11);
-        assert_eq!(start.after(Duration::from_nanos(1000)).as_micros(), 11);
-        assert_eq!(start.after(Duration::MAX), Timestamp::MAX);
+        assert_eq!(start.saturating_add(Duration::from_nanos(1)).as_micros(), 11);
+        assert_eq!(start.saturating_add(Duration::from_nanos(1000)).as_micros(), 11);
+        assert_eq!(start.saturating_add(Duration::MAX), Timestamp::MAX);
     }
 
     #[test]
     fn system_clock_agrees_with_the_wall_clock_and_never_goes_back() {
         let (system, wall) = (SystemClock::new(), WallClock::new());
-        let apart = system.now().since(wall.now()) + wall.now().since(system.now());
+        let apart = system.now().saturating_duration_since(wall.now())
+            + wall.now().saturating_duration_since(system.now());
         assert!(apart < Duration::from_secs(1), "{apart:?} apart");
         let mut last = system.now();
         for _ in 0..100_000 {

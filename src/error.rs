@@ -26,7 +26,7 @@ struct Details {
     cause: Option<Cause>,
 }
 
-/// Whether an operation that failed may have happened.
+/// The effect of a failed operation: whether it may have happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Effect {
@@ -37,7 +37,7 @@ pub enum Effect {
     Ambiguous,
 }
 
-/// What kind of failure it was.
+/// The kind of a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
@@ -73,9 +73,9 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
-    /// Whether it is a mistake of the program or its operator, which no error policy may hide.
+    /// Returns `true` for a mistake of the program or its operator, which no error policy may hide.
     #[must_use]
-    pub const fn is_programmer_error(self) -> bool {
+    pub const fn bypasses_policy(self) -> bool {
         matches!(self, Self::Closed | Self::Misconfigured | Self::TooManyRates)
     }
 
@@ -104,7 +104,7 @@ impl ErrorKind {
 }
 
 impl BackendError {
-    /// An error of `operation` on `backend`, whose effect is [`Effect::NotApplied`], or
+    /// Creates an error of `operation` on `backend`, whose effect is [`Effect::NotApplied`], or
     /// [`Effect::Ambiguous`] for a timeout.
     #[must_use]
     pub fn new(backend: &'static str, operation: &'static str, kind: ErrorKind) -> Self {
@@ -136,31 +136,31 @@ impl BackendError {
         self
     }
 
-    /// The backend's name.
+    /// Returns the backend's name.
     #[must_use]
     pub fn backend(&self) -> &'static str {
         self.0.backend
     }
 
-    /// What was asked of it.
+    /// Returns the operation that was asked of it.
     #[must_use]
     pub fn operation(&self) -> &'static str {
         self.0.operation
     }
 
-    /// What kind of failure it was.
+    /// Returns what kind of failure it was.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
 
-    /// Whether it may have happened all the same.
+    /// Returns whether it may have happened all the same.
     #[must_use]
     pub fn effect(&self) -> Effect {
         self.0.effect
     }
 
-    /// What went wrong, without where.
+    /// Returns what went wrong, without where.
     #[cfg(feature = "memcached")]
     pub(crate) fn reason(&self) -> &str {
         self.0.message.as_deref().unwrap_or(self.0.kind.text())
@@ -216,17 +216,17 @@ impl std::error::Error for BackendError {
     }
 }
 
-/// What a [`Throttle`](crate::Throttle) can answer instead of a decision.
+/// An error of a [`Throttle`](crate::Throttle), in place of a decision.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The backend failed, and the policy is to say so; or the program made a mistake.
+    /// The backend failed, and the policy is to raise; or the program made a mistake.
     #[error(transparent)]
     Backend(#[from] BackendError),
-    /// The throttle has no backend of its own, and none is current in this task.
+    /// The throttle was built without a backend, and none is current in this task.
     #[error(
         "throttle {throttle:?} has no backend, and none is current in this task: give it one with \
-         ThrottleBuilder::backend, or run it inside lifespan::with_current; a spawned task does not \
+         ThrottleBuilder::backend, or run it inside ambient::with_backend; a spawned task does not \
          inherit the current backend"
     )]
     #[non_exhaustive]

@@ -31,7 +31,19 @@
 //! # }
 //! ```
 //!
-//! # What it keeps
+//! # What a limit is
+//!
+//! A limit is a **rate** and a strategy that keeps it. A rate is a number of units in a period, such as
+//! `100/min`; with a bucket it also has a **burst**, the units that can pass at once after a pause, such as
+//! `100/min burst 150`. A **hit** costs one unit, or as many as you say: let the cost be what the work costs you,
+//! such as rows of an export. Each **key** has its own count, and each throttle its own keys.
+//!
+//! To choose them, begin with what your service can bear: the rate is what a client may do for hours, the burst
+//! what it may do in the first second after a pause. A burst equal to the limit, the default, suits most
+//! APIs. For work that hurts at once, such as sending a message, choose a small one. A client that should
+//! use a quota whenever it likes has a fixed window of a day instead.
+//!
+//! # Guarantees
 //!
 //! * A denied hit consumes nothing.
 //! * A hit of cost `c` passes exactly when `c` hits of cost 1 at that instant would all pass; over
@@ -77,7 +89,7 @@
 //!
 //! # Costs, plans and what is left for others
 //!
-//! [`HitOptions`] gives one hit a cost, units that it leaves to others, and rates of its own: instead of
+//! [`HitOptions`] gives one hit a cost, units that it leaves to others, and its own rates: instead of
 //! the throttle's ([`replace_rates`](HitOptions::replace_rates)), or added to them
 //! ([`add_rates`](HitOptions::add_rates)). A decision over several limits names the one that matters
 //! most, and has [each one's own answer](Decision::answers).
@@ -94,14 +106,42 @@
 //!
 //! # Which backend
 //!
+//! Begin with [`InMemory`]: it is exact, costs well under a microsecond a hit, and is what tests use. Its counts
+//! are those of one process, and end with it.
+//!
+//! Take `Redis` when several processes share a limit, or when it must survive a restart. A hit is one round
+//! trip, exact over any number of processes, by the server's time.
+//!
+//! Take `Memcached` if you run it already and can bear that its counts start over when a server restarts or
+//! evicts. A hit is two round trips, or one if it is denied; hits on one key at once share them.
+//!
 //! | backend | survives a restart | shared by processes | locks | a hit costs | feature |
 //! | --- | --- | --- | --- | --- | --- |
 //! | [`InMemory`] | no | no | in the process, FIFO or not | well under a microsecond | none |
-//! | `Redis` | as the server does | yes | on the server, with fencing; Redlock | one round trip | `redis` |
-//! | `Memcached` | until the server restarts or evicts | yes | best effort | two round trips, one if denied; shared by several hits on one key at once | `memcached` |
+#![cfg_attr(
+    feature = "redis",
+    doc = "| [`Redis`] | as the server does | yes | on the server, with fencing; Redlock | one round trip | `redis` |"
+)]
+#![cfg_attr(
+    not(feature = "redis"),
+    doc = "| `Redis` | as the server does | yes | on the server, with fencing; Redlock | one round trip | `redis` |"
+)]
+#![cfg_attr(
+    feature = "memcached",
+    doc = "| [`Memcached`] | until the server restarts or evicts | yes | best effort | two round trips, one if denied | `memcached` |"
+)]
+#![cfg_attr(
+    not(feature = "memcached"),
+    doc = "| `Memcached` | until the server restarts or evicts | yes | best effort | two round trips, one if denied | `memcached` |"
+)]
 //! | your own | as you build it | as you build it | as you build it | | `conformance` has the test suite |
 //!
+//! [`guide`] has a page on each.
+//!
 //! # When the backend fails
+//!
+//! A throttle fails closed by default: it denies, for a second. Where a customer turned away is worse than an
+//! unlimited minute, let it fail open by [`OnError::Allow`].
 //!
 //! | [`OnError`] | a hit is then | choose it where |
 //! | --- | --- | --- |
@@ -112,7 +152,7 @@
 //!
 //! No policy opens what is closed: a limit of 0, and a cost above the burst, are [`Outcome::Never`] without
 //! the store too (but for `Raise`, which returns the error). A decision says in
-//! [`source`](Decision::source) that a policy made it. Every hit ends within its
+//! [`decided_by`](Decision::decided_by) that a policy made it. Every hit ends within its
 //! deadline, 250 ms by default, plus the limit of the error handler if there is one. A mistake of the
 //! program or its operator, such as a closed backend or a wrong password, is always an `Err`.
 //!
@@ -134,12 +174,18 @@
 //!   environment, such as `shop:prod`. Ending a non-persistent lifespan clears the whole namespace: the
 //!   default in memory, and not on Redis and Memcached.
 //!
+//! # Locks
+//!
+//! A backend has locks too, for work that only one may do at a time: [`Locks::lock`] returns a guard, and
+//! dropping it releases the lock. On a server a lock has a TTL, so a holder that was paused for longer still runs
+//! while another has it. Give the guard's [`fencing_token`](LockGuard::fencing_token) to what you protect.
+//!
 //! # Testing your service
 //!
 //! Let the service take its backend, as an `Arc<dyn Backend>` or by building its throttles from one, and
-//! give it in each test an [`InMemory`] of its own, whose [`ManualClock`] the test moves. Throttles that
+//! give each test its own [`InMemory`], whose [`ManualClock`] the test moves. Throttles that
 //! are built without a backend ask the one that is current in their task; see
-//! [`lifespan::with_current`]. That suits tests and not servers: a task that is spawned, as servers do for
+//! [`ambient::with_backend`]. That suits tests and not servers: a task that is spawned, as servers do for
 //! each connection, does not inherit it.
 //!
 //! # Features
@@ -156,6 +202,7 @@
 //! None is on by default.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+pub mod ambient;
 pub mod backend;
 mod background;
 pub mod clock;
@@ -163,12 +210,16 @@ pub mod clock;
 pub mod conformance;
 mod decision;
 mod error;
+pub mod guide;
+mod hit_options;
 pub mod key;
 pub mod lifespan;
 pub mod lock;
+mod on_drop;
 mod on_error;
 mod random;
 mod rate;
+pub mod step;
 pub mod strategy;
 mod sync;
 mod text;
@@ -185,17 +236,18 @@ pub use backend::memcached::Memcached;
 #[cfg(feature = "redis")]
 #[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
 pub use backend::redis::Redis;
-pub use backend::{Backend, InMemory};
+pub use backend::{Backend, HasCore, InMemory, Locks, Ttl, Values};
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp, WallClock};
-pub use decision::{Allowed, Decision, Denial, LimitAnswer, Outcome, Receipt, Source};
+pub use decision::{Allowed, DecidedBy, Decision, Denial, LimitAnswer, Outcome, Receipt};
 pub use error::{BackendError, BuildError, Effect, Error, ErrorKind};
+pub use hit_options::HitOptions;
 pub use key::{Exempt, ExemptIfNone, Key, KeyError, ToKey};
 pub use lifespan::{Lifespan, LifespanExt};
 pub use lock::{LockError, LockGuard, LockOptions};
-pub use on_error::{ErrorHandler, Failure, OnError};
+pub use on_error::{ErrorHandler, FailureContext, OnError};
 pub use rate::{Rate, RateError};
 pub use strategy::{
     FixedWindow, Gcra, LeakyBucket, Limit, SlidingWindowCounter, SlidingWindowLog, Strategy,
     TokenBucket,
 };
-pub use throttle::{HitOptions, IntoRate, Throttle, ThrottleBuilder};
+pub use throttle::{IntoRate, Throttle, ThrottleBuilder};

@@ -12,13 +12,14 @@ use tracing::warn;
 use crate::clock::monotonic_now;
 use crate::decision::Decision;
 use crate::error::{BackendError, Error};
+use crate::hit_options::HitOptions;
 use crate::key::OwnedKey;
-use crate::strategy::{Limit, Step};
-use crate::throttle::HitOptions;
+use crate::step::Step;
+use crate::strategy::Limit;
 use crate::timer::Deadline;
 use crate::unwind;
 
-/// What is decided about a hit when the backend fails.
+/// The policy for a hit whose backend fails: fail closed, fail open, raise, or ask a handler.
 ///
 /// Which one fits: [`Throttle`](Self::Throttle) where letting too much through does harm (logins,
 /// payments, a fragile downstream); [`Allow`](Self::Allow) where turning away a customer is worse than
@@ -52,14 +53,14 @@ impl OnError {
     /// How long a handler may take by default.
     pub const DEFAULT_HANDLER_TIME: Duration = Duration::from_millis(250);
 
-    /// Denies, and says to come back after `retry_after`, 1 ms or more.
+    /// Fails closed: denies, to be retried after `retry_after`, 1 ms or more.
     #[must_use]
     pub const fn throttle(retry_after: Duration) -> Self {
         Self::Throttle { retry_after }
     }
 
-    /// Asks `handler`, which has 250 ms on top of the hit's deadline; a panic or more time than that counts as
-    /// [`throttle`](Self::throttle) with the default wait.
+    /// Asks `handler`, which has 250 ms on top of the hit's deadline; a panic or more time than that
+    /// counts as [`throttle`](Self::throttle) with the default wait.
     ///
     /// ```
     /// use std::time::Duration;
@@ -77,17 +78,17 @@ impl OnError {
     #[must_use]
     pub fn handler<F, Fut>(handler: F) -> Self
     where
-        F: Fn(Failure) -> Fut + Send + Sync + 'static,
+        F: Fn(FailureContext) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Decision> + Send + 'static,
     {
         Self::handler_within(Self::DEFAULT_HANDLER_TIME, handler)
     }
 
-    /// As [`handler`](Self::handler), with another time limit.
+    /// Asks a handler as [`handler`](Self::handler) does, with another time limit.
     #[must_use]
     pub fn handler_within<F, Fut>(time_limit: Duration, handler: F) -> Self
     where
-        F: Fn(Failure) -> Fut + Send + Sync + 'static,
+        F: Fn(FailureContext) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Decision> + Send + 'static,
     {
         let call = Arc::new(move |failure| Box::pin(handler(failure)) as HandlerFuture);
@@ -117,7 +118,7 @@ type HandlerFuture = Pin<Box<dyn Future<Output = Decision> + Send>>;
 /// An async function that decides when the backend fails; see [`OnError::handler`].
 #[derive(Clone)]
 pub struct ErrorHandler {
-    call: Arc<dyn Fn(Failure) -> HandlerFuture + Send + Sync>,
+    call: Arc<dyn Fn(FailureContext) -> HandlerFuture + Send + Sync>,
     time_limit: Duration,
 }
 
@@ -127,7 +128,7 @@ impl fmt::Debug for ErrorHandler {
     }
 }
 
-/// What an error handler is told: enough to make the same hit elsewhere.
+/// The context of a failure, for an error handler: enough to make the same hit elsewhere.
 ///
 /// A hit elsewhere is counted by the strategy of that throttle's first limit, and its receipt stays in the
 /// handler: the decision of a policy has none. Ask with the throttle's name beside the key, or hits of
@@ -138,7 +139,7 @@ impl fmt::Debug for ErrorHandler {
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let local = Throttle::builder("fallback").rate("10/min").backend(InMemory::new()).build()?;
-/// // Each process counts for itself while the shared store is down, by the rates of the hit.
+/// // Each process counts alone while the shared store is down, by the rates of the hit.
 /// let policy = OnError::handler(move |failure| {
 ///     let local = local.clone();
 ///     async move {
@@ -154,7 +155,7 @@ impl fmt::Debug for ErrorHandler {
 /// # }
 /// ```
 #[derive(Clone, Debug)]
-pub struct Failure {
+pub struct FailureContext {
     throttle: Arc<str>,
     key: OwnedKey,
     options: HitOptions,
@@ -162,7 +163,7 @@ pub struct Failure {
     error: Arc<BackendError>,
 }
 
-impl Failure {
+impl FailureContext {
     pub(crate) fn new(
         throttle: Arc<str>,
         key: OwnedKey,
@@ -203,7 +204,7 @@ impl Failure {
         self.options.clone()
     }
 
-    /// What went wrong.
+    /// Returns what went wrong.
     #[must_use]
     pub fn error(&self) -> &BackendError {
         &self.error
@@ -215,11 +216,11 @@ pub(crate) async fn decide(
     policy: &OnError,
     never: Option<Decision>,
     throttle: &Arc<str>,
-    failure: impl FnOnce(BackendError) -> Failure,
+    failure: impl FnOnce(BackendError) -> FailureContext,
     error: BackendError,
-    log: &LogLimit,
+    log: &LogThrottle,
 ) -> Result<Decision, Error> {
-    if error.kind().is_programmer_error() {
+    if error.kind().bypasses_policy() {
         return Err(error.into());
     }
     if let Some(suppressed) = log.pass() {
@@ -244,12 +245,12 @@ pub(crate) async fn decide(
     }
 }
 
-async fn ask(handler: &ErrorHandler, failure: Failure) -> Decision {
+async fn ask(handler: &ErrorHandler, failure: FailureContext) -> Decision {
     let throttle = Arc::clone(&failure.throttle);
     // The call itself may panic, before there is a future.
     let answer = unwind::catch(async { (handler.call)(failure).await });
     match Deadline::after(handler.time_limit).run(answer).await {
-        Ok(Ok(decision)) => decision.by_policy(),
+        Ok(Ok(decision)) => decision.decided_by_policy(),
         Ok(Err(_panic)) => {
             warn!(throttle = &*throttle, "the error handler panicked, the hit is denied");
             Decision::deny(OnError::DEFAULT_RETRY_AFTER)
@@ -267,14 +268,14 @@ async fn ask(handler: &ErrorHandler, failure: Failure) -> Decision {
 
 /// Lets one log line through in a second, and counts the others.
 #[derive(Debug, Default)]
-pub(crate) struct LogLimit {
+pub(crate) struct LogThrottle {
     /// Milliseconds of the runtime's monotonic time, from an arbitrary start.
     next: AtomicU64,
     suppressed: AtomicU64,
 }
 
-impl LogLimit {
-    /// How many lines were suppressed before this one; `None` if it is one of them.
+impl LogThrottle {
+    /// Returns how many lines were suppressed before this one; `None` if it is one of them.
     fn pass(&self) -> Option<u64> {
         static START: std::sync::OnceLock<tokio::time::Instant> = std::sync::OnceLock::new();
         let start = *START.get_or_init(monotonic_now);

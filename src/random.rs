@@ -1,4 +1,4 @@
-//! Random pauses, so that many who wait do not come back at the same moment, and names for owners.
+//! Random pauses, so that many waiters do not come back at the same moment, and names for owners.
 //!
 //! The numbers are a keyed hash of a counter, with keys that the system makes at random in each process:
 //! no two processes have the same, and none can be guessed from others. They are never meant for
@@ -16,10 +16,17 @@ pub(crate) fn up_to(most: Duration) -> Duration {
     Duration::from_nanos(u64::try_from(scaled).unwrap_or(nanos))
 }
 
-/// 128 random bits as 32 hexadecimal digits, for one who owns something for a while.
+/// Returns 128 random bits as 32 hexadecimal digits, to name the owner of a lock.
 #[cfg(any(feature = "redis", feature = "memcached", test))]
 pub(crate) fn id() -> String {
     format!("{:016x}{:016x}", next(), next())
+}
+
+/// Returns a hasher that is seeded at random once in a process, so that nobody outside can choose keys that
+/// collide.
+pub(crate) fn hasher() -> &'static ahash::RandomState {
+    static HASHER: LazyLock<ahash::RandomState> = LazyLock::new(ahash::RandomState::new);
+    &HASHER
 }
 
 fn next() -> u64 {

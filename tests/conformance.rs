@@ -9,29 +9,6 @@ use traffik::backend::LockKind;
 use traffik::conformance::{self, Harness};
 use traffik::{Backend, InMemory, ManualClock};
 
-#[path = "../examples/custom_backend/backend.rs"]
-mod custom_backend;
-
-/// The example of a backend of one's own, whose decisions are made from its primitives.
-struct Custom;
-
-#[async_trait]
-impl Harness for Custom {
-    async fn backend(&self, namespace: &str, clock: ManualClock) -> Arc<dyn Backend> {
-        Arc::new(custom_backend::MapBackend::new(namespace, clock).unwrap())
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_custom_backend_of_the_examples() {
-    conformance::run(&Custom).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn the_custom_backend_of_the_examples_on_several_threads() {
-    conformance::run(&Custom).await;
-}
-
 struct Memory {
     lock_kind: LockKind,
     shards: usize,

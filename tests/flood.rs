@@ -5,26 +5,25 @@
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
-#[path = "support/decisions.rs"]
-mod decisions;
 use std::fmt::Write;
 use std::time::Duration;
 
-use traffik::backend::Counter;
-use traffik::{Backend, Denial, InMemory, ManualClock, Source, Throttle};
+use traffik::backend::Stat;
+use traffik::{DecidedBy, Denial, HasCore, HitOptions, InMemory, ManualClock, Rate, Throttle};
 
-use decisions::wait_of;
+use test_support::{resident_kib, wait_of};
 
-/// The process's resident memory, in bytes.
+/// Returns the resident memory of this process, in bytes.
 fn resident() -> usize {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    let kilobytes: usize = line.split_whitespace().nth(1).unwrap().parse().unwrap();
-    kilobytes * 1024
+    usize::try_from(resident_kib()).unwrap() * 1024
 }
+
+/// The tests measure the memory of the whole process.
+static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 #[tokio::test]
 async fn f32_a_flood_of_distinct_keys_is_bounded() {
+    let _alone = ALONE.lock().await;
     let soak = std::env::var_os("TRAFFIK_SOAK").is_some();
     let (flood, max_keys) = if soak { (10_000_000, 1_000_000) } else { (400_000, 100_000) };
     let clock = ManualClock::new();
@@ -44,7 +43,7 @@ async fn f32_a_flood_of_distinct_keys_is_bounded() {
         key.clear();
         write!(key, "k{number:010}").unwrap();
         let decision = throttle.hit(key.as_str()).await.unwrap();
-        if decision.source() == Source::Overflow {
+        if decision.decided_by() == DecidedBy::Overflow {
             assert_eq!(decision.denial(), Some(Denial::Full), "denied by default");
             assert_eq!(wait_of(&decision), Some(Duration::from_secs(1)));
             full += 1;
@@ -57,7 +56,7 @@ async fn f32_a_flood_of_distinct_keys_is_bounded() {
     }
     most = most.max(resident().saturating_sub(before));
     assert_eq!(full, flood + 1 - max_keys, "all that fit were counted");
-    assert_eq!(backend.settings().count(Counter::Overflowed), full as u64);
+    assert_eq!(backend.core().stat(Stat::Overflowed), full as u64);
     let allowed = max_keys * 128 + (16 << 20);
     println!("{flood} keys, max_keys {max_keys}: {most} bytes more, {allowed} allowed");
     assert!(most <= allowed, "{most} bytes more, {allowed} allowed");
@@ -68,11 +67,36 @@ async fn f32_a_flood_of_distinct_keys_is_bounded() {
     assert!(throttle.hit("newcomer").await.unwrap().is_allowed());
     // Some rounds: a table that has become too large is first moved to a smaller one.
     for _ in 0..20 {
-        while !backend.clean_some() {}
+        while !backend.sweep_chunk() {}
     }
     assert_eq!(backend.key_count(), 1);
     let left = resident().saturating_sub(before);
     println!("{left} bytes more after the flood");
     assert!(left <= 16 << 20, "{left} bytes more after the flood");
     assert_eq!(throttle.peek("newcomer").await.unwrap().remaining(), 1, "kept all the time");
+}
+
+/// A customer's rate may differ from each other customer's, and change with each hit.
+#[tokio::test]
+async fn c4_a_million_rates_that_hits_bring_leave_nothing_behind() {
+    const RATES: u32 = 1_000_000;
+    let _alone = ALONE.lock().await;
+    let clock = ManualClock::new();
+    let backend = InMemory::builder().clock(clock).max_keys(Some(1_000)).build().unwrap();
+    let throttle = Throttle::builder("t").rate("5/day").backend(backend.clone()).build().unwrap();
+    let mut before = 0;
+    for number in 1..=RATES {
+        if number == RATES / 10 {
+            before = resident_kib();
+        }
+        // Cost 0: nothing is stored, so nothing may stay.
+        let options = HitOptions::new().cost(0).replace_rates([Rate::per_hour(number)]);
+        let decision = throttle.hit_with("a", options).await.unwrap();
+        assert!(decision.is_allowed());
+    }
+    assert_eq!(backend.key_count(), 0);
+    let grown = resident_kib().saturating_sub(before);
+    assert!(grown < 4 * 1024, "{grown} KiB more after {RATES} rates");
+    assert!(throttle.hit("a").await.unwrap().is_allowed());
+    assert_eq!(backend.key_count(), 1);
 }

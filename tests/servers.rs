@@ -1,12 +1,9 @@
 //! The servers that other tests use do what these tests ask of them.
 
-#[path = "support/servers/mod.rs"]
-mod servers;
-
 use std::time::Duration;
 
-use servers::resp::Connection;
-use servers::{
+use test_support::servers::resp::Connection;
+use test_support::servers::{
     Direction, FakeTime, MemcachedServer, Proxy, RedisCluster, RedisServer, Sentinels, Value,
     Workers, sentinel, wait, wait_until, workers,
 };

@@ -1,4 +1,4 @@
-//! A backend of your own, from the primitives alone: limits, counters and locks in a plain map.
+//! A backend of your own, from two operations on a plain map: limits, counters and locks.
 //!
 //! A store of yours takes the place of the map in `backend.rs`. The suite in `traffik::conformance`
 //! (feature `conformance`) says whether it keeps the contract of `Backend`.
@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use backend::MapBackend;
 use traffik::{
-    Backend, Key, LifespanExt, LockError, LockOptions, ManualClock, SlidingWindowLog, Throttle,
+    Key, LifespanExt, LockError, LockOptions, Locks, ManualClock, SlidingWindowLog, Throttle,
+    Values,
 };
 
 #[tokio::main(flavor = "current_thread")]
@@ -62,5 +63,4 @@ async fn main() -> Result<(), Box<dyn Error>> {
 }
 
 #[cfg(test)]
-#[path = "backend_tests.rs"]
 mod tests;

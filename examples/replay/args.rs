@@ -80,7 +80,9 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command,
         }
     }
     // Not every strategy can keep every rate; the library knows.
-    strategy.throttle(rate, InMemory::new()).map_err(|error| format!("{strategy}: {}", reason(&error)))?;
+    strategy
+        .throttle(rate, InMemory::new())
+        .map_err(|error| format!("{strategy}: {}", reason(&error)))?;
     let file = file.filter(|file| file != "-").map(PathBuf::from);
     Ok(Command::Replay(Args { file, rate, strategy, top }))
 }

@@ -7,7 +7,7 @@
 
 use crate::key::{self, Key, KeyError, ToKey};
 
-/// Whether it is written as it is.
+/// Returns whether it is written as it is.
 const fn is_plain(byte: u8, separator: u8) -> bool {
     byte.is_ascii_graphic() && !matches!(byte, b'%' | b'{' | b'}') && byte != separator
 }
@@ -36,7 +36,7 @@ pub(crate) fn push_key(out: &mut Vec<u8>, key: &Key<'_>, separator: u8) {
     }
 }
 
-/// What `name` says of a throttle's key; `None` for one that is exempt, of which nothing is stored.
+/// Returns what `name` says of a throttle's key; `None` for one that is exempt, of which nothing is stored.
 pub(crate) fn stored_name(
     throttle: &str,
     key: &impl ToKey,

@@ -10,9 +10,10 @@ use crate::decision::{Decision, Outcome};
 use crate::error::ErrorKind;
 use crate::key::{Key, KeyPart};
 use crate::rate::Rate;
+use crate::step::{Step, Write};
 use crate::strategy::{
-    Answer, Corrupt, FixedWindow, Gcra, LeakyBucket, Limit, Op, SlidingWindowCounter,
-    SlidingWindowLog, State, Step, Strategy, TokenBucket, Verdict, Write,
+    Answer, CorruptState, FixedWindow, Gcra, LeakyBucket, Limit, Op, SlidingWindowCounter,
+    SlidingWindowLog, State, Strategy, TokenBucket, Verdict,
 };
 
 const TIMELINES: u64 = 40;
@@ -26,7 +27,7 @@ pub(super) async fn run(harness: &dyn Harness) {
     rates_of_hits_count_for_themselves(harness).await;
     keys_count_for_themselves(harness).await;
     forget_forgets_one_key(harness).await;
-    a_corrupt_state_starts_afresh(harness).await;
+    a_corrupt_state_starts_over(harness).await;
     admits_exactly_the_limit(harness).await;
 }
 
@@ -34,11 +35,11 @@ pub(super) async fn run(harness: &dyn Harness) {
 fn mixes() -> Vec<Vec<Limit>> {
     let limit = |rate: &str, strategy: Arc<dyn Strategy>| {
         let rate: Rate = rate.parse().expect("a valid rate");
-        Limit::shared(rate, strategy).expect("a valid limit")
+        Limit::new(rate, strategy).expect("a valid limit")
     };
     let bucket = || Arc::new(TokenBucket::new());
     let brought = |rate: &str, own: &Limit| {
-        Limit::shared(rate.parse().expect("a valid rate"), Arc::clone(own.strategy()))
+        Limit::new(rate.parse().expect("a valid rate"), Arc::clone(own.strategy()))
             .expect("a valid limit")
             .brought_beside(own)
     };
@@ -75,20 +76,20 @@ fn mixes() -> Vec<Vec<Limit>> {
 struct EveryOther;
 
 impl Strategy for EveryOther {
-    fn step(
+    fn evaluate(
         &self,
         rate: &Rate,
         state: &mut State,
         now: Timestamp,
         cost: u32,
         op: Op,
-    ) -> Result<Answer, Corrupt> {
+    ) -> Result<Answer, CorruptState> {
         let period = u64::try_from(rate.period().as_micros()).unwrap_or(u64::MAX);
         let capacity = u64::from(rate.limit() / 2);
         let (start, used) = match *state.words() {
             [start, used] if now.as_micros() < start + period => (start, used),
             [] | [_, _] => (now.as_micros(), 0),
-            _ => return Err(Corrupt("every other: expected two words")),
+            _ => return Err(CorruptState("every other: expected two words")),
         };
         let end = Timestamp::from_micros(start + period);
         let after = match op {
@@ -108,7 +109,7 @@ impl Strategy for EveryOther {
         let counts = verdict == Verdict::Allowed && op != Op::Peek;
         let used = if counts { after } else { used };
         let remaining = u32::try_from(capacity.saturating_sub(used)).unwrap_or(u32::MAX);
-        Ok(Answer { verdict, remaining, fresh_at: if used > 0 { end } else { now } })
+        Ok(Answer { verdict, remaining, reset_at: if used > 0 { end } else { now } })
     }
 }
 
@@ -120,7 +121,7 @@ struct Reference {
 
 impl Reference {
     fn apply(&mut self, step: &Step<'_>, now: Timestamp) -> Decision {
-        let evaluation = step.decide(self.stored.as_deref(), now).expect("its own bytes");
+        let evaluation = step.evaluate(self.stored.as_deref(), now).expect("its own bytes");
         match evaluation.write {
             None => {}
             Some(Write::Put { value, .. }) => self.stored = Some(value),
@@ -247,7 +248,7 @@ async fn keys_count_for_themselves(harness: &dyn Harness) {
     for throttle in ["t", "t2"] {
         for key in keys {
             let decision = backend.apply(&Key::new(throttle, key), &step).await.expect("apply");
-            assert!(decision.is_allowed(), "a key of its own: {throttle} {key:?}");
+            assert!(decision.is_allowed(), "each key counts separately: {throttle} {key:?}");
         }
     }
     for key in keys {
@@ -273,7 +274,7 @@ async fn forget_forgets_one_key(harness: &dyn Harness) {
 }
 
 /// Only where decisions are stored as values, which another could write to.
-async fn a_corrupt_state_starts_afresh(harness: &dyn Harness) {
+async fn a_corrupt_state_starts_over(harness: &dyn Harness) {
     let Subject { backend, .. } = Subject::fresh(harness).await;
     let limits = [Limit::new(Rate::per_hour(2), TokenBucket::new()).expect("a valid limit")];
     let step = Step::new(&limits, 1, Op::Take);
@@ -288,7 +289,7 @@ async fn a_corrupt_state_starts_afresh(harness: &dyn Harness) {
     assert_eq!(kind.err(), Some(ErrorKind::Corrupt), "the error policy decides");
     let next = backend.apply(&key, &step).await.expect("apply");
     assert!(next.is_allowed() && next.remaining() == 0, "a fresh state that holds the hit");
-    let corrupt = backend.settings().count(crate::backend::Counter::Corrupt);
+    let corrupt = backend.core().stat(crate::backend::Stat::Corrupt);
     assert_eq!(corrupt, 1, "it was counted");
 }
 
@@ -305,16 +306,16 @@ async fn admits_exactly_the_limit(harness: &dyn Harness) {
     ];
     for strategy in strategies {
         let Subject { backend, namespace, clock } = Subject::fresh(harness).await;
-        let sibling = harness.sibling(&namespace, clock).await;
-        if let Some(sibling) = &sibling {
-            sibling.initialize().await.expect("initialize");
+        let peer = harness.peer(&namespace, clock).await;
+        if let Some(peer) = &peer {
+            peer.initialize().await.expect("initialize");
         }
         let limits: Arc<[Limit]> =
-            [Limit::shared(rate, Arc::clone(&strategy)).expect("a valid limit")].into();
+            [Limit::new(rate, Arc::clone(&strategy)).expect("a valid limit")].into();
         let mut tasks = tokio::task::JoinSet::new();
         for task in 0..TASKS {
-            let backend: Arc<dyn Backend> = match &sibling {
-                Some(sibling) if task % 2 == 1 => Arc::clone(sibling),
+            let backend: Arc<dyn Backend> = match &peer {
+                Some(peer) if task % 2 == 1 => Arc::clone(peer),
                 _ => Arc::clone(&backend),
             };
             let limits = Arc::clone(&limits);

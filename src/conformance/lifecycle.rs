@@ -1,19 +1,21 @@
 //! Initialize, ready, clear, close.
 
 use super::{Harness, Subject};
+use crate::backend::Ttl;
 use crate::error::ErrorKind;
 use crate::key::{Key, KeyPart};
 use crate::lifespan::LifespanExt;
 use crate::lock::LockOptions;
 use crate::rate::Rate;
-use crate::strategy::{Limit, Op, Step, TokenBucket};
+use crate::step::Step;
+use crate::strategy::{Limit, Op, TokenBucket};
 
 pub(super) async fn run(harness: &dyn Harness) {
     each_step_may_be_repeated(harness).await;
     nothing_works_after_close(harness).await;
     lifespans_overlap(harness).await;
     if harness.clears() {
-        clear_takes_all_but_locks(harness).await;
+        clear_takes_all(harness).await;
         clear_stays_in_its_namespace(harness).await;
     }
 }
@@ -24,19 +26,22 @@ fn limits() -> [Limit; 1] {
 
 async fn each_step_may_be_repeated(harness: &dyn Harness) {
     let Subject { backend, namespace, .. } = Subject::fresh(harness).await;
-    assert_eq!(backend.namespace(), namespace, "the namespace is the one that was asked for");
+    assert_eq!(
+        backend.core().namespace(),
+        namespace,
+        "the namespace is the one that was asked for"
+    );
     backend.initialize().await.expect("initialize again");
     backend.ready().await.expect("ready");
     if harness.clears() {
         backend.clear().await.expect("clear");
-        backend.reset().await.expect("reset");
     }
     backend.close().await.expect("close");
     backend.close().await.expect("close again");
     backend.initialize().await.expect("initialize after close");
     backend.set(&Key::value("a"), b"1", None).await.expect("set after it was opened again");
-    backend.abandon();
-    backend.close().await.expect("close after abandon");
+    backend.stop();
+    backend.close().await.expect("close after stop");
 }
 
 async fn nothing_works_after_close(harness: &dyn Harness) {
@@ -55,7 +60,7 @@ async fn nothing_works_after_close(harness: &dyn Harness) {
         backend.decrement(&key, 1).await.map(drop),
         backend.increment_with_ttl(&key, 1, ttl).await.map(drop),
         backend.expire(&key, ttl).await.map(drop),
-        backend.compare_and_set(&key, None, None, None).await.map(drop),
+        backend.compare_and_set(&key, None, None, Ttl::Never).await.map(drop),
         backend.multi_get(&[key]).await.map(drop),
         backend.multi_set(&[(key, b"")], None).await,
         backend.apply(&Key::new("t", &parts), &step).await.map(drop),
@@ -91,22 +96,18 @@ async fn lifespans_overlap(harness: &dyn Harness) {
     assert_eq!(closed, Err(ErrorKind::Closed), "get after the last lifespan");
 }
 
-async fn clear_takes_all_but_locks(harness: &dyn Harness) {
+async fn clear_takes_all(harness: &dyn Harness) {
     let Subject { backend, .. } = Subject::fresh(harness).await;
     let limits = limits();
     let parts = [KeyPart::bytes(b"a")];
     let key = Key::new("t", &parts);
     let step = Step::new(&limits, 1, Op::Take);
-    let guard = backend.lock("kept", LockOptions::new()).await.expect("lock");
     backend.set(&Key::value("a"), b"1", None).await.expect("set");
     assert!(backend.apply(&key, &step).await.expect("apply").is_allowed());
     assert!(backend.apply(&key, &step).await.expect("apply").is_denied());
     backend.clear().await.expect("clear");
     assert_eq!(backend.get(&Key::value("a")).await.expect("get"), None, "a value was cleared");
     assert!(backend.apply(&key, &step).await.expect("apply").is_allowed(), "a limit was cleared");
-    let second = backend.lock("kept", LockOptions::new().blocking(false)).await;
-    assert!(second.is_err(), "a lock is not cleared");
-    assert!(guard.release().await.expect("release"), "the lock was still held after a clear");
 }
 
 async fn clear_stays_in_its_namespace(harness: &dyn Harness) {

@@ -24,6 +24,7 @@ pub(super) async fn run(harness: &dyn Harness) {
     entering_again_is_explicit(harness).await;
     a_dropped_guard_lets_go(harness).await;
     a_cancelled_waiter_passes_the_turn_on(harness).await;
+    clear_leaves_locks(harness).await;
     locks_outlive_close(harness).await;
     fences_rise(harness).await;
 }
@@ -131,7 +132,7 @@ async fn entering_again_is_explicit(harness: &dyn Harness) {
     // Two branches of one task must not share a lock by accident.
     assert!(matches!(backend.lock("a", at_once()).await, Err(LockError::Held)));
     let nested = guard.reenter();
-    assert_eq!(nested.fence(), guard.fence(), "the same lock");
+    assert_eq!(nested.fencing_token(), guard.fencing_token(), "the same lock");
     drop(guard);
     assert!(nested.is_valid());
     assert!(matches!(backend.lock("a", at_once()).await, Err(LockError::Held)));
@@ -174,11 +175,22 @@ async fn a_cancelled_waiter_passes_the_turn_on(harness: &dyn Harness) {
     assert!(after.is_ok(), "nobody holds it");
 }
 
+async fn clear_leaves_locks(harness: &dyn Harness) {
+    if !harness.clears() {
+        return;
+    }
+    let Subject { backend, .. } = Subject::fresh(harness).await;
+    let guard = backend.lock("kept", held()).await.expect("lock");
+    backend.clear().await.expect("clear");
+    assert!(backend.lock("kept", at_once()).await.is_err(), "a lock is not cleared");
+    assert!(guard.release().await.expect("release"), "the lock was still held after a clear");
+}
+
 /// A service that ends closes its backend right after a guard was dropped, and while locks are held and
 /// waited for.
 async fn locks_outlive_close(harness: &dyn Harness) {
     let Subject { backend, namespace, clock } = Subject::fresh(harness).await;
-    let sibling = harness.sibling(&namespace, clock).await;
+    let peer = harness.peer(&namespace, clock).await;
     let guard = backend.lock("held", held()).await.expect("lock");
     let within = held().blocking_timeout(Some(Duration::from_secs(10)));
     let mut waiter = pin!(backend.lock("held", within));
@@ -186,8 +198,8 @@ async fn locks_outlive_close(harness: &dyn Harness) {
     assert!(waits.await, "held by another");
     drop(backend.lock("dropped", held()).await.expect("lock"));
     backend.close().await.expect("close");
-    let other = match &sibling {
-        Some(sibling) => sibling,
+    let other = match &peer {
+        Some(peer) => peer,
         None => {
             backend.initialize().await.expect("initialize after close");
             &backend
@@ -196,7 +208,7 @@ async fn locks_outlive_close(harness: &dyn Harness) {
     let free = other.lock("dropped", at_once()).await;
     drop(free.expect("free once the backend is closed, for its guard was dropped before"));
     assert!(guard.release().await.expect("release after close"), "still ours");
-    drop(waiter.await.expect("who waits goes on waiting"));
+    drop(waiter.await.expect("a waiter goes on waiting"));
     let free = other.lock("held", held().blocking_timeout(Some(Duration::from_secs(5)))).await;
     drop(free.expect("free after the release"));
 }
@@ -206,15 +218,15 @@ async fn fences_rise(harness: &dyn Harness) {
         return;
     }
     let Subject { backend, namespace, clock } = Subject::fresh(harness).await;
-    let sibling = harness.sibling(&namespace, clock).await;
+    let peer = harness.peer(&namespace, clock).await;
     let mut last = 0;
     for round in 0..10 {
-        let from = match &sibling {
-            Some(sibling) if round % 2 == 1 => sibling,
+        let from = match &peer {
+            Some(peer) if round % 2 == 1 => peer,
             _ => &backend,
         };
         let guard = from.lock("a", held()).await.expect("lock");
-        let fence = guard.fence().expect("a fencing token");
+        let fence = guard.fencing_token().expect("a fencing token");
         assert!(fence > last, "{fence} after {last}");
         last = fence;
         assert!(from.lock("a", at_once()).await.is_err(), "a failed try changes nothing");

@@ -1,8 +1,9 @@
 //! The suite that every backend must pass. Feature `conformance`.
 //!
-//! It holds a backend to the contract of [`Backend`]: lifecycle, primitives, decisions step by step
+//! It holds a backend to the contract of [`Backend`]: lifecycle, values, decisions step by step
 //! against the pure function, exactness under concurrency, and locks. A backend's author implements
-//! [`Harness`] and calls [`run`] in a test; a violation panics and says what was expected.
+//! [`Harness`] and calls [`run`] in a test, or only the parts that the backend has; a violation panics with
+//! what was expected.
 //!
 //! ```no_run
 //! use std::sync::Arc;
@@ -27,7 +28,7 @@
 mod decisions;
 mod lifecycle;
 mod locks;
-mod primitives;
+mod values;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -38,22 +39,22 @@ use async_trait::async_trait;
 use crate::backend::Backend;
 use crate::clock::ManualClock;
 
-/// How the suite gets at a backend.
+/// The suite's access to a backend under test.
 #[async_trait]
 pub trait Harness: Sync {
-    /// A backend on an empty namespace of that name, with that clock, not yet initialized.
+    /// Returns a backend on this empty namespace, with this clock, not yet initialized.
     async fn backend(&self, namespace: &str, clock: ManualClock) -> Arc<dyn Backend>;
 
     /// Another backend on the same store and namespace, as another process would have it. `None`,
     /// the default, if the store is not shared.
-    async fn sibling(&self, namespace: &str, clock: ManualClock) -> Option<Arc<dyn Backend>> {
+    async fn peer(&self, namespace: &str, clock: ManualClock) -> Option<Arc<dyn Backend>> {
         let _ = (namespace, clock);
         None
     }
 
-    /// Lets values of that TTL expire. Defaults to moving the clock; a store with a clock of its own
+    /// Lets values of that TTL expire. Defaults to moving the clock; a store with its own clock
     /// has to wait.
-    async fn let_expire(&self, clock: &ManualClock, ttl: Duration) {
+    async fn elapse(&self, clock: &ManualClock, ttl: Duration) {
         clock.advance(ttl);
     }
 
@@ -62,30 +63,102 @@ pub trait Harness: Sync {
         Duration::from_secs(1)
     }
 
-    /// Whether locks have fencing tokens. Defaults to true.
+    /// Returns whether locks have fencing tokens. Defaults to true.
     fn has_fences(&self) -> bool {
         true
     }
 
-    /// Whether [`clear`](Backend::clear) clears. Defaults to true.
+    /// Returns whether [`clear`](Backend::clear) clears. Defaults to true.
     fn clears(&self) -> bool {
         true
     }
 }
 
-/// Runs the whole suite.
+/// Runs the whole suite: every part of it.
+///
+/// ```no_run
+/// # use traffik::conformance::{self, Harness};
+/// # async fn example(harness: &dyn Harness) {
+/// conformance::run(harness).await;
+/// # }
+/// ```
 ///
 /// # Panics
 ///
 /// When the backend breaks its contract.
 pub async fn run(harness: &dyn Harness) {
+    lifecycle(harness).await;
+    values(harness).await;
+    decisions(harness).await;
+    locks(harness).await;
+}
+
+/// Checks [`Backend`]'s lifecycle: initialize, ready, clear, close, and lifespans.
+///
+/// ```no_run
+/// # use traffik::conformance::{self, Harness};
+/// # async fn example(harness: &dyn Harness) {
+/// conformance::lifecycle(harness).await;
+/// # }
+/// ```
+///
+/// # Panics
+///
+/// When the backend breaks its contract.
+pub async fn lifecycle(harness: &dyn Harness) {
     lifecycle::run(harness).await;
-    primitives::run(harness).await;
+}
+
+/// Checks [`Values`](crate::Values): bytes, counters, and their TTLs.
+///
+/// ```no_run
+/// # use traffik::conformance::{self, Harness};
+/// # async fn example(harness: &dyn Harness) {
+/// conformance::values(harness).await;
+/// # }
+/// ```
+///
+/// # Panics
+///
+/// When the backend breaks its contract.
+pub async fn values(harness: &dyn Harness) {
+    values::run(harness).await;
+}
+
+/// Checks [`Backend::apply`] and [`Backend::forget`]: step by step against the pure function, and under
+/// concurrency.
+///
+/// ```no_run
+/// # use traffik::conformance::{self, Harness};
+/// # async fn example(harness: &dyn Harness) {
+/// conformance::decisions(harness).await;
+/// # }
+/// ```
+///
+/// # Panics
+///
+/// When the backend breaks its contract.
+pub async fn decisions(harness: &dyn Harness) {
     decisions::run(harness).await;
+}
+
+/// Checks [`Locks`](crate::Locks). A backend that has none leaves this part out.
+///
+/// ```no_run
+/// # use traffik::conformance::{self, Harness};
+/// # async fn example(harness: &dyn Harness) {
+/// conformance::locks(harness).await;
+/// # }
+/// ```
+///
+/// # Panics
+///
+/// When the backend breaks its contract.
+pub async fn locks(harness: &dyn Harness) {
     locks::run(harness).await;
 }
 
-/// A backend under test, on a namespace of its own.
+/// A backend under test, on its own namespace.
 struct Subject {
     backend: Arc<dyn Backend>,
     namespace: String,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::clock::Timestamp;
 use crate::strategy::{Answer, Limit, Verdict};
 
-/// What a service branches on.
+/// The outcome of a hit, to branch on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[expect(clippy::exhaustive_enums, reason = "the three ways that a hit can go")]
 pub enum Outcome {
@@ -59,7 +59,7 @@ impl LimitAnswer {
                 Verdict::Denied { retry_at } => from_now(retry_at),
                 Verdict::Never => NEVER,
             },
-            reset_after: from_now(answer.fresh_at),
+            reset_after: from_now(answer.reset_at),
             limit: rate.limit(),
             burst: rate.effective_burst(),
             remaining: answer.remaining,

@@ -2,8 +2,8 @@
 
 mod allowed;
 mod answer;
+mod inline;
 mod receipt;
-mod ruled;
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,9 +15,9 @@ pub use receipt::Receipt;
 
 use crate::clock::{Timestamp, micros_ceil};
 use crate::rate::Rate;
-use crate::strategy::{Answer, Limit, Op, Step};
+use crate::strategy::{Answer, Limit};
 use answer::{LONGEST_WAIT, NEVER};
-pub(crate) use ruled::Ruled;
+pub(crate) use inline::InlineDecision;
 
 /// The answer to a hit or a peek.
 ///
@@ -48,7 +48,7 @@ pub(crate) use ruled::Ruled;
 /// A clone has no [`receipt`](Self::receipt), so nothing is given back twice.
 #[must_use = "a decision that is ignored limits nothing"]
 pub struct Decision {
-    ruled: Ruled,
+    inline: InlineDecision,
     more: Extra,
 }
 
@@ -87,10 +87,10 @@ pub enum Denial {
     Policy,
 }
 
-/// Who decided.
+/// The source of a decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Source {
+pub enum DecidedBy {
     /// The limits, by the backend's state.
     Backend,
     /// Nobody needed to: the key was exempt.
@@ -114,31 +114,26 @@ struct More {
 }
 
 impl Decision {
-    /// Makes the decision of a backend from the answer of each limit of a step, in its order.
-    ///
-    /// `asked_at` is the caller's time, to which the decision's waits are relative; `at` is the instant
-    /// at which the step counted: that, or the latest that the key has seen. Without limits the hit
-    /// passes.
+    /// Makes the decision over some limits from the answer of each. `took` is the cost if it was to be
+    /// taken, and 0 else. The instants are the caller's, and that at which the hit counted.
     #[inline(always)]
-    pub fn from_answers(
-        step: &Step<'_>,
+    pub(crate) fn over(
+        limits: &[Limit],
         answers: &[Answer],
-        asked_at: Timestamp,
-        at: Timestamp,
+        instants: (Timestamp, Timestamp),
+        took: u32,
     ) -> Self {
-        let took = if matches!(step.op(), Op::Take) { step.cost() } else { 0 };
-        let instants = (asked_at, at);
-        match (step.limits(), answers) {
-            ([limit], [answer]) => Ruled::of_one(limit, *answer, instants, took).into(),
+        match (limits, answers) {
+            ([limit], [answer]) => InlineDecision::of_one(limit, *answer, instants, took).into(),
             ([first, second], [one, two]) => {
-                Ruled::of_two([first, second], [*one, *two], instants, took).into()
+                InlineDecision::of_two([first, second], [*one, *two], instants, took).into()
             }
-            _ => Self::from_many(step.limits(), answers, instants, took),
+            _ => Self::over_many(limits, answers, instants, took),
         }
     }
 
     #[cold]
-    fn from_many(
+    fn over_many(
         limits: &[Limit],
         answers: &[Answer],
         (asked_at, at): (Timestamp, Timestamp),
@@ -149,19 +144,19 @@ impl Decision {
         let answers: Vec<LimitAnswer> = own.collect();
         let Some((named, answer)) = answers.iter().enumerate().min_by_key(|(_, one)| one.rank())
         else {
-            return Self::pass(Source::Unlimited);
+            return Self::pass(DecidedBy::Unlimited);
         };
         // At most `MAX_LIMITS` limits, which is below 256.
         let index = |count: usize| u8::try_from(count).unwrap_or(u8::MAX);
-        let ruled = Ruled::naming(index(named), *answer, at, took);
-        let ruled = Ruled { asked: index(answers.len()), ..ruled };
+        let inline = InlineDecision::naming(index(named), *answer, at, took);
+        let inline = InlineDecision { asked: index(answers.len()), ..inline };
         let more = Extra(Some(Box::new(More { answers, limits: None })));
-        Self { ruled, more }
+        Self { inline, more }
     }
 
     /// Lets a hit pass without counting it: for an error handler.
     pub const fn allow() -> Self {
-        Self::pass(Source::Policy)
+        Self::pass(DecidedBy::Policy)
     }
 
     /// Denies a hit, to be tried again after a while, 1 ms or more: for an error handler.
@@ -171,68 +166,68 @@ impl Decision {
         let wait = micros_ceil(retry_after).clamp(LEAST, LONGEST_WAIT);
         let answer = LimitAnswer { wait, reset_after: wait, limit: 0, burst: 0, remaining: 0 };
         let denial = Some(Denial::Policy);
-        Ruled { denial, answer, ..Ruled::unasked(Source::Policy) }.into()
+        InlineDecision { denial, answer, ..InlineDecision::unasked(DecidedBy::Policy) }.into()
     }
 
-    pub(crate) const fn pass(source: Source) -> Self {
-        Self { ruled: Ruled::unasked(source), more: Extra(None) }
+    pub(crate) const fn pass(decided_by: DecidedBy) -> Self {
+        Self { inline: InlineDecision::unasked(decided_by), more: Extra(None) }
     }
 
     /// The answer for a new key when no more keys fit.
     pub(crate) fn overflow(rate: &Rate, admit: bool, retry_after: u64) -> Self {
         let (limit, burst) = (rate.limit(), rate.effective_burst());
-        let mut ruled = Ruled::unasked(Source::Overflow);
+        let mut inline = InlineDecision::unasked(DecidedBy::Overflow);
         if !admit {
             let (wait, reset_after) = (retry_after, retry_after);
-            ruled.denial = Some(Denial::Full);
-            ruled.answer = LimitAnswer { wait, reset_after, limit, burst, remaining: 0 };
+            inline.denial = Some(Denial::Full);
+            inline.answer = LimitAnswer { wait, reset_after, limit, burst, remaining: 0 };
         }
-        ruled.into()
+        inline.into()
     }
 
     /// Denies a hit of the throttle of that number, which the limit of that index can never let pass:
     /// without a state.
-    pub(crate) fn never(step: &Step<'_>, index: usize, throttle: u64) -> Self {
-        let rate = step.limits()[index].rate();
+    pub(crate) fn never(limits: &[Limit], index: usize, throttle: u64) -> Self {
+        let rate = limits[index].rate();
         let (limit, burst) = (rate.limit(), rate.effective_burst());
         let answer = LimitAnswer { wait: NEVER, reset_after: 0, limit, burst, remaining: 0 };
         let named = u8::try_from(index).unwrap_or(u8::MAX);
         let denial = Some(Denial::Never);
-        let unasked = Ruled::unasked(Source::Policy);
-        Ruled { denial, named, answer, bound_to: throttle, ..unasked }.into()
+        let unasked = InlineDecision::unasked(DecidedBy::Policy);
+        InlineDecision { denial, named, answer, bound_to: throttle, ..unasked }.into()
     }
 
     /// Returns what a service branches on.
     #[must_use]
     #[inline]
     pub const fn outcome(&self) -> Outcome {
-        self.ruled.outcome()
+        self.inline.outcome()
     }
 
     /// Returns `true` if the hit passes.
     #[must_use]
     #[inline]
     pub const fn is_allowed(&self) -> bool {
-        self.ruled.denial.is_none()
+        self.inline.denial.is_none()
     }
 
     /// Returns `true` if the hit is denied, for now or for good.
     #[must_use]
     #[inline]
     pub const fn is_denied(&self) -> bool {
-        self.ruled.denial.is_some()
+        self.inline.denial.is_some()
     }
 
     /// Returns why it is denied; `None` if it passes.
     #[must_use]
     pub const fn denial(&self) -> Option<Denial> {
-        self.ruled.denial
+        self.inline.denial
     }
 
     /// Returns who decided.
     #[must_use]
-    pub const fn source(&self) -> Source {
-        self.ruled.source
+    pub const fn decided_by(&self) -> DecidedBy {
+        self.inline.decided_by
     }
 
     /// Returns which limit denied, by its index among the limits of the hit; `None` if the hit passes
@@ -242,8 +237,8 @@ impl Decision {
     /// brought its own rates.
     #[must_use]
     pub fn denied_by(&self) -> Option<usize> {
-        matches!(self.ruled.denial, Some(Denial::Limited | Denial::Never))
-            .then_some(usize::from(self.ruled.named))
+        matches!(self.inline.denial, Some(Denial::Limited | Denial::Never))
+            .then_some(usize::from(self.inline.named))
     }
 
     /// Returns the units in a period of the limit that the decision names; `u32::MAX` where no limit
@@ -251,7 +246,7 @@ impl Decision {
     #[must_use]
     #[inline]
     pub const fn limit(&self) -> u32 {
-        self.ruled.answer.limit
+        self.inline.answer.limit
     }
 
     /// Returns the units that can pass at once after a pause, of the limit that the decision names.
@@ -259,7 +254,7 @@ impl Decision {
     #[must_use]
     #[inline]
     pub const fn burst(&self) -> u32 {
-        self.ruled.answer.burst
+        self.inline.answer.burst
     }
 
     /// Returns the whole units that would pass now, after this hit, of the limit that the decision
@@ -267,7 +262,7 @@ impl Decision {
     #[must_use]
     #[inline]
     pub const fn remaining(&self) -> u32 {
-        self.ruled.answer.remaining
+        self.inline.answer.remaining
     }
 
     /// Returns how long until the limit that the decision names answers like a fresh one, if nobody
@@ -275,7 +270,7 @@ impl Decision {
     #[must_use]
     #[inline]
     pub const fn reset_after(&self) -> Duration {
-        self.ruled.answer.reset_after()
+        self.inline.answer.reset_after()
     }
 
     /// Returns each limit's own answer, in the order of the hit's limits; nothing where no limit was
@@ -283,10 +278,10 @@ impl Decision {
     #[must_use]
     pub fn answers(&self) -> impl ExactSizeIterator<Item = LimitAnswer> + '_ {
         let many = self.more.0.as_deref().map_or(&[][..], |more| &more.answers);
-        (0..usize::from(self.ruled.asked)).map(move |index| match many.get(index) {
+        (0..usize::from(self.inline.asked)).map(move |index| match many.get(index) {
             Some(answer) => *answer,
-            None if index == usize::from(self.ruled.named) => self.ruled.answer,
-            None => self.ruled.other.unwrap_or(self.ruled.answer),
+            None if index == usize::from(self.inline.named) => self.inline.answer,
+            None => self.inline.other.unwrap_or(self.inline.answer),
         })
     }
 
@@ -295,30 +290,30 @@ impl Decision {
     /// where an error policy decided. What an error handler took elsewhere, it must give back itself.
     #[must_use]
     pub fn receipt(self) -> Option<Receipt> {
-        let Ruled { taken, taken_at, bound_to, .. } = self.ruled;
+        let InlineDecision { taken, taken_at, bound_to, .. } = self.inline;
         let mut more = self.more;
         let limits = more.0.take().and_then(|more| more.limits);
         (taken > 0).then(|| Receipt::new(taken, taken_at, bound_to, limits))
     }
 
     /// The same, marked as made by an error policy.
-    pub(crate) fn by_policy(mut self) -> Self {
-        self.ruled.source = Source::Policy;
-        self.ruled.taken = 0;
+    pub(crate) fn decided_by_policy(mut self) -> Self {
+        self.inline.decided_by = DecidedBy::Policy;
+        self.inline.taken = 0;
         // A handler may have asked another throttle, whose limits this one does not know.
-        self.ruled.bound_to = 0;
+        self.inline.bound_to = 0;
         self
     }
 
     /// The same with other figures.
     #[inline(always)]
-    pub(crate) fn map(mut self, change: impl FnOnce(Ruled) -> Ruled) -> Self {
-        self.ruled = change(self.ruled);
+    pub(crate) fn map(mut self, change: impl FnOnce(InlineDecision) -> InlineDecision) -> Self {
+        self.inline = change(self.inline);
         self
     }
 
     pub(crate) const fn is_bound_to(&self, fingerprint: u64) -> bool {
-        self.ruled.bound_to == fingerprint
+        self.inline.bound_to == fingerprint
     }
 
     /// Keeps the limits that the hit brought.
@@ -336,15 +331,17 @@ impl Decision {
 impl Clone for Decision {
     /// Clones all but the [`receipt`](Self::receipt).
     fn clone(&self) -> Self {
-        Self { ruled: Ruled { taken: 0, ..self.ruled }, more: self.more.clone() }
+        Self { inline: InlineDecision { taken: 0, ..self.inline }, more: self.more.clone() }
     }
 }
 
 /// Compares what can be read, not the receipt.
 impl PartialEq for Decision {
     fn eq(&self, other: &Self) -> bool {
-        let said = |one: &Ruled| (one.denial, one.source, one.named, one.outcome(), one.answer);
-        said(&self.ruled) == said(&other.ruled) && self.answers().eq(other.answers())
+        let said = |one: &InlineDecision| {
+            (one.denial, one.decided_by, one.named, one.outcome(), one.answer)
+        };
+        said(&self.inline) == said(&other.inline) && self.answers().eq(other.answers())
     }
 }
 
@@ -355,7 +352,7 @@ impl fmt::Debug for Decision {
         f.debug_struct("Decision")
             .field("outcome", &self.outcome())
             .field("denial", &self.denial())
-            .field("source", &self.source())
+            .field("decided_by", &self.decided_by())
             .field("denied_by", &self.denied_by())
             .field("limit", &self.limit())
             .field("burst", &self.burst())
@@ -368,10 +365,12 @@ impl fmt::Debug for Decision {
 impl fmt::Display for Decision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.denial(), self.outcome()) {
-            (None, _) if self.source() == Source::Policy => {
+            (None, _) if self.decided_by() == DecidedBy::Policy => {
                 f.write_str("allowed by the error policy")
             }
-            (None, _) if self.source() != Source::Backend => f.write_str("allowed, not counted"),
+            (None, _) if self.decided_by() != DecidedBy::Backend => {
+                f.write_str("allowed, not counted")
+            }
             (None, _) => write!(f, "allowed, {} of {} remaining", self.remaining(), self.burst()),
             (Some(_), Outcome::Denied { retry_after }) => {
                 write!(f, "denied, retry after {retry_after:?}")

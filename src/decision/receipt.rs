@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::clock::Timestamp;
 use crate::strategy::Limit;
 
-/// What a hit took, to be given back once.
+/// The units that a hit took, to be given back once.
 ///
 /// It belongs to the throttle and the key of the hit. It holds the cost, the instant, and the rates if
 /// the hit brought any: a bucket takes the cost back at any time, up to its capacity; a window takes it

@@ -17,7 +17,7 @@ const GRACE: Duration = Duration::from_millis(500);
 /// Backoff between two questions to a store that does not answer.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// The longest that one question takes. A backend has times of its own, which are mostly shorter.
+/// The longest that one question takes. A backend's own timeouts are mostly shorter.
 const LONGEST_QUESTION: Duration = Duration::from_secs(60);
 
 /// Initializes the backend, or leaves that to `connecting` if the store does not answer.
@@ -25,18 +25,18 @@ pub(super) async fn initialize(
     backend: &Arc<dyn Backend>,
     connecting: &Task,
 ) -> Result<(), BackendError> {
-    let name = backend.settings().name();
+    let name = backend.core().name();
     let deadline = timer::Deadline::after(GRACE);
     let failure = match deadline.bound(name, "initialize", backend.initialize()).await {
         Ok(()) => return Ok(()),
-        Err(error) if error.kind().is_programmer_error() => return Err(error),
+        Err(error) if error.kind().bypasses_policy() => return Err(error),
         Err(error) => error,
     };
     // Of an attempt that was cut short by our own deadline, the next one tells the cause.
     let error = (failure.kind() != ErrorKind::Timeout).then(|| failure.to_string());
     warn!(
         backend = name,
-        namespace = backend.settings().namespace(),
+        namespace = backend.core().namespace(),
         error,
         "a lifespan began without its store; until it answers, the error policy decides"
     );
@@ -54,17 +54,17 @@ async fn connect(backend: Weak<dyn Backend>) {
         sleep(pause / 2 + random::up_to(pause / 2)).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
         let Some(backend) = backend.upgrade() else { return };
-        let settings = backend.settings();
+        let core = backend.core();
         let asked = timer::Deadline::after(LONGEST_QUESTION);
-        let answer = asked.bound(settings.name(), "ready", backend.ready()).await;
-        let (name, namespace) = (settings.name(), settings.namespace());
+        let answer = asked.bound(core.name(), "ready", backend.ready()).await;
+        let (name, namespace) = (core.name(), core.namespace());
         match answer {
             Ok(()) => {
                 info!(backend = name, namespace, "the store answers now");
                 return;
             }
             Err(error) if error.kind() == ErrorKind::Closed => return,
-            Err(error) if error.kind().is_programmer_error() && !mistake_reported => {
+            Err(error) if error.kind().bypasses_policy() && !mistake_reported => {
                 mistake_reported = true;
                 error!(
                     backend = name,

@@ -15,7 +15,7 @@ pub struct LifespanOptions {
 }
 
 impl LifespanOptions {
-    /// The defaults: the store is [required](Start::Required).
+    /// Creates the default options: the store is [required](Start::Required).
     pub const fn new() -> Self {
         Self { start: Start::Required }
     }
@@ -28,7 +28,7 @@ impl LifespanOptions {
     }
 }
 
-/// What happens if the store cannot be reached when a lifespan begins.
+/// The behaviour of a start when the store cannot be reached.
 ///
 /// A mistake of configuration that the store reports, such as a wrong password, is an error in both
 /// cases.

@@ -8,9 +8,9 @@ use parking_lot::Mutex;
 
 type Work = Box<dyn FnOnce() + Send>;
 
-/// Counts who holds a lock, waits for one, or releases one.
+/// Counts the holders and waiters of locks, and the releases that are in flight.
 ///
-/// A backend that is closed still has to release what was locked before. So it lets go of its servers only
+/// A backend that is closed still has to release what was locked before. So it closes its connections only
 /// when nobody is counted here.
 #[derive(Default)]
 pub(crate) struct InUse {

@@ -21,16 +21,16 @@ pub(crate) struct Lease {
 }
 
 impl Lease {
-    /// Calls `extend` every third of `ttl`, by a task that lives there. It stops when `extend` says that the
-    /// lock is lost, or when the lease is [`LONGEST_LEASE`] old; after an error it goes on, for the next try
-    /// may be in time.
+    /// Calls `extend` every third of `ttl`, by a task that lives there. It stops when `extend` says that
+    /// the lock is lost, or when the lease is [`LONGEST_LEASE`] old; after an error it goes on, for the
+    /// next try may be in time.
     pub(crate) fn start<F, Fut>(home: Home, backend: &'static str, ttl: Duration, extend: F) -> Self
     where
         F: FnMut() -> Fut + Send + 'static,
         Fut: Future<Output = Result<bool, BackendError>> + Send + 'static,
     {
         let task = Task::new();
-        // Who has just taken a lock is inside of a runtime.
+        // The caller has just taken a lock, so it is inside of a runtime.
         task.start_on(home, || renew(backend, ttl, extend));
         Self { _task: task }
     }

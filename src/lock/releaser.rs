@@ -45,7 +45,7 @@ const LATE_PAUSES: [Duration; 4] = [
 /// How long releases go on after the backend was dropped.
 const LAST_TRIES: Duration = Duration::from_secs(2);
 
-type Job = Box<dyn Fn() -> Pin<Box<dyn Future<Output = Outcome> + Send>> + Send>;
+type Job = Box<dyn Fn() -> Pin<Box<dyn Future<Output = ReleaseOutcome> + Send>> + Send>;
 
 /// Whose lock is released.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +58,7 @@ pub(crate) enum Lane {
 
 /// What came of asking a server to release a lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Outcome {
+pub(crate) enum ReleaseOutcome {
     Released,
     /// The server says that it is another's, or nobody's.
     NotOurs,
@@ -92,15 +92,15 @@ impl Asked {
 /// The releases on one server.
 #[derive(Debug)]
 pub(crate) struct Releaser {
-    shared: Arc<Shared>,
+    shared: Arc<Pending>,
     /// Lives as long as the task does.
     task: Mutex<Weak<()>>,
     home: Home,
 }
 
 #[derive(Debug, Default)]
-struct Shared {
-    queue: Mutex<Queue>,
+struct Pending {
+    queue: Mutex<ReleaseQueue>,
     wake: Notify,
     /// Notified when a release has ended.
     ended: Notify,
@@ -109,7 +109,7 @@ struct Shared {
 }
 
 #[derive(Default)]
-struct Queue {
+struct ReleaseQueue {
     guards: VecDeque<Release>,
     tries: VecDeque<Release>,
     /// Those that are asked again, by when and a number that makes it unique.
@@ -155,8 +155,8 @@ impl Releaser {
         }
     }
 
-    /// Whether the server gave no answer to the last release. Whoever has others to ask need not ask it:
-    /// the releases that are left find out when it answers again.
+    /// Returns whether the server gave no answer to the last release. Whoever has others to ask need not
+    /// ask it: the releases that are left find out when it answers again.
     #[cfg(any(feature = "redis", test))]
     pub(crate) fn is_silent(&self) -> bool {
         self.shared.is_silent.load(Ordering::Relaxed)
@@ -185,7 +185,7 @@ impl Releaser {
     /// Takes a release over. Never blocks or panics, and needs no runtime.
     pub(crate) fn send<F>(&self, asked: Asked, job: impl Fn() -> F + Send + 'static)
     where
-        F: Future<Output = Outcome> + Send + 'static,
+        F: Future<Output = ReleaseOutcome> + Send + 'static,
     {
         let job: Job = Box::new(move || Box::pin(job()));
         let release = Release { job, asked, pause: SHORTEST_PAUSE, answers: 0, is_fresh: true };
@@ -202,7 +202,7 @@ impl Drop for Releaser {
     }
 }
 
-async fn work(shared: &Arc<Shared>, home: Home) {
+async fn work(shared: &Arc<Pending>, home: Home) {
     loop {
         let (releases, due, is_over) = {
             let mut queue = shared.queue.lock();
@@ -219,7 +219,7 @@ async fn work(shared: &Arc<Shared>, home: Home) {
             return;
         }
         for release in releases {
-            let running = Running { shared: Arc::clone(shared), release: Some(release) };
+            let running = UnderWay { shared: Arc::clone(shared), release: Some(release) };
             background::start_detached_on(home, running.run());
         }
         match due {
@@ -230,16 +230,16 @@ async fn work(shared: &Arc<Shared>, home: Home) {
 }
 
 /// A release under way. If its runtime ends before it does, it goes back into the queue.
-struct Running {
-    shared: Arc<Shared>,
+struct UnderWay {
+    shared: Arc<Pending>,
     release: Option<Release>,
 }
 
-impl Running {
+impl UnderWay {
     async fn run(mut self) {
         let Some(release) = &self.release else { return };
         let outcome = (release.job)().await;
-        let is_silent = outcome == Outcome::NoAnswer;
+        let is_silent = outcome == ReleaseOutcome::NoAnswer;
         self.shared.is_silent.store(is_silent, Ordering::Relaxed);
         if let Some(release) = self.release.take() {
             self.shared.ended(release, Some(outcome));
@@ -247,7 +247,7 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for UnderWay {
     fn drop(&mut self) {
         if let Some(release) = self.release.take() {
             self.shared.ended(release, None);
@@ -255,13 +255,13 @@ impl Drop for Running {
     }
 }
 
-impl Shared {
+impl Pending {
     /// `None` if it did not come to an end.
-    fn ended(&self, mut release: Release, outcome: Option<Outcome>) {
+    fn ended(&self, mut release: Release, outcome: Option<ReleaseOutcome>) {
         let mut queue = self.queue.lock();
         *queue.running(release.is_fresh) -= 1;
         release.is_fresh = false;
-        if let Some(pause) = release.pause_after(outcome.unwrap_or(Outcome::NoAnswer)) {
+        if let Some(pause) = release.pause_after(outcome.unwrap_or(ReleaseOutcome::NoAnswer)) {
             queue.put_off(release, pause);
         }
         drop(queue);
@@ -271,17 +271,19 @@ impl Shared {
 }
 
 impl Release {
-    /// When to ask again; `None` if there is no need.
-    fn pause_after(&mut self, outcome: Outcome) -> Option<Duration> {
+    /// Returns when to ask again; `None` if there is no need.
+    fn pause_after(&mut self, outcome: ReleaseOutcome) -> Option<Duration> {
         match outcome {
-            Outcome::Released => None,
-            Outcome::NoAnswer => {
+            ReleaseOutcome::Released => None,
+            ReleaseOutcome::NoAnswer => {
                 let pause = self.pause / 2 + random::up_to(self.pause / 2);
                 self.pause = (self.pause * 2).min(LONGEST_PAUSE);
                 Some(pause)
             }
-            Outcome::NotOurs if self.asked.granted || self.asked.at.elapsed() < PROMPT => None,
-            Outcome::NotOurs | Outcome::Refused => {
+            ReleaseOutcome::NotOurs if self.asked.granted || self.asked.at.elapsed() < PROMPT => {
+                None
+            }
+            ReleaseOutcome::NotOurs | ReleaseOutcome::Refused => {
                 let pause = LATE_PAUSES.get(self.answers).copied();
                 self.answers += 1;
                 pause
@@ -290,7 +292,7 @@ impl Release {
     }
 }
 
-impl Queue {
+impl ReleaseQueue {
     fn push(&mut self, release: Release) {
         let (lane, most) = match release.asked.lane {
             Lane::Guard => (&mut self.guards, MOST_GUARDS),
@@ -318,7 +320,7 @@ impl Queue {
         if is_fresh { &mut self.fresh_running } else { &mut self.retried_running }
     }
 
-    /// Whether there is one that was never asked for to its end.
+    /// Returns whether there is one that was never asked for to its end.
     fn has_fresh(&self) -> bool {
         !self.guards.is_empty() || !self.tries.is_empty() || self.fresh_running > 0
     }
@@ -328,7 +330,7 @@ impl Queue {
         waiting + self.fresh_running + self.retried_running == 0
     }
 
-    /// What may begin now. What the TTL has freed meanwhile is dropped.
+    /// Returns what may begin now. What the TTL has freed meanwhile is dropped.
     fn take(&mut self, now: Instant) -> Vec<Release> {
         let mut taken = Vec::new();
         if self.closed_at.is_some() {
@@ -366,9 +368,9 @@ pub(crate) fn later(now: Instant, wait: Duration) -> Instant {
     now + wait.min(YEAR)
 }
 
-impl fmt::Debug for Queue {
+impl fmt::Debug for ReleaseQueue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Queue")
+        f.debug_struct("ReleaseQueue")
             .field("guards", &self.guards.len())
             .field("tries", &self.tries.len())
             .field("again", &self.again.len())
@@ -399,7 +401,7 @@ mod tests {
     fn send(
         releaser: &Releaser,
         asked: Asked,
-        answer: impl Fn(u32) -> Outcome + Copy + Send + 'static,
+        answer: impl Fn(u32) -> ReleaseOutcome + Copy + Send + 'static,
     ) -> Arc<AtomicU32> {
         let count = Arc::new(AtomicU32::new(0));
         let counting = Arc::clone(&count);
@@ -420,7 +422,7 @@ mod tests {
     #[test]
     fn f23_a_release_from_anywhere_is_done_in_the_runtime_that_lives() {
         let releaser = Arc::new(Releaser::on(Home::Caller));
-        let released = |_| Outcome::Released;
+        let released = |_| ReleaseOutcome::Released;
         let early = send(&releaser, held(), released);
         let first = runtime();
         let foreign = first.block_on(async {
@@ -446,9 +448,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_silent_server_is_asked_until_it_answers_or_the_ttl_is_over() {
         let releaser = Releaser::on(Home::Caller);
-        let answers_late =
-            send(&releaser, held(), |n| if n < 9 { Outcome::NoAnswer } else { Outcome::Released });
-        let silent = send(&releaser, held(), |_| Outcome::NoAnswer);
+        let answers_late = send(&releaser, held(), |n| {
+            if n < 9 { ReleaseOutcome::NoAnswer } else { ReleaseOutcome::Released }
+        });
+        let silent = send(&releaser, held(), |_| ReleaseOutcome::NoAnswer);
         tokio::time::sleep(Duration::from_millis(100)).await;
         assert!(releaser.is_silent());
         tokio::time::sleep(TTL * 2).await;
@@ -463,7 +466,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn not_ours_is_believed_of_a_prompt_server_and_of_a_lock_that_was_granted() {
         let releaser = Releaser::on(Home::Caller);
-        let not_ours = |_| Outcome::NotOurs;
+        let not_ours = |_| ReleaseOutcome::NotOurs;
         let now = monotonic_now();
         tokio::time::advance(Duration::from_secs(1)).await;
         let granted = send(&releaser, Asked { at: now, ..held() }, not_ours);
@@ -478,10 +481,10 @@ mod tests {
     async fn those_that_were_never_asked_do_not_stand_behind_those_without_an_answer() {
         let releaser = Releaser::on(Home::Caller);
         for _ in 0..1000 {
-            send(&releaser, Asked::in_vain(monotonic_now(), TTL), |_| Outcome::NoAnswer);
+            send(&releaser, Asked::in_vain(monotonic_now(), TTL), |_| ReleaseOutcome::NoAnswer);
         }
         tokio::time::sleep(Duration::from_secs(2)).await;
-        let guard = send(&releaser, held(), |_| Outcome::Released);
+        let guard = send(&releaser, held(), |_| ReleaseOutcome::Released);
         tokio::time::sleep(Duration::from_millis(10)).await;
         assert_eq!(times(&guard), 1);
     }
@@ -493,8 +496,8 @@ mod tests {
         releaser.drained(TTL).await;
         assert_eq!(start.elapsed(), Duration::ZERO, "there is nothing to wait for");
         let done: Vec<_> =
-            (0..100).map(|_| send(&releaser, held(), |_| Outcome::Released)).collect();
-        let silent = send(&releaser, held(), |_| Outcome::NoAnswer);
+            (0..100).map(|_| send(&releaser, held(), |_| ReleaseOutcome::Released)).collect();
+        let silent = send(&releaser, held(), |_| ReleaseOutcome::NoAnswer);
         releaser.drained(TTL).await;
         assert!(done.iter().all(|done| times(done) == 1));
         assert!(times(&silent) >= 1 && start.elapsed() < Duration::from_secs(1));
@@ -509,12 +512,12 @@ mod tests {
     async fn the_queues_are_bounded() {
         let releaser = Releaser::on(Home::Caller);
         for _ in 0..2 * MOST_TRIES {
-            send(&releaser, Asked::in_vain(monotonic_now(), TTL), |_| Outcome::NoAnswer);
+            send(&releaser, Asked::in_vain(monotonic_now(), TTL), |_| ReleaseOutcome::NoAnswer);
         }
         assert_eq!(releaser.shared.queue.lock().tries.len(), MOST_TRIES);
         tokio::time::sleep(Duration::from_secs(1)).await;
         for _ in 0..2 * MOST_TRIES {
-            send(&releaser, Asked::in_vain(monotonic_now(), TTL), |_| Outcome::NoAnswer);
+            send(&releaser, Asked::in_vain(monotonic_now(), TTL), |_| ReleaseOutcome::NoAnswer);
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
         assert!(releaser.shared.queue.lock().again.len() <= MOST_TRIES);
@@ -524,8 +527,8 @@ mod tests {
     async fn all_are_done_and_the_task_ends_soon_after_the_last_handle() {
         let releaser = Releaser::on(Home::Caller);
         let done: Vec<_> =
-            (0..100).map(|_| send(&releaser, held(), |_| Outcome::Released)).collect();
-        let silent = send(&releaser, held(), |_| Outcome::NoAnswer);
+            (0..100).map(|_| send(&releaser, held(), |_| ReleaseOutcome::Released)).collect();
+        let silent = send(&releaser, held(), |_| ReleaseOutcome::NoAnswer);
         drop(releaser);
         tokio::time::sleep(Duration::from_secs(3)).await;
         assert!(done.iter().all(|done| times(done) == 1));

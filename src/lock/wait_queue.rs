@@ -1,7 +1,8 @@
 //! Waiting for a lock that a server keeps: one waiter of each name asks it, the others are queued.
 //!
-//! In the process it is first come, first served. Across processes nothing is promised: who asks first
-//! after a release has the lock, and the pauses between are random so that nobody always loses.
+//! In the process it is first come, first served. Across processes nothing is promised: the client that
+//! asks first after a release has the lock, and the pauses between are random so that nobody always
+//! loses.
 //!
 //! A future may be kept without being polled, and its runtime may stand idle. Such a waiter cannot ask, so
 //! it is passed over when it is overdue, and does not keep a free lock from those behind it.
@@ -15,7 +16,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::{LockError, LockOptions, MAX_WAITERS};
+use super::{LockError, LockRequest, MAX_WAITERS};
 use crate::clock::monotonic_now;
 use crate::error::{BackendError, ErrorKind};
 use crate::{random, timer};
@@ -55,7 +56,7 @@ struct Waiter {
 #[derive(Debug)]
 pub(crate) enum Attempt<T> {
     Taken(T),
-    /// Held by another, for at most that long if the server says so.
+    /// Held by another, for at most that long if the server tells.
     Held(Option<Duration>),
 }
 
@@ -64,32 +65,30 @@ impl WaitQueue {
         Self { backend, queues: Mutex::default() }
     }
 
-    /// Tries until the lock is taken or the options' time is over, which ends a try that is under way too.
+    /// Tries until the lock is taken or the request's time is over, which ends a try that is under way too.
     /// Not blocking, or with no time at all to wait, it tries once.
     pub(crate) async fn acquire<T, F>(
         &self,
         name: &str,
-        options: LockOptions,
+        request: LockRequest,
         mut attempt: impl FnMut() -> F,
     ) -> Result<T, LockError>
     where
         F: Future<Output = Result<Attempt<T>, LockError>>,
     {
         timer::require(self.backend, "lock")?;
-        let waits = options.is_blocking() && options.get_blocking_timeout() != Some(Duration::ZERO);
-        let late = || LockError::timed_out(options.get_blocking_timeout().unwrap_or_default());
-        if !waits {
+        if !request.waits() {
             return match attempt().await? {
                 Attempt::Taken(lock) => Ok(lock),
-                Attempt::Held(_) if options.is_blocking() => Err(late()),
-                Attempt::Held(_) => Err(LockError::Held),
+                Attempt::Held(_) => Err(request.refusal()),
             };
         }
-        let deadline = options.deadline();
+        let late = || request.refusal();
+        let deadline = request.deadline();
         let ticket = match self.join(name) {
             Ok(ticket) => ticket,
             Err(error) => {
-                // Who tries again at once must not keep the others from going on.
+                // A caller that retries at once must not keep the others from going on.
                 tokio::task::yield_now().await;
                 return Err(error.into());
             }
@@ -120,7 +119,7 @@ impl WaitQueue {
         }
     }
 
-    /// The lock was released in this process: who waits for it here need not sleep on.
+    /// Wakes the waiters of this process: the lock was released in it.
     pub(crate) fn released(&self, name: &str) {
         if let Some(queue) = self.queues.lock().get_mut(name) {
             queue.wake_first();
@@ -144,7 +143,7 @@ impl WaitQueue {
 }
 
 impl Queue {
-    /// When it is that waiter's turn if those before it are not polled; `None` if it is now.
+    /// Returns when it is that waiter's turn if those before it are not polled; `None` if it is now.
     fn turn_of(&mut self, number: u64, now: Instant) -> Option<Instant> {
         for (_, waiter) in self.waiters.range_mut(..number) {
             // It can ask from now on.
@@ -234,9 +233,14 @@ mod tests {
     use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
     use super::*;
+    use crate::lock::LockOptions;
 
-    fn within(millis: u64) -> LockOptions {
-        LockOptions::new().blocking_timeout(Some(Duration::from_millis(millis)))
+    fn request(options: LockOptions) -> LockRequest {
+        options.resolve("a", LockOptions::new()).unwrap()
+    }
+
+    fn within(millis: u64) -> LockRequest {
+        request(LockOptions::new().blocking_timeout(Some(Duration::from_millis(millis))))
     }
 
     #[tokio::test(start_paused = true)]
@@ -255,7 +259,7 @@ mod tests {
                     let taken = !held.swap(true, Ordering::SeqCst);
                     Ok(if taken { Attempt::Taken(()) } else { Attempt::Held(None) })
                 };
-                queue.acquire("a", LockOptions::new(), attempt).await.unwrap();
+                queue.acquire("a", request(LockOptions::new()), attempt).await.unwrap();
                 order.lock().push(number);
                 held.store(false, Ordering::SeqCst);
                 queue.released("a");
@@ -293,7 +297,7 @@ mod tests {
             asked.fetch_add(1, Ordering::SeqCst);
             Ok(Attempt::<()>::Held(Some(Duration::from_secs(1))))
         };
-        let taken = queue.acquire("a", LockOptions::new().blocking(false), attempt).await;
+        let taken = queue.acquire("a", request(LockOptions::new().blocking(false)), attempt).await;
         assert!(matches!(taken, Err(LockError::Held)));
         assert_eq!(asked.load(Ordering::SeqCst), 1);
     }
@@ -332,7 +336,7 @@ mod tests {
         let broken = || async {
             Err::<Attempt<()>, _>(BackendError::new("test", "lock", ErrorKind::Other).into())
         };
-        let taken = queue.acquire("a", LockOptions::new(), broken).await;
+        let taken = queue.acquire("a", request(LockOptions::new()), broken).await;
         assert!(matches!(taken, Err(LockError::Backend(_))), "{taken:?}");
     }
 
@@ -344,8 +348,8 @@ mod tests {
             let taken = !held.swap(true, Ordering::SeqCst);
             Ok(if taken { Attempt::Taken(()) } else { Attempt::Held(None) })
         };
-        let mut still = Box::pin(queue.acquire("a", LockOptions::new(), attempt));
-        let mut also_still = Box::pin(queue.acquire("a", LockOptions::new(), attempt));
+        let mut still = Box::pin(queue.acquire("a", request(LockOptions::new()), attempt));
+        let mut also_still = Box::pin(queue.acquire("a", request(LockOptions::new()), attempt));
         let mut context = std::task::Context::from_waker(std::task::Waker::noop());
         assert!(still.as_mut().poll(&mut context).is_pending());
         assert!(also_still.as_mut().poll(&mut context).is_pending());

@@ -5,12 +5,12 @@
 //! it is what was used, in units of 1/period: one unit of cost is `period`, and each microsecond
 //! gives back `limit`. So fractions are kept exactly, and a changed limit acts at once.
 //!
-//! The three share one stored form and one tag: changing one name for another resets nothing.
+//! The three share one stored form and one identifier: changing one name for another resets nothing.
 
 use std::fmt;
 
-use super::packed::{self, Demand, Packed};
-use super::{Answer, Corrupt, LimitError, Op, State, Strategy, Tag};
+use super::meter::{self, Demand, Meter};
+use super::{Answer, CorruptState, LimitError, Op, State, Strategy, StrategyId};
 use crate::clock::Timestamp;
 use crate::rate::Rate;
 
@@ -27,7 +27,7 @@ pub struct TokenBucket {
 }
 
 impl TokenBucket {
-    /// A token bucket without debt.
+    /// Creates a token bucket without debt.
     #[must_use]
     pub const fn new() -> Self {
         Self { max_debt: 0 }
@@ -55,7 +55,7 @@ impl TokenBucket {
 pub struct LeakyBucket;
 
 impl LeakyBucket {
-    /// A leaky bucket.
+    /// Creates a leaky bucket.
     #[must_use]
     pub const fn new() -> Self {
         Self
@@ -72,7 +72,7 @@ impl LeakyBucket {
 pub struct Gcra;
 
 impl Gcra {
-    /// The generic cell rate algorithm.
+    /// Creates the generic cell rate algorithm.
     #[must_use]
     pub const fn new() -> Self {
         Self
@@ -82,21 +82,27 @@ impl Gcra {
 macro_rules! bucket_strategy {
     ($name:ty, $debt:expr) => {
         impl Strategy for $name {
-            fn step(
+            fn evaluate(
                 &self,
                 rate: &Rate,
                 state: &mut State,
                 now: Timestamp,
                 cost: u32,
                 op: Op,
-            ) -> Result<Answer, Corrupt> {
+            ) -> Result<Answer, CorruptState> {
                 let debt: fn(&Self) -> u32 = $debt;
                 // Stored words may come from a larger burst than this rate's, so always the wide one.
-                packed::step(&Bucket::wide(rate, debt(self)), state, now, Demand::of(cost), op)
+                meter::evaluate_words(
+                    &Bucket::wide(rate, debt(self)),
+                    state,
+                    now,
+                    Demand::of(cost),
+                    op,
+                )
             }
 
-            fn tag(&self) -> Tag {
-                Tag::BUCKET
+            fn id(&self) -> StrategyId {
+                StrategyId::BUCKET
             }
 
             fn check(&self, rate: &Rate) -> Result<(), LimitError> {
@@ -195,7 +201,7 @@ impl<U: Units> Bucket<U> {
     }
 }
 
-impl<U: Units> Packed for Bucket<U> {
+impl<U: Units> Meter for Bucket<U> {
     type Count = U;
 
     #[inline(always)]
@@ -233,7 +239,7 @@ impl<U: Units> Packed for Bucket<U> {
     #[inline(always)]
     fn retry_at(&self, used: U, now: Timestamp, needed: u64) -> Timestamp {
         let excess = used.saturating_sub(self.full.saturating_sub(self.fee(needed)));
-        now.plus_micros(excess.div_ceil(self.limit))
+        now.saturating_add_micros(excess.div_ceil(self.limit))
     }
 
     #[inline(always)]
@@ -243,18 +249,18 @@ impl<U: Units> Packed for Bucket<U> {
     }
 
     #[inline(always)]
-    fn fresh_at(&self, used: U, now: Timestamp) -> Timestamp {
-        now.plus_micros(used.div_ceil(self.limit))
+    fn reset_at(&self, used: U, now: Timestamp) -> Timestamp {
+        now.saturating_add_micros(used.div_ceil(self.limit))
     }
 
-    fn load(&self, words: &[u64]) -> Result<U, Corrupt> {
+    fn load(&self, words: &[u64]) -> Result<U, CorruptState> {
         match *words {
             // Most units ever: a burst and a debt of u32::MAX each.
             [whole, part] if whole < 1 << 33 && part < self.period => {
                 Ok(U::product(whole, self.period).plus(U::product(part, 1)))
             }
-            [_, _] => Err(Corrupt("bucket: used or fraction out of range")),
-            _ => Err(Corrupt("bucket: expected two words")),
+            [_, _] => Err(CorruptState("bucket: used or fraction out of range")),
+            _ => Err(CorruptState("bucket: expected two words")),
         }
     }
 

@@ -1,7 +1,7 @@
 //! Fixed windows, counted from the Unix epoch.
 
-use super::packed::{self, Demand, Packed};
-use super::{Answer, Corrupt, LimitError, Op, State, Strategy, Tag};
+use super::meter::{self, Demand, Meter};
+use super::{Answer, CorruptState, LimitError, Op, State, Strategy, StrategyId};
 use crate::clock::Timestamp;
 use crate::rate::Rate;
 
@@ -14,7 +14,7 @@ use crate::rate::Rate;
 pub struct FixedWindow;
 
 impl FixedWindow {
-    /// Fixed windows.
+    /// Creates fixed windows.
     #[must_use]
     pub const fn new() -> Self {
         Self
@@ -22,19 +22,19 @@ impl FixedWindow {
 }
 
 impl Strategy for FixedWindow {
-    fn step(
+    fn evaluate(
         &self,
         rate: &Rate,
         state: &mut State,
         now: Timestamp,
         cost: u32,
         op: Op,
-    ) -> Result<Answer, Corrupt> {
-        packed::step(&FixedMeter::new(rate), state, now, Demand::of(cost), op)
+    ) -> Result<Answer, CorruptState> {
+        meter::evaluate_words(&FixedMeter::new(rate), state, now, Demand::of(cost), op)
     }
 
-    fn tag(&self) -> Tag {
-        Tag::FIXED_WINDOW
+    fn id(&self) -> StrategyId {
+        StrategyId::FIXED_WINDOW
     }
 
     fn check(&self, rate: &Rate) -> Result<(), LimitError> {
@@ -65,7 +65,7 @@ impl FixedMeter {
     }
 }
 
-impl Packed for FixedMeter {
+impl Meter for FixedMeter {
     type Count = u32;
 
     #[inline(always)]
@@ -110,16 +110,16 @@ impl Packed for FixedMeter {
     }
 
     #[inline(always)]
-    fn fresh_at(&self, count: u32, now: Timestamp) -> Timestamp {
+    fn reset_at(&self, count: u32, now: Timestamp) -> Timestamp {
         if count == 0 { now } else { self.boundary(now) }
     }
 
-    fn load(&self, words: &[u64]) -> Result<u32, Corrupt> {
+    fn load(&self, words: &[u64]) -> Result<u32, CorruptState> {
         match *words {
             [count] => {
-                u32::try_from(count).map_err(|_| Corrupt("fixed window: count out of range"))
+                u32::try_from(count).map_err(|_| CorruptState("fixed window: count out of range"))
             }
-            _ => Err(Corrupt("fixed window: expected one word")),
+            _ => Err(CorruptState("fixed window: expected one word")),
         }
     }
 

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use super::packed::Demand;
-use super::{Builtin, Core, Interned, Strategy, Tag, interned};
+use super::meter::Demand;
+use super::{Builtin, CompiledLimit, Strategy, StrategyId, erase};
 use crate::rate::Rate;
 
 /// A rate and the strategy that keeps it. Cheap to clone.
@@ -15,16 +15,15 @@ use crate::rate::Rate;
 pub struct Limit {
     rate: Rate,
     strategy: Arc<dyn Strategy>,
-    tag: Tag,
-    core: Core,
+    strategy_id: StrategyId,
+    compiled: CompiledLimit,
     #[cfg(feature = "redis")]
     builtin: Option<Builtin>,
     name: Option<Arc<str>>,
-    /// Brought by a hit, so its state is a part of its own.
+    /// Brought by a hit, so its state is a separate part.
     per_hit: bool,
     /// Whose limit it is, once a throttle has it.
     throttle: Option<Arc<str>>,
-    interned: Option<&'static Interned>,
 }
 
 /// Which part of a key's stored value holds the state of a limit.
@@ -34,7 +33,7 @@ pub struct Limit {
 /// lifts nor fills another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct PartId {
-    pub(crate) tag: Tag,
+    pub(crate) strategy: StrategyId,
     /// Microseconds.
     pub(crate) period: u64,
     /// 0 for a throttle's own limit.
@@ -44,7 +43,7 @@ pub(crate) struct PartId {
 }
 
 impl PartId {
-    /// Whether it is the part of a rate that a hit brought.
+    /// Returns whether it is the part of a rate that a hit brought.
     pub(crate) const fn is_per_hit(&self) -> bool {
         // Neither is 0 for such a rate: a limit of 0 has no part.
         self.limit > 0
@@ -60,15 +59,7 @@ impl Limit {
     /// limit of 0 or on [`Rate::UNLIMITED`], a bucket that would take more than 100 years to fill, or a
     /// limit above a log's `max_entries`.
     pub fn new(rate: Rate, strategy: impl Strategy) -> Result<Self, LimitError> {
-        Self::shared(rate, Arc::new(strategy))
-    }
-
-    /// Joins a rate and a strategy that is already shared.
-    ///
-    /// # Errors
-    ///
-    /// As for [`new`](Self::new).
-    pub fn shared(rate: Rate, strategy: Arc<dyn Strategy>) -> Result<Self, LimitError> {
+        let strategy = erase(strategy);
         match rate.explicit_burst() {
             Some(_) if rate.is_unlimited() => {
                 return Err(LimitError::new(&rate, "an unlimited rate takes no burst"));
@@ -85,15 +76,14 @@ impl Limit {
         let builtin = Builtin::of(&*strategy);
         Ok(Self {
             rate,
-            tag: strategy.tag(),
-            core: Core::of(&rate, builtin),
+            strategy_id: strategy.id(),
+            compiled: CompiledLimit::of(&rate, builtin),
             strategy,
             #[cfg(feature = "redis")]
             builtin,
             name: None,
             per_hit: false,
             throttle: None,
-            interned: None,
         })
     }
 
@@ -115,27 +105,26 @@ impl Limit {
         }
     }
 
-    /// The rate.
+    /// Returns the rate.
     #[must_use]
     pub fn rate(&self) -> &Rate {
         &self.rate
     }
 
-    /// The strategy.
+    /// Returns the strategy.
     #[must_use]
     pub fn strategy(&self) -> &Arc<dyn Strategy> {
         &self.strategy
     }
 
-    /// Marks the state of this limit where it is stored, together with the period.
+    /// Returns what marks the state of this limit where it is stored, together with the period.
     #[must_use]
-    pub fn tag(&self) -> Tag {
-        self.tag
+    pub fn strategy_id(&self) -> StrategyId {
+        self.strategy_id
     }
 
-    /// Returns the limit as one of a throttle of that name.
+    /// Returns the limit as one of the throttle called `throttle`.
     pub(crate) fn bound_to(mut self, throttle: &Arc<str>) -> Self {
-        self.interned = Some(interned::intern(throttle, &self));
         self.throttle = Some(Arc::clone(throttle));
         self
     }
@@ -144,14 +133,18 @@ impl Limit {
     pub(crate) fn brought_beside(mut self, own: &Self) -> Self {
         self.per_hit = true;
         self.throttle.clone_from(&own.throttle);
-        self.interned = own.interned.map(Interned::brought);
         self
     }
 
-    /// Whether the two count the same hits the same way: equal strategies and rates.
+    /// Returns whether the two count the same hits the same way: equal strategies and rates.
     pub(crate) fn counts_like(&self, other: &Self) -> bool {
         let key = |limit: &Self| {
-            (limit.tag, limit.rate.period(), limit.rate.limit(), limit.rate.effective_burst())
+            (
+                limit.strategy_id,
+                limit.rate.period(),
+                limit.rate.limit(),
+                limit.rate.effective_burst(),
+            )
         };
         key(self) == key(other)
     }
@@ -167,13 +160,13 @@ impl Limit {
             true => (self.rate.limit(), self.rate.effective_burst()),
             false => (0, 0),
         };
-        PartId { tag: self.tag, period: self.rate.period_micros(), limit, burst }
+        PartId { strategy: self.strategy_id, period: self.rate.period_micros(), limit, burst }
     }
 
-    /// Whether anything is stored for it: not for an unlimited rate, nor for a limit of 0.
+    /// Returns whether anything is stored for it: not for an unlimited rate, nor for a limit of 0.
     #[inline(always)]
     pub(crate) const fn has_state(&self) -> bool {
-        !self.core.is_stateless()
+        !self.compiled.is_stateless()
     }
 
     #[inline(always)]
@@ -181,25 +174,14 @@ impl Limit {
         self.per_hit
     }
 
-    /// The number of its state in a throttle of that name; of a rate that a hit brought, of the list of
-    /// these.
     #[inline(always)]
-    pub(crate) fn interned(&self, throttle: &str) -> &'static Interned {
-        match self.interned {
-            Some(interned) if interned.is_of(throttle) => interned,
-            _ if self.per_hit => interned::brought_of(throttle),
-            _ => interned::intern(throttle, self),
-        }
-    }
-
-    #[inline(always)]
-    pub(crate) fn core(&self) -> &Core {
-        &self.core
+    pub(crate) fn compiled(&self) -> &CompiledLimit {
+        &self.compiled
     }
 
     /// Returns whether the demand can never pass, as far as that is known without a state.
     pub(crate) fn can_never_pass(&self, demand: Demand) -> bool {
-        self.core.can_never_pass(&self.rate, demand)
+        self.compiled.can_never_pass(&self.rate, demand)
     }
 
     /// `None` for a user's own strategy.
@@ -234,7 +216,7 @@ pub struct LimitError {
 }
 
 impl LimitError {
-    /// Says what is wrong with a rate, and what would be right.
+    /// Creates the error that tells what is wrong with a rate, and what would be right.
     #[must_use]
     pub fn new(rate: &Rate, problem: impl Into<Cow<'static, str>>) -> Self {
         Self { rate: *rate, problem: problem.into() }
@@ -251,7 +233,7 @@ impl LimitError {
         }
     }
 
-    /// The rate that was refused.
+    /// Returns the rate that was refused.
     #[must_use]
     pub fn rate(&self) -> &Rate {
         &self.rate

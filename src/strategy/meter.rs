@@ -1,187 +1,208 @@
-//! [`Core`]: the form in which a limit runs, and [`Meter`]: our strategies whose state is one number.
+//! The frame around strategies whose state of a key fits one number.
+//!
+//! Such a strategy answers four small questions about its count. What a step is made of, in which
+//! order, is written here once: a backend that keeps the count in a table slot and one that stores
+//! words run the same code.
 
-use std::any::Any;
-
-use super::packed::{self, Demand, Packed, Settled};
-use super::{
-    Answer, Bucket, Corrupt, FixedMeter, FixedWindow, Gcra, LeakyBucket, Op, SlidingMeter,
-    SlidingWindowCounter, SlidingWindowLog, State, Strategy, TokenBucket,
-};
+use super::{Answer, CorruptState, Op, State, Verdict};
 use crate::clock::Timestamp;
-use crate::rate::Rate;
 
-/// Which of our own strategies keeps a limit.
+/// The units that a hit asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Builtin {
-    /// Token bucket, leaky bucket or GCRA.
-    Bucket {
-        /// Units beyond the burst.
-        debt: u32,
-    },
-    FixedWindow,
-    SlidingWindowCounter,
-    SlidingWindowLog,
+pub(crate) struct Demand {
+    cost: u32,
+    leave: u32,
 }
 
-impl Builtin {
-    pub(super) fn of(strategy: &dyn Strategy) -> Option<Self> {
-        let any: &dyn Any = strategy;
-        if let Some(bucket) = any.downcast_ref::<TokenBucket>() {
-            Some(Self::Bucket { debt: bucket.debt() })
-        } else if any.is::<LeakyBucket>() || any.is::<Gcra>() {
-            Some(Self::Bucket { debt: 0 })
-        } else if any.is::<FixedWindow>() {
-            Some(Self::FixedWindow)
-        } else if any.is::<SlidingWindowCounter>() {
-            Some(Self::SlidingWindowCounter)
-        } else {
-            any.is::<SlidingWindowLog>().then_some(Self::SlidingWindowLog)
-        }
-    }
-}
-
-/// The form in which a limit runs.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Core {
-    Unlimited,
-    DenyAll,
-    /// On a packed count, or on the words of one.
-    Packed(Meter),
-    /// A bucket whose numbers do not fit a packed count; on words.
-    Wide(Bucket<u128>),
-    /// On words, by the strategy's own `step`.
-    Words {
-        /// It is one of ours: it leaves the state alone on a peek or a denial, and never panics.
-        builtin: bool,
-    },
-}
-
-impl Core {
-    pub(super) fn of(rate: &Rate, builtin: Option<Builtin>) -> Self {
-        if rate.is_unlimited() {
-            return Self::Unlimited;
-        } else if rate.limit() == 0 {
-            return Self::DenyAll;
-        }
-        match builtin {
-            Some(Builtin::Bucket { debt }) => match Bucket::new(rate, debt) {
-                Some(bucket) => Self::Packed(Meter::Bucket(bucket)),
-                None => Self::Wide(Bucket::wide(rate, debt)),
-            },
-            Some(Builtin::FixedWindow) => Self::Packed(Meter::Fixed(FixedMeter::new(rate))),
-            Some(Builtin::SlidingWindowCounter) => {
-                Self::Packed(Meter::Sliding(SlidingMeter::new(rate)))
-            }
-            Some(Builtin::SlidingWindowLog) => Self::Words { builtin: true },
-            None => Self::Words { builtin: false },
-        }
-    }
-
-    /// Returns whether the demand can never pass, whatever the state; `false` for a user's own strategy,
-    /// which alone knows.
-    pub(super) fn can_never_pass(&self, rate: &Rate, demand: Demand) -> bool {
-        let capacity = match self {
-            Self::Unlimited | Self::Words { builtin: false } => return false,
-            Self::DenyAll => 0,
-            Self::Packed(meter) => meter.capacity(),
-            Self::Wide(bucket) => bucket.most(),
-            Self::Words { builtin: true } => rate.limit().into(),
-        };
-        demand.cost() > 0 && demand.needed() > capacity
-    }
-
-    /// Whether it answers without remembering anything.
-    pub(crate) const fn is_stateless(&self) -> bool {
-        matches!(self, Self::Unlimited | Self::DenyAll)
-    }
-
-    /// Whether its state fits a packed count.
+impl Demand {
+    /// A demand of `cost` units.
     #[inline(always)]
-    pub(crate) const fn is_packed(&self) -> bool {
-        matches!(self, Self::Packed(_))
+    pub(crate) const fn of(cost: u32) -> Self {
+        Self { cost, leave: 0 }
     }
 
-    /// Whether a user's own code runs in its steps.
-    pub(crate) const fn is_custom(&self) -> bool {
-        matches!(self, Self::Words { builtin: false })
-    }
-}
-
-/// A strategy whose state of a key is one number, for one rate.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Meter {
-    Bucket(Bucket<u64>),
-    Fixed(FixedMeter),
-    Sliding(SlidingMeter),
-}
-
-/// Runs the same expression on whichever meter it is.
-macro_rules! on_each {
-    ($meter:expr, $name:ident => $body:expr) => {
-        match $meter {
-            Meter::Bucket($name) => $body,
-            Meter::Fixed($name) => $body,
-            Meter::Sliding($name) => $body,
-        }
-    };
-}
-
-impl Meter {
-    /// One step on a packed count.
+    /// A demand of `cost` units that passes only if `leave` more would.
     #[inline(always)]
-    pub(crate) fn run(
-        &self,
-        (count, last): (u64, Timestamp),
-        at: Timestamp,
-        demand: Demand,
-        op: Op,
-    ) -> Settled<u64> {
-        on_each!(self, meter => packed::run_packed(meter, count, last, at, demand, op))
+    pub(crate) const fn leaving(cost: u32, leave: u32) -> Self {
+        Self { cost, leave }
     }
 
-    /// The answer after a step on a packed count.
+    /// The units that are taken.
     #[inline(always)]
-    pub(crate) fn answer(&self, settled: Settled<u64>, at: Timestamp, demand: Demand) -> Answer {
-        on_each!(self, meter => packed::answer(meter, settled.unpack(meter), at, demand))
+    pub(crate) fn cost(self) -> u64 {
+        u64::from(self.cost)
     }
 
-    /// One step on the words of a count.
-    pub(super) fn step(
-        &self,
-        state: &mut State,
-        at: Timestamp,
-        demand: Demand,
-        op: Op,
-    ) -> Result<Answer, Corrupt> {
-        match self {
-            Self::Bucket(meter) => packed::step(&meter.widened(), state, at, demand, op),
-            Self::Fixed(meter) => packed::step(meter, state, at, demand, op),
-            Self::Sliding(meter) => packed::step(meter, state, at, demand, op),
-        }
+    #[inline(always)]
+    pub(crate) const fn cost_u32(self) -> u32 {
+        self.cost
     }
+
+    #[inline(always)]
+    pub(crate) const fn leave(self) -> u32 {
+        self.leave
+    }
+
+    /// The units that must be there.
+    #[inline(always)]
+    pub(crate) fn needed(self) -> u64 {
+        u64::from(self.cost) + u64::from(self.leave)
+    }
+}
+
+/// A strategy whose state fits one number, for one rate.
+pub(crate) trait Meter {
+    /// What was used; the default is a key that was never seen.
+    type Count: Copy + Default + PartialEq;
+
+    /// The count as one number, where it is kept in memory.
+    fn pack(count: Self::Count) -> u64;
+
+    /// The count that was packed.
+    fn unpack(packed: u64) -> Self::Count;
+
+    /// The count at `now`, of a count that was written at `last`.
+    fn settle(&self, count: Self::Count, last: Timestamp, now: Timestamp) -> Self::Count;
 
     /// Returns the most units that can ever pass at once.
-    pub(super) fn capacity(&self) -> u64 {
-        on_each!(self, meter => meter.capacity())
-    }
+    fn capacity(&self) -> u64;
 
-    /// From when on a packed count that was written at `last` reads as missing.
-    pub(crate) fn fresh_at(&self, count: u64, last: Timestamp) -> Timestamp {
-        fn of<P: Packed>(meter: &P, count: u64, last: Timestamp) -> Timestamp {
-            meter.fresh_at(P::unpack(count), last)
-        }
-        on_each!(self, meter => of(meter, count, last))
-    }
+    /// Returns the count after the demand passes at `now`, or `None` if it does not. Its cost is at least
+    /// 1, and it needs at most the capacity.
+    fn admit(&self, count: Self::Count, now: Timestamp, demand: Demand) -> Option<Self::Count>;
 
-    /// The words of a packed count.
-    pub(crate) fn words(&self, count: u64, last: Timestamp) -> State {
-        on_each!(self, meter => words_of(meter, count, last))
+    /// The count after `cost` is given back, or `None` if nothing can be.
+    fn refund(
+        &self,
+        count: Self::Count,
+        taken_at: Timestamp,
+        now: Timestamp,
+        cost: u32,
+    ) -> Option<Self::Count>;
+
+    /// The first instant at which `needed` units pass; asked only if they do not now, but can.
+    fn retry_at(&self, count: Self::Count, now: Timestamp, needed: u64) -> Timestamp;
+
+    /// Whole units that pass at `now`.
+    fn remaining(&self, count: Self::Count, now: Timestamp) -> u32;
+
+    /// From when on it answers like a fresh key.
+    fn reset_at(&self, count: Self::Count, now: Timestamp) -> Timestamp;
+
+    /// The count from its stored words, which are not empty.
+    fn load(&self, words: &[u64]) -> Result<Self::Count, CorruptState>;
+
+    /// Writes the count as stored words.
+    fn store(&self, count: Self::Count, state: &mut State);
+}
+
+/// Whether a demand fits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fit {
+    Now,
+    Later,
+    Never,
+}
+
+/// What a step did to a count: enough to answer later, outside of a lock.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Metered<C> {
+    /// The count after the step, as of its instant.
+    pub(crate) count: C,
+    pub(crate) fit: Fit,
+    /// Whether the count must be written.
+    pub(crate) changed: bool,
+}
+
+/// One step on a count.
+#[inline(always)]
+pub(crate) fn run<P: Meter>(
+    meter: &P,
+    count: P::Count,
+    last: Timestamp,
+    now: Timestamp,
+    demand: Demand,
+    op: Op,
+) -> Metered<P::Count> {
+    let count = meter.settle(count, last, now);
+    let unchanged = |fit| Metered { count, fit, changed: false };
+    if demand.cost_u32() == 0 {
+        return unchanged(Fit::Now);
+    }
+    if let Op::Refund { taken_at } = op {
+        let refunded = meter.refund(count, taken_at, now, demand.cost_u32());
+        return Metered {
+            count: refunded.unwrap_or(count),
+            fit: Fit::Now,
+            changed: refunded.is_some(),
+        };
+    }
+    if demand.needed() > meter.capacity() {
+        return unchanged(Fit::Never);
+    }
+    match meter.admit(count, now, demand) {
+        Some(after) if op == Op::Take => Metered { count: after, fit: Fit::Now, changed: true },
+        Some(_) => unchanged(Fit::Now),
+        None => unchanged(Fit::Later),
     }
 }
 
-/// The words of a packed count.
-pub(crate) fn words_of<P: Packed>(meter: &P, count: u64, last: Timestamp) -> State {
-    let mut state = State::new(last, Vec::new());
-    meter.store(P::unpack(count), &mut state);
-    state
+/// The answer after a step.
+#[inline(always)]
+pub(crate) fn answer<P: Meter>(
+    meter: &P,
+    metered: Metered<P::Count>,
+    now: Timestamp,
+    demand: Demand,
+) -> Answer {
+    let Metered { count, fit, .. } = metered;
+    Answer {
+        verdict: match fit {
+            Fit::Now => Verdict::Allowed,
+            Fit::Later => Verdict::Denied { retry_at: meter.retry_at(count, now, demand.needed()) },
+            Fit::Never => Verdict::Never,
+        },
+        remaining: meter.remaining(count, now),
+        reset_at: meter.reset_at(count, now),
+    }
+}
+
+/// One step on a count that is packed.
+#[inline(always)]
+pub(crate) fn run_packed<P: Meter>(
+    meter: &P,
+    count: u64,
+    last: Timestamp,
+    at: Timestamp,
+    demand: Demand,
+    op: Op,
+) -> Metered<u64> {
+    let Metered { count, fit, changed } = run(meter, P::unpack(count), last, at, demand, op);
+    Metered { count: P::pack(count), fit, changed }
+}
+
+impl Metered<u64> {
+    #[inline(always)]
+    pub(crate) fn unpack<P: Meter>(self, _meter: &P) -> Metered<P::Count> {
+        Metered { count: P::unpack(self.count), fit: self.fit, changed: self.changed }
+    }
+}
+
+/// One step on stored words.
+pub(crate) fn evaluate_words<P: Meter>(
+    meter: &P,
+    state: &mut State,
+    now: Timestamp,
+    demand: Demand,
+    op: Op,
+) -> Result<Answer, CorruptState> {
+    let count = match state.words() {
+        [] => P::Count::default(),
+        words => meter.load(words)?,
+    };
+    let metered = run(meter, count, state.last(), now, demand, op);
+    if metered.changed {
+        meter.store(metered.count, state);
+    }
+    Ok(answer(meter, metered, now, demand))
 }

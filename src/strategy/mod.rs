@@ -15,21 +15,18 @@
 //!
 //! A strategy of your own implements [`Strategy`]; it works on every backend.
 
-mod apply;
 mod bucket;
-pub(crate) mod codec;
+mod compiled;
 mod fixed_window;
-pub(crate) mod interned;
 mod limit;
 pub(crate) mod meter;
-pub(crate) mod packed;
 mod sliding_window_counter;
 mod sliding_window_log;
 mod state;
-mod step;
 
 use std::any::Any;
 use std::fmt;
+use std::sync::Arc;
 
 use thiserror::Error;
 
@@ -39,16 +36,9 @@ pub use limit::{Limit, LimitError};
 pub use sliding_window_counter::SlidingWindowCounter;
 pub use sliding_window_log::SlidingWindowLog;
 pub use state::State;
-pub use step::{Evaluation, MAX_LIMITS, MAX_RATES_PER_KEY, Step, StepError, Write};
 
-pub(crate) use apply::{Cell, Form, apply_healing};
-pub(crate) use bucket::Bucket;
-pub(crate) use fixed_window::FixedMeter;
-pub(crate) use interned::Interned;
+pub(crate) use compiled::{AnyMeter, Builtin, CompiledLimit, words_of};
 pub(crate) use limit::PartId;
-pub(crate) use meter::{Builtin, Core, Meter};
-pub(crate) use sliding_window_counter::SlidingMeter;
-pub(crate) use step::KEPT_MICROS;
 
 use crate::clock::Timestamp;
 use crate::rate::Rate;
@@ -57,7 +47,7 @@ use crate::rate::Rate;
 ///
 /// # Contract
 ///
-/// [`step`](Strategy::step) is a pure function: the same arguments give the same answer and the same
+/// [`evaluate`](Strategy::evaluate) is a pure function: the same arguments give the same answer and the same
 /// new state, on every backend and in every process. The framework around it keeps the rules that
 /// hold for every strategy, so an implementation can rely on these:
 ///
@@ -71,29 +61,29 @@ use crate::rate::Rate;
 /// * A hit of cost `c` passes exactly when `c` hits of cost 1 at that instant would all pass.
 /// * Cost 0 is allowed and writes nothing.
 /// * After waiting until `retry_at`, the same cost passes if nobody else came.
-/// * Words that `step` did not write give [`Corrupt`], never a panic: they may come from a store that
+/// * Words that `evaluate` did not write give [`CorruptState`], never a panic: they may come from a store that
 ///   others can write to.
 pub trait Strategy: Any + fmt::Debug + Send + Sync {
     /// Answers for a hit of `cost` at `now`, and writes the state that holds after it.
     ///
     /// # Errors
     ///
-    /// [`Corrupt`] when the state is not one that this strategy writes.
-    fn step(
+    /// [`CorruptState`] when the state is not one that this strategy writes.
+    fn evaluate(
         &self,
         rate: &Rate,
         state: &mut State,
         now: Timestamp,
         cost: u32,
         op: Op,
-    ) -> Result<Answer, Corrupt>;
+    ) -> Result<Answer, CorruptState>;
 
     /// Marks the state of this strategy where it is stored.
     ///
     /// Defaults to a hash of the type's name. A type that was renamed, or whose words changed their
-    /// meaning, starts afresh; set a tag to decide that yourself.
-    fn tag(&self) -> Tag {
-        Tag::of(std::any::type_name::<Self>())
+    /// meaning, starts over; override this to decide that yourself.
+    fn id(&self) -> StrategyId {
+        StrategyId::of(std::any::type_name::<Self>())
     }
 
     /// Refuses a rate that this strategy cannot keep.
@@ -109,7 +99,38 @@ pub trait Strategy: Any + fmt::Debug + Send + Sync {
     }
 }
 
-/// What is to be done with a key.
+/// A strategy that is already shared, or chosen at run time.
+impl Strategy for Arc<dyn Strategy> {
+    fn evaluate(
+        &self,
+        rate: &Rate,
+        state: &mut State,
+        now: Timestamp,
+        cost: u32,
+        op: Op,
+    ) -> Result<Answer, CorruptState> {
+        (**self).evaluate(rate, state, now, cost, op)
+    }
+
+    fn id(&self) -> StrategyId {
+        (**self).id()
+    }
+
+    fn check(&self, rate: &Rate) -> Result<(), LimitError> {
+        (**self).check(rate)
+    }
+}
+
+/// Returns the strategy as a trait object; one that is, as itself.
+pub(crate) fn erase(strategy: impl Strategy) -> Arc<dyn Strategy> {
+    let any: &dyn Any = &strategy;
+    match any.downcast_ref::<Arc<dyn Strategy>>() {
+        Some(erased) => Arc::clone(erased),
+        None => Arc::new(strategy),
+    }
+}
+
+/// The operation of a step on a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Op {
@@ -136,10 +157,10 @@ pub struct Answer {
     /// Whole units that would pass now, after this step.
     pub remaining: u32,
     /// From when on the limiter answers like a fresh one, if nothing else comes.
-    pub fresh_at: Timestamp,
+    pub reset_at: Timestamp,
 }
 
-/// Whether a hit passes.
+/// The verdict of one limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "the three answers that a limiter can give")]
 pub enum Verdict {
@@ -156,9 +177,9 @@ pub enum Verdict {
 
 /// Marks the state of a strategy where it is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Tag(u32);
+pub struct StrategyId(u32);
 
-impl Tag {
+impl StrategyId {
     /// Of no strategy: the list of the rates that hits brought, in memory.
     pub(crate) const BROUGHT: Self = Self(0);
     pub(crate) const FIXED_WINDOW: Self = Self(1);
@@ -168,9 +189,10 @@ impl Tag {
     /// ended.
     pub(crate) const BUCKET: Self = Self(4);
 
-    /// A tag from a name, by 32-bit FNV-1a with the highest bit set; built-in tags have it clear.
+    /// Makes an identifier from a name, by 32-bit FNV-1a with the highest bit set; those of the built-in
+    /// strategies have it clear.
     ///
-    /// Two strategies of one throttle whose names give the same tag are a build error.
+    /// Two strategies of one throttle whose names give the same one are a build error.
     #[must_use]
     pub const fn of(name: &str) -> Self {
         let bytes = name.as_bytes();
@@ -195,4 +217,4 @@ impl Tag {
 /// A state that the strategy did not write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("stored state is corrupt: {0}")]
-pub struct Corrupt(pub &'static str);
+pub struct CorruptState(pub &'static str);

@@ -1,7 +1,7 @@
 //! The sliding window counter: two fixed windows, the older one fading.
 
-use super::packed::{self, Demand, Packed};
-use super::{Answer, Corrupt, LimitError, Op, State, Strategy, Tag};
+use super::meter::{self, Demand, Meter};
+use super::{Answer, CorruptState, LimitError, Op, State, Strategy, StrategyId};
 use crate::clock::Timestamp;
 use crate::rate::Rate;
 
@@ -15,7 +15,7 @@ use crate::rate::Rate;
 pub struct SlidingWindowCounter;
 
 impl SlidingWindowCounter {
-    /// A sliding window counter.
+    /// Creates a sliding window counter.
     #[must_use]
     pub const fn new() -> Self {
         Self
@@ -23,19 +23,19 @@ impl SlidingWindowCounter {
 }
 
 impl Strategy for SlidingWindowCounter {
-    fn step(
+    fn evaluate(
         &self,
         rate: &Rate,
         state: &mut State,
         now: Timestamp,
         cost: u32,
         op: Op,
-    ) -> Result<Answer, Corrupt> {
-        packed::step(&SlidingMeter::new(rate), state, now, Demand::of(cost), op)
+    ) -> Result<Answer, CorruptState> {
+        meter::evaluate_words(&SlidingMeter::new(rate), state, now, Demand::of(cost), op)
     }
 
-    fn tag(&self) -> Tag {
-        Tag::SLIDING_WINDOW_COUNTER
+    fn id(&self) -> StrategyId {
+        StrategyId::SLIDING_WINDOW_COUNTER
     }
 
     fn check(&self, rate: &Rate) -> Result<(), LimitError> {
@@ -67,7 +67,7 @@ impl SlidingMeter {
         at.as_micros() - at.as_micros() % self.period
     }
 
-    /// What the previous window still counts for.
+    /// Returns what the previous window still counts for.
     #[inline(always)]
     fn faded(&self, previous: u32, now: Timestamp) -> u32 {
         let left = self.period - now.as_micros() % self.period;
@@ -102,7 +102,7 @@ impl SlidingMeter {
     }
 }
 
-impl Packed for SlidingMeter {
+impl Meter for SlidingMeter {
     type Count = TwoWindows;
 
     #[inline(always)]
@@ -170,7 +170,7 @@ impl Packed for SlidingMeter {
     }
 
     #[inline(always)]
-    fn fresh_at(&self, count: TwoWindows, now: Timestamp) -> Timestamp {
+    fn reset_at(&self, count: TwoWindows, now: Timestamp) -> Timestamp {
         let start = self.window_start(now);
         let at = if count.current > 0 {
             start + self.period + self.fades_to(count.current, 0)
@@ -180,13 +180,13 @@ impl Packed for SlidingMeter {
         Timestamp::from_micros(at.max(now.as_micros()))
     }
 
-    fn load(&self, words: &[u64]) -> Result<TwoWindows, Corrupt> {
+    fn load(&self, words: &[u64]) -> Result<TwoWindows, CorruptState> {
         let [previous, current] = *words else {
-            return Err(Corrupt("sliding window counter: expected two words"));
+            return Err(CorruptState("sliding window counter: expected two words"));
         };
         match (u32::try_from(previous), u32::try_from(current)) {
             (Ok(previous), Ok(current)) => Ok(TwoWindows { previous, current }),
-            _ => Err(Corrupt("sliding window counter: count out of range")),
+            _ => Err(CorruptState("sliding window counter: count out of range")),
         }
     }
 

@@ -1,26 +1,26 @@
 //! The sliding window log: each hit is remembered until it is one period old.
 
-use super::{Answer, Corrupt, LimitError, Op, State, Strategy, Tag, Verdict};
+use super::{Answer, CorruptState, LimitError, Op, State, Strategy, StrategyId, Verdict};
 use crate::clock::Timestamp;
 use crate::rate::Rate;
 
 /// Remembers each hit for exactly one period: a hit at `t` counts on `(now - period, now]`.
 ///
 /// The most exact window: in no period do more than the limit pass. It costs 16 bytes an instant at
-/// which something passed, so its limit is bounded.
+/// which something fit, so its limit is bounded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SlidingWindowLog {
     max_entries: u32,
 }
 
 impl SlidingWindowLog {
-    /// A log of at most 1,000 entries.
+    /// Creates a log of at most 1,000 entries.
     #[must_use]
     pub const fn new() -> Self {
         Self { max_entries: 1_000 }
     }
 
-    /// The largest limit that it accepts. Defaults to 1,000.
+    /// Sets the largest limit that it accepts. Defaults to 1,000.
     ///
     /// A long log is slow where the whole state is read and written at each hit, as in a shared store.
     #[must_use]
@@ -37,14 +37,14 @@ impl Default for SlidingWindowLog {
 }
 
 impl Strategy for SlidingWindowLog {
-    fn step(
+    fn evaluate(
         &self,
         rate: &Rate,
         state: &mut State,
         now: Timestamp,
         cost: u32,
         op: Op,
-    ) -> Result<Answer, Corrupt> {
+    ) -> Result<Answer, CorruptState> {
         let log = Log::read(state, rate, now)?;
         if cost == 0 {
             return Ok(log.answer(Verdict::Allowed, log.live));
@@ -69,8 +69,8 @@ impl Strategy for SlidingWindowLog {
         Ok(taken.answer(Verdict::Allowed, log.live + cost))
     }
 
-    fn tag(&self) -> Tag {
-        Tag::SLIDING_WINDOW_LOG
+    fn id(&self) -> StrategyId {
+        StrategyId::SLIDING_WINDOW_LOG
     }
 
     fn check(&self, rate: &Rate) -> Result<(), LimitError> {
@@ -106,7 +106,7 @@ struct Log {
 }
 
 impl Log {
-    fn read(state: &State, rate: &Rate, now: Timestamp) -> Result<Self, Corrupt> {
+    fn read(state: &State, rate: &Rate, now: Timestamp) -> Result<Self, CorruptState> {
         let mut log = Self {
             limit: rate.limit(),
             period: rate.period_micros(),
@@ -117,12 +117,12 @@ impl Log {
         };
         let Some((total, entries)) = state.words().split_first() else { return Ok(log) };
         let (pairs, []) = entries.as_chunks::<2>() else {
-            return Err(Corrupt("sliding window log: half an entry"));
+            return Err(CorruptState("sliding window log: half an entry"));
         };
-        let wrong = Corrupt("sliding window log: wrong total");
+        let wrong = CorruptState("sliding window log: wrong total");
         // Before anything is taken off it: then every count that matters is a small number.
-        log.live =
-            u32::try_from(*total).map_err(|_| Corrupt("sliding window log: total out of range"))?;
+        log.live = u32::try_from(*total)
+            .map_err(|_| CorruptState("sliding window log: total out of range"))?;
         for &[at, count] in pairs {
             if log.counts(at) {
                 break;
@@ -138,14 +138,14 @@ impl Log {
             && let Some(&[at, count]) = pairs.last()
         {
             if at > state.last().as_micros() || count > u64::from(log.live) {
-                return Err(Corrupt("sliding window log: a wrong last entry"));
+                return Err(CorruptState("sliding window log: a wrong last entry"));
             }
             log.newest = Some(Timestamp::from_micros(at));
         }
         Ok(log)
     }
 
-    /// Whether an entry of that instant still counts.
+    /// Returns whether an entry of that instant still counts.
     fn counts(&self, at: u64) -> bool {
         self.gone_at(at) > self.now
     }
@@ -155,15 +155,15 @@ impl Log {
     }
 
     fn answer(&self, verdict: Verdict, live: u32) -> Answer {
-        let fresh_at = match self.newest {
+        let reset_at = match self.newest {
             Some(newest) if live > 0 => self.gone_at(newest.as_micros()),
             _ => self.now,
         };
-        Answer { verdict, remaining: self.limit.saturating_sub(live), fresh_at }
+        Answer { verdict, remaining: self.limit.saturating_sub(live), reset_at }
     }
 
-    /// When enough entries are gone for `cost` to pass.
-    fn retry_at(&self, state: &State, cost: u32) -> Result<Timestamp, Corrupt> {
+    /// Returns when enough entries are gone for `cost` to pass.
+    fn retry_at(&self, state: &State, cost: u32) -> Result<Timestamp, CorruptState> {
         let (pairs, _) = state.words()[1..].as_chunks::<2>();
         let needed = u64::from(self.live) + u64::from(cost) - u64::from(self.limit);
         let mut freed = 0u64;
@@ -173,7 +173,7 @@ impl Log {
                 return Ok(self.gone_at(at));
             }
         }
-        Err(Corrupt("sliding window log: wrong total"))
+        Err(CorruptState("sliding window log: wrong total"))
     }
 
     fn take(&self, state: &mut State, cost: u32) {
@@ -193,7 +193,12 @@ impl Log {
     }
 
     /// Gives back up to `cost` of what was taken at that instant.
-    fn refund(&self, state: &mut State, taken_at: Timestamp, cost: u32) -> Result<(), Corrupt> {
+    fn refund(
+        &self,
+        state: &mut State,
+        taken_at: Timestamp,
+        cost: u32,
+    ) -> Result<(), CorruptState> {
         if self.live == 0 || !self.counts(taken_at.as_micros()) {
             return Ok(());
         }
@@ -204,7 +209,7 @@ impl Log {
             return Ok(());
         };
         if count > u64::from(self.live) {
-            return Err(Corrupt("sliding window log: wrong total"));
+            return Err(CorruptState("sliding window log: wrong total"));
         }
         let back = count.min(u64::from(cost));
         let words = state.words_mut();

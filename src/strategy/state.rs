@@ -2,7 +2,7 @@
 
 use crate::clock::Timestamp;
 
-/// What a strategy remembers of one key: a list of 64-bit words, and when it was last written.
+/// The state of one key under one strategy: a list of 64-bit words, and when it was last written.
 ///
 /// A key that was never seen has no words. The words are stored as they are, little-endian, by every
 /// backend that stores bytes.
@@ -15,13 +15,13 @@ pub struct State {
 }
 
 impl State {
-    /// A state that was last written at `last`; to test a strategy.
+    /// Creates a state that was last written at `last`, to test a strategy.
     #[must_use]
     pub fn new(last: Timestamp, words: Vec<u64>) -> Self {
         Self { last, words, head: 0 }
     }
 
-    /// The words; none for a key that was never seen.
+    /// Returns the words; none for a key that was never seen.
     #[must_use]
     pub fn words(&self) -> &[u64] {
         &self.words[self.head..]
@@ -34,13 +34,14 @@ impl State {
         self.words.extend_from_slice(words);
     }
 
-    /// The instant of the last hit or refund that was written; [`Timestamp::ZERO`] if there was none.
+    /// Returns the instant of the last hit or refund that was written; [`Timestamp::ZERO`] if there was
+    /// none.
     #[must_use]
     pub fn last(&self) -> Timestamp {
         self.last
     }
 
-    /// Whether the key was never seen.
+    /// Returns `true` if the key was never seen.
     #[must_use]
     pub fn is_fresh(&self) -> bool {
         self.words().is_empty()

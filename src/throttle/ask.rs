@@ -3,44 +3,35 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use super::{HitOptions, Throttle};
+use super::Throttle;
+use crate::ambient;
 use crate::backend::Backend;
 use crate::decision::Decision;
 use crate::error::{BackendError, Error};
-use crate::key::{self, Key, KeyPart, OwnedKey};
-use crate::lifespan;
-use crate::on_error::{self, Failure};
-use crate::strategy::Step;
+use crate::hit_options::HitOptions;
+use crate::key::{Key, KeyPart, OwnedKey};
+use crate::on_error::{self, FailureContext};
+use crate::random;
+use crate::step::Step;
 use crate::timer::Deadline;
 
 impl Throttle {
-    /// The key of those parts; `room` is for the digest of long ones.
-    #[inline(always)]
-    pub(super) fn key<'a>(
-        &'a self,
-        parts: &'a [KeyPart<'a>],
-        room: &'a mut Option<key::Digest>,
-    ) -> Key<'a> {
-        Key::hashed(&self.inner.hasher, &self.inner.name, key::bounded(parts, room))
-    }
-
-    /// What a receipt of the key is bound to, where `backend` is the one that was asked.
-    pub(super) fn fingerprint(&self, key: &Key<'_>, backend: &dyn Backend) -> u64 {
-        let current = self.inner.backend.is_none().then(|| backend.settings().store_id());
-        self.own_fingerprint(key) ^ current.unwrap_or_default()
-    }
-
-    /// The same for a throttle that has a backend of its own.
-    #[inline(always)]
-    pub(super) fn own_fingerprint(&self, key: &Key<'_>) -> u64 {
-        key.hash() ^ self.inner.seed
+    /// Returns what a receipt of the key is bound to, where `backend` is the one that was asked.
+    pub(super) fn fingerprint(&self, key: &[KeyPart<'_>], backend: &dyn Backend) -> u64 {
+        let inner = &*self.inner;
+        let current = inner.backend.is_none().then(|| backend.core().store_id());
+        let hash = match &inner.prepared {
+            Some(prepared) => prepared.hash_of(key),
+            None => random::hasher().hash_one(Key::new("", key).encode()),
+        };
+        hash ^ inner.seed ^ current.unwrap_or_default()
     }
 
     #[inline(always)]
     pub(super) fn backend(&self) -> Result<Cow<'_, Arc<dyn Backend>>, Error> {
         match &self.inner.backend {
             Some(backend) => Ok(Cow::Borrowed(backend)),
-            None => lifespan::current()
+            None => ambient::current_backend()
                 .map(Cow::Owned)
                 .ok_or_else(|| Error::NoBackend { throttle: self.inner.name.to_string() }),
         }
@@ -50,14 +41,18 @@ impl Throttle {
     pub(super) async fn ask(
         &self,
         backend: &dyn Backend,
-        key: &Key<'_>,
+        key: &[KeyPart<'_>],
         step: &Step<'_>,
     ) -> Result<Decision, BackendError> {
-        if let Some(answer) = backend.try_apply(key, step) {
+        if let Some(prepared) = &self.inner.prepared {
+            return prepared.apply(key, step);
+        }
+        let key = Key::new(&self.inner.name, key);
+        if let Some(answer) = backend.try_apply(&key, step) {
             return answer;
         }
-        let name = backend.settings().name();
-        self.within_deadline(name, "apply", backend.apply(key, step)).await
+        let name = backend.core().name();
+        self.within_deadline(name, "apply", backend.apply(&key, step)).await
     }
 
     /// The deadline is kept out here, whatever the backend waits for inside.
@@ -79,12 +74,13 @@ impl Throttle {
         error: BackendError,
     ) -> Result<Decision, Error> {
         let inner = &*self.inner;
-        let policy = inner.on_error.as_ref().unwrap_or_else(|| backend.error_policy());
+        let policy = inner.on_error.as_ref().unwrap_or_else(|| backend.core().error_policy());
         let failure = |error| {
             let options = HitOptions::of(step);
-            Failure::new(Arc::clone(&inner.name), OwnedKey::of(key), options, step, error)
+            FailureContext::new(Arc::clone(&inner.name), OwnedKey::of(key), options, step, error)
         };
-        let never = step.never_passes().map(|index| Decision::never(step, index, inner.id));
+        let never =
+            step.never_passes().map(|index| Decision::never(step.limits(), index, inner.id));
         on_error::decide(policy, never, &inner.name, failure, error, &inner.log).await
     }
 }

@@ -1,21 +1,19 @@
 //! [`ThrottleBuilder`]. Setters cannot fail; `build` checks everything.
 
-use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use ahash::RandomState;
-
-use super::{Inner, Throttle};
-use crate::backend::{Backend, InMemory};
+use super::{Throttle, ThrottleInner};
+use crate::backend::{self, Backend};
 use crate::clock::micros_ceil;
 use crate::error::BuildError;
-use crate::key;
-use crate::on_error::{LogLimit, OnError};
+use crate::on_error::{LogThrottle, OnError};
+use crate::random;
 use crate::rate::{Rate, RateError};
-use crate::strategy::{Limit, MAX_LIMITS, PartId, Strategy, TokenBucket, interned};
+use crate::step::MAX_LIMITS;
+use crate::strategy::{self, Limit, PartId, Strategy, TokenBucket};
 use crate::text::Excerpt;
 
 /// The most bytes of the name of a throttle or a limit.
@@ -28,20 +26,20 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 #[must_use = "a builder does nothing until `build`"]
 pub struct ThrottleBuilder {
     name: String,
-    limits: Vec<Wanted>,
+    limits: Vec<LimitSpec>,
     /// A name that was given before any rate.
     stray_name: Option<String>,
     strategy: Option<Arc<dyn Strategy>>,
     backend: Option<Arc<dyn Backend>>,
     on_error: Option<OnError>,
     deadline: Duration,
-    min_wait: Duration,
+    min_retry_after: Duration,
     cost: u32,
 }
 
 /// A limit as the user gave it.
 #[derive(Debug)]
-struct Wanted {
+struct LimitSpec {
     rate: Result<Rate, RateError>,
     /// Its own strategy, if not the throttle's.
     strategy: Option<Arc<dyn Strategy>>,
@@ -50,7 +48,7 @@ struct Wanted {
 
 /// A [`Rate`], or its text.
 pub trait IntoRate {
-    /// The rate, or why it is none.
+    /// Returns the rate, or why it is none.
     ///
     /// # Errors
     ///
@@ -93,7 +91,7 @@ impl ThrottleBuilder {
             backend: None,
             on_error: None,
             deadline: Throttle::DEFAULT_DEADLINE,
-            min_wait: Duration::ZERO,
+            min_retry_after: Duration::ZERO,
             cost: 1,
         }
     }
@@ -101,7 +99,7 @@ impl ThrottleBuilder {
     /// Adds a rate, kept by the throttle's [`strategy`](Self::strategy). A hit must pass all of them;
     /// there are at most eight.
     pub fn rate(mut self, rate: impl IntoRate) -> Self {
-        self.limits.push(Wanted { rate: rate.into_rate(), strategy: None, name: None });
+        self.limits.push(LimitSpec { rate: rate.into_rate(), strategy: None, name: None });
         self
     }
 
@@ -110,14 +108,10 @@ impl ThrottleBuilder {
         rates.into_iter().fold(self, Self::rate)
     }
 
-    /// Adds a rate with a strategy of its own.
-    pub fn limit(self, rate: impl IntoRate, strategy: impl Strategy) -> Self {
-        self.shared_limit(rate, Arc::new(strategy))
-    }
-
-    /// Adds a rate with a strategy that is already shared.
-    pub fn shared_limit(mut self, rate: impl IntoRate, strategy: Arc<dyn Strategy>) -> Self {
-        self.limits.push(Wanted { rate: rate.into_rate(), strategy: Some(strategy), name: None });
+    /// Adds a rate with its own strategy. An `Arc<dyn Strategy>` is one too.
+    pub fn limit(mut self, rate: impl IntoRate, strategy: impl Strategy) -> Self {
+        let strategy = Some(strategy::erase(strategy));
+        self.limits.push(LimitSpec { rate: rate.into_rate(), strategy, name: None });
         self
     }
 
@@ -145,50 +139,57 @@ impl ThrottleBuilder {
         self
     }
 
-    /// How rates are counted that have no strategy of their own. Defaults to [`TokenBucket`].
-    pub fn strategy(self, strategy: impl Strategy) -> Self {
-        self.shared_strategy(Arc::new(strategy))
-    }
-
-    /// As [`strategy`](Self::strategy), for one that is already shared, or chosen at run time.
-    pub fn shared_strategy(mut self, strategy: Arc<dyn Strategy>) -> Self {
-        self.strategy = Some(strategy);
+    /// Sets how rates are counted that have no strategy of their own. Defaults to [`TokenBucket`].
+    ///
+    /// One that is chosen at run time is an `Arc<dyn Strategy>`:
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use traffik::{FixedWindow, InMemory, Strategy, Throttle, TokenBucket};
+    ///
+    /// # let smooth = true;
+    /// let strategy: Arc<dyn Strategy> =
+    ///     if smooth { Arc::new(TokenBucket::new()) } else { Arc::new(FixedWindow::new()) };
+    /// let throttle = Throttle::builder("api")
+    ///     .rate("100/min")
+    ///     .strategy(strategy)
+    ///     .backend(InMemory::new())
+    ///     .build()?;
+    /// # Ok::<(), traffik::BuildError>(())
+    /// ```
+    pub fn strategy(mut self, strategy: impl Strategy) -> Self {
+        self.strategy = Some(strategy::erase(strategy));
         self
     }
 
-    /// Where the state lives. Defaults to the backend that is current in the task of each hit; see
-    /// [`lifespan::with_current`](crate::lifespan::with_current).
-    pub fn backend(self, backend: impl Backend) -> Self {
-        self.shared_backend(Arc::new(backend))
-    }
-
-    /// Where the state lives, for a backend that is already a trait object.
-    pub fn shared_backend(mut self, backend: Arc<dyn Backend>) -> Self {
-        self.backend = Some(backend);
+    /// Sets where the state lives. An `Arc<dyn Backend>` is a backend too. Defaults to the backend that is
+    /// current in the task of each hit; see [`ambient::with_backend`](crate::ambient::with_backend).
+    pub fn backend(mut self, backend: impl Backend) -> Self {
+        self.backend = Some(backend::erase(backend));
         self
     }
 
-    /// What is decided when the backend fails. Defaults to the backend's own policy.
+    /// Sets what is decided when the backend fails. Defaults to the backend's own policy.
     pub fn on_error(mut self, policy: OnError) -> Self {
         self.on_error = Some(policy);
         self
     }
 
-    /// The longest that a hit takes, waiting for connections and retries included; then the error
+    /// Sets the longest that a hit takes, waiting for connections and retries included; then the error
     /// policy decides. An error handler has its own limit on top of it. Above zero. Defaults to 250 ms.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
     }
 
-    /// The least `retry_after` of a denied hit, rounded up to the microsecond; a hit that passes never
+    /// Sets the least `retry_after` of a denied hit, rounded up to the microsecond; a hit that passes never
     /// waits. Defaults to zero.
-    pub fn min_wait(mut self, wait: Duration) -> Self {
-        self.min_wait = wait;
+    pub fn min_retry_after(mut self, wait: Duration) -> Self {
+        self.min_retry_after = wait;
         self
     }
 
-    /// Units that a hit costs where it does not say. Defaults to 1.
+    /// Sets the units that a hit costs where it does not say. Defaults to 1.
     pub fn cost(mut self, units: u32) -> Self {
         self.cost = units;
         self
@@ -199,19 +200,19 @@ impl ThrottleBuilder {
     /// # Errors
     ///
     /// When a rate cannot be read or its strategy cannot keep it, when there is no rate or more than
-    /// eight, when two limits would share their state or have the same name, when the name is not 1 to 128 bytes without
-    /// control characters, or when the deadline is zero.
+    /// eight, when two limits would share their state or have the same name, when the name is not 1 to 128
+    /// bytes without control characters, or when the deadline is zero.
     pub fn build(self) -> Result<Throttle, BuildError> {
         self.check_settings()?;
         let Self { name, limits: wanted, strategy, backend, on_error, .. } = self;
-        let strategy = strategy.unwrap_or_else(|| Arc::new(TokenBucket::new()));
+        let strategy = strategy.unwrap_or_else(|| strategy::erase(TokenBucket::new()));
         let mut limits = Vec::with_capacity(wanted.len());
         for wanted in wanted {
             let own = wanted.strategy.unwrap_or_else(|| Arc::clone(&strategy));
             let rate = wanted
                 .rate
                 .map_err(|source| BuildError::Rate { throttle: name.clone(), source })?;
-            let limit = Limit::shared(rate, own)
+            let limit = Limit::new(rate, own)
                 .map_err(|source| BuildError::Limit { throttle: name.clone(), source })?;
             limits.push(match wanted.name {
                 Some(name) => limit.named(name),
@@ -222,25 +223,24 @@ impl ThrottleBuilder {
             return Err(BuildError::NoRate { throttle: name });
         }
         check_states(&name, &limits)?;
-        let name = interned::name_of(&name);
+        let name: Arc<str> = name.into();
         let limits: Box<[Limit]> = limits.into_iter().map(|limit| limit.bound_to(&name)).collect();
         let limits = number_default_names(limits);
         check_names(&name, &limits)?;
-        let hasher = key::hasher().clone();
+        let prepared = backend.as_ref().and_then(|backend| backend.prepare(&name, &limits));
         Ok(Throttle {
-            inner: Arc::new(Inner {
+            inner: Arc::new(ThrottleInner {
                 id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
-                seed: seed(&hasher, &name, &limits, backend.as_deref()),
+                seed: seed(&name, &limits, backend.as_deref()),
                 name,
-                hasher,
                 limits,
-                in_memory: backend.as_deref().and_then(as_in_memory).cloned(),
+                prepared,
                 backend,
                 on_error,
                 deadline: self.deadline,
-                min_wait: micros_ceil(self.min_wait),
+                min_retry_after: micros_ceil(self.min_retry_after),
                 cost: self.cost,
-                log: LogLimit::default(),
+                log: LogThrottle::default(),
             }),
         })
     }
@@ -279,25 +279,18 @@ impl ThrottleBuilder {
     }
 }
 
-/// What tells the receipts of a throttle from others. A changed limit or burst acts on what was counted, so
-/// receipts outlive it.
-fn seed(hasher: &RandomState, name: &str, limits: &[Limit], backend: Option<&dyn Backend>) -> u64 {
+/// Returns what tells the receipts of a throttle from others. A changed limit or burst acts on what was
+/// counted, so receipts outlive it.
+fn seed(name: &str, limits: &[Limit], backend: Option<&dyn Backend>) -> u64 {
     let parts: Vec<PartId> = limits.iter().map(Limit::part).collect();
-    let store = backend.map_or(0, |backend| backend.settings().store_id());
-    hasher.hash_one((name, parts, store))
-}
-
-fn as_in_memory(backend: &dyn Backend) -> Option<&InMemory> {
-    let any: &dyn Any = backend;
-    any.downcast_ref()
+    let store = backend.map_or(0, |backend| backend.core().store_id());
+    random::hasher().hash_one((name, parts, store))
 }
 
 /// Refuses two limits whose state could not be told apart where it is stored.
 fn check_states(throttle: &str, limits: &[Limit]) -> Result<(), BuildError> {
     for (second, limit) in limits.iter().enumerate() {
-        let same = |other: &Limit| {
-            other.tag() == limit.tag() && other.rate().period() == limit.rate().period()
-        };
+        let same = |other: &Limit| other.part() == limit.part();
         if limit.rate().is_unlimited() {
             continue;
         }

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use super::{HitOptions, Throttle};
-use crate::decision::{Allowed, Decision, Ruled, Source};
+use super::Throttle;
+use crate::decision::{Allowed, DecidedBy, Decision, InlineDecision};
 use crate::error::Error;
-use crate::key::{Key, ToKey};
-use crate::strategy::{Limit, MAX_LIMITS, Op, Step};
+use crate::hit_options::HitOptions;
+use crate::key::{self, KeyPart, ToKey};
+use crate::step::{MAX_LIMITS, Step};
+use crate::strategy::{Limit, Op};
 
 impl Throttle {
     /// Counts a hit of the default cost, and answers whether it passes. A hit that is denied consumes
@@ -40,8 +42,8 @@ impl Throttle {
     /// dropped future may have consumed the cost.
     #[inline]
     pub async fn hit(&self, key: impl ToKey) -> Result<Decision, Error> {
-        match self.try_in_memory(&key) {
-            Some(ruled) => Ok(ruled.into()),
+        match self.try_prepared(&key) {
+            Some(inline) => Ok(inline.into()),
             None => {
                 let step = Step::of_apart(&self.inner.limits, self.inner.cost, Op::Take);
                 self.run(&key, &step).await
@@ -49,7 +51,7 @@ impl Throttle {
         }
     }
 
-    /// Counts a hit with a cost or rates of its own.
+    /// Counts a hit with its own cost or rates.
     ///
     /// ```
     /// use traffik::{HitOptions, InMemory, Rate, Throttle};
@@ -184,15 +186,17 @@ impl Throttle {
         Allowed::of(decision).map_err(|denied| Error::Denied(Box::new(denied)))
     }
 
-    /// The fast path of nearly every hit in memory; `None`, with nothing done, to take the other.
+    /// The backend's fast path, if it has one; `None`, with nothing done, to take the other.
+    ///
+    /// A key that is too long to be stored needs its digest, and is not found on the fast path.
     #[inline(always)]
-    fn try_in_memory(&self, key: &(impl ToKey + ?Sized)) -> Option<Ruled> {
+    fn try_prepared(&self, key: &(impl ToKey + ?Sized)) -> Option<InlineDecision> {
         let inner = &*self.inner;
-        let backend = inner.in_memory.as_ref()?;
-        let parts = key.to_key();
-        let key = Key::hashed(&inner.hasher, &inner.name, parts.as_slice().ok()??);
-        let ruled = backend.try_hit(&key, &inner.limits, inner.cost)?;
-        Some(self.finish(&key, ruled, || self.own_fingerprint(&key)))
+        let prepared = inner.prepared.as_ref()?;
+        let key = key.to_key();
+        let key = key.as_slice().ok()??;
+        let (inline, hash) = prepared.try_hit(key, &inner.limits, inner.cost)?;
+        Some(self.finish(key, inline, || hash ^ inner.seed))
     }
 
     async fn run_with(
@@ -210,8 +214,8 @@ impl Throttle {
         let step = Step::of_apart(&limits, cost, op).leave(options.leave);
         let decision = self.run(key, &step).await?;
         let is_of_these = decision.is_bound_to(self.inner.id);
-        match decision.source() {
-            Source::Backend => Ok(decision.with_limits(limits)),
+        match decision.decided_by() {
+            DecidedBy::Backend => Ok(decision.with_limits(limits)),
             _ if is_of_these => Ok(decision.with_limits(limits)),
             _ => Ok(decision),
         }
@@ -219,43 +223,48 @@ impl Throttle {
 
     async fn run(&self, key: &(impl ToKey + ?Sized), step: &Step<'_>) -> Result<Decision, Error> {
         let parts = key.to_key();
-        let Some(parts) = parts.as_slice()? else { return Ok(Decision::pass(Source::Exempt)) };
+        let Some(parts) = parts.as_slice()? else { return Ok(Decision::pass(DecidedBy::Exempt)) };
         let mut room = None;
-        let key = self.key(parts, &mut room);
+        let key = key::bounded(parts, &mut room);
         if step.limits().iter().all(|limit| limit.rate().is_unlimited()) {
-            return Ok(Decision::pass(Source::Unlimited));
+            return Ok(Decision::pass(DecidedBy::Unlimited));
         }
         let backend = self.backend()?;
-        match self.ask(&**backend, &key, step).await {
+        match self.ask(&**backend, key, step).await {
             Ok(decision) => {
-                let fingerprint = || self.fingerprint(&key, &**backend);
-                Ok(decision.map(|ruled| self.finish(&key, ruled, fingerprint)))
+                let fingerprint = || self.fingerprint(key, &**backend);
+                Ok(decision.map(|inline| self.finish(key, inline, fingerprint)))
             }
             Err(error) => {
                 let decision = self.decide_by_policy(&**backend, parts, step, error).await?;
-                Ok(decision.map(|ruled| ruled.wait_at_least(self.inner.min_wait)))
+                Ok(decision.map(|inline| inline.wait_at_least(self.inner.min_retry_after)))
             }
         }
     }
 
-    /// What every decision goes through.
+    /// Returns what every decision goes through.
     #[inline(always)]
-    fn finish(&self, key: &Key<'_>, ruled: Ruled, fingerprint: impl FnOnce() -> u64) -> Ruled {
-        if ruled.is_allowed() {
-            return ruled.bound_to(fingerprint());
+    fn finish(
+        &self,
+        key: &[KeyPart<'_>],
+        inline: InlineDecision,
+        fingerprint: impl FnOnce() -> u64,
+    ) -> InlineDecision {
+        if inline.is_allowed() {
+            return inline.bound_to(fingerprint());
         }
-        let ruled = ruled.wait_at_least(self.inner.min_wait).bound_to(self.inner.id);
+        let inline = inline.wait_at_least(self.inner.min_retry_after).bound_to(self.inner.id);
         if tracing::enabled!(tracing::Level::TRACE) {
-            self.trace_denied(key, &ruled.into());
+            self.trace_denied(key, &inline.into());
         }
-        ruled
+        inline
     }
 
     #[cold]
-    fn trace_denied(&self, key: &Key<'_>, decision: &Decision) {
+    fn trace_denied(&self, key: &[KeyPart<'_>], decision: &Decision) {
         tracing::trace!(
             throttle = &*self.inner.name,
-            key = ?key.parts(),
+            ?key,
             limit = self.denied_by(decision).map(|limit| limit.name().into_owned()),
             %decision,
             "denied"
@@ -268,7 +277,7 @@ impl Throttle {
         let own = &self.inner.limits;
         let mut limits: Vec<Limit> = if options.replaces { Vec::new() } else { own.to_vec() };
         for rate in &options.rates {
-            let limit = Limit::shared(*rate, Arc::clone(own[0].strategy()))
+            let limit = Limit::new(*rate, Arc::clone(own[0].strategy()))
                 .map_err(|source| Error::Limit { throttle: self.inner.name.to_string(), source })?;
             let limit = match own.iter().find(|own| own.counts_like(&limit)) {
                 Some(own) => own.clone(),

@@ -3,21 +3,17 @@
 mod ask;
 mod builder;
 mod hit;
-mod options;
 mod refund;
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ahash::RandomState;
-
 pub use builder::{IntoRate, ThrottleBuilder};
-pub use options::HitOptions;
 
-use crate::backend::{Backend, InMemory};
+use crate::backend::{Backend, Prepared};
 use crate::decision::Decision;
-use crate::on_error::{LogLimit, OnError};
+use crate::on_error::{LogThrottle, OnError};
 use crate::strategy::Limit;
 
 /// A named limit: asks its backend whether a key may pass.
@@ -42,38 +38,38 @@ use crate::strategy::Limit;
 /// ```
 #[derive(Clone)]
 pub struct Throttle {
-    inner: Arc<Inner>,
+    inner: Arc<ThrottleInner>,
 }
 
-struct Inner {
+struct ThrottleInner {
     name: Arc<str>,
     /// Different for each throttle that this process builds, to bind denials to it.
     id: u64,
     /// A random number in this process of the name, what its limits are counted by, and the store if it
     /// has one of its own: to bind receipts to it.
     seed: u64,
-    hasher: RandomState,
     /// At least one.
     limits: Box<[Limit]>,
     backend: Option<Arc<dyn Backend>>,
-    /// The same backend where it is in memory, to ask it without a detour.
-    in_memory: Option<InMemory>,
+    /// Its fast path, if it has one.
+    prepared: Option<Prepared>,
     on_error: Option<OnError>,
     deadline: Duration,
-    min_wait: u64,
+    min_retry_after: u64,
     cost: u32,
-    log: LogLimit,
+    log: LogThrottle,
 }
 
 impl Throttle {
     /// The longest that a hit takes by default; an error handler has its own limit on top of it.
     pub const DEFAULT_DEADLINE: Duration = Duration::from_millis(250);
 
-    /// Starts a throttle of that name (its uid): 1 to 128 bytes without control characters.
+    /// Starts a throttle called `name` (its uid): 1 to 128 bytes without control characters.
     ///
-    /// Two throttles of the same name on one backend share what they count, and should have the same rates:
-    /// each goes by its own, and what one has counted reads as over when the other says so. A name is
-    /// configuration and never user input: the process keeps each name for its whole life.
+    /// Two throttles of the same name on one backend share what they count, and should have the same
+    /// rates: each goes by its own, and what one has counted reads as expired when the other's rate has
+    /// it so. A name is configuration and never user input: a backend keeps what it knows of each name
+    /// for its whole life.
     pub fn builder(name: impl Into<String>) -> ThrottleBuilder {
         ThrottleBuilder::new(name.into())
     }

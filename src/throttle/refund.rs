@@ -3,8 +3,9 @@
 use super::Throttle;
 use crate::decision::Receipt;
 use crate::error::Error;
-use crate::key::ToKey;
-use crate::strategy::{Op, Step};
+use crate::key::{self, Key, ToKey};
+use crate::step::Step;
+use crate::strategy::Op;
 
 impl Throttle {
     /// Gives back what a hit took: at most that, never above the capacity, and for a window strategy
@@ -31,7 +32,8 @@ impl Throttle {
     /// # Errors
     ///
     /// [`Error::WrongReceipt`] for a receipt of another key, of a throttle with another name or other
-    /// strategies and periods, or of another store; when the backend fails. No policy applies. The receipt is used up in any case: what was ambiguous is not given back twice.
+    /// strategies and periods, or of another store; when the backend fails. No policy applies. The receipt
+    /// is used up in any case: what was ambiguous is not given back twice.
     ///
     /// # Cancel safety
     ///
@@ -40,15 +42,15 @@ impl Throttle {
         let parts = key.to_key();
         let Some(parts) = parts.as_slice()? else { return Err(Error::WrongReceipt) };
         let mut room = None;
-        let key = self.key(parts, &mut room);
+        let key = key::bounded(parts, &mut room);
         let backend = self.backend()?;
-        if self.fingerprint(&key, &**backend) != receipt.fingerprint() {
+        if self.fingerprint(key, &**backend) != receipt.fingerprint() {
             return Err(Error::WrongReceipt);
         }
         let limits = receipt.limits().unwrap_or(&self.inner.limits);
         let op = Op::Refund { taken_at: receipt.taken_at() };
         let step = Step::of_apart(limits, receipt.cost(), op);
-        self.ask(&**backend, &key, &step).await.map(drop).map_err(Error::from)
+        self.ask(&**backend, key, &step).await.map(drop).map_err(Error::from)
     }
 
     /// Forgets what was counted for a key, under every rate.
@@ -77,9 +79,9 @@ impl Throttle {
         let parts = key.to_key();
         let Some(parts) = parts.as_slice()? else { return Ok(()) };
         let mut room = None;
-        let key = self.key(parts, &mut room);
+        let key = Key::new(&self.inner.name, key::bounded(parts, &mut room));
         let backend = self.backend()?;
-        self.within_deadline(backend.settings().name(), "forget", backend.forget(&key)).await?;
+        self.within_deadline(backend.core().name(), "forget", backend.forget(&key)).await?;
         Ok(())
     }
 }

@@ -81,7 +81,7 @@ impl History {
             let limits = random_limits(&mut random);
             let build = |(_, backend): &(_, Arc<dyn Backend>)| {
                 let builder = Throttle::builder(format!("history {seed}"));
-                let builder = builder.shared_backend(Arc::clone(backend)).deadline(patience);
+                let builder = builder.backend(Arc::clone(backend)).deadline(patience);
                 limits.iter().fold(builder, |builder, limit| limit.add_to(builder)).build()
             };
             if let [Ok(one), Ok(two), Ok(three)] = backends.each_ref().map(build) {

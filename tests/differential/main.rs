@@ -3,9 +3,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
-#[path = "../support/servers/mod.rs"]
-mod servers;
-
 mod history;
 mod random;
 
@@ -15,7 +12,7 @@ use traffik::{InMemory, ManualClock, Memcached, Redis};
 
 use history::History;
 use random::Random;
-use servers::{MemcachedServer, RedisServer};
+use test_support::servers::{MemcachedServer, RedisServer};
 
 /// Long, so that a busy machine changes no result.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -34,9 +31,10 @@ async fn memory_redis_and_memcached_decide_alike() {
     let memcached_server = MemcachedServer::start();
     let clock = ManualClock::new();
     let memory = InMemory::builder().clock(clock.clone()).build().unwrap();
-    let redis = Redis::builder().url(redis_server.url()).clock(clock.clone()).timeout(PATIENCE);
+    let redis =
+        Redis::builder().url(redis_server.url()).clock(clock.clone()).command_timeout(PATIENCE);
     let redis = redis.namespace("differential").build().unwrap();
-    let memcached = Memcached::builder().clock(clock.clone()).call_timeout(PATIENCE);
+    let memcached = Memcached::builder().clock(clock.clone()).command_timeout(PATIENCE);
     let memcached = memcached
         .url(format!("memcached://{}", memcached_server.address()))
         .namespace("differential")

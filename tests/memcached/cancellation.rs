@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
-use traffik::{Backend, FixedWindow, Key, LockOptions, Memcached, TokenBucket};
+use traffik::{FixedWindow, Key, LockOptions, Locks, Memcached, TokenBucket, Values};
 
-use crate::servers::MemcachedServer;
 use crate::world::{builder, hit, limit};
+use test_support::servers::MemcachedServer;
 
 fn rounds() -> u64 {
     if std::env::var_os("TRAFFIK_SOAK").is_some() { 100_000 } else { 4_000 }

@@ -5,14 +5,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use traffik::strategy::{Answer, Corrupt, Op, State, Tag};
+use traffik::strategy::{Answer, CorruptState, Op, State, StrategyId};
 use traffik::{
-    Backend, ErrorKind, FixedWindow, Key, LifespanExt, Limit, LockOptions, Memcached, Rate,
-    Strategy, Timestamp, TokenBucket,
+    Backend, ErrorKind, FixedWindow, Key, LifespanExt, Limit, LockOptions, Locks, Memcached, Rate,
+    Strategy, Timestamp, TokenBucket, Values,
 };
 
-use crate::servers::MemcachedServer;
 use crate::world::{backend, builder, hit, limit};
+use test_support::servers::MemcachedServer;
 
 /// Log lines, as they are written.
 #[derive(Clone, Default)]
@@ -102,23 +102,23 @@ impl std::fmt::Debug for Between {
 }
 
 impl Strategy for Between {
-    fn step(
+    fn evaluate(
         &self,
         rate: &Rate,
         state: &mut State,
         now: Timestamp,
         cost: u32,
         op: Op,
-    ) -> Result<Answer, Corrupt> {
+    ) -> Result<Answer, CorruptState> {
         let work = self.0.lock().take();
         if let Some(work) = work {
             work();
         }
-        FixedWindow::new().step(rate, state, now, cost, op)
+        FixedWindow::new().evaluate(rate, state, now, cost, op)
     }
 
-    fn tag(&self) -> Tag {
-        FixedWindow::new().tag()
+    fn id(&self) -> StrategyId {
+        FixedWindow::new().id()
     }
 }
 
@@ -228,7 +228,7 @@ async fn tracking_costs_the_same_however_many_keys_there_are() {
 async fn f04_clear_reaches_all_nodes_that_answer_and_names_the_others() {
     let mut servers = [(); 3].map(|()| MemcachedServer::start());
     // What the silent one takes; a server that has just gone on may take longer than the default.
-    let builder = Memcached::builder().namespace("test").call_timeout(Duration::from_secs(2));
+    let builder = Memcached::builder().namespace("test").command_timeout(Duration::from_secs(2));
     let builder =
         servers.iter().fold(builder, |builder, server| builder.url(crate::world::url(server)));
     let backend = builder.track_keys(true).build().unwrap();

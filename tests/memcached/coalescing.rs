@@ -5,30 +5,30 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use tokio::time::timeout;
-use traffik::strategy::{Answer, Corrupt, Op, State, Tag};
+use traffik::strategy::{Answer, CorruptState, Op, State, StrategyId};
 use traffik::{Decision, FixedWindow, Limit, Memcached, Rate, Strategy, Timestamp, TokenBucket};
 
-use crate::servers::MemcachedServer;
 use crate::world::{PATIENCE, backend, hit, limit};
+use test_support::servers::MemcachedServer;
 
 /// A user's strategy with a mistake in it.
 #[derive(Debug)]
 struct Panics;
 
 impl Strategy for Panics {
-    fn step(
+    fn evaluate(
         &self,
         _: &Rate,
         _: &mut State,
         _: Timestamp,
         _: u32,
         _: Op,
-    ) -> Result<Answer, Corrupt> {
+    ) -> Result<Answer, CorruptState> {
         panic!("a mistake in a user's strategy");
     }
 
-    fn tag(&self) -> Tag {
-        Tag::of("panics")
+    fn id(&self) -> StrategyId {
+        StrategyId::of("panics")
     }
 }
 

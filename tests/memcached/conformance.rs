@@ -7,8 +7,8 @@ use traffik::backend::MemcachedBuilder;
 use traffik::conformance::{self, Harness};
 use traffik::{Backend, ManualClock, Memcached};
 
-use crate::servers::MemcachedServer;
 use crate::world::{PATIENCE, url};
+use test_support::servers::MemcachedServer;
 
 struct Nodes {
     urls: Vec<String>,
@@ -21,7 +21,7 @@ impl Nodes {
             .namespace(namespace)
             .clock(clock)
             .track_keys(self.track_keys)
-            .call_timeout(PATIENCE);
+            .command_timeout(PATIENCE);
         self.urls.iter().fold(builder, |builder, url| builder.url(url))
     }
 }
@@ -32,7 +32,7 @@ impl Harness for Nodes {
         Arc::new(self.builder(namespace, clock).build().unwrap())
     }
 
-    async fn sibling(&self, namespace: &str, clock: ManualClock) -> Option<Arc<dyn Backend>> {
+    async fn peer(&self, namespace: &str, clock: ManualClock) -> Option<Arc<dyn Backend>> {
         Some(self.backend(namespace, clock).await)
     }
 

@@ -5,11 +5,11 @@ use std::time::Duration;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRng, TestRunner};
 use traffik::backend::MAX_COUNTER;
-use traffik::{Backend, ErrorKind, FixedWindow, Key, ManualClock, Memcached};
+use traffik::{ErrorKind, FixedWindow, Key, ManualClock, Memcached, Values};
 
-use crate::decisions::wait_of;
-use crate::servers::MemcachedServer;
 use crate::world::{backend, builder, hit, limit};
+use test_support::servers::MemcachedServer;
+use test_support::wait_of;
 
 #[derive(Clone, Debug)]
 enum Op {

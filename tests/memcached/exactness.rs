@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use traffik::{FixedWindow, Gcra, Limit, Memcached, SlidingWindowCounter, TokenBucket};
 
-use crate::servers::{MemcachedServer, Workers, workers};
 use crate::world::{PATIENCE, hit, limit};
+use test_support::servers::{MemcachedServer, Workers, workers};
 
 const PROCESSES: usize = 4;
 const TASKS: usize = 16;
@@ -31,7 +31,7 @@ async fn worker() {
         return;
     }
     let urls = workers::variable("URLS");
-    let builder = Memcached::builder().namespace("exact").call_timeout(PATIENCE);
+    let builder = Memcached::builder().namespace("exact").command_timeout(PATIENCE);
     let builder = urls.split(' ').fold(builder, |builder, url| builder.url(url));
     let backend = Arc::new(builder.build().unwrap());
     let limits = Arc::new(limits(&workers::variable("STRATEGY")));

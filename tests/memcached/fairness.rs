@@ -9,8 +9,8 @@ use tokio::time::timeout;
 use traffik::strategy::Op;
 use traffik::{FixedWindow, Limit, Memcached, Throttle};
 
-use crate::servers::{MemcachedServer, Workers, wait::now, workers};
 use crate::world::{act, limit, url};
+use test_support::servers::{MemcachedServer, Workers, wait::now, workers};
 
 const PROCESSES: usize = 8;
 const TASKS: usize = 32;

@@ -4,15 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use traffik::backend::Counter;
+use traffik::backend::Stat;
 use traffik::strategy::Op;
 use traffik::{
-    Backend, Effect, ErrorKind, FixedWindow, Key, LockOptions, Memcached, OnError, Source,
-    Throttle, TokenBucket,
+    Backend, DecidedBy, Effect, ErrorKind, FixedWindow, HasCore, Key, LockOptions, Locks,
+    Memcached, OnError, Throttle, TokenBucket, Values,
 };
 
-use crate::servers::{Direction, MemcachedServer, Proxy};
 use crate::world::{PATIENCE, act, backend, builder, hit, limit};
+use test_support::servers::{Direction, MemcachedServer, Proxy};
 
 #[expect(clippy::disallowed_methods, reason = "how long a real server takes is the subject")]
 fn now() -> Instant {
@@ -107,7 +107,7 @@ async fn f18_out_of_memory_is_for_the_policy() {
     let throttle = Throttle::builder("t").rate("5/30d").strategy(FixedWindow::new());
     let throttle = throttle.backend(backend.clone()).on_error(OnError::Allow).build().unwrap();
     let decision = throttle.hit(&*format!("k{}", number + 1)).await.unwrap();
-    assert_eq!(decision.source(), Source::Policy);
+    assert_eq!(decision.decided_by(), DecidedBy::Policy);
     // What writes nothing needs no memory.
     let peeked = act(&backend, "k1", &limits, 1, Op::Peek).await.unwrap();
     assert_eq!(peeked.remaining(), 4);
@@ -117,7 +117,7 @@ async fn f18_out_of_memory_is_for_the_policy() {
 async fn f21_a_pool_that_is_used_up_is_waited_for_a_while() {
     let server = MemcachedServer::start();
     let call = Duration::from_millis(300);
-    let backend = builder(&server).pool_size(1).call_timeout(call).build().unwrap();
+    let backend = builder(&server).pool_size(1).command_timeout(call).build().unwrap();
     let backend = Arc::new(backend);
     let limits = Arc::new([limit("5/30d", TokenBucket::new())]);
     assert!(hit(&*backend, "a", &*limits).await.unwrap().is_allowed());
@@ -148,7 +148,7 @@ async fn errors_say_whether_it_may_have_happened() {
     let proxy = Proxy::start(server.port());
     let quick = Duration::from_millis(200);
     let url = format!("memcached://127.0.0.1:{}", proxy.port());
-    let backend = Memcached::builder().url(url).call_timeout(quick).build().unwrap();
+    let backend = Memcached::builder().url(url).command_timeout(quick).build().unwrap();
     let numbers = [limit("50/30d", FixedWindow::new())];
     let buckets = [limit("50/30d", TokenBucket::new())];
     assert!(hit(&backend, "a", &numbers).await.unwrap().is_allowed());
@@ -196,7 +196,7 @@ async fn a_server_that_is_not_there_is_no_doubt() {
     let server = MemcachedServer::start();
     let port = server.port();
     drop(server);
-    let backend = Memcached::builder().port(port).call_timeout(PATIENCE).build().unwrap();
+    let backend = Memcached::builder().port(port).command_timeout(PATIENCE).build().unwrap();
     let error = backend.initialize().await.unwrap_err();
     assert_eq!((error.kind(), error.effect()), (ErrorKind::Unavailable, Effect::NotApplied));
     let limits = [limit("5/s", FixedWindow::new())];
@@ -240,14 +240,14 @@ async fn f30_garbage_under_load_is_counted_and_starts_afresh() {
                 errors
             });
         }
-        let before = backend.settings().count(Counter::Corrupt);
+        let before = backend.core().stat(Stat::Corrupt);
         for round in 0..40 {
             let bytes = garbage[round % garbage.len()];
             server.command(&format!("set test/t/t/a 0 0 {}\r\n{bytes}\r\n", bytes.len()));
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
         let errors: u64 = tasks.join_all().await.into_iter().sum();
-        let counted = backend.settings().count(Counter::Corrupt);
+        let counted = backend.core().stat(Stat::Corrupt);
         assert!(counted - before >= errors, "{errors} errors, {counted} counted");
         for bytes in garbage {
             server.command(&format!("set test/t/t/a 0 0 {}\r\n{bytes}\r\n", bytes.len()));

@@ -1,10 +1,12 @@
 //! Keys that would be commands, and ones that do not fit.
 
 use traffik::key::KeyPart;
-use traffik::{Backend, FixedWindow, Key, LockOptions, OnError, Throttle, TokenBucket};
+use traffik::{
+    Backend, FixedWindow, Key, LockOptions, Locks, OnError, Throttle, TokenBucket, Values,
+};
 
-use crate::servers::MemcachedServer;
 use crate::world::{PATIENCE, backend, hit, limit};
+use test_support::servers::MemcachedServer;
 
 fn corpus() -> Vec<Vec<u8>> {
     let mut keys: Vec<Vec<u8>> = (0..=255).map(|byte| vec![byte]).collect();
@@ -42,7 +44,7 @@ async fn f31_hostile_keys_neither_inject_nor_collide() {
         for expected in [true, false] {
             for bytes in corpus() {
                 let parts = [KeyPart::bytes(&bytes)];
-                let step = traffik::strategy::Step::new(limits, 1, traffik::strategy::Op::Take);
+                let step = traffik::step::Step::new(limits, 1, traffik::strategy::Op::Take);
                 let decision = backend.apply(&Key::new(throttle, &parts), &step).await.unwrap();
                 assert_eq!(decision.is_allowed(), expected, "{:?}", bytes.escape_ascii());
             }

@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use traffik::lifespan::{LifespanOptions, Start};
-use traffik::{Error, ErrorKind, FixedWindow, LifespanExt, Memcached, OnError, Source, Throttle};
+use traffik::{
+    DecidedBy, Error, ErrorKind, FixedWindow, LifespanExt, Memcached, OnError, Throttle,
+};
 
-use crate::servers::MemcachedServer;
-use crate::servers::wait::now;
 use crate::world::{PATIENCE, builder, url};
+use test_support::servers::MemcachedServer;
+use test_support::servers::wait::now;
 
 const DEGRADED: LifespanOptions = LifespanOptions::new().start(Start::Degraded);
 /// Of a call that is expected to fail.
@@ -61,7 +63,7 @@ async fn a_reload_under_load_never_meets_a_closed_backend() {
     let server = MemcachedServer::start();
     let backend = builder(&server).build().unwrap();
     let throttle = || throttle(&backend, OnError::Raise);
-    crate::remote::reloads_never_meet_a_closed_backend(backend.clone(), throttle).await;
+    test_support::remote::reloads_never_meet_a_closed_backend(backend.clone(), throttle).await;
 }
 
 #[tokio::test]
@@ -69,7 +71,7 @@ async fn one_node_that_answers_is_enough_to_start() {
     for silent in [false, true] {
         let (healthy, mut sick) = (MemcachedServer::start(), MemcachedServer::start());
         let backend = Memcached::builder().url(url(&sick)).url(url(&healthy));
-        let backend = backend.namespace("test").call_timeout(SHORT).build().unwrap();
+        let backend = backend.namespace("test").command_timeout(SHORT).build().unwrap();
         if silent {
             sick.pause();
         } else {
@@ -79,10 +81,10 @@ async fn one_node_that_answers_is_enough_to_start() {
         let throttle = throttle(&backend, OnError::Allow);
         let mut sources = Vec::new();
         for key in 0..40u32 {
-            sources.push(throttle.hit(key).await.unwrap().source());
+            sources.push(throttle.hit(key).await.unwrap().decided_by());
         }
-        assert!(sources.contains(&Source::Policy), "its keys are for the policy");
-        assert!(sources.contains(&Source::Backend), "the other's are counted");
+        assert!(sources.contains(&DecidedBy::Policy), "its keys are for the policy");
+        assert!(sources.contains(&DecidedBy::Backend), "the other's are counted");
         life.close().await.unwrap();
         drop(healthy);
         let error = backend.lifespan().await.map(drop).unwrap_err();
@@ -94,7 +96,7 @@ async fn one_node_that_answers_is_enough_to_start() {
 async fn a_degraded_one_begins_without_a_server_or_beside_a_silent_one() {
     for silent in [false, true] {
         let mut server = MemcachedServer::start();
-        let backend = builder(&server).call_timeout(SHORT).build().unwrap();
+        let backend = builder(&server).command_timeout(SHORT).build().unwrap();
         if silent {
             server.pause();
         } else {
@@ -105,7 +107,7 @@ async fn a_degraded_one_begins_without_a_server_or_beside_a_silent_one() {
         let life = backend.lifespan_with(DEGRADED).await.unwrap();
         assert!(start.elapsed() < PATIENCE, "{:?}", start.elapsed());
         let allowed = throttle(&backend, OnError::Allow).hit("a").await.unwrap();
-        assert_eq!((allowed.is_allowed(), allowed.source()), (true, Source::Policy));
+        assert_eq!((allowed.is_allowed(), allowed.decided_by()), (true, DecidedBy::Policy));
         if silent {
             server.resume();
         } else {
@@ -121,7 +123,8 @@ async fn a_degraded_one_begins_without_a_server_or_beside_a_silent_one() {
 async fn f29_closing_against_a_silent_server_ends_within_a_bound() {
     for persistent in [true, false] {
         let server = MemcachedServer::start();
-        let backend = builder(&server).track_keys(true).call_timeout(SHORT).persistent(persistent);
+        let backend =
+            builder(&server).track_keys(true).command_timeout(SHORT).persistent(persistent);
         let backend = backend.build().unwrap();
         let life = backend.lifespan().await.unwrap();
         let load = under_load(&backend, &server).await;

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use traffik::{Backend, LockError, LockOptions, Memcached};
+use traffik::{Backend, LockError, LockOptions, Locks, Memcached};
 
-use crate::servers::{MemcachedServer, Workers, workers};
 use crate::world::{PATIENCE, backend, builder, url};
+use test_support::servers::{MemcachedServer, Workers, workers};
 
 fn at_once() -> LockOptions {
     LockOptions::new().blocking(false)
@@ -39,7 +39,7 @@ async fn holder() {
         return;
     }
     let builder = Memcached::builder().url(workers::variable("URL")).namespace("test");
-    let builder = builder.lock_lease(Duration::from_secs(1)).call_timeout(PATIENCE);
+    let builder = builder.lock_lease(Duration::from_secs(1)).command_timeout(PATIENCE);
     let backend = builder.build().unwrap();
     let _guard = backend.lock("a", LockOptions::new()).await.unwrap();
     workers::say("HELD");
@@ -118,7 +118,7 @@ async fn a_release_is_never_of_another_s_lock() {
     assert!(!lost.is_valid(), "it knows now");
     assert!(!lost.release().await.unwrap());
     assert!(matches!(one.lock("a", at_once()).await, Err(LockError::Held)));
-    assert_eq!(held.fence(), None, "best effort: no token");
+    assert_eq!(held.fencing_token(), None, "best effort: no token");
     assert!(held.release().await.unwrap());
 }
 
@@ -156,7 +156,7 @@ async fn f04_a_try_on_a_silent_server_ends_in_the_callers_time_and_leaves_no_loc
     for (round, patience) in [50, 50, 5000].into_iter().enumerate() {
         let name = format!("lock-{round}");
         server.pause();
-        let start = crate::servers::wait::now();
+        let start = test_support::servers::wait::now();
         let options = LockOptions::new().ttl(Some(hour));
         let options = options.blocking_timeout(Some(Duration::from_millis(patience)));
         let taken = one.lock(&name, options).await;

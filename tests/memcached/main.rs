@@ -3,16 +3,6 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 #![cfg(unix)]
 
-#[path = "../support/servers/mod.rs"]
-mod servers;
-
-#[path = "../support/decisions.rs"]
-mod decisions;
-#[path = "../support/plain.rs"]
-mod plain;
-#[path = "../support/remote.rs"]
-mod remote;
-
 mod cancellation;
 mod clearing;
 mod coalescing;

@@ -9,8 +9,8 @@ use traffik::{
     SlidingWindowLog, Throttle,
 };
 
-use crate::servers::{MemcachedServer, RedisServer, wait_until, web_server};
 use crate::world::{PATIENCE, builder, hit, limit, url};
+use test_support::servers::{MemcachedServer, RedisServer, wait_until, web_server};
 
 const KEYS: usize = 90;
 
@@ -130,7 +130,7 @@ async fn f21_a_server_with_fewer_connections_than_the_pool_serves_all_by_those()
     {
         let server = MemcachedServer::with(&["-c", "24", "-t", "1", "-o", refuses]);
         let call = Duration::from_secs(2);
-        let backend = builder(&server).pool_size(64).call_timeout(call).build().unwrap();
+        let backend = builder(&server).pool_size(64).command_timeout(call).build().unwrap();
         let backend = Arc::new(backend);
         let mut tasks = tokio::task::JoinSet::new();
         for task in 0..64 {
@@ -233,7 +233,7 @@ async fn f15_a_port_of_another_protocol_is_misconfigured_and_no_outage() {
     let redis = RedisServer::start();
     for port in [web_server(), redis.port()] {
         let url = format!("memcached://127.0.0.1:{port}");
-        let backend = Memcached::builder().url(url).call_timeout(PATIENCE).build().unwrap();
+        let backend = Memcached::builder().url(url).command_timeout(PATIENCE).build().unwrap();
         let limits = [limit("5/h", FixedWindow::new())];
         for error in [
             backend.initialize().await.unwrap_err(),
@@ -251,7 +251,7 @@ async fn f15_a_port_of_another_protocol_is_misconfigured_and_no_outage() {
 async fn f04_many_calls_on_a_silent_server_do_not_blame_the_pool() {
     let server = MemcachedServer::start();
     let short = Duration::from_millis(400);
-    let backend = Arc::new(builder(&server).call_timeout(short).build().unwrap());
+    let backend = Arc::new(builder(&server).command_timeout(short).build().unwrap());
     server.pause();
     let mut calls = tokio::task::JoinSet::new();
     for task in 0..20 {

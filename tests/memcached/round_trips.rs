@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use traffik::{Backend, FixedWindow, ManualClock, Memcached, Timestamp, TokenBucket};
 
-use crate::servers::MemcachedServer;
 use crate::world::{backend, builder, hit, limit};
+use test_support::servers::MemcachedServer;
 
 /// `gets` and writes since the server began.
 fn commands(server: &MemcachedServer) -> [u64; 2] {

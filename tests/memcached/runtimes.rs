@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
-use traffik::{Backend, FixedWindow, Key, LockOptions, Memcached};
+use traffik::{Backend, FixedWindow, Key, LockOptions, Locks, Memcached, Values};
 
-use crate::servers::{MemcachedServer, wait_until};
 use crate::world::{PATIENCE, builder, hit, limit, url};
+use test_support::servers::{MemcachedServer, wait_until};
 
 fn runtime() -> Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()

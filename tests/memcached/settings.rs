@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use traffik::{Backend, LifespanExt, Memcached};
+use traffik::{HasCore, LifespanExt, Memcached};
 
-use crate::servers::{MemcachedServer, wait_until};
 use crate::world::{PATIENCE, builder};
+use test_support::servers::{MemcachedServer, wait_until};
 
 #[test]
 fn wrong_settings_are_refused() {
@@ -22,7 +22,7 @@ fn wrong_settings_are_refused() {
         (refused(Memcached::builder().host("")), "host is not"),
         (refused(Memcached::builder().pool_size(0)), "pool_size is 0"),
         (refused(Memcached::builder().pool_size(2).pool_minsize(3)), "pool_minsize is 3"),
-        (refused(Memcached::builder().call_timeout(Duration::ZERO)), "call_timeout is 0"),
+        (refused(Memcached::builder().command_timeout(Duration::ZERO)), "command_timeout is 0"),
         (refused(Memcached::builder().lock_lease(Duration::ZERO)), "lock_lease is 0"),
         (refused(Memcached::builder().lock_ttl(Some(Duration::ZERO))), "lock_ttl is zero"),
         (refused(Memcached::builder().namespace("a b")), "namespace"),
@@ -37,9 +37,9 @@ fn wrong_settings_are_refused() {
 #[test]
 fn the_defaults_are_as_documented() {
     let backend = Memcached::builder().build().unwrap();
-    assert_eq!(backend.namespace(), ":memcached:");
-    assert!(backend.settings().is_persistent(), "others count there too");
-    assert!(backend.settings().is_shared());
+    assert_eq!(backend.core().namespace(), ":memcached:");
+    assert!(backend.core().is_persistent(), "others count there too");
+    assert!(backend.core().is_shared());
     assert!(format!("{backend:?}").contains("127.0.0.1:11211"), "{backend:?}");
 }
 

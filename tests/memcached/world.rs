@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use traffik::backend::MemcachedBuilder;
-use traffik::strategy::{Op, Step};
+use traffik::step::Step;
+use traffik::strategy::Op;
 use traffik::{Backend, Decision, Key, Limit, Memcached, Rate, Strategy};
 
-use crate::servers::MemcachedServer;
+use test_support::servers::MemcachedServer;
 
 /// Long, so that a busy machine changes no result.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
@@ -16,7 +17,7 @@ pub(crate) fn url(server: &MemcachedServer) -> String {
 }
 
 pub(crate) fn builder(server: &MemcachedServer) -> MemcachedBuilder {
-    Memcached::builder().url(url(server)).namespace("test").call_timeout(PATIENCE)
+    Memcached::builder().url(url(server)).namespace("test").command_timeout(PATIENCE)
 }
 
 pub(crate) fn backend(server: &MemcachedServer) -> Memcached {

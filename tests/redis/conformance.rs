@@ -8,7 +8,7 @@ use traffik::backend::redis::{LockType, RedisBuilder};
 use traffik::conformance::{self, Harness};
 use traffik::{Backend, ManualClock, Redis};
 
-use crate::servers::{RedisCluster, RedisServer, Sentinels};
+use test_support::servers::{RedisCluster, RedisServer, Sentinels};
 
 /// Backends of what a function reaches.
 struct On<F>(F);
@@ -17,15 +17,15 @@ struct On<F>(F);
 impl<F: Fn() -> RedisBuilder + Send + Sync> Harness for On<F> {
     async fn backend(&self, namespace: &str, clock: ManualClock) -> Arc<dyn Backend> {
         // Real servers, on a machine that does other things too.
-        let builder = (self.0)().namespace(namespace).timeout(Duration::from_secs(5));
+        let builder = (self.0)().namespace(namespace).command_timeout(Duration::from_secs(5));
         Arc::new(builder.clock(clock).build().unwrap())
     }
 
-    async fn sibling(&self, namespace: &str, clock: ManualClock) -> Option<Arc<dyn Backend>> {
+    async fn peer(&self, namespace: &str, clock: ManualClock) -> Option<Arc<dyn Backend>> {
         Some(self.backend(namespace, clock).await)
     }
 
-    async fn let_expire(&self, _clock: &ManualClock, ttl: Duration) {
+    async fn elapse(&self, _clock: &ManualClock, ttl: Duration) {
         tokio::time::sleep(ttl + Duration::from_millis(50)).await;
     }
 

@@ -3,14 +3,15 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
-use traffik::strategy::{Op, Step, Write};
+use traffik::step::{Step, Write};
+use traffik::strategy::Op;
 use traffik::{Denial, ManualClock, Timestamp};
 
-use crate::decisions::wait_of;
 use crate::model::{Kind, Rule};
 use crate::place::{MICRO, Place, millis, secs};
 use crate::store::Bytes;
 use crate::world::{SHORT_KEY, at_once, check, memory, throttle};
+use test_support::wait_of;
 
 const BUCKETS: [Kind; 3] = [Kind::Token { debt: 0 }, Kind::Leaky, Kind::Gcra];
 
@@ -31,7 +32,7 @@ fn the_three_names_admit_exactly_the_same() {
             for (limits, stored) in limits.iter().zip(&mut stored) {
                 let now = Timestamp::from_micros(now);
                 let evaluation =
-                    Step::new(limits, cost, Op::Take).decide(stored.as_deref(), now).unwrap();
+                    Step::new(limits, cost, Op::Take).evaluate(stored.as_deref(), now).unwrap();
                 if let Some(Write::Put { value, .. }) = evaluation.write {
                     *stored = Some(value);
                 }
@@ -93,8 +94,8 @@ fn a_bucket_is_kept_until_it_is_full() {
         let bytes = Bytes::that_expire(&clock);
         let on_bytes = throttle("semantics:full", &[rule], bytes.clone());
         assert!((0..1_000).all(|_| at_once(on_bytes.hit(SHORT_KEY)).unwrap().is_allowed()));
-        let Some(Write::Put { keep_for, .. }) = bytes.last_write() else { panic!("a hit writes") };
-        assert_eq!(keep_for, secs(25), "{kind:?}");
+        let Some(Write::Put { ttl, .. }) = bytes.last_write() else { panic!("a hit writes") };
+        assert_eq!(ttl, secs(25), "{kind:?}");
         for seconds in [1, 1, 1, 1, 6, 14] {
             clock.advance(secs(seconds));
             assert!(at_once(on_bytes.peek(SHORT_KEY)).unwrap().remaining() < 1_000, "{kind:?}");

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use traffik::strategy::{Op, Step, Write};
+use traffik::step::{Step, Write};
+use traffik::strategy::Op;
 use traffik::{Error, ErrorKind, HitOptions, Rate, Timestamp};
 
-use crate::decisions::wait_of;
 use crate::model::{KINDS, Kind, Rule};
 use crate::place::{MICRO, Place, millis, secs};
+use test_support::wait_of;
 
 const BUCKETS: [Kind; 3] = [Kind::Token { debt: 0 }, Kind::Leaky, Kind::Gcra];
 const WINDOWS: [Kind; 3] = [Kind::Fixed, Kind::Counter, Kind::Log];
@@ -313,7 +314,7 @@ fn a_hit_on_a_clock_that_went_back_drops_no_part_that_still_counts() {
         let mut stored: Option<Vec<u8>> = None;
         let mut hit = |limits: &[_], seconds, cost| {
             let step = Step::new(limits, cost, Op::Take);
-            let evaluation = step.decide(stored.as_deref(), at(seconds)).unwrap();
+            let evaluation = step.evaluate(stored.as_deref(), at(seconds)).unwrap();
             if let Some(Write::Put { value, .. }) = evaluation.write {
                 stored = Some(value);
             }

@@ -1,7 +1,8 @@
 //! What comes from a store may be anything: others can write there too.
 
 use proptest::prelude::*;
-use traffik::strategy::{Op, StepError, Write};
+use traffik::step::{StepError, Write};
+use traffik::strategy::Op;
 use traffik::{Error, ErrorKind, ManualClock, Timestamp};
 
 use crate::mixes::small_rule;

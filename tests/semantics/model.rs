@@ -326,7 +326,7 @@ impl Model {
     }
 
     /// How long what is known matters, as of the last hit.
-    pub(crate) fn keep_for(&self, asked: u64) -> u64 {
+    pub(crate) fn ttl(&self, asked: u64) -> u64 {
         self.parts.iter().map(|part| part.clean_at).max().unwrap_or(0).saturating_sub(asked)
     }
 

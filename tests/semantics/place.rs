@@ -7,10 +7,10 @@ use traffik::{
     Timestamp,
 };
 
-use crate::decisions::wait_of;
 use crate::model::Rule;
 use crate::store::Bytes;
 use crate::world::{LONG_KEY, SHORT_KEY, at_once, memory, throttle};
+use test_support::wait_of;
 
 /// A throttle, its clock, and where its only key lives.
 pub(crate) struct Place {

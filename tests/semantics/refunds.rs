@@ -1,7 +1,7 @@
 //! What a receipt gives back, and what it does not.
 
 use proptest::prelude::*;
-use traffik::{Error, HitOptions, ManualClock, Rate, Throttle, TokenBucket, lifespan};
+use traffik::{Error, HitOptions, ManualClock, Rate, Throttle, TokenBucket, ambient};
 
 use crate::mixes::small_rule;
 use crate::model::{KINDS, Kind, Rule};
@@ -213,7 +213,7 @@ fn a_receipt_belongs_to_its_limits_and_its_store() {
     for refused in [
         at_once(two.refund("a", receipt())),
         at_once(other.refund("a", receipt())),
-        at_once(lifespan::with_current(elsewhere, current.refund("a", receipt()))),
+        at_once(ambient::with_backend(elsewhere, current.refund("a", receipt()))),
     ] {
         assert!(matches!(refused, Err(Error::WrongReceipt)), "{refused:?}");
     }
@@ -222,7 +222,7 @@ fn a_receipt_belongs_to_its_limits_and_its_store() {
     let changed = build(&["9/min"]);
     at_once(changed.refund("a", receipt())).unwrap();
     // The backend that is current is as good as one of its own if it is the same store.
-    at_once(lifespan::with_current(backend.clone(), async {
+    at_once(ambient::with_backend(backend.clone(), async {
         let decision = current.hit("b").await.unwrap();
         current.refund("b", decision.receipt().unwrap()).await.unwrap();
         assert_eq!(current.peek("b").await.unwrap().remaining(), 5);

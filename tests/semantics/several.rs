@@ -1,18 +1,18 @@
 //! Several limits in numbers, strategies of a user's own, and many keys at once.
 
 use proptest::prelude::*;
-use traffik::strategy::{Answer, Corrupt, Op, State, Tag};
+use traffik::strategy::{Answer, CorruptState, Op, State, StrategyId};
 use traffik::{
     BuildError, Denial, FixedWindow, HitOptions, ManualClock, Rate, Strategy as CountStrategy,
     Throttle, Timestamp,
 };
 
-use crate::decisions::wait_of;
 use crate::mixes::small_rule;
 use crate::model::{KINDS, Kind, Model, Rule};
 use crate::place::{Place, millis, secs};
 use crate::store::Bytes;
 use crate::world::{SHORT_KEY, at_once, check, memory, same, throttle};
+use test_support::wait_of;
 
 #[test]
 fn what_one_limit_denies_no_other_counts() {
@@ -74,19 +74,19 @@ fn two_limits_that_would_share_their_state_are_refused() {
 struct Own(FixedWindow);
 
 impl CountStrategy for Own {
-    fn step(
+    fn evaluate(
         &self,
         rate: &Rate,
         state: &mut State,
         now: Timestamp,
         cost: u32,
         op: Op,
-    ) -> Result<Answer, Corrupt> {
-        self.0.step(rate, state, now, cost, op)
+    ) -> Result<Answer, CorruptState> {
+        self.0.evaluate(rate, state, now, cost, op)
     }
 
-    fn tag(&self) -> Tag {
-        Tag::of("semantics:own")
+    fn id(&self) -> StrategyId {
+        StrategyId::of("semantics:own")
     }
 }
 

@@ -1,17 +1,16 @@
-//! A backend that keeps one key as bytes, and does nothing but `Step::decide` on them.
+//! A backend that keeps one key as bytes, and does nothing but `Step::evaluate` on them.
 //!
 //! What a store of bytes would do, so that the stored form takes the same way as memory: through the
 //! throttle. It also is the only way to a refund, which nobody but a throttle can ask for.
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use async_trait::async_trait;
-use traffik::backend::{Result, Settings};
-use traffik::strategy::{Evaluation, Step, StepError, Write};
+use traffik::backend::{BackendCore, Result};
+use traffik::step::{Evaluation, Step, StepError, Write};
 use traffik::{
-    Backend, BackendError, Clock, Decision, ErrorKind, Key, LockError, LockGuard, LockOptions,
-    ManualClock, Timestamp,
+    Backend, BackendError, Clock, Decision, ErrorKind, HasCore, Key, Locks, ManualClock, Timestamp,
+    Ttl, Values,
 };
 
 #[derive(Clone, Debug)]
@@ -21,7 +20,7 @@ pub(crate) struct Bytes {
 
 #[derive(Debug)]
 struct Shared {
-    settings: Settings,
+    core: BackendCore,
     clock: ManualClock,
     /// Whether a value goes when its time to live is over.
     expires: bool,
@@ -48,9 +47,9 @@ impl Bytes {
     }
 
     fn new(clock: &ManualClock, expires: bool) -> Self {
-        let settings = Settings::new("bytes", "tests", Arc::new(clock.clone())).unwrap();
+        let core = BackendCore::new("bytes", "tests", Arc::new(clock.clone())).unwrap();
         let cell = Mutex::default();
-        Self { shared: Arc::new(Shared { settings, clock: clock.clone(), expires, cell }) }
+        Self { shared: Arc::new(Shared { core, clock: clock.clone(), expires, cell }) }
     }
 
     /// What is stored.
@@ -91,7 +90,7 @@ impl Bytes {
         if self.shared.expires && cell.gone_at <= now {
             cell.value = None;
         }
-        let (write, answer, last) = match step.decide(cell.value.as_deref(), now) {
+        let (write, answer, last) = match step.evaluate(cell.value.as_deref(), now) {
             Ok(Evaluation { decision, write, .. }) => (write.clone(), Ok(decision), Ok(write)),
             Err(error) => {
                 let (write, kind) = match &error {
@@ -103,9 +102,9 @@ impl Bytes {
         };
         match write {
             None => {}
-            Some(Write::Put { value, keep_for, .. }) => {
+            Some(Write::Put { value, ttl, .. }) => {
                 cell.value = Some(value);
-                cell.gone_at = now.after(keep_for);
+                cell.gone_at = now.saturating_add(ttl);
             }
             Some(Write::Delete) => cell.value = None,
             Some(other) => panic!("a write that is new to this test: {other:?}"),
@@ -120,12 +119,33 @@ fn unused<T>(operation: &'static str) -> Result<T> {
     Err(BackendError::new("bytes", operation, ErrorKind::Unsupported))
 }
 
+impl HasCore for Bytes {
+    fn core(&self) -> &BackendCore {
+        &self.shared.core
+    }
+}
+
 #[async_trait]
-impl Backend for Bytes {
-    fn settings(&self) -> &Settings {
-        &self.shared.settings
+impl Values for Bytes {
+    async fn get(&self, _key: &Key<'_>) -> Result<Option<Vec<u8>>> {
+        unused("get")
     }
 
+    async fn compare_and_set(
+        &self,
+        _: &Key<'_>,
+        _: Option<&[u8]>,
+        _: Option<&[u8]>,
+        _: Ttl,
+    ) -> Result<bool> {
+        unused("compare_and_set")
+    }
+}
+
+impl Locks for Bytes {}
+
+#[async_trait]
+impl Backend for Bytes {
     fn try_apply(&self, _key: &Key<'_>, step: &Step<'_>) -> Option<Result<Decision>> {
         Some(self.decide(step))
     }
@@ -137,47 +157,5 @@ impl Backend for Bytes {
 
     async fn close(&self) -> Result<()> {
         Ok(())
-    }
-
-    async fn get(&self, _key: &Key<'_>) -> Result<Option<Vec<u8>>> {
-        unused("get")
-    }
-
-    async fn set(&self, _: &Key<'_>, _: &[u8], _: Option<Duration>) -> Result<()> {
-        unused("set")
-    }
-
-    async fn delete(&self, _key: &Key<'_>) -> Result<bool> {
-        unused("delete")
-    }
-
-    async fn increment(&self, _: &Key<'_>, _: u64) -> Result<u64> {
-        unused("increment")
-    }
-
-    async fn decrement(&self, _: &Key<'_>, _: u64) -> Result<u64> {
-        unused("decrement")
-    }
-
-    async fn increment_with_ttl(&self, _: &Key<'_>, _: u64, _: Duration) -> Result<u64> {
-        unused("increment_with_ttl")
-    }
-
-    async fn expire(&self, _: &Key<'_>, _: Duration) -> Result<bool> {
-        unused("expire")
-    }
-
-    async fn compare_and_set(
-        &self,
-        _: &Key<'_>,
-        _: Option<&[u8]>,
-        _: Option<&[u8]>,
-        _: Option<Duration>,
-    ) -> Result<bool> {
-        unused("compare_and_set")
-    }
-
-    async fn lock(&self, _: &str, _: LockOptions) -> Result<LockGuard, LockError> {
-        Err(BackendError::new("bytes", "lock", ErrorKind::Unsupported).into())
     }
 }

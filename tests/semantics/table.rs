@@ -3,14 +3,15 @@
 use std::time::Duration;
 
 use traffik::{
-    Backend, BuildError, Denial, Error, ErrorKind, HitOptions, ManualClock, Rate, Source, Throttle,
+    Backend, BuildError, DecidedBy, Denial, Error, ErrorKind, HitOptions, ManualClock, Rate,
+    Throttle,
 };
 
-use crate::decisions::wait_of;
 use crate::model::{KINDS, Kind, Rule};
 use crate::place::{MICRO, Place, Said, millis, secs};
 use crate::store::Bytes;
 use crate::world::{SHORT_KEY, at_once, memory};
+use test_support::wait_of;
 
 /// Five units in ten seconds, by each strategy.
 fn rules() -> impl Iterator<Item = Rule> {
@@ -174,7 +175,7 @@ fn an_unlimited_rate_never_touches_the_backend() {
         );
         let decision = of(Rate::UNLIMITED).unwrap();
         assert!(decision.is_allowed());
-        assert_eq!(decision.source(), Source::Unlimited);
+        assert_eq!(decision.decided_by(), DecidedBy::Unlimited);
     }
     let builder = Throttle::builder("semantics:unlimited").backend(closed);
     let throttle = builder.rate(Rate::UNLIMITED).build().unwrap();
@@ -185,7 +186,7 @@ fn an_unlimited_rate_never_touches_the_backend() {
     ] {
         let decision = decision.unwrap();
         assert!(decision.is_allowed());
-        assert_eq!((decision.source(), decision.remaining()), (Source::Unlimited, u32::MAX));
+        assert_eq!((decision.decided_by(), decision.remaining()), (DecidedBy::Unlimited, u32::MAX));
         assert!(decision.receipt().is_none(), "nothing was taken");
     }
     let bytes = Bytes::that_keep(&ManualClock::new());
@@ -274,7 +275,7 @@ fn a_bucket_that_takes_over_100_years_to_fill_is_refused() {
 fn a_denial_waits_at_least_min_wait_and_nothing_else_waits() {
     for rule in rules() {
         let builder = Throttle::builder("semantics:wait").backend(memory(&ManualClock::new()));
-        let throttle = rule.add_to(builder).min_wait(secs(60)).build().unwrap();
+        let throttle = rule.add_to(builder).min_retry_after(secs(60)).build().unwrap();
         let hit =
             |cost| at_once(throttle.hit_with(SHORT_KEY, HitOptions::new().cost(cost))).unwrap();
         for _ in 0..capacity(&rule) {
@@ -289,7 +290,7 @@ fn a_denial_waits_at_least_min_wait_and_nothing_else_waits() {
     // A longer wait stays as it is.
     let rule = Rule::new(Kind::Fixed, 1, secs(10));
     let builder = Throttle::builder("semantics:wait").backend(memory(&ManualClock::new()));
-    let throttle = rule.add_to(builder).min_wait(secs(10) - MICRO).build().unwrap();
+    let throttle = rule.add_to(builder).min_retry_after(secs(10) - MICRO).build().unwrap();
     assert!(at_once(throttle.hit(SHORT_KEY)).unwrap().is_allowed());
     assert_eq!(wait_of(&at_once(throttle.hit(SHORT_KEY)).unwrap()), Some(secs(10)));
 }
@@ -297,7 +298,8 @@ fn a_denial_waits_at_least_min_wait_and_nothing_else_waits() {
 #[test]
 fn the_longest_min_wait_is_still_a_wait() {
     let builder = Throttle::builder("semantics:wait").backend(memory(&ManualClock::new()));
-    let throttle = builder.rate(Rate::per_minute(1)).min_wait(Duration::MAX).build().unwrap();
+    let throttle =
+        builder.rate(Rate::per_minute(1)).min_retry_after(Duration::MAX).build().unwrap();
     assert!(at_once(throttle.hit(SHORT_KEY)).unwrap().is_allowed());
     let denied = at_once(throttle.hit(SHORT_KEY)).unwrap();
     assert_eq!(denied.denial(), Some(Denial::Limited));

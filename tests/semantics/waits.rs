@@ -5,13 +5,14 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
-use traffik::strategy::{Evaluation, Op, Step, StepError, Write};
+use traffik::step::{Evaluation, Step, StepError, Write};
+use traffik::strategy::Op;
 use traffik::{Decision, Denial, Limit, Timestamp};
 
-use crate::decisions::wait_of;
 use crate::mixes::{several, small_rule};
 use crate::model::Rule;
 use crate::world::{Tested, check, micros};
+use test_support::wait_of;
 
 const START: u64 = 1_704_067_200_000_000;
 
@@ -37,7 +38,7 @@ impl Stored {
 
     pub(crate) fn try_ask(&self, cost: u32, op: Op) -> Result<Evaluation, StepError> {
         let now = Timestamp::from_micros(self.now);
-        Step::new(&self.limits, cost, op).decide(self.value.as_deref(), now)
+        Step::new(&self.limits, cost, op).evaluate(self.value.as_deref(), now)
     }
 
     pub(crate) fn ask(&self, cost: u32, op: Op) -> Evaluation {
@@ -247,10 +248,10 @@ fn a_state_is_stored_for_as_long_as_it_matters() {
     check(4_000, (one_or_several(), hits(), 1..=6u32), |(rules, hits, cost)| {
         let mut state = Stored::after(&rules, &hits);
         let evaluation = state.take(cost);
-        if let Some(Write::Put { keep_for, .. }) = evaluation.write {
+        if let Some(Write::Put { ttl, .. }) = evaluation.write {
             let last = evaluation.decision.answers().map(|answer| answer.reset_after()).max();
-            prop_assert_eq!(Some(keep_for), last);
-            let over = state.at(state.now + micros(keep_for));
+            prop_assert_eq!(Some(ttl), last);
+            let over = state.at(state.now + micros(ttl));
             let gone = Stored { value: None, ..over.clone() };
             prop_assert_eq!(over.ask(cost, Op::Take).decision, gone.ask(cost, Op::Take).decision);
         }

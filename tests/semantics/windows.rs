@@ -2,10 +2,10 @@
 
 use traffik::{BuildError, Denial, HitOptions, ManualClock, Rate, SlidingWindowLog, Throttle};
 
-use crate::decisions::wait_of;
 use crate::model::{Kind, Rule};
 use crate::place::{MICRO, Place, millis, secs};
 use crate::world::{SHORT_KEY, at_once, memory};
+use test_support::wait_of;
 
 #[test]
 fn fixed_windows_are_aligned_to_the_epoch() {

@@ -8,15 +8,15 @@ use std::time::Duration;
 
 use proptest::test_runner::{Config, RngAlgorithm, RngSeed, TestCaseError, TestRunner};
 use proptest::{prop_assert, prop_assert_eq};
-use traffik::strategy::Write;
+use traffik::step::Write;
 use traffik::{
-    Backend, Clock, Decision, HitOptions, InMemory, ManualClock, Receipt, Source, Throttle,
+    Backend, Clock, DecidedBy, Decision, HitOptions, InMemory, ManualClock, Receipt, Throttle,
     Timestamp,
 };
 
-use crate::decisions::wait_of;
 use crate::model::{Answer, Model, Rule};
 use crate::store::Bytes;
+use test_support::wait_of;
 
 /// The key for which memory has a compact form.
 pub(crate) const SHORT_KEY: &str = "alice";
@@ -66,7 +66,7 @@ pub(crate) fn throttle(name: &str, rules: &[Rule], backend: impl Backend) -> Thr
 }
 
 fn shared_throttle(name: &str, rules: &[Rule], backend: Arc<dyn Backend>) -> Throttle {
-    let builder = Throttle::builder(name).shared_backend(backend);
+    let builder = Throttle::builder(name).backend(backend);
     rules.iter().fold(builder, |builder, rule| rule.add_to(builder)).build().unwrap()
 }
 
@@ -184,15 +184,15 @@ impl Lane {
     }
 
     /// What a store of bytes was told to write fits what the caller was told.
-    fn check_write(&self, expected: &Answer, keep_for: u64) -> Tested {
+    fn check_write(&self, expected: &Answer, ttl: u64) -> Tested {
         let Some(bytes) = &self.bytes else { return Ok(()) };
         let label = self.label;
         prop_assert!(!bytes.was_corrupt(), "{label}: could not read what it wrote");
         match bytes.last_write() {
             None => prop_assert_eq!(expected.taken, None, "{}: a hit was not written", label),
-            Some(Write::Put { keep_for: kept, .. }) => {
+            Some(Write::Put { ttl: kept, .. }) => {
                 prop_assert!(expected.taken.is_some(), "{label}: wrote without a hit");
-                prop_assert_eq!(micros(kept), keep_for, "{}: kept while it matters", label);
+                prop_assert_eq!(micros(kept), ttl, "{}: kept while it matters", label);
             }
             Some(other) => prop_assert!(false, "{label}: {other:?} after a hit"),
         }
@@ -319,11 +319,11 @@ impl World {
         let now = self.now();
         let units = (cost, leave);
         let expected = self.model.take(&self.variants[self.variant], now, units);
-        let keep_for = self.model.keep_for(now);
+        let ttl = self.model.ttl(now);
         for lane in &mut self.lanes {
             let decision = lane.hit(&self.variants, self.variant, units);
             same(lane.label, &decision, &expected)?;
-            lane.check_write(&expected, keep_for)?;
+            lane.check_write(&expected, ttl)?;
             let receipt = decision.receipt();
             let taken = receipt.as_ref().map(|r| (r.cost(), r.taken_at().as_micros()));
             prop_assert_eq!(taken, expected.taken, "{}: receipt", lane.label);
@@ -393,6 +393,6 @@ pub(crate) fn same(label: &str, decision: &Decision, expected: &Answer) -> Teste
     prop_assert_eq!(&answer, expected, "{}", label);
     prop_assert_eq!(decision.is_allowed(), expected.denial.is_none(), "{}", label);
     prop_assert_eq!(decision.is_denied(), expected.denial.is_some(), "{}", label);
-    prop_assert_eq!(decision.source(), Source::Backend, "{}", label);
+    prop_assert_eq!(decision.decided_by(), DecidedBy::Backend, "{}", label);
     Ok(())
 }

@@ -124,5 +124,4 @@ impl Simulation {
 }
 
 #[cfg(test)]
-#[path = "replay_tests.rs"]
 mod tests;

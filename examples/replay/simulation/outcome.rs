@@ -72,7 +72,7 @@ impl Outcome {
         self.requests += 1;
         let (first, last) = self.span.unwrap_or((at, at));
         self.span = Some((first.min(at), last.max(at)));
-        let back = last.since(at);
+        let back = last.saturating_duration_since(at);
         self.back.lines += u64::from(!back.is_zero());
         self.back.furthest = self.back.furthest.max(back);
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::address::{Address, DEFAULT_PORT};
 use super::{Memcached, NAME};
-use crate::backend::Settings;
+use crate::backend::BackendCore;
 use crate::clock::{Clock, WallClock};
 use crate::error::BuildError;
 use crate::lock::LockOptions;
@@ -26,7 +26,7 @@ pub struct MemcachedBuilder {
     urls: Vec<String>,
     pub(super) pool_size: usize,
     pub(super) pool_minsize: usize,
-    pub(super) call_timeout: Duration,
+    pub(super) command_timeout: Duration,
     pub(super) track_keys: bool,
     pub(super) lock_lease: Duration,
     pub(super) namespace: String,
@@ -44,7 +44,7 @@ impl MemcachedBuilder {
             urls: Vec::new(),
             pool_size: Memcached::DEFAULT_POOL_SIZE,
             pool_minsize: 1,
-            call_timeout: Memcached::DEFAULT_CALL_TIMEOUT,
+            command_timeout: Memcached::DEFAULT_COMMAND_TIMEOUT,
             track_keys: false,
             lock_lease: Memcached::DEFAULT_LOCK_LEASE,
             namespace: ":memcached:".into(),
@@ -55,24 +55,24 @@ impl MemcachedBuilder {
         }
     }
 
-    /// The server's name or address. Defaults to `127.0.0.1`.
+    /// Sets the server's name or address. Defaults to `127.0.0.1`.
     pub fn host(mut self, host: impl Into<String>) -> Self {
         self.host = Some(host.into());
         self
     }
 
-    /// The server's port. Defaults to 11211.
+    /// Sets the server's port. Defaults to 11211.
     pub fn port(mut self, port: u16) -> Self {
         self.port = Some(port);
         self
     }
 
-    /// The server as `memcached://host`, `memcached://host:port` or `memcached+unix:///path`, instead
+    /// Adds a server as `memcached://host`, `memcached://host:port` or `memcached+unix:///path`, instead
     /// of a host and port.
     ///
     /// Each further call adds a node; keys are spread over all of them by rendezvous hashing, so every
-    /// process must name the same nodes, letter by letter; their order is no matter. A node that goes or
-    /// comes moves only its own share of the keys, which start afresh.
+    /// process must list the same nodes, spelled identically, in any order. Adding or removing a node moves
+    /// only its own share of the keys, whose limits start over.
     pub fn url(mut self, url: impl Into<String>) -> Self {
         self.urls.push(url.into());
         self
@@ -88,19 +88,19 @@ impl MemcachedBuilder {
         self
     }
 
-    /// How many connections to each node `initialize` (a lifespan) opens at once; at most
+    /// Sets how many connections to each node `initialize` (a lifespan) opens at once; at most
     /// [`pool_size`](Self::pool_size). Defaults to 1.
     pub fn pool_minsize(mut self, connections: usize) -> Self {
         self.pool_minsize = connections;
         self
     }
 
-    /// How long one call to a server may take, with the wait for a connection and, within half of it,
-    /// the making of one; above zero, at most a minute. A decision takes one call or two, and more if others change the same
-    /// key. Defaults to [`Memcached::DEFAULT_CALL_TIMEOUT`], below a throttle's own deadline, so
-    /// that an error says what was slow.
-    pub fn call_timeout(mut self, timeout: Duration) -> Self {
-        self.call_timeout = timeout;
+    /// Sets how long one call to a server may take, with the wait for a connection and, within half of
+    /// it, the making of one; above zero, at most a minute. A decision takes one call or two, and more if
+    /// others change the same key. Defaults to [`Memcached::DEFAULT_COMMAND_TIMEOUT`], below a throttle's
+    /// own deadline, so that an error tells what was slow.
+    pub fn command_timeout(mut self, timeout: Duration) -> Self {
+        self.command_timeout = timeout;
         self
     }
 
@@ -115,7 +115,7 @@ impl MemcachedBuilder {
         self
     }
 
-    /// The namespace, which begins every key; 1 to 64 bytes of letters, digits and `_.:-`. Defaults to
+    /// Sets the namespace, which begins every key; 1 to 64 bytes of letters, digits and `_.:-`. Defaults to
     /// `:memcached:`.
     pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
         self.namespace = namespace.into();
@@ -124,14 +124,14 @@ impl MemcachedBuilder {
 
     /// Sets whether the end of a lifespan keeps what was counted. Defaults to `true`: other processes
     /// count on the same server, and a rolling deploy must not reset every limit. With `false` the end
-    /// of the last lifespan in this process clears the namespace for all of them, and a warning says so
+    /// of the last lifespan in this process clears the namespace for all of them, and a warning is logged
     /// when it begins; it needs [`track_keys`](Self::track_keys).
     pub fn persistent(mut self, persistent: bool) -> Self {
         self.persistent = persistent;
         self
     }
 
-    /// What is decided when the backend fails, where the throttle does not say. Defaults to
+    /// Sets what is decided when the backend fails, for throttles without a policy. Defaults to
     /// [`OnError::default`].
     pub fn on_error(mut self, policy: OnError) -> Self {
         self.on_error = policy;
@@ -165,7 +165,7 @@ impl MemcachedBuilder {
         self
     }
 
-    /// Where the time comes from. Defaults to the [`WallClock`], on which all processes must agree.
+    /// Sets where the time comes from. Defaults to the [`WallClock`], on which all processes must agree.
     /// With another one servers keep each item for an hour at least.
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.clock = Some(Arc::new(clock));
@@ -187,25 +187,25 @@ impl MemcachedBuilder {
             let problem = format!("is {least}, above the pool_size of {most}; use at most that");
             return Err(BuildError::setting("pool_minsize", problem));
         }
-        if self.call_timeout.is_zero() || self.call_timeout > LONGEST_CALL {
-            let problem = format!("is {:?}; use above zero to a minute", self.call_timeout);
-            return Err(BuildError::setting("call_timeout", problem));
+        if self.command_timeout.is_zero() || self.command_timeout > LONGEST_CALL {
+            let problem = format!("is {:?}; use above zero to a minute", self.command_timeout);
+            return Err(BuildError::setting("command_timeout", problem));
         }
         if self.lock_lease < SHORTEST_LEASE {
             let problem = format!("is {:?}; use a second or more", self.lock_lease);
             return Err(BuildError::setting("lock_lease", problem));
         }
-        if self.lock.get_ttl() == Some(Duration::ZERO) {
+        if self.lock.explicit_ttl() == Some(Duration::ZERO) {
             return Err(BuildError::setting("lock_ttl", "is zero; use a duration above it"));
         }
         let addresses = self.addresses()?;
         let clock = self.clock.clone().unwrap_or_else(|| Arc::new(WallClock::new()));
-        let settings = Settings::new(NAME, self.namespace.clone(), clock)?
+        let core = BackendCore::new(NAME, self.namespace.clone(), clock)?
             .persistent(self.persistent)
             .shared(true)
             .on_error(self.on_error.clone())
             .lock(self.lock);
-        Ok(Memcached::from_parts(&self, settings, addresses))
+        Ok(Memcached::from_parts(&self, core, addresses))
     }
 
     fn addresses(&self) -> Result<Vec<Address>, BuildError> {

@@ -10,7 +10,6 @@
 use std::collections::HashMap;
 use std::panic::resume_unwind;
 use std::sync::Arc;
-use std::thread;
 
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
@@ -18,13 +17,15 @@ use tokio::sync::oneshot;
 
 use super::decide::{self, OPERATION};
 use super::pace::Pace;
-use super::{Inner, errors};
+use super::pending::{HitResult, PendingHit};
+use super::{MemcachedInner, errors};
 use crate::backend::Result;
 use crate::background;
 use crate::decision::Decision;
-use crate::error::{BackendError, ErrorKind};
-use crate::key;
-use crate::strategy::{Limit, Op, Step};
+use crate::error::ErrorKind;
+use crate::on_drop::OnDrop;
+use crate::random;
+use crate::step::Step;
 
 /// The most that wait for one key.
 const MAX_WAITING: usize = 65_536;
@@ -32,27 +33,13 @@ const MAX_WAITING: usize = 65_536;
 const MAX_BATCH: usize = 256;
 const SHARDS: usize = 64;
 
-/// The keys that are being decided on, by the hash of their name and runtime, and who waits for each.
+/// The keys that are being decided on, by the hash of their name and runtime, with the waiters for each.
 #[derive(Debug)]
 pub(super) struct Coalescer {
-    shards: Box<[Mutex<Shard>]>,
+    shards: Box<[Mutex<WaitingHits>]>,
 }
 
-type Shard = HashMap<u64, Vec<Pending>, ahash::RandomState>;
-
-/// What somebody asks for, and where the answer goes.
-#[derive(Debug)]
-pub(super) struct Pending {
-    pub(super) name: String,
-    limits: Vec<Limit>,
-    cost: u32,
-    leave: u32,
-    op: Op,
-    answer: oneshot::Sender<Outcome>,
-}
-
-/// What became of a hit. If its strategy panicked, its caller alone must know.
-pub(super) type Outcome = thread::Result<Result<Decision>>;
+type WaitingHits = HashMap<u64, Vec<PendingHit>, ahash::RandomState>;
 
 impl Coalescer {
     pub(super) fn new() -> Self {
@@ -60,12 +47,12 @@ impl Coalescer {
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "only the low bits are wanted")]
-    fn shard(&self, hash: u64) -> &Mutex<Shard> {
+    fn shard(&self, hash: u64) -> &Mutex<WaitingHits> {
         &self.shards[hash as usize % SHARDS]
     }
 
-    /// Those who came meanwhile; with nobody there the key is free again.
-    fn next(&self, hash: u64) -> Option<Vec<Pending>> {
+    /// Returns those who came meanwhile; with nobody there the key is free again.
+    fn next(&self, hash: u64) -> Option<Vec<PendingHit>> {
         let mut shard = self.shard(hash).lock();
         let waiting = shard.get_mut(&hash)?;
         if waiting.is_empty() {
@@ -76,7 +63,7 @@ impl Coalescer {
         Some(std::mem::replace(waiting, rest))
     }
 
-    /// Frees the key. Who waits gets no answer.
+    /// Frees the key. Its waiters get no answer.
     fn leave(&self, hash: u64) {
         // They are woken when what they left is dropped: not under the lock.
         let waiting = self.shard(hash).lock().remove(&hash);
@@ -84,7 +71,7 @@ impl Coalescer {
     }
 }
 
-impl Inner {
+impl MemcachedInner {
     /// Decides a step, together with others on the same key.
     pub(super) async fn decide(
         self: &Arc<Self>,
@@ -102,77 +89,41 @@ impl Inner {
         self: &Arc<Self>,
         name: String,
         step: &Step<'_>,
-    ) -> Result<oneshot::Receiver<Outcome>> {
+    ) -> Result<oneshot::Receiver<HitResult>> {
         let runtime = Handle::try_current().map_err(|_| errors::no_runtime(OPERATION))?.id();
-        let hash = key::hasher().hash_one((runtime, &name));
-        let (answer, receiver) = oneshot::channel();
-        let pending = Pending {
-            name,
-            limits: step.limits().to_vec(),
-            cost: step.cost(),
-            leave: step.left(),
-            op: step.op(),
-            answer,
-        };
+        let hash = random::hasher().hash_one((runtime, &name));
+        let (pending, receiver) = PendingHit::new(name, step);
         {
             let mut shard = self.coalescer.shard(hash).lock();
             if let Some(waiting) = shard.get_mut(&hash) {
                 if waiting.len() >= MAX_WAITING {
-                    return Err(BackendError::new(super::NAME, OPERATION, ErrorKind::Overloaded));
+                    return Err(errors::failed(OPERATION, ErrorKind::Overloaded));
                 }
                 waiting.push(pending);
                 return Ok(receiver);
             }
             shard.insert(hash, Vec::new());
         }
-        let leader = Leader { inner: Arc::clone(self), hash, done: false };
-        background::start_detached(leader.run(vec![pending]));
+        let inner = Arc::clone(self);
+        // If its runtime is shut down, the key must not stay busy for the next one.
+        let leave = OnDrop::new(move || inner.coalescer.leave(hash));
+        let inner = Arc::clone(self);
+        background::start_detached(async move {
+            inner.lead(hash, vec![pending]).await;
+            leave.defuse();
+        });
         Ok(receiver)
     }
-}
 
-impl Pending {
-    pub(super) fn step(&self) -> Step<'_> {
-        Step::of_apart(&self.limits, self.cost, self.op).leave(self.leave)
-    }
-
-    /// Whether the answer is still wanted.
-    pub(super) fn is_wanted(&self) -> bool {
-        !self.answer.is_closed()
-    }
-
-    pub(super) fn answer(self, outcome: Outcome) {
-        // It may be unwanted by now.
-        let _ = self.answer.send(outcome);
-    }
-}
-
-/// Decides what is asked of a key until nobody waits.
-struct Leader {
-    inner: Arc<Inner>,
-    hash: u64,
-    done: bool,
-}
-
-impl Leader {
-    async fn run(mut self, mut batch: Vec<Pending>) {
+    /// Decides what is asked of a key until nobody waits.
+    async fn lead(self: &Arc<Self>, hash: u64, mut batch: Vec<PendingHit>) {
         let mut pace = Pace::default();
         loop {
-            decide::batch(&self.inner, batch, &mut pace).await;
-            match self.inner.coalescer.next(self.hash) {
+            decide::decide_batch(self, batch, &mut pace).await;
+            match self.coalescer.next(hash) {
                 Some(next) => batch = next,
-                None => break,
+                None => return,
             }
-        }
-        self.done = true;
-    }
-}
-
-impl Drop for Leader {
-    fn drop(&mut self) {
-        // Its runtime is shut down: the key must not stay busy for the next one.
-        if !self.done {
-            self.inner.coalescer.leave(self.hash);
         }
     }
 }

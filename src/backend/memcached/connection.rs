@@ -12,14 +12,14 @@ use memcache_async::ascii::Protocol;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::gets::gets_many;
-use super::protocol::{Answer, Command};
-use super::reply::NoAnswer;
-use super::stream::{Guarded, Socket};
+use super::protocol::{Command, Reply};
+use super::reply::NoReply;
+use super::stream::{GuardedStream, Socket};
 use crate::clock::monotonic_now;
 
 /// Belongs to the runtime in which it was made: its socket and its timer live there.
 #[derive(Debug)]
-pub(super) struct Connection {
+pub(super) struct ServerConnection {
     socket: Socket,
     outgoing: Vec<u8>,
     /// Rings at or before the end of a call, and is set again only when it rang: one timer for many
@@ -30,24 +30,24 @@ pub(super) struct Connection {
 /// A call that failed. The connection must be thrown away: the next reply on it may be that of this call.
 #[derive(Debug)]
 pub(super) struct Failed {
-    pub(super) failure: Failure,
+    pub(super) failure: CallFailure,
     /// Whether a byte of the command was sent.
     pub(super) sent: bool,
 }
 
 #[derive(Debug)]
-pub(super) enum Failure {
+pub(super) enum CallFailure {
     /// There is no connection.
     Unreachable(io::Error),
     /// No answer within the time of the call.
     TimedOut,
     Io(io::Error),
-    NoAnswer(NoAnswer),
+    NoReply(NoReply),
     /// What listens there is no Memcached server.
     OtherProtocol,
 }
 
-impl Connection {
+impl ServerConnection {
     /// Made within a runtime.
     pub(super) fn new(socket: Socket) -> Self {
         Self { socket, outgoing: Vec::new(), alarm: Box::pin(sleep_until(monotonic_now())) }
@@ -63,12 +63,12 @@ impl Connection {
         &mut self,
         command: &Command<'_>,
         deadline: Instant,
-    ) -> Result<Answer, Failed> {
+    ) -> Result<Reply, Failed> {
         let Self { socket, outgoing, alarm } = self;
         if alarm.deadline() > deadline {
             alarm.as_mut().reset(deadline);
         }
-        let mut stream = Guarded::new(socket, outgoing, command);
+        let mut stream = GuardedStream::new(socket, outgoing, command);
         let answer = {
             let mut answer = pin!(ask(&mut stream, command));
             poll_fn(|cx| {
@@ -91,53 +91,58 @@ impl Connection {
 }
 
 /// Boxed are the commands that are seldom needed: all calls would carry them.
-async fn ask(stream: &mut Guarded<'_>, command: &Command<'_>) -> io::Result<Answer> {
+async fn ask(stream: &mut GuardedStream<'_>, command: &Command<'_>) -> io::Result<Reply> {
     match *command {
         Command::GetsMany(keys) => gets_many(stream, keys).await,
         Command::Version => {
-            Box::pin(Protocol::new(stream).version()).await.map(|_version| Answer::Done)
+            Box::pin(Protocol::new(stream).version()).await.map(|_version| Reply::Done)
         }
         Command::GetMany(keys) => {
-            Box::pin(Protocol::new(stream).get_multi(keys)).await.map(Answer::Found)
+            Box::pin(Protocol::new(stream).get_multi(keys)).await.map(Reply::Found)
         }
         Command::Gets(key) => Protocol::new(stream)
             .gets_cas(key)
             .await
-            .map(|(value, version)| Answer::Value(value, version)),
+            .map(|(value, version)| Reply::Value(value, version)),
         Command::Add { key, value, exptime } => {
-            Protocol::new(stream).add(key, value, exptime).await.map(|()| Answer::Done)
+            Protocol::new(stream).add(key, value, exptime).await.map(|()| Reply::Done)
         }
         Command::Cas { key, value, version, exptime } => Protocol::new(stream)
             .cas(key, value, version, exptime)
             .await
-            .map(|stored| if stored { Answer::Done } else { Answer::Changed }),
-        Command::FlushAll => Box::pin(Protocol::new(stream).flush()).await.map(|()| Answer::Done),
+            .map(|stored| if stored { Reply::Done } else { Reply::Changed }),
+        Command::FlushAll => Box::pin(Protocol::new(stream).flush()).await.map(|()| Reply::Done),
     }
 }
 
-/// What came of a call; `None` when its time was over.
-fn conclude(answer: Option<io::Result<Answer>>, stream: Guarded<'_>) -> Result<Answer, Failure> {
-    const GARBLED: Failure =
-        Failure::NoAnswer(NoAnswer::Garbled("an answer that the client does not understand"));
-    let answer = answer.ok_or(Failure::TimedOut)?;
+/// Returns what came of a call; `None` when its time was over.
+fn conclude(
+    answer: Option<io::Result<Reply>>,
+    stream: GuardedStream<'_>,
+) -> Result<Reply, CallFailure> {
+    const GARBLED: CallFailure =
+        CallFailure::NoReply(NoReply::Garbled("an answer that the client does not understand"));
+    let answer = answer.ok_or(CallFailure::TimedOut)?;
     let reply = stream.into_reply();
     let is_whole = reply.is_whole();
     match (reply.into_no_answer(), answer) {
-        (Some(no_answer), _) => Err(Failure::NoAnswer(no_answer)),
+        (Some(no_answer), _) => Err(CallFailure::NoReply(no_answer)),
         (None, Ok(answer)) if is_whole => Ok(answer),
-        (None, Err(error)) if is_whole => understood(&error).ok_or(GARBLED),
-        (None, Err(error)) if error.kind() != io::ErrorKind::InvalidData => Err(Failure::Io(error)),
+        (None, Err(error)) if is_whole => normalized(&error).ok_or(GARBLED),
+        (None, Err(error)) if error.kind() != io::ErrorKind::InvalidData => {
+            Err(CallFailure::Io(error))
+        }
         (None, _) => Err(GARBLED),
     }
 }
 
 /// The answers that the client takes for errors.
-fn understood(error: &io::Error) -> Option<Answer> {
+fn normalized(error: &io::Error) -> Option<Reply> {
     match error.kind() {
-        io::ErrorKind::NotFound => Some(Answer::Missing),
-        io::ErrorKind::AlreadyExists => Some(Answer::Changed),
+        io::ErrorKind::NotFound => Some(Reply::Missing),
+        io::ErrorKind::AlreadyExists => Some(Reply::Changed),
         // To `cas`; the client expects another spelling.
-        io::ErrorKind::Other if error.to_string().starts_with("NOT_FOUND") => Some(Answer::Missing),
+        io::ErrorKind::Other if error.to_string().starts_with("NOT_FOUND") => Some(Reply::Missing),
         _ => None,
     }
 }
@@ -157,20 +162,20 @@ mod tests {
     const ADD: Command<'_> = Command::Add { key: "a", value: b"x", exptime: 7 };
     const CAS: Command<'_> = Command::Cas { key: "a", value: b"x", version: 9, exptime: 7 };
 
-    async fn pair() -> (Connection, TcpStream) {
+    async fn pair() -> (ServerConnection, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        (Connection::new(Socket::Tcp(stream)), listener.accept().await.unwrap().0)
+        (ServerConnection::new(Socket::Tcp(stream)), listener.accept().await.unwrap().0)
     }
 
-    /// What comes of a command to which the server says that, and no more if that is no whole line; and
-    /// what it was sent in one piece.
+    /// Returns what comes of a command to which the server says that, and no more if that is no whole
+    /// line; and what it was sent in one piece.
     async fn exchange(
-        connection: &mut Connection,
+        connection: &mut ServerConnection,
         server: &mut TcpStream,
         command: Command<'_>,
         reply: &str,
-    ) -> (Result<Answer, Failed>, String) {
+    ) -> (Result<Reply, Failed>, String) {
         let deadline = monotonic_now() + Duration::from_secs(30);
         let serve = async {
             let mut sent = [0; 512];
@@ -189,19 +194,19 @@ mod tests {
         let (mut connection, mut server) = pair().await;
         let value = || Some((b"END\r\n".to_vec(), 7));
         let found = [("b".to_owned(), b"\r\n".to_vec())].into_iter().collect();
-        let values = Answer::Values(vec![None, value()]);
+        let values = Reply::Values(vec![None, value()]);
         for (command, sent, reply, expected) in [
-            (Command::Version, "version\r\n", "VERSION 1\r\n", Answer::Done),
-            (GETS, "gets a\r\n", "END\r\n", Answer::Missing),
-            (GETS, "gets a\r\n", "VALUE a 0 1 7\r\nx\r\nEND\r\n", Answer::Value(b"x".into(), 7)),
-            (FIND, "get a b\r\n", "VALUE b 0 2\r\n\r\n\r\nEND\r\n", Answer::Found(found)),
+            (Command::Version, "version\r\n", "VERSION 1\r\n", Reply::Done),
+            (GETS, "gets a\r\n", "END\r\n", Reply::Missing),
+            (GETS, "gets a\r\n", "VALUE a 0 1 7\r\nx\r\nEND\r\n", Reply::Value(b"x".into(), 7)),
+            (FIND, "get a b\r\n", "VALUE b 0 2\r\n\r\n\r\nEND\r\n", Reply::Found(found)),
             (TWO, "gets a b\r\n", "VALUE b 0 5 7\r\nEND\r\n\r\nEND\r\n", values),
-            (ADD, "add a 0 7 1\r\nx\r\n", "STORED\r\n", Answer::Done),
-            (ADD, "add a 0 7 1\r\nx\r\n", "NOT_STORED\r\n", Answer::Changed),
-            (CAS, "cas a 0 7 1 9\r\nx\r\n", "STORED\r\n", Answer::Done),
-            (CAS, "cas a 0 7 1 9\r\nx\r\n", "EXISTS\r\n", Answer::Changed),
-            (CAS, "cas a 0 7 1 9\r\nx\r\n", "NOT_FOUND\r\n", Answer::Missing),
-            (Command::FlushAll, "flush_all\r\n", "OK\r\n", Answer::Done),
+            (ADD, "add a 0 7 1\r\nx\r\n", "STORED\r\n", Reply::Done),
+            (ADD, "add a 0 7 1\r\nx\r\n", "NOT_STORED\r\n", Reply::Changed),
+            (CAS, "cas a 0 7 1 9\r\nx\r\n", "STORED\r\n", Reply::Done),
+            (CAS, "cas a 0 7 1 9\r\nx\r\n", "EXISTS\r\n", Reply::Changed),
+            (CAS, "cas a 0 7 1 9\r\nx\r\n", "NOT_FOUND\r\n", Reply::Missing),
+            (Command::FlushAll, "flush_all\r\n", "OK\r\n", Reply::Done),
         ] {
             let (answer, was_sent) = exchange(&mut connection, &mut server, command, reply).await;
             assert_eq!((answer.unwrap(), &*was_sent), (expected, sent), "{reply}");
@@ -211,11 +216,11 @@ mod tests {
     #[tokio::test]
     async fn what_the_client_would_take_for_an_answer_is_none_if_it_does_not_fit() {
         let garbled =
-            |failure: &Failure| matches!(failure, Failure::NoAnswer(NoAnswer::Garbled(_)));
+            |failure: &CallFailure| matches!(failure, CallFailure::NoReply(NoReply::Garbled(_)));
         let refused =
-            |failure: &Failure| matches!(failure, Failure::NoAnswer(NoAnswer::Refused(_)));
-        let cut = |failure: &Failure| matches!(failure, Failure::Io(_));
-        type Kind = fn(&Failure) -> bool;
+            |failure: &CallFailure| matches!(failure, CallFailure::NoReply(NoReply::Refused(_)));
+        let cut = |failure: &CallFailure| matches!(failure, CallFailure::Io(_));
+        type Kind = fn(&CallFailure) -> bool;
         for (command, reply, kind) in [
             (ADD, "END\r\n", garbled as Kind),
             (ADD, "EXISTS\r\n", garbled),

@@ -3,29 +3,30 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use super::coalesce::Pending;
 use super::pace::Pace;
-use super::store::{Change, ItemRef, MAX_STORED};
-use super::{Inner, NAME, errors, keys};
-use crate::backend::{Counter, Result, cas};
+use super::pending::PendingHit;
+use super::store::{ItemChange, ItemRef, MAX_STORED};
+use super::{MemcachedInner, errors, keys};
+use crate::backend::{Result, optimistic};
 use crate::clock::{Timestamp, monotonic_now};
 use crate::decision::Decision;
 use crate::error::{BackendError, ErrorKind};
 use crate::key::Key;
-use crate::strategy::{Evaluation, Step, StepError, Tag, Write};
+use crate::step::{Evaluation, Step, StepError, Write};
+use crate::strategy::StrategyId;
 
 pub(super) const OPERATION: &str = "apply";
 
 type Evaluated = std::result::Result<Evaluation, StepError>;
 
-impl Inner {
+impl MemcachedInner {
     pub(super) async fn apply(
         self: &Arc<Self>,
         key: &Key<'_>,
         step: &Step<'_>,
     ) -> Result<Decision> {
         check_size(step)?;
-        self.decide(keys::of_key(self.settings.namespace(), key), step).await
+        self.decide(keys::of_key(self.core.namespace(), key), step).await
     }
 }
 
@@ -35,33 +36,42 @@ fn check_size(step: &Step<'_>) -> Result<()> {
     const ENTRY: u64 = 16;
     const REST: u64 = 1024;
     let stored = step.limits().iter().filter(|limit| limit.has_state());
-    let logs = stored.filter(|limit| limit.tag() == Tag::SLIDING_WINDOW_LOG);
+    let logs = stored.filter(|limit| limit.strategy_id() == StrategyId::SLIDING_WINDOW_LOG);
     let entries: u64 = logs.map(|limit| u64::from(limit.rate().limit())).sum();
     let most = (MAX_STORED as u64 - REST) / ENTRY;
     if entries <= most {
         return Ok(());
     }
-    Err(BackendError::new(NAME, OPERATION, ErrorKind::Misconfigured).with_message(format!(
+    Err(errors::failed(OPERATION, ErrorKind::Misconfigured).with_message(format!(
         "a sliding window log of {entries} entries does not fit an item of 1 MB; \
          use a limit of at most {most}, or a sliding window counter"
     )))
 }
 
 /// Decides all that is asked: for one name by one read and one write.
-pub(super) async fn batch(inner: &Arc<Inner>, mut batch: Vec<Pending>, pace: &mut Pace) {
+pub(super) async fn decide_batch(
+    inner: &Arc<MemcachedInner>,
+    mut batch: Vec<PendingHit>,
+    pace: &mut Pace,
+) {
     while let Some(first) = batch.first() {
         let name = first.name.clone();
-        // Two names of the same hash are as good as never seen.
+        // Two names of the same hash are almost never seen.
         let (same, others) = batch.into_iter().partition(|pending| pending.name == name);
         batch = others;
-        together(inner, &name, same, pace).await;
+        drain(inner, &name, same, pace).await;
     }
 }
 
-async fn together(inner: &Arc<Inner>, name: &str, mut batch: Vec<Pending>, pace: &mut Pace) {
+async fn drain(
+    inner: &Arc<MemcachedInner>,
+    name: &str,
+    mut batch: Vec<PendingHit>,
+    pace: &mut Pace,
+) {
     let item = ItemRef::new(inner, OPERATION, name);
-    for _ in 0..cas::MAX_ATTEMPTS {
-        batch.retain(Pending::is_wanted);
+    for _ in 0..optimistic::MAX_ATTEMPTS {
+        batch.retain(PendingHit::is_wanted);
         if batch.is_empty() {
             return;
         }
@@ -71,18 +81,17 @@ async fn together(inner: &Arc<Inner>, name: &str, mut batch: Vec<Pending>, pace:
             Ok(Some(evaluated)) => {
                 let took = monotonic_now() - began;
                 for (pending, evaluated) in batch.into_iter().zip(evaluated) {
-                    pending.answer(Ok(cas::answer_of(&inner.settings, evaluated)));
+                    pending.answer(Ok(optimistic::decision_of(&inner.core, evaluated)));
                 }
                 return pace.won(took).await;
             }
             Err(error) => return fail(batch, &error),
         }
     }
-    inner.settings.increase(Counter::Contended);
-    fail(batch, &errors::contended(OPERATION));
+    fail(batch, &optimistic::contended(&inner.core, OPERATION));
 }
 
-fn fail(batch: Vec<Pending>, error: &BackendError) {
+fn fail(batch: Vec<PendingHit>, error: &BackendError) {
     for pending in batch {
         pending.answer(Ok(Err(error.shared())));
     }
@@ -90,22 +99,22 @@ fn fail(batch: Vec<Pending>, error: &BackendError) {
 
 /// Decides all by one read and one write; `None` if somebody came between.
 async fn attempt(
-    inner: &Inner,
+    inner: &MemcachedInner,
     item: ItemRef<'_>,
-    batch: &mut Vec<Pending>,
+    batch: &mut Vec<PendingHit>,
 ) -> Result<Option<Vec<Evaluated>>> {
     let loaded = item.load().await?;
-    let now = inner.settings.clock().now();
+    let now = inner.core.clock().now();
     let stored = loaded.item.as_ref().map(|item| &item.value[..]);
     let (evaluated, last) = evaluate(batch, stored, now);
-    let change = match last.and_then(|last| cas::write_of(&evaluated[last])) {
-        None => Change::Keep,
-        Some(Write::Put { value, keep_for }) => {
+    let change = match last.and_then(|last| optimistic::write_of(&evaluated[last])) {
+        None => ItemChange::Keep,
+        Some(Write::Put { value, ttl }) => {
             // A clock that is moved by hand may step back, and find again what was over.
-            let ends_at = now.after(*keep_for + inner.keeping.for_at_least);
-            Change::Put { value: value.clone(), ends_at: Some(ends_at) }
+            let ends_at = now.saturating_add(*ttl + inner.exptime_policy.for_at_least);
+            ItemChange::Put { value: value.clone(), ends_at: Some(ends_at) }
         }
-        Some(Write::Delete) => Change::Remove,
+        Some(Write::Delete) => ItemChange::Remove,
     };
     let written = item.store(&loaded, change, now).await?;
     Ok(written.then_some(evaluated))
@@ -114,21 +123,21 @@ async fn attempt(
 /// Evaluates each on what the one before it left, and says which of them wrote last. Whose strategy
 /// panics is told so, and is no longer in the batch.
 fn evaluate(
-    batch: &mut Vec<Pending>,
+    batch: &mut Vec<PendingHit>,
     stored: Option<&[u8]>,
     now: Timestamp,
 ) -> (Vec<Evaluated>, Option<usize>) {
     let mut evaluated: Vec<Evaluated> = Vec::with_capacity(batch.len());
     let mut last: Option<usize> = None;
     for pending in std::mem::take(batch) {
-        let stored = match last.and_then(|last| cas::write_of(&evaluated[last])) {
+        let stored = match last.and_then(|last| optimistic::write_of(&evaluated[last])) {
             None => stored,
             Some(Write::Put { value, .. }) => Some(&value[..]),
             Some(Write::Delete) => None,
         };
-        match catch_unwind(AssertUnwindSafe(|| pending.step().decide(stored, now))) {
+        match catch_unwind(AssertUnwindSafe(|| pending.step().evaluate(stored, now))) {
             Ok(outcome) => {
-                last = cas::write_of(&outcome).map(|_| evaluated.len()).or(last);
+                last = optimistic::write_of(&outcome).map(|_| evaluated.len()).or(last);
                 evaluated.push(outcome);
                 batch.push(pending);
             }

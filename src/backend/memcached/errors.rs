@@ -3,36 +3,36 @@
 use std::io;
 
 use super::NAME;
-use super::connection::{Failed, Failure};
-use super::reply::NoAnswer;
+use super::connection::{CallFailure, Failed};
+use super::reply::NoReply;
 use crate::error::{BackendError, Effect, ErrorKind};
 use crate::text::Excerpt;
 
 impl Failed {
-    /// Whether another connection may do better.
+    /// Returns whether another connection may do better.
     pub(super) fn is_of_the_connection(&self) -> bool {
-        matches!(self.failure, Failure::Io(_))
+        matches!(self.failure, CallFailure::Io(_))
     }
 
     /// `changes`: whether the command was more than a read.
     pub(super) fn into_backend_error(self, operation: &'static str, changes: bool) -> BackendError {
         let ambiguous = if self.sent && changes { Effect::Ambiguous } else { Effect::NotApplied };
         match self.failure {
-            Failure::Unreachable(error) => unreachable(operation, error),
-            Failure::TimedOut => {
-                BackendError::new(NAME, operation, ErrorKind::Timeout).with_effect(ambiguous)
+            CallFailure::Unreachable(error) => unreachable(operation, error),
+            CallFailure::TimedOut => {
+                failed(operation, ErrorKind::Timeout).with_effect(ambiguous)
             }
-            Failure::Io(error) => BackendError::new(NAME, operation, ErrorKind::Unavailable)
+            CallFailure::Io(error) => failed(operation, ErrorKind::Unavailable)
                 .with_effect(ambiguous)
                 .with_message(format!("the connection failed: {error}"))
                 .with_cause(error),
-            Failure::NoAnswer(NoAnswer::Garbled(what)) => {
-                BackendError::new(NAME, operation, ErrorKind::Other)
+            CallFailure::NoReply(NoReply::Garbled(what)) => {
+                failed(operation, ErrorKind::Other)
                     .with_effect(ambiguous)
                     .with_message(format!("the server sent {what}"))
             }
-            Failure::NoAnswer(NoAnswer::Refused(line)) => refused(operation, &line),
-            Failure::OtherProtocol => BackendError::new(NAME, operation, ErrorKind::Misconfigured)
+            CallFailure::NoReply(NoReply::Refused(line)) => refused(operation, &line),
+            CallFailure::OtherProtocol => failed(operation, ErrorKind::Misconfigured)
                 .with_message(
                     "what listens there does not speak Memcached's text protocol: is it a port for HTTP or \
                      Redis?",
@@ -58,74 +58,78 @@ fn refused(operation: &'static str, line: &str) -> BackendError {
         _ => (ErrorKind::Other, ""),
     };
     let line = Excerpt(line.as_bytes());
-    BackendError::new(NAME, operation, kind)
-        .with_message(format!("the server answered {line}{advice}"))
+    failed(operation, kind).with_message(format!("the server answered {line}{advice}"))
 }
 
-/// Whether the server has no more connections to give.
+/// Returns whether the server has no more connections to give.
 fn is_crowded(line: &str) -> bool {
     line.starts_with("ERROR Too many open connections")
 }
 
+/// Creates an error of this backend.
+pub(super) fn failed(operation: &'static str, kind: ErrorKind) -> BackendError {
+    BackendError::new(NAME, operation, kind)
+}
+
 pub(super) fn unreachable(operation: &'static str, error: io::Error) -> BackendError {
-    BackendError::new(NAME, operation, ErrorKind::Unavailable)
+    failed(operation, ErrorKind::Unavailable)
         .with_message(format!("no connection: {error}"))
         .with_cause(error)
 }
 
 /// No connection became free in time; nothing was sent.
 pub(super) fn overloaded(operation: &'static str) -> BackendError {
-    BackendError::new(NAME, operation, ErrorKind::Overloaded)
+    failed(operation, ErrorKind::Overloaded)
         .with_message("no connection became free in time; use a larger pool_size")
 }
 
 pub(super) fn closed(operation: &'static str) -> BackendError {
-    BackendError::new(NAME, operation, ErrorKind::Closed)
+    failed(operation, ErrorKind::Closed)
 }
 
 pub(super) fn contended(operation: &'static str) -> BackendError {
-    BackendError::new(NAME, operation, ErrorKind::Contended)
+    failed(operation, ErrorKind::Contended)
 }
 
 /// Sockets and timers need a runtime, so it is a mistake of the program.
 pub(super) fn no_runtime(operation: &'static str) -> BackendError {
-    BackendError::new(NAME, operation, ErrorKind::Misconfigured)
+    failed(operation, ErrorKind::Misconfigured)
         .with_message("there is no tokio runtime here; call it inside of one")
 }
 
 /// The runtime of a decision was shut down before the answer.
 pub(super) fn runtime_is_gone(operation: &'static str) -> BackendError {
-    BackendError::new(NAME, operation, ErrorKind::Unavailable)
+    failed(operation, ErrorKind::Unavailable)
         .with_effect(Effect::Ambiguous)
         .with_message("the runtime was shut down")
 }
 
 pub(super) fn too_large(operation: &'static str, length: usize, most: usize) -> BackendError {
-    BackendError::new(NAME, operation, ErrorKind::OutOfRange)
+    failed(operation, ErrorKind::OutOfRange)
         .with_message(format!("a value of {length} bytes is too large; the most is {most}"))
 }
 
 /// An answer that does not belong to its command.
 pub(super) fn unexpected(operation: &'static str) -> BackendError {
-    BackendError::new(NAME, operation, ErrorKind::Other)
+    failed(operation, ErrorKind::Other)
         .with_effect(Effect::Ambiguous)
         .with_message("the server's answer does not fit the command")
 }
 
-/// What became of `nodes` nodes, of which some failed.
+/// Returns what became of `nodes` nodes, of which some failed.
 pub(super) fn of_nodes(
     operation: &'static str,
-    failed: &[(String, BackendError)],
+    failures: &[(String, BackendError)],
     nodes: usize,
 ) -> BackendError {
-    let worst = failed.iter().map(|(_, error)| error.kind());
+    let worst = failures.iter().map(|(_, error)| error.kind());
     let kind = worst.max_by_key(|kind| *kind == ErrorKind::Misconfigured);
-    let ambiguous = failed.iter().any(|(_, error)| error.effect() == Effect::Ambiguous);
+    let ambiguous = failures.iter().any(|(_, error)| error.effect() == Effect::Ambiguous);
     let named: Vec<String> =
-        failed.iter().map(|(node, error)| format!("{node} ({})", error.reason())).collect();
-    BackendError::new(NAME, operation, kind.unwrap_or(ErrorKind::Unavailable))
+        failures.iter().map(|(node, error)| format!("{node} ({})", error.reason())).collect();
+    failed(operation, kind.unwrap_or(ErrorKind::Unavailable))
         .with_effect(if ambiguous { Effect::Ambiguous } else { Effect::NotApplied })
-        .with_message(format!("{} of {nodes} nodes failed: {}", failed.len(), named.join(", ")))
+        .with_message(format!("{} of {nodes} nodes failed: {}", failures.len(), named.join(", ")))
 }
 
 #[cfg(test)]
@@ -134,7 +138,7 @@ mod tests {
 
     #[test]
     fn a_port_of_another_protocol_is_a_mistake() {
-        let failed = Failed { failure: Failure::OtherProtocol, sent: true };
+        let failed = Failed { failure: CallFailure::OtherProtocol, sent: true };
         let error = failed.into_backend_error("get", true);
         assert_eq!((error.kind(), error.effect()), (ErrorKind::Misconfigured, Effect::NotApplied));
         assert!(error.to_string().contains("text protocol"), "{error}");
@@ -142,9 +146,9 @@ mod tests {
 
     #[test]
     fn every_failure_says_its_effect() {
-        let said = |text: &str| Failure::NoAnswer(NoAnswer::Refused(text.into()));
-        let cut = || Failure::Io(io::ErrorKind::UnexpectedEof.into());
-        let garbled = || Failure::NoAnswer(NoAnswer::Garbled("something else"));
+        let said = |text: &str| CallFailure::NoReply(NoReply::Refused(text.into()));
+        let cut = || CallFailure::Io(io::ErrorKind::UnexpectedEof.into());
+        let garbled = || CallFailure::NoReply(NoReply::Garbled("something else"));
         let table = [
             (said("SERVER_ERROR out of memory storing object"), ErrorKind::Full, false),
             (said("SERVER_ERROR object too large for cache"), ErrorKind::OutOfRange, false),
@@ -153,7 +157,7 @@ mod tests {
             (said("CLIENT_ERROR unauthenticated"), ErrorKind::Misconfigured, false),
             (cut(), ErrorKind::Unavailable, true),
             (garbled(), ErrorKind::Other, true),
-            (Failure::TimedOut, ErrorKind::Timeout, true),
+            (CallFailure::TimedOut, ErrorKind::Timeout, true),
         ];
         for (failure, kind, doubtful) in table {
             let text = format!("{failure:?}");
@@ -170,7 +174,7 @@ mod tests {
     #[test]
     fn nodes_that_failed_are_named_and_the_worst_decides() {
         let wrong = refused("ready", "CLIENT_ERROR unauthenticated");
-        let silent = BackendError::new(NAME, "ready", ErrorKind::Timeout);
+        let silent = failed("ready", ErrorKind::Timeout);
         let failed = [("a:1".to_owned(), silent), ("b:2".to_owned(), wrong)];
         let error = of_nodes("ready", &failed, 3);
         assert_eq!((error.kind(), error.effect()), (ErrorKind::Misconfigured, Effect::Ambiguous));

@@ -2,7 +2,7 @@
 //!
 //! A server cannot list its keys. With `track_keys` each node has one item more, which holds a number, and
 //! each item that is written there carries the number that was read beside it. An item of another
-//! generation is as good as missing. So `clear` raises the number, and what was counted before is read
+//! generation counts as missing. So `clear` raises the number, and what was counted before is read
 //! by nobody; its memory is free when it expires.
 //!
 //! * The number is read by the same `gets` as the item, and **after** it. It never goes down, so whoever
@@ -14,10 +14,10 @@
 //!   present microsecond of the wall clock, and `clear` raises it to that at least. So it is a number
 //!   that no item carries, and what was there before stays dead.
 
-use super::expiry::NEVER;
-use super::protocol::{Answer, Command};
-use super::{Inner, errors};
-use crate::backend::{Result, cas};
+use super::exptime::NEVER;
+use super::protocol::{Command, Reply};
+use super::{MemcachedInner, errors};
+use crate::backend::{Result, optimistic};
 use crate::clock::{Clock, WallClock};
 
 /// What was read of the generation beside an item.
@@ -25,7 +25,7 @@ use crate::clock::{Clock, WallClock};
 pub(super) enum Generation {
     /// Keys are not tracked.
     Untracked,
-    /// There is none, or no number, so all that the node has is as good as missing. Who writes first
+    /// There is none, or no number, so all that the node has counts as missing. The first writer
     /// seeds one.
     Missing {
         version: Option<u64>,
@@ -41,7 +41,7 @@ impl Generation {
         number.map_or(Self::Missing { version: Some(version) }, Self::Is)
     }
 
-    /// Whether an item that carries `stamp` is of this generation.
+    /// Returns whether an item that carries `stamp` is of this generation.
     pub(super) fn has(self, stamp: Option<u64>) -> bool {
         match self {
             Self::Untracked => true,
@@ -50,13 +50,13 @@ impl Generation {
         }
     }
 
-    /// What an item of this generation carries.
+    /// Returns what an item of this generation carries.
     pub(super) fn stamp(self) -> Option<u64> {
         if let Self::Is(number) = self { Some(number) } else { None }
     }
 }
 
-impl Inner {
+impl MemcachedInner {
     /// Begins the generation of a node that has none; `None` if somebody was faster.
     pub(super) async fn seed(
         &self,
@@ -72,23 +72,21 @@ impl Inner {
     /// Begins the next generation of a node.
     pub(super) async fn raise(&self, operation: &'static str, node: usize) -> Result<()> {
         let Some(key) = &self.generation_key else { return Ok(()) };
-        for attempt in 0..cas::MAX_ATTEMPTS {
-            cas::pause(attempt).await;
+        let attempt = || async move {
             let (number, version) =
                 match self.nodes.call(node, operation, Command::Gets(key)).await? {
-                    Answer::Value(text, version) => {
+                    Reply::Value(text, version) => {
                         (Generation::of(Some((text, version))).stamp(), Some(version))
                     }
-                    Answer::Missing => (None, None),
+                    Reply::Missing => (None, None),
                     _ => return Err(errors::unexpected(operation)),
                 };
             let next = number.map_or(0, |number| number.saturating_add(1));
             let next = next.max(WallClock::new().now().as_micros());
-            if self.write_generation(operation, node, next, version).await? {
-                return Ok(());
-            }
-        }
-        Err(errors::contended(operation))
+            let is_written = self.write_generation(operation, node, next, version).await?;
+            Ok(is_written.then_some(()))
+        };
+        optimistic::retry(&self.core, operation, attempt).await
     }
 
     async fn write_generation(
@@ -106,8 +104,8 @@ impl Inner {
             None => Command::Add { key, value, exptime: NEVER },
         };
         match self.nodes.call(node, operation, command).await? {
-            Answer::Done => Ok(true),
-            Answer::Changed | Answer::Missing => Ok(false),
+            Reply::Done => Ok(true),
+            Reply::Changed | Reply::Missing => Ok(false),
             _ => Err(errors::unexpected(operation)),
         }
     }

@@ -9,12 +9,12 @@ use std::io;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::protocol::Answer;
+use super::protocol::Reply;
 use super::reply::ValueHeader;
-use super::stream::Guarded;
+use super::stream::GuardedStream;
 
 /// Reads the values and versions of keys.
-pub(super) async fn gets_many(stream: &mut Guarded<'_>, keys: &[&str]) -> io::Result<Answer> {
+pub(super) async fn gets_many(stream: &mut GuardedStream<'_>, keys: &[&str]) -> io::Result<Reply> {
     stream.write_all(b"gets").await?;
     for key in keys {
         stream.write_all(b" ").await?;
@@ -31,14 +31,14 @@ pub(super) async fn gets_many(stream: &mut Guarded<'_>, keys: &[&str]) -> io::Re
     values(keys, &reply).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
-/// What is in a whole reply.
-fn values(keys: &[&str], mut reply: &[u8]) -> Option<Answer> {
+/// Returns what is in a whole reply.
+fn values(keys: &[&str], mut reply: &[u8]) -> Option<Reply> {
     let mut values = vec![None; keys.len()];
     loop {
         let end = reply.iter().position(|byte| *byte == b'\n')?;
         let (line, rest) = reply.split_at(end + 1);
         let Some(header) = ValueHeader::read(line.trim_ascii_end()) else {
-            return Some(Answer::Values(values));
+            return Some(Reply::Values(values));
         };
         let place = keys.iter().position(|key| key.as_bytes() == header.key)?;
         values[place] = Some((rest.get(..header.length)?.to_vec(), header.version?));
@@ -62,7 +62,7 @@ mod tests {
                 vec![value(b"x", 7), value(b"END\r\n", 8)],
             ),
         ] {
-            assert_eq!(values(&["a", "b"], bytes), Some(Answer::Values(expected)));
+            assert_eq!(values(&["a", "b"], bytes), Some(Reply::Values(expected)));
         }
     }
 }

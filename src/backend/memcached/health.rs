@@ -8,11 +8,11 @@ use tokio::task::JoinSet;
 use tracing::warn;
 
 use super::protocol::Command;
-use super::{Inner, NAME, errors};
+use super::{MemcachedInner, NAME, errors};
 use crate::backend::Result;
 use crate::error::{BackendError, ErrorKind};
 
-impl Inner {
+impl MemcachedInner {
     /// Connects to all nodes. One that does not answer may do so later: it is no failure while others do.
     pub(super) async fn warm_up(self: &Arc<Self>) -> Result<()> {
         const OPERATION: &str = "initialize";
@@ -66,7 +66,7 @@ impl Inner {
         Err(errors::of_nodes(operation, failed, nodes))
     }
 
-    /// What came of it, with the nodes' addresses, in their order.
+    /// Returns what came of it, with the nodes' addresses, in their order.
     async fn each_node<F: Future<Output = Result<()>> + Send + 'static>(
         self: &Arc<Self>,
         operation: &'static str,

@@ -14,7 +14,7 @@
 
 use std::time::Duration;
 
-use super::expiry::{self, NEVER};
+use super::exptime::{self, NEVER};
 use crate::clock::Timestamp;
 
 const MARK: u8 = 2;
@@ -74,14 +74,16 @@ fn header(bytes: &[u8]) -> Option<(Option<u64>, u64, usize)> {
 
 /// When an item that ends at that instant may be forgotten by the server.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Keeping {
+pub(super) struct ExptimePolicy {
     /// Somebody moves the clock by hand: then the server's own may not decide.
     pub(super) for_at_least: Duration,
 }
 
-impl Keeping {
+impl ExptimePolicy {
     pub(super) fn exptime(self, ends_at: Option<Timestamp>, now: Timestamp) -> u32 {
-        ends_at.map_or(NEVER, |ends_at| expiry::exptime(ends_at.since(now).max(self.for_at_least)))
+        ends_at.map_or(NEVER, |ends_at| {
+            exptime::of(ends_at.saturating_duration_since(now).max(self.for_at_least))
+        })
     }
 }
 

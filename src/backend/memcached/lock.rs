@@ -7,22 +7,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::expiry::{self, LONG_PAST};
+use super::exptime::{self, LONG_PAST};
 use super::nodes::Nodes;
-use super::protocol::{Answer, Command};
-use super::{Inner, NAME, errors, keys};
-use crate::backend::{Result, cas};
+use super::protocol::{Command, Reply};
+use super::{MemcachedInner, NAME, errors, keys};
+use crate::backend::{Result, optimistic};
 use crate::background::{self, Home};
 use crate::clock::monotonic_now;
-use crate::error::{BackendError, Effect, ErrorKind};
+use crate::error::{Effect, ErrorKind};
 use crate::lock::{
-    Asked, Attempt, HeldLock, Lane, Lease, LockError, LockGuard, LockOptions, Outcome, WaitQueue,
-    later,
+    Asked, Attempt, Lane, LockError, LockGuard, LockRequest, ReleaseOutcome, ServerHolding,
+    ServerLock, WaitQueue, later,
 };
 use crate::random;
 
@@ -30,17 +29,16 @@ const OPERATION: &str = "lock";
 /// No lock is held for longer: some 10 years.
 const LONGEST: Duration = Duration::from_secs(3660 * 24 * 60 * 60);
 
-impl Inner {
+impl MemcachedInner {
     pub(super) async fn lock(
         self: &Arc<Self>,
         name: &str,
-        options: LockOptions,
+        request: LockRequest,
     ) -> Result<LockGuard, LockError> {
-        options.check(name)?;
         for releaser in &self.releasers {
             releaser.start();
         }
-        self.waiting.acquire(name, options, || self.acquire(name, options.get_ttl())).await
+        self.waiting.acquire(name, request, || self.acquire(name, request.ttl())).await
     }
 
     /// One try. It runs to its end also if nobody waits for it any more; the guard that it makes then
@@ -57,7 +55,7 @@ impl Inner {
             let _ = done.send(hold.take(&inner, ttl.unwrap_or(lease), ttl.is_none()).await);
         });
         outcome.await.unwrap_or_else(|_gone| {
-            Err(BackendError::new(NAME, OPERATION, ErrorKind::Unavailable)
+            Err(errors::failed(OPERATION, ErrorKind::Unavailable)
                 .with_effect(Effect::Ambiguous)
                 .with_message("the runtime was shut down")
                 .into())
@@ -85,15 +83,15 @@ struct Hold {
 }
 
 /// What became of an attempt to change the item.
-enum Changed {
+enum Rewritten {
     Yes,
     /// It is not ours, or not there.
     Lost,
 }
 
 impl Hold {
-    fn new(inner: &Inner, name: &str) -> Arc<Self> {
-        let item = keys::of_lock(inner.settings.namespace(), name);
+    fn new(inner: &MemcachedInner, name: &str) -> Arc<Self> {
+        let item = keys::of_lock(inner.core.namespace(), name);
         let now = monotonic_now();
         Arc::new(Self {
             nodes: Arc::clone(&inner.nodes),
@@ -109,16 +107,16 @@ impl Hold {
 
     async fn take(
         self: &Arc<Self>,
-        inner: &Arc<Inner>,
+        inner: &Arc<MemcachedInner>,
         ttl: Duration,
         leased: bool,
     ) -> Result<Attempt<LockGuard>, LockError> {
         let ttl = ttl.min(LONGEST);
-        let exptime = expiry::exptime(ttl);
+        let exptime = exptime::of(ttl);
         let add = Command::Add { key: &self.item, value: self.owner.as_bytes(), exptime };
         match self.nodes.call(self.node, OPERATION, add).await {
-            Ok(Answer::Done) => {}
-            Ok(Answer::Changed) => return Ok(Attempt::Held(None)),
+            Ok(Reply::Done) => {}
+            Ok(Reply::Changed) => return Ok(Attempt::Held(None)),
             Ok(_) => return Err(errors::unexpected(OPERATION).into()),
             Err(error) => {
                 if error.effect() == Effect::Ambiguous {
@@ -128,80 +126,70 @@ impl Hold {
             }
         }
         *self.until.lock() = later(self.asked, ttl);
-        let lease = leased.then(|| {
-            let hold = Arc::clone(self);
-            Lease::start(Home::Own, NAME, ttl, move || {
-                let hold = Arc::clone(&hold);
-                async move { hold.extend(ttl).await }
-            })
-        });
-        Ok(Attempt::Taken(LockGuard::new(Held {
-            inner: Arc::clone(inner),
-            hold: Arc::clone(self),
-            lease: Mutex::new(lease),
-        })))
+        let holding = MemcachedHolding { inner: Arc::clone(inner), hold: Arc::clone(self) };
+        Ok(Attempt::Taken(ServerLock::guard(holding, leased.then_some(ttl))))
     }
 
     /// Writes the item again with this expiry, if it is still ours.
-    async fn rewrite(&self, operation: &'static str, exptime: u32) -> Result<Changed> {
+    async fn rewrite(&self, operation: &'static str, exptime: u32) -> Result<Rewritten> {
         let nodes = &self.nodes;
-        for attempt in 0..cas::MAX_ATTEMPTS {
-            cas::pause(attempt).await;
+        let attempt = || async move {
             let found = nodes.call(self.node, operation, Command::Gets(&self.item)).await?;
             let version = match found {
-                Answer::Value(owner, version) if owner == self.owner.as_bytes() => version,
-                Answer::Value(..) | Answer::Missing => return Ok(Changed::Lost),
+                Reply::Value(owner, version) if owner == self.owner.as_bytes() => version,
+                Reply::Value(..) | Reply::Missing => return Ok(Some(Rewritten::Lost)),
                 _ => return Err(errors::unexpected(operation)),
             };
             let (key, value) = (&self.item, self.owner.as_bytes());
             let cas = Command::Cas { key, value, version, exptime };
             match nodes.call(self.node, operation, cas).await? {
-                Answer::Done => return Ok(Changed::Yes),
+                Reply::Done => Ok(Some(Rewritten::Yes)),
                 // Extended at the same time by the lease, or gone: look again.
-                Answer::Changed | Answer::Missing => {}
-                _ => return Err(errors::unexpected(operation)),
+                Reply::Changed | Reply::Missing => Ok(None),
+                _ => Err(errors::unexpected(operation)),
             }
-        }
-        Err(errors::contended(operation))
+        };
+        let contended = || errors::contended(operation);
+        optimistic::attempt(attempt).await?.ok_or_else(contended)
     }
 
     async fn extend(&self, ttl: Duration) -> Result<bool> {
         let asked = monotonic_now();
         // Never shorter than it is; but whether it is still ours is asked in any case.
         let longest = later(asked, ttl.min(LONGEST)).max(*self.until.lock());
-        let exptime = expiry::exptime(longest.saturating_duration_since(asked));
+        let exptime = exptime::of(longest.saturating_duration_since(asked));
         let changed = self.rewrite("extend", exptime).await?;
         let mut until = self.until.lock();
         *until = match changed {
-            Changed::Yes => longest.max(*until),
-            Changed::Lost => monotonic_now(),
+            Rewritten::Yes => longest.max(*until),
+            Rewritten::Lost => monotonic_now(),
         };
-        Ok(matches!(changed, Changed::Yes))
+        Ok(matches!(changed, Rewritten::Yes))
     }
 
     async fn release(&self) -> Result<bool> {
         let changed = self.rewrite("release", LONG_PAST).await;
         self.waiting.released(&self.name);
-        Ok(matches!(changed?, Changed::Yes))
+        Ok(matches!(changed?, Rewritten::Yes))
     }
 
     /// Releases it in the background.
-    fn release_later(self: &Arc<Self>, inner: &Inner, asked: Asked) {
+    fn release_later(self: &Arc<Self>, inner: &MemcachedInner, asked: Asked) {
         let hold = Arc::clone(self);
         inner.releasers[self.node].send(asked, move || {
             let hold = Arc::clone(&hold);
             async move {
                 match hold.rewrite("release", LONG_PAST).await {
-                    Ok(Changed::Yes) => {
+                    Ok(Rewritten::Yes) => {
                         hold.waiting.released(&hold.name);
-                        Outcome::Released
+                        ReleaseOutcome::Released
                     }
-                    Ok(Changed::Lost) => Outcome::NotOurs,
+                    Ok(Rewritten::Lost) => ReleaseOutcome::NotOurs,
                     Err(error) => match error.kind() {
                         ErrorKind::Unavailable | ErrorKind::Timeout | ErrorKind::Overloaded => {
-                            Outcome::NoAnswer
+                            ReleaseOutcome::NoAnswer
                         }
-                        _ => Outcome::Refused,
+                        _ => ReleaseOutcome::Refused,
                     },
                 }
             }
@@ -209,28 +197,23 @@ impl Hold {
     }
 }
 
+/// A lock that is held.
 #[derive(Debug)]
-struct Held {
-    inner: Arc<Inner>,
+struct MemcachedHolding {
+    inner: Arc<MemcachedInner>,
     hold: Arc<Hold>,
-    lease: Mutex<Option<Lease>>,
 }
 
-impl Held {
-    fn end_lease(&self) {
-        let lease = self.lease.lock().take();
-        drop(lease);
-    }
-}
+impl ServerHolding for MemcachedHolding {
+    const HOME: Home = Home::Own;
+    const BACKEND: &'static str = NAME;
 
-#[async_trait]
-impl HeldLock for Held {
-    fn fence(&self) -> Option<u64> {
+    fn fencing_token(&self) -> Option<u64> {
         None
     }
 
-    fn valid_until(&self) -> Option<Instant> {
-        Some(*self.hold.until.lock())
+    fn valid_until(&self) -> Instant {
+        *self.hold.until.lock()
     }
 
     async fn extend(&self, ttl: Duration) -> Result<bool> {
@@ -238,12 +221,10 @@ impl HeldLock for Held {
     }
 
     async fn release(&self) -> Result<bool> {
-        self.end_lease();
         self.hold.release().await
     }
 
-    fn abandon(&self) {
-        self.end_lease();
+    fn release_later(&self) {
         // A server keeps an item for some seconds more.
         let until = later(*self.hold.until.lock(), Duration::from_secs(3));
         let asked = Asked { lane: Lane::Guard, granted: true, at: self.hold.asked, until };

@@ -5,8 +5,8 @@
 //!
 //! | matter | what holds |
 //! | --- | --- |
-//! | **atomicity** | A decision, also over several limits, is one `cas` of one item: exact, however many processes hit the key. [`multi_set`](Backend::multi_set) sets one value after the other; [`multi_get`](Backend::multi_get) reads some 60 keys of one node at a time. Every other primitive is atomic. |
-//! | **eviction** | A server that is short of memory evicts the items that were not used for longest, and one that restarts has none: such a limit starts afresh, so more may pass. Give limits a server that does not evict (`evictions` in its `stats`). Out of memory under `-M` is an error for the policy, also for known keys. |
+//! | **atomicity** | A decision, also over several limits, is one `cas` of one item: exact, however many processes hit the key. [`multi_set`](Values::multi_set) sets one value after the other; [`multi_get`](Values::multi_get) reads some 60 keys of one node at a time. Every other primitive is atomic. |
+//! | **eviction** | A server that is short of memory evicts the items that were not used for longest, and one that restarts has none: such a limit starts over, so more may pass. Give limits a server that does not evict (`evictions` in its `stats`). Out of memory under `-M` is an error for the policy, also for known keys. |
 //! | **expiry** | Each item carries its own end, to the microsecond. The server's, in whole seconds, is later, and only frees memory: the TTL rounded up and two seconds more (one for its tick, one for a tick that comes late); beyond 30 days a date, and no later than 2038. |
 //! | **clocks** | Time is the client's wall clock, read at each call. A process whose clock is ahead by some seconds ends windows and fills buckets for all by so much early, once: within a key time only goes forward. The key's time then stands still until the other clocks have caught up, so a client that is denied meanwhile waits for as long as that clock was ahead: a day if it was a day. One whose clock is behind counts in the newest window that others reached. Keep the clocks of all processes together (NTP). |
 //! | **size** | All limits of a key are one item of at most 1 MB: sliding window logs of 65,408 entries together. A hit on longer ones is [`ErrorKind::Misconfigured`]. |
@@ -32,23 +32,23 @@
 //! # Runtimes
 //!
 //! Every call needs a tokio runtime; without one it is [`ErrorKind::Misconfigured`]. A backend may be used
-//! in several runtimes of one process: each has connections of its own, at most
+//! in several runtimes of one process: each has its own connections, at most
 //! [`pool_size`](MemcachedBuilder::pool_size) to each node, which are closed when it ends.
 //!
 //! # Locks
 //!
 //! A lock is an item that only one process can add, released and extended by `cas`, so never another's.
 //! It is **best effort**: an evicted lock or a restarted server lets a second holder in while the first
-//! still believes to hold it, and for that reason [`fence`](LockGuard::fence) is `None`. Use one for work
-//! that is only wasted when done twice. [`is_valid`](LockGuard::is_valid) goes by the monotonic clock, from
-//! before the server was asked.
+//! still believes to hold it, and for that reason [`fencing_token`](LockGuard::fencing_token) is `None`.
+//! Use one for work that is only wasted when done twice. [`is_valid`](LockGuard::is_valid) goes by the
+//! monotonic clock, from before the server was asked.
 //!
-//! Without a TTL a lock is a lease of [`lock_lease`](MemcachedBuilder::lock_lease), renewed every third of it
-//! while the guard lives, for a day at most. Acquisitions, renewals and the releases of dropped guards run on
-//! one thread of the library's own, so they go on while the runtime of their caller stands idle or has ended.
-//! An acquisition that is cancelled goes on to its end and releases what it took.
-//! [`close`](Backend::close) waits for the releases of guards that were dropped before, for the time of one
-//! call at most; locks that are still held are released by their guards as ever.
+//! Without a TTL a lock is a lease of [`lock_lease`](MemcachedBuilder::lock_lease), renewed every third
+//! of it while the guard lives, for a day at most. Acquisitions, renewals and the releases of dropped
+//! guards run on one thread of the library's own, so they go on while the runtime of their caller stands
+//! idle or has ended. An acquisition that is cancelled goes on to its end and releases what it took.
+//! [`close`](Backend::close) waits for the releases of guards that were dropped before, for the time of
+//! one call at most; locks that are still held are released by their guards as ever.
 //!
 //! A server counts in whole seconds: the lock of a process that crashed is free 1 to 3 s after its TTL, so
 //! one of 100 ms is free within some 3 s.
@@ -62,7 +62,7 @@
 //! meanwhile counts as before the clear. A generation that is lost, by a restart or an eviction, begins
 //! anew, which is a clear of that node.
 //!
-//! Without it `clear` is [`ErrorKind::Unsupported`], and the end of a lifespan that is to clear says so in
+//! Without it `clear` is [`ErrorKind::Unsupported`], and the end of a lifespan that is to clear logs
 //! one warning and leaves everything to expire.
 //! [`flush_all_of_dedicated_servers`](Memcached::flush_all_of_dedicated_servers) is for servers that
 //! nobody else uses.
@@ -75,10 +75,11 @@
 //!
 //! # Errors
 //!
-//! Each call has a [time of its own](MemcachedBuilder::call_timeout). A connection whose call was dropped
-//! or failed is closed, so no reply ever reaches another caller. After a byte was written and no answer
-//! was read, a write is [`Effect::Ambiguous`](crate::Effect); all else did not happen. Nothing is tried again but a call of
-//! which nothing was sent, or a read, on a connection that waiting out to be dead.
+//! Each call has its own [timeout](MemcachedBuilder::command_timeout). A connection whose call was
+//! dropped or failed is closed, so no reply ever reaches another caller. After a byte was written and no
+//! answer was read, a write is [`Effect::Ambiguous`](crate::Effect); all else did not happen. Nothing is
+//! tried again but a call of which nothing was sent, or a read, on a connection that waiting out to be
+//! dead.
 //!
 //! A server that refuses further connections is no failure while this pool has some that are open: calls
 //! wait for those.
@@ -96,16 +97,17 @@ mod coalesce;
 mod connection;
 mod decide;
 mod errors;
-mod expiry;
+mod exptime;
 mod generation;
 mod gets;
 mod health;
 mod item;
 mod keys;
-mod local;
 mod lock;
 mod nodes;
 mod pace;
+mod pending;
+mod per_runtime;
 mod pool;
 mod primitives;
 mod protocol;
@@ -121,22 +123,21 @@ use async_trait::async_trait;
 
 pub use builder::MemcachedBuilder;
 
-use super::{Backend, Result, Settings, counter, names};
+use super::change::{self, Changed};
+use super::{Backend, BackendCore, HasCore, Locks, Result, Ttl, Values, names};
 use crate::background::Home;
 use crate::clock::monotonic_now;
 use crate::decision::Decision;
-use crate::error::{BackendError, ErrorKind};
+use crate::error::ErrorKind;
 use crate::key::{Key, KeyError, ToKey};
 use crate::lock::{LockError, LockGuard, LockOptions, Releaser, WaitQueue};
-use crate::strategy::Step;
+use crate::step::Step;
 use crate::timer;
 use address::Address;
 use coalesce::Coalescer;
-use item::Keeping;
+use item::ExptimePolicy;
 use nodes::Nodes;
-use primitives::ends_at;
 use protocol::Command;
-use store::Change;
 
 const NAME: &str = "memcached";
 /// While somebody else moves the clock.
@@ -167,15 +168,15 @@ const KEEP_BY_ANOTHER_CLOCK: Duration = Duration::from_secs(60 * 60);
 /// ```
 #[derive(Clone)]
 pub struct Memcached {
-    inner: Arc<Inner>,
+    inner: Arc<MemcachedInner>,
 }
 
 #[derive(Debug)]
-struct Inner {
-    settings: Settings,
+struct MemcachedInner {
+    core: BackendCore,
     nodes: Arc<Nodes>,
-    call_timeout: Duration,
-    keeping: Keeping,
+    command_timeout: Duration,
+    exptime_policy: ExptimePolicy,
     coalescer: Coalescer,
     /// Where each node's generation is, if keys are tracked.
     generation_key: Option<String>,
@@ -190,7 +191,7 @@ impl Memcached {
     /// tasks.
     pub const DEFAULT_POOL_SIZE: usize = 32;
     /// How long a call may take by default.
-    pub const DEFAULT_CALL_TIMEOUT: Duration = Duration::from_millis(200);
+    pub const DEFAULT_COMMAND_TIMEOUT: Duration = Duration::from_millis(200);
     /// The lease of a lock without a TTL by default.
     pub const DEFAULT_LOCK_LEASE: Duration = Duration::from_secs(30);
 
@@ -202,6 +203,13 @@ impl Memcached {
     /// Deletes **everything** on every node, whoever wrote it: other namespaces, other applications, and
     /// the locks. For servers that nobody else uses.
     ///
+    /// ```no_run
+    /// # async fn example(backend: traffik::Memcached) -> Result<(), Box<dyn std::error::Error>> {
+    /// backend.flush_all_of_dedicated_servers().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     ///
     /// When a node cannot be reached, with the names of all such; the others are empty then.
@@ -211,7 +219,7 @@ impl Memcached {
     /// When dropped, some nodes may be empty and others not.
     pub async fn flush_all_of_dedicated_servers(&self) -> Result<()> {
         const OPERATION: &str = "flush_all";
-        let flush = |inner: Arc<Inner>, node| async move {
+        let flush = |inner: Arc<MemcachedInner>, node| async move {
             inner.nodes.call(node, OPERATION, Command::FlushAll).await.map(drop)
         };
         self.open(OPERATION)?.on_all_nodes(OPERATION, flush).await
@@ -222,6 +230,16 @@ impl Memcached {
     /// In the order of the builder: the node's address, and what went wrong if it does not answer. Hits on
     /// the keys of such a node fail, and those of the others do not.
     /// [`ready`](Backend::ready) fails only when no node answers.
+    ///
+    /// ```no_run
+    /// # async fn example(backend: traffik::Memcached) {
+    /// for (node, answered) in backend.nodes().await {
+    ///     if let Err(error) = answered {
+    ///         eprintln!("{node}: {error}");
+    ///     }
+    /// }
+    /// # }
+    /// ```
     ///
     /// # Cancel safety
     ///
@@ -250,21 +268,21 @@ impl Memcached {
     ///
     /// When a hit would refuse the key.
     pub fn stored_name(&self, throttle: &str, key: impl ToKey) -> Result<Option<String>, KeyError> {
-        let namespace = self.inner.settings.namespace();
+        let namespace = self.inner.core.namespace();
         names::stored_name(throttle, &key, |key| keys::of_key(namespace, key).into_bytes())
     }
 
-    fn from_parts(builder: &MemcachedBuilder, settings: Settings, addresses: Vec<Address>) -> Self {
+    fn from_parts(builder: &MemcachedBuilder, core: BackendCore, addresses: Vec<Address>) -> Self {
         let for_at_least =
             if builder.clock.is_some() { KEEP_BY_ANOTHER_CLOCK } else { Duration::ZERO };
         let (least, most) = (builder.pool_minsize, builder.pool_size);
         let releasers = addresses.iter().map(|_| Releaser::on(Home::Own)).collect();
         Self {
-            inner: Arc::new(Inner {
-                settings,
-                nodes: Arc::new(Nodes::new(addresses, builder.call_timeout, least, most)),
-                call_timeout: builder.call_timeout,
-                keeping: Keeping { for_at_least },
+            inner: Arc::new(MemcachedInner {
+                core,
+                nodes: Arc::new(Nodes::new(addresses, builder.command_timeout, least, most)),
+                command_timeout: builder.command_timeout,
+                exptime_policy: ExptimePolicy { for_at_least },
                 coalescer: Coalescer::new(),
                 generation_key: builder.track_keys.then(|| keys::of_generation(&builder.namespace)),
                 waiting: Arc::new(WaitQueue::new(NAME)),
@@ -274,8 +292,18 @@ impl Memcached {
         }
     }
 
-    /// The open backend, for one operation.
-    fn open(&self, operation: &'static str) -> Result<&Arc<Inner>> {
+    /// Does to a value what `change` says.
+    async fn update<T: Send>(
+        &self,
+        operation: &'static str,
+        key: &Key<'_>,
+        change: impl Fn(Option<&[u8]>) -> Changed<T> + Send + Sync,
+    ) -> Result<T> {
+        self.open(operation)?.update(operation, key, change).await
+    }
+
+    /// Returns the open backend, for one operation.
+    fn open(&self, operation: &'static str) -> Result<&Arc<MemcachedInner>> {
         if self.inner.nodes.is_closed() {
             return Err(errors::closed(operation));
         }
@@ -287,18 +315,84 @@ impl Memcached {
 impl fmt::Debug for Memcached {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Memcached")
-            .field("namespace", &self.inner.settings.namespace())
+            .field("namespace", &self.inner.core.namespace())
             .field("nodes", &self.inner.nodes)
             .finish_non_exhaustive()
     }
 }
 
+impl HasCore for Memcached {
+    fn core(&self) -> &BackendCore {
+        &self.inner.core
+    }
+}
+
 #[async_trait]
-impl Backend for Memcached {
-    fn settings(&self) -> &Settings {
-        &self.inner.settings
+impl Values for Memcached {
+    async fn get(&self, key: &Key<'_>) -> Result<Option<Vec<u8>>> {
+        self.open("get")?.value(key).await
     }
 
+    async fn compare_and_set(
+        &self,
+        key: &Key<'_>,
+        expected: Option<&[u8]>,
+        new: Option<&[u8]>,
+        ttl: Ttl,
+    ) -> Result<bool> {
+        self.update("compare_and_set", key, change::replace(expected, new, ttl)).await
+    }
+
+    async fn set(&self, key: &Key<'_>, value: &[u8], ttl: Option<Duration>) -> Result<()> {
+        self.update("set", key, change::set(value, ttl)).await
+    }
+
+    async fn delete(&self, key: &Key<'_>) -> Result<bool> {
+        self.update("delete", key, change::delete()).await
+    }
+
+    async fn increment(&self, key: &Key<'_>, by: u64) -> Result<u64> {
+        const OPERATION: &str = "increment";
+        self.update(OPERATION, key, change::add((NAME, OPERATION), by, Ttl::Keep)).await
+    }
+
+    async fn increment_with_ttl(&self, key: &Key<'_>, by: u64, ttl: Duration) -> Result<u64> {
+        const OPERATION: &str = "increment_with_ttl";
+        self.update(OPERATION, key, change::add((NAME, OPERATION), by, Ttl::IfNone(ttl))).await
+    }
+
+    async fn decrement(&self, key: &Key<'_>, by: u64) -> Result<u64> {
+        const OPERATION: &str = "decrement";
+        self.update(OPERATION, key, change::subtract((NAME, OPERATION), by)).await
+    }
+
+    async fn expire(&self, key: &Key<'_>, ttl: Duration) -> Result<bool> {
+        self.update("expire", key, change::expire(ttl)).await
+    }
+
+    async fn multi_get(&self, keys: &[Key<'_>]) -> Result<Vec<Option<Vec<u8>>>> {
+        self.open("multi_get")?.values(keys).await
+    }
+
+    async fn multi_set(&self, pairs: &[(Key<'_>, &[u8])], ttl: Option<Duration>) -> Result<()> {
+        for (key, value) in pairs {
+            self.update("multi_set", key, change::set(value, ttl)).await?;
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Locks for Memcached {
+    async fn lock(&self, name: &str, options: LockOptions) -> Result<LockGuard, LockError> {
+        let inner = self.open("lock")?;
+        let request = options.resolve(name, inner.core.lock_options())?;
+        inner.lock(name, request).await
+    }
+}
+
+#[async_trait]
+impl Backend for Memcached {
     async fn initialize(&self) -> Result<()> {
         timer::require(NAME, "initialize")?;
         self.inner.nodes.open();
@@ -312,7 +406,7 @@ impl Backend for Memcached {
     async fn clear(&self) -> Result<()> {
         let inner = self.open("clear")?;
         if inner.generation_key.is_none() {
-            return Err(BackendError::new(NAME, "clear", ErrorKind::Unsupported).with_message(
+            return Err(errors::failed("clear", ErrorKind::Unsupported).with_message(
                 "a server cannot list its keys; build with track_keys(true), or let them expire",
             ));
         }
@@ -324,124 +418,14 @@ impl Backend for Memcached {
     async fn close(&self) -> Result<()> {
         let inner = &self.inner;
         inner.nodes.close();
-        let deadline = monotonic_now() + inner.call_timeout;
+        let deadline = monotonic_now() + inner.command_timeout;
         for releaser in &inner.releasers {
             releaser.drained(deadline.saturating_duration_since(monotonic_now())).await;
         }
         Ok(())
     }
 
-    async fn get(&self, key: &Key<'_>) -> Result<Option<Vec<u8>>> {
-        self.open("get")?.value(key).await
-    }
-
-    async fn set(&self, key: &Key<'_>, value: &[u8], ttl: Option<Duration>) -> Result<()> {
-        let put = |_: Option<&_>, now| {
-            Ok(((), Change::Put { value: value.to_vec(), ends_at: ends_at(ttl, now) }))
-        };
-        self.open("set")?.update("set", key, put).await
-    }
-
-    async fn delete(&self, key: &Key<'_>) -> Result<bool> {
-        let remove = |item: Option<&_>, _| Ok((item.is_some(), Change::Remove));
-        self.open("delete")?.update("delete", key, remove).await
-    }
-
-    async fn increment(&self, key: &Key<'_>, by: u64) -> Result<u64> {
-        self.count("increment", key, by, None).await
-    }
-
-    async fn decrement(&self, key: &Key<'_>, by: u64) -> Result<u64> {
-        const NAMED: &str = "decrement";
-        let inner = self.open(NAMED)?;
-        let subtract = |item: Option<&item::Item>, _| {
-            let item = item.ok_or_else(|| BackendError::new(NAME, NAMED, ErrorKind::NotFound))?;
-            let left = counter::parse(NAME, NAMED, &item.value)?.saturating_sub(by);
-            let value = left.to_string().into_bytes();
-            Ok((left, Change::Put { value, ends_at: item.ends_at }))
-        };
-        inner.update(NAMED, key, subtract).await
-    }
-
-    async fn increment_with_ttl(&self, key: &Key<'_>, by: u64, ttl: Duration) -> Result<u64> {
-        self.count("increment_with_ttl", key, by, Some(ttl)).await
-    }
-
-    async fn expire(&self, key: &Key<'_>, ttl: Duration) -> Result<bool> {
-        let set_end = |item: Option<&item::Item>, now| {
-            Ok(match item {
-                None => (false, Change::Keep),
-                Some(item) => {
-                    let ends_at = ends_at(Some(ttl), now);
-                    (true, Change::Put { value: item.value.clone(), ends_at })
-                }
-            })
-        };
-        self.open("expire")?.update("expire", key, set_end).await
-    }
-
-    async fn compare_and_set(
-        &self,
-        key: &Key<'_>,
-        expected: Option<&[u8]>,
-        new: Option<&[u8]>,
-        ttl: Option<Duration>,
-    ) -> Result<bool> {
-        let replace = |item: Option<&item::Item>, now| {
-            let found = item.map(|item| &item.value[..]);
-            let change = match new {
-                _ if found != expected => return Ok((false, Change::Keep)),
-                None => Change::Remove,
-                Some(new) => Change::Put { value: new.to_vec(), ends_at: ends_at(ttl, now) },
-            };
-            Ok((true, change))
-        };
-        self.open("compare_and_set")?.update("compare_and_set", key, replace).await
-    }
-
-    async fn multi_get(&self, keys: &[Key<'_>]) -> Result<Vec<Option<Vec<u8>>>> {
-        self.open("multi_get")?.values(keys).await
-    }
-
-    async fn multi_set(&self, pairs: &[(Key<'_>, &[u8])], ttl: Option<Duration>) -> Result<()> {
-        let inner = self.open("multi_set")?;
-        for (key, value) in pairs {
-            let put = |_: Option<&_>, now| {
-                Ok(((), Change::Put { value: value.to_vec(), ends_at: ends_at(ttl, now) }))
-            };
-            inner.update("multi_set", key, put).await?;
-        }
-        Ok(())
-    }
-
-    async fn lock(&self, name: &str, options: LockOptions) -> Result<LockGuard, LockError> {
-        let inner = self.open("lock")?;
-        inner.lock(name, options.or(inner.settings.lock_options())).await
-    }
-
     async fn apply(&self, key: &Key<'_>, step: &Step<'_>) -> Result<Decision> {
         self.open("apply")?.apply(key, step).await
-    }
-}
-
-impl Memcached {
-    /// Adds to a counter, and gives it an end if it has none and one is asked for.
-    async fn count(
-        &self,
-        operation: &'static str,
-        key: &Key<'_>,
-        by: u64,
-        ttl: Option<Duration>,
-    ) -> Result<u64> {
-        let add = |item: Option<&item::Item>, now| {
-            let (number, end) = match item {
-                None => (0, None),
-                Some(item) => (counter::parse(NAME, operation, &item.value)?, item.ends_at),
-            };
-            let sum = counter::add(NAME, operation, number, by)?;
-            let ends_at = end.or(ends_at(ttl, now));
-            Ok((sum, Change::Put { value: sum.to_string().into_bytes(), ends_at }))
-        };
-        self.open(operation)?.update(operation, key, add).await
     }
 }

@@ -8,18 +8,18 @@ use std::time::Duration;
 use super::address::Address;
 use super::errors;
 use super::keys::stable_hash;
-use super::local::{Local, Locals};
+use super::per_runtime::{PerRuntime, Runtimes};
 use super::pool::Pool;
-use super::protocol::{Answer, Command};
+use super::protocol::{Command, Reply};
 use crate::backend::Result;
 use crate::clock::monotonic_now;
 
 pub(super) struct Nodes {
     nodes: Vec<Node>,
-    call_timeout: Duration,
+    command_timeout: Duration,
     pool_minsize: usize,
     pool_size: usize,
-    locals: Locals,
+    locals: Runtimes,
     closed: AtomicBool,
 }
 
@@ -33,7 +33,7 @@ impl Nodes {
     /// `addresses` is not empty.
     pub(super) fn new(
         addresses: Vec<Address>,
-        call_timeout: Duration,
+        command_timeout: Duration,
         pool_minsize: usize,
         pool_size: usize,
     ) -> Self {
@@ -43,10 +43,10 @@ impl Nodes {
         };
         Self {
             nodes: addresses.into_iter().map(node).collect(),
-            call_timeout,
+            command_timeout,
             pool_minsize,
             pool_size,
-            locals: Locals::default(),
+            locals: Runtimes::default(),
             closed: AtomicBool::new(false),
         }
     }
@@ -88,7 +88,7 @@ impl Nodes {
     pub(super) async fn warm_up(&self, node: usize, operation: &'static str) -> Result<()> {
         self.call(node, operation, Command::Version).await?;
         let local = self.here(operation)?;
-        let deadline = monotonic_now() + self.call_timeout;
+        let deadline = monotonic_now() + self.command_timeout;
         let mut warm = Vec::new();
         while warm.len() < self.pool_minsize {
             let mut pooled = local.pools[node].get(operation, &self.closed, deadline).await?;
@@ -106,9 +106,9 @@ impl Nodes {
         node: usize,
         operation: &'static str,
         command: Command<'_>,
-    ) -> Result<Answer> {
+    ) -> Result<Reply> {
         let local = self.here(operation)?;
-        let deadline = monotonic_now() + self.call_timeout;
+        let deadline = monotonic_now() + self.command_timeout;
         // Each connection of the pool may turn out to be dead.
         for _ in 0..=self.pool_size {
             let mut pooled = local.pools[node].get(operation, &self.closed, deadline).await?;
@@ -125,9 +125,10 @@ impl Nodes {
         Err(errors::unreachable(operation, io::ErrorKind::NotConnected.into()))
     }
 
-    /// What belongs to the runtime in which it is called.
-    pub(super) fn here(&self, operation: &'static str) -> Result<Arc<Local>> {
-        let pool = |node: &Node| Pool::new(node.address.clone(), self.pool_size, self.call_timeout);
+    /// Returns what belongs to the runtime in which it is called.
+    pub(super) fn here(&self, operation: &'static str) -> Result<Arc<PerRuntime>> {
+        let pool =
+            |node: &Node| Pool::new(node.address.clone(), self.pool_size, self.command_timeout);
         self.locals.here(operation, || self.nodes.iter().map(pool).collect())
     }
 }

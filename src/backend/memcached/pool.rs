@@ -21,10 +21,10 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, timeout_at};
 
 use super::address::Address;
-use super::connection::{Connection, Failed, Failure};
+use super::connection::{CallFailure, Failed, ServerConnection};
 use super::errors;
-use super::protocol::{Answer, Command};
-use super::reply::NoAnswer;
+use super::protocol::{Command, Reply};
+use super::reply::NoReply;
 use crate::backend::Result;
 use crate::clock::monotonic_now;
 use crate::error::{BackendError, ErrorKind};
@@ -57,8 +57,8 @@ pub(super) struct Pooled<'a> {
 }
 
 impl Pool {
-    pub(super) fn new(address: Address, size: usize, call_timeout: Duration) -> Self {
-        let dialer = Dialer { address, timeout: call_timeout / 2, alive: Arc::default() };
+    pub(super) fn new(address: Address, size: usize, command_timeout: Duration) -> Self {
+        let dialer = Dialer { address, timeout: command_timeout / 2, alive: Arc::default() };
         // The last one used is the one most likely to be alive.
         let pool = deadpool::managed::Pool::builder(dialer).max_size(size);
         let pool = pool.queue_mode(QueueMode::Lifo).build();
@@ -109,8 +109,8 @@ impl Pool {
                 Err(_closed) => return Err(errors::closed(operation)),
             };
             let failed = match &mut *place {
-                Place::Refused(failed) => failed.take(),
-                Place::Open { .. } => {
+                PoolEntry::Refused(failed) => failed.take(),
+                PoolEntry::Open { .. } => {
                     if Object::metrics(&place).recycle_count == 0 {
                         // There is room, perhaps for more than one.
                         self.give_back(1);
@@ -171,7 +171,7 @@ impl Pool {
 }
 
 impl Pooled<'_> {
-    /// Whether it has served a call before, and may have been closed since.
+    /// Returns whether it has served a call before, and may have been closed since.
     pub(super) fn was_used(&self) -> bool {
         self.place.as_ref().is_some_and(|place| Object::metrics(place).recycle_count > 0)
     }
@@ -186,9 +186,9 @@ impl Pooled<'_> {
         &mut self,
         command: &Command<'_>,
         deadline: Instant,
-    ) -> Result<Answer, Failed> {
+    ) -> Result<Reply, Failed> {
         let place = self.place.as_deref_mut().expect("taken only when dropped");
-        let Place::Open { connection, .. } = place else {
+        let PoolEntry::Open { connection, .. } = place else {
             unreachable!("others are not handed out");
         };
         let answer = connection.execute(command, deadline).await?;
@@ -218,9 +218,9 @@ struct Dialer {
 
 /// What is in a place of the pool.
 #[derive(Debug)]
-enum Place {
+enum PoolEntry {
     Open {
-        connection: Connection,
+        connection: ServerConnection,
         _alive: Alive,
     },
     /// With the reason, until somebody was told.
@@ -247,17 +247,17 @@ impl Drop for Alive {
 impl Dialer {
     /// Makes a connection. It counts as open only when the server answers on it: one that takes no more
     /// may accept it all the same.
-    async fn dial(&self) -> Result<Connection, Failed> {
+    async fn dial(&self) -> Result<ServerConnection, Failed> {
         let deadline = monotonic_now() + self.timeout;
         let socket = timeout_at(deadline, self.address.connect()).await;
         let socket = socket.unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into()));
-        let unreachable = |error| Failed { failure: Failure::Unreachable(error), sent: false };
-        let mut connection = Connection::new(socket.map_err(unreachable)?);
+        let unreachable = |error| Failed { failure: CallFailure::Unreachable(error), sent: false };
+        let mut connection = ServerConnection::new(socket.map_err(unreachable)?);
         let greeted = connection.execute(&Command::Version, deadline).await;
         greeted.map_err(|mut failed| {
             // Later it would be damage on the way.
-            if matches!(failed.failure, Failure::NoAnswer(NoAnswer::Garbled(_))) {
-                failed.failure = Failure::OtherProtocol;
+            if matches!(failed.failure, CallFailure::NoReply(NoReply::Garbled(_))) {
+                failed.failure = CallFailure::OtherProtocol;
             }
             failed
         })?;
@@ -266,20 +266,20 @@ impl Dialer {
 }
 
 impl Manager for Dialer {
-    type Type = Place;
+    type Type = PoolEntry;
     type Error = Infallible;
 
-    async fn create(&self) -> Result<Place, Infallible> {
+    async fn create(&self) -> Result<PoolEntry, Infallible> {
         let alive = Alive::new(&self.alive);
         Ok(match Box::pin(self.dial()).await {
-            Ok(connection) => Place::Open { connection, _alive: alive },
-            Err(failed) => Place::Refused(Some(failed)),
+            Ok(connection) => PoolEntry::Open { connection, _alive: alive },
+            Err(failed) => PoolEntry::Refused(Some(failed)),
         })
     }
 
-    async fn recycle(&self, place: &mut Place, _: &Metrics) -> RecycleResult<Infallible> {
+    async fn recycle(&self, place: &mut PoolEntry, _: &Metrics) -> RecycleResult<Infallible> {
         match place {
-            Place::Open { connection, .. } if connection.is_quiet() => Ok(()),
+            PoolEntry::Open { connection, .. } if connection.is_quiet() => Ok(()),
             _ => Err(RecycleError::message("closed by the other end")),
         }
     }

@@ -1,35 +1,29 @@
-//! The user's own values: read the item, change it, write it if nobody came between.
+//! The user's own values: read the item, change it, write it if nobody wrote in between.
 //!
 //! The server's own `incr` and `decr` are of no use here. They take `" 1"` and `"1 "` for numbers, wrap at
 //! 2^64, leave spaces behind, and nobody can tell whether the item has an expiry. So a count is read,
 //! checked, and written by `cas`; its end stands in the item and stays.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
 use super::item::Item;
 use super::protocol::MAX_KEYS;
-use super::store::{Change, ItemRef};
-use super::{Inner, errors, keys};
-use crate::backend::{Counter, Result, cas};
-use crate::clock::Timestamp;
+use super::store::{ItemChange, ItemRef};
+use super::{MemcachedInner, keys};
+use crate::backend::change::{Change, Changed};
+use crate::backend::{Result, optimistic};
 use crate::key::Key;
 
-/// The end of a value that is written now.
-pub(super) fn ends_at(ttl: Option<Duration>, now: Timestamp) -> Option<Timestamp> {
-    ttl.map(|ttl| now.after(ttl))
-}
-
-impl Inner {
+impl MemcachedInner {
     pub(super) async fn value(&self, key: &Key<'_>) -> Result<Option<Vec<u8>>> {
-        let name = keys::of_key(self.settings.namespace(), key);
+        let name = keys::of_key(self.core.namespace(), key);
         let loaded = ItemRef::new(self, "get", &name).load().await?;
         Ok(loaded.item.and_then(|item| self.live(item)))
     }
 
     /// The values of several keys, by one command for each node and some 60 keys.
     pub(super) async fn values(&self, keys: &[Key<'_>]) -> Result<Vec<Option<Vec<u8>>>> {
-        let namespace = self.settings.namespace();
+        let namespace = self.core.namespace();
         let names: Vec<String> = keys.iter().map(|key| keys::of_key(namespace, key)).collect();
         let mut by_node = vec![Vec::new(); self.nodes.len()];
         for name in &names {
@@ -52,32 +46,37 @@ impl Inner {
     }
 
     fn live(&self, item: Item) -> Option<Vec<u8>> {
-        (!item.is_over(self.settings.clock().now())).then_some(item.value)
+        (!item.is_over(self.core.clock().now())).then_some(item.value)
     }
 
-    /// Reads a value, asks what becomes of it, and writes that, until nobody came between. One attempt
+    /// Reads a value, asks what becomes of it, and writes that, until nobody wrote in between. One attempt
     /// at a time on a key in this runtime.
     pub(super) async fn update<T: Send>(
         &self,
         operation: &'static str,
         key: &Key<'_>,
-        mut change: impl FnMut(Option<&Item>, Timestamp) -> Result<(T, Change)> + Send,
+        change: impl Fn(Option<&[u8]>) -> Changed<T> + Send + Sync,
     ) -> Result<T> {
-        let name = keys::of_key(self.settings.namespace(), key);
+        let name = keys::of_key(self.core.namespace(), key);
         let place = ItemRef::new(self, operation, &name);
         let local = self.nodes.here(operation)?;
-        let _turn = local.turn_of(&name, self.call_timeout).await;
-        for attempt in 0..cas::MAX_ATTEMPTS {
-            cas::pause(attempt).await;
+        let _turn = local.turn_of(&name, self.command_timeout).await;
+        let change = &change;
+        optimistic::retry(&self.core, operation, || async move {
             let loaded = place.load().await?;
-            let now = self.settings.clock().now();
+            let now = self.core.clock().now();
             let live = loaded.item.as_ref().filter(|item| !item.is_over(now));
-            let (outcome, change) = change(live, now)?;
-            if place.store(&loaded, change, now).await? {
-                return Ok(outcome);
-            }
-        }
-        self.settings.increase(Counter::Contended);
-        Err(errors::contended(operation))
+            let (outcome, change) = change(live.map(|item| &item.value[..]))?;
+            let change = match change {
+                Change::Keep => ItemChange::Keep,
+                Change::Remove => ItemChange::Remove,
+                Change::Put(value, ttl) => {
+                    let ends_at = ttl.expires_at(live.and_then(|item| item.ends_at), now);
+                    ItemChange::Put { value, ends_at }
+                }
+            };
+            Ok(place.store(&loaded, change, now).await?.then_some(outcome))
+        })
+        .await
     }
 }

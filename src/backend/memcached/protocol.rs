@@ -35,7 +35,7 @@ pub(super) enum Command<'a> {
 
 /// An answer.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Answer {
+pub(super) enum Reply {
     Done,
     /// A value and its version.
     Value(Vec<u8>, u64),
@@ -50,12 +50,12 @@ pub(super) enum Answer {
 }
 
 impl Command<'_> {
-    /// Whether it changes nothing, so that no failure of it leaves a doubt.
+    /// Returns whether it changes nothing, so that no failure of it leaves a doubt.
     pub(super) fn is_read(&self) -> bool {
         matches!(self, Self::Version) || !self.keys().is_empty()
     }
 
-    /// What is to be read.
+    /// Returns what is to be read.
     pub(super) fn keys(&self) -> &[&str] {
         match self {
             Self::Gets(key) => std::slice::from_ref(key),

@@ -14,7 +14,7 @@ const LINE_END: &[u8; 2] = b"\r\n";
 
 /// Why a reply is no answer.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum NoAnswer {
+pub(super) enum NoReply {
     /// The server's own line: it refused.
     Refused(String),
     /// It does not belong to the command.
@@ -23,7 +23,7 @@ pub(super) enum NoAnswer {
 
 /// The reply to one command, as far as it has come in.
 #[derive(Debug)]
-pub(super) struct Reply<'a> {
+pub(super) struct ReplyCheck<'a> {
     command: &'a Command<'a>,
     /// The beginning of a line.
     line: Vec<u8>,
@@ -32,22 +32,22 @@ pub(super) struct Reply<'a> {
     /// How many of the command's keys were answered, or passed over for they have no value.
     keys: usize,
     is_whole: bool,
-    no_answer: Option<NoAnswer>,
+    no_answer: Option<NoReply>,
 }
 
-impl<'a> Reply<'a> {
+impl<'a> ReplyCheck<'a> {
     pub(super) fn to(command: &'a Command<'a>) -> Self {
         let line = Vec::new();
         Self { command, line, value: 0, keys: 0, is_whole: false, no_answer: None }
     }
 
-    /// Whether its last byte came in.
+    /// Returns whether its last byte came in.
     pub(super) fn is_whole(&self) -> bool {
         self.is_whole
     }
 
     /// Why it is no answer, if that has turned out.
-    pub(super) fn into_no_answer(self) -> Option<NoAnswer> {
+    pub(super) fn into_no_answer(self) -> Option<NoReply> {
         self.no_answer
     }
 
@@ -69,11 +69,11 @@ impl<'a> Reply<'a> {
 
     /// Makes it no answer.
     pub(super) fn refuse(&mut self, what: &'static str) -> io::Error {
-        self.no_answer = Some(NoAnswer::Garbled(what));
+        self.no_answer = Some(NoReply::Garbled(what));
         io::ErrorKind::InvalidData.into()
     }
 
-    /// Says how many bytes were of a line.
+    /// Returns how many bytes belonged to a line.
     fn pass_line(&mut self, bytes: &[u8]) -> Result<usize, &'static str> {
         let end = bytes.iter().take(MAX_LINE).position(|byte| *byte == b'\n');
         let passed = end.map_or(bytes.len(), |end| end + 1);
@@ -92,7 +92,7 @@ impl<'a> Reply<'a> {
         Ok(passed)
     }
 
-    /// Whether a line announces a value.
+    /// Returns whether a line announces a value.
     fn announces(&mut self, line: &[u8]) -> Result<bool, &'static str> {
         if self.command.keys().is_empty() || !line.starts_with(b"VALUE ") {
             return Ok(false);
@@ -111,7 +111,7 @@ impl<'a> Reply<'a> {
         Ok(true)
     }
 
-    /// Says how many bytes were of a value.
+    /// Returns how many bytes belonged to a value.
     fn pass_value(&mut self, bytes: &[u8]) -> Result<usize, &'static str> {
         let part = &bytes[..self.value.min(bytes.len())];
         let rest = self.value.saturating_sub(LINE_END.len());
@@ -135,7 +135,7 @@ impl<'a> Reply<'a> {
         };
         if is_refusal(line) {
             let line = String::from_utf8_lossy(line).into_owned();
-            self.no_answer = Some(NoAnswer::Refused(line));
+            self.no_answer = Some(NoReply::Refused(line));
         } else if !fits {
             return Err("an answer that does not fit the command");
         }
@@ -183,15 +183,15 @@ mod tests {
     const TWO: Command<'_> = Command::GetsMany(&["a", "b"]);
     const FIND: Command<'_> = Command::GetMany(&["a", "b"]);
 
-    /// Whether a reply is whole, when it comes in such pieces.
-    fn passes(command: Command<'_>, bytes: &[u8], chunk: usize) -> Result<bool, NoAnswer> {
-        let mut reply = Reply::to(&command);
+    /// Returns whether a reply is whole, when it comes in such pieces.
+    fn passes(command: Command<'_>, bytes: &[u8], chunk: usize) -> Result<bool, NoReply> {
+        let mut reply = ReplyCheck::to(&command);
         let _ = bytes.chunks(chunk.max(1)).try_for_each(|bytes| reply.pass(bytes));
         let is_whole = reply.is_whole();
         reply.into_no_answer().map_or(Ok(is_whole), Err)
     }
 
-    fn passes_in_pieces(command: Command<'_>, bytes: &[u8]) -> Result<bool, NoAnswer> {
+    fn passes_in_pieces(command: Command<'_>, bytes: &[u8]) -> Result<bool, NoReply> {
         let whole = passes(command, bytes, bytes.len());
         for chunk in [1, 2, 3, 7] {
             assert_eq!(passes(command, bytes, chunk), whole, "{chunk}");
@@ -223,7 +223,7 @@ mod tests {
             let more = [bytes, b"\r"].concat();
             assert_eq!(
                 passes_in_pieces(command, &more),
-                Err(NoAnswer::Garbled("more than the answer"))
+                Err(NoReply::Garbled("more than the answer"))
             );
         }
     }
@@ -251,12 +251,12 @@ mod tests {
         ] {
             let outcome = passes_in_pieces(command, bytes);
             let bytes = bytes.escape_ascii();
-            assert!(matches!(outcome, Err(NoAnswer::Garbled(_))), "{bytes}: {outcome:?}");
+            assert!(matches!(outcome, Err(NoReply::Garbled(_))), "{bytes}: {outcome:?}");
         }
         let line = "SERVER_ERROR out of memory storing object";
         for before in ["", "VALUE a 0 1 7\r\nx\r\n"] {
             let refused = passes_in_pieces(TWO, format!("{before}{line}\r\n").as_bytes());
-            assert_eq!(refused, Err(NoAnswer::Refused(line.to_owned())));
+            assert_eq!(refused, Err(NoReply::Refused(line.to_owned())));
         }
     }
 

@@ -1,10 +1,10 @@
 //! One item, read and written if nobody came between: what decisions and values have in common.
 
-use super::expiry::LONG_PAST;
+use super::exptime::LONG_PAST;
 use super::generation::Generation;
 use super::item::Item;
-use super::protocol::{Answer, Command, MAX_VALUE};
-use super::{Inner, errors};
+use super::protocol::{Command, MAX_VALUE, Reply};
+use super::{MemcachedInner, errors};
 use crate::backend::Result;
 use crate::clock::Timestamp;
 
@@ -16,7 +16,7 @@ pub(super) const MAX_STORED: usize = MAX_VALUE - OVERHEAD;
 /// Where an item is.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ItemRef<'a> {
-    inner: &'a Inner,
+    inner: &'a MemcachedInner,
     operation: &'static str,
     node: usize,
     name: &'a str,
@@ -31,15 +31,15 @@ pub(super) struct Loaded {
     generation: Generation,
 }
 
-/// What becomes of it.
-pub(super) enum Change {
+/// What becomes of an item.
+pub(super) enum ItemChange {
     Keep,
     Put { value: Vec<u8>, ends_at: Option<Timestamp> },
     Remove,
 }
 
 impl<'a> ItemRef<'a> {
-    pub(super) fn new(inner: &'a Inner, operation: &'static str, name: &'a str) -> Self {
+    pub(super) fn new(inner: &'a MemcachedInner, operation: &'static str, name: &'a str) -> Self {
         Self { inner, operation, node: inner.nodes.index_of(name), name }
     }
 
@@ -47,15 +47,15 @@ impl<'a> ItemRef<'a> {
     pub(super) async fn load(&self) -> Result<Loaded> {
         let Some(generation) = &self.inner.generation_key else {
             let (item, version) = match self.call(Command::Gets(self.name)).await? {
-                Answer::Value(item, version) => (Some(Item::decode(item)), Some(version)),
-                Answer::Missing => (None, None),
+                Reply::Value(item, version) => (Some(Item::decode(item)), Some(version)),
+                Reply::Missing => (None, None),
                 _ => return Err(errors::unexpected(self.operation)),
             };
             return Ok(Loaded { item, version, generation: Generation::Untracked });
         };
         // The generation last: see `generation`.
         let found = self.call(Command::GetsMany(&[self.name, generation])).await?;
-        let Answer::Values(mut found) = found else {
+        let Reply::Values(mut found) = found else {
             return Err(errors::unexpected(self.operation));
         };
         let generation = Generation::of(found.pop().flatten());
@@ -64,27 +64,27 @@ impl<'a> ItemRef<'a> {
         Ok(Loaded { item, version, generation })
     }
 
-    /// Writes what becomes of it, if it is as it was; says whether it was.
+    /// Writes what becomes of it, if it is as it was. Returns `true` if it was.
     pub(super) async fn store(
         &self,
         loaded: &Loaded,
-        change: Change,
+        change: ItemChange,
         now: Timestamp,
     ) -> Result<bool> {
         let (item, exptime) = match (change, loaded.version) {
-            (Change::Keep, _) | (Change::Remove, None) => return Ok(true),
-            (Change::Put { ends_at: Some(end), .. }, None) if end <= now => return Ok(true),
-            (Change::Remove, Some(_)) => (Vec::new(), LONG_PAST),
-            (Change::Put { ends_at: Some(end), .. }, Some(_)) if end <= now => {
+            (ItemChange::Keep, _) | (ItemChange::Remove, None) => return Ok(true),
+            (ItemChange::Put { ends_at: Some(end), .. }, None) if end <= now => return Ok(true),
+            (ItemChange::Remove, Some(_)) => (Vec::new(), LONG_PAST),
+            (ItemChange::Put { ends_at: Some(end), .. }, Some(_)) if end <= now => {
                 (Vec::new(), LONG_PAST)
             }
-            (Change::Put { value, ends_at }, _) => {
+            (ItemChange::Put { value, ends_at }, _) => {
                 if value.len() > MAX_STORED {
                     return Err(errors::too_large(self.operation, value.len(), MAX_STORED));
                 }
                 let Some(generation) = self.stamp(loaded).await? else { return Ok(false) };
                 let item = Item { generation, ends_at, value };
-                (item.encode(), self.inner.keeping.exptime(ends_at, now))
+                (item.encode(), self.inner.exptime_policy.exptime(ends_at, now))
             }
         };
         let (key, value) = (self.name, &item[..]);
@@ -93,13 +93,13 @@ impl<'a> ItemRef<'a> {
             None => Command::Add { key, value, exptime },
         };
         match self.call(command).await? {
-            Answer::Done => Ok(true),
-            Answer::Changed | Answer::Missing => Ok(false),
+            Reply::Done => Ok(true),
+            Reply::Changed | Reply::Missing => Ok(false),
             _ => Err(errors::unexpected(self.operation)),
         }
     }
 
-    /// What a new item carries. `None` if somebody has just begun a generation, which was not read.
+    /// Returns what a new item carries. `None` if somebody has just begun a generation, which was not read.
     async fn stamp(&self, loaded: &Loaded) -> Result<Option<Option<u64>>> {
         let Generation::Missing { version } = loaded.generation else {
             return Ok(Some(loaded.generation.stamp()));
@@ -108,12 +108,12 @@ impl<'a> ItemRef<'a> {
         Ok(seeded.map(Some))
     }
 
-    async fn call(&self, command: Command<'_>) -> Result<Answer> {
+    async fn call(&self, command: Command<'_>) -> Result<Reply> {
         self.inner.nodes.call(self.node, self.operation, command).await
     }
 }
 
-impl Inner {
+impl MemcachedInner {
     /// Some items of one node, fewer than the keys of a command, in the order of their names.
     pub(super) async fn load_many(
         &self,
@@ -124,7 +124,7 @@ impl Inner {
         let mut keys = names.to_vec();
         keys.extend(self.generation_key.as_deref());
         let found = self.nodes.call(node, operation, Command::GetMany(&keys)).await?;
-        let Answer::Found(mut found) = found else { return Err(errors::unexpected(operation)) };
+        let Reply::Found(mut found) = found else { return Err(errors::unexpected(operation)) };
         let generation = match &self.generation_key {
             None => Generation::Untracked,
             // Its version is of no use to who only reads.

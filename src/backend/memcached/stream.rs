@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio::net::UnixStream;
 
 use super::protocol::Command;
-use super::reply::Reply;
+use super::reply::ReplyCheck;
 
 /// What is kept of a buffer that has grown.
 const KEEP: usize = 16 * 1024;
@@ -35,7 +35,7 @@ macro_rules! either {
 }
 
 impl Socket {
-    /// Whether nothing came in and the other end is there, as far as this end was told.
+    /// Returns whether nothing came in and the other end is there, as far as this end was told.
     pub(super) fn is_quiet(&self) -> bool {
         let read = either!(self, stream => stream.try_read(&mut [0]));
         matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
@@ -44,15 +44,15 @@ impl Socket {
 
 /// A socket while it serves one command.
 #[derive(Debug)]
-pub(super) struct Guarded<'a> {
+pub(super) struct GuardedStream<'a> {
     socket: &'a mut Socket,
     /// The command, which the client writes in pieces, until it flushes.
     outgoing: &'a mut Vec<u8>,
     sent: usize,
-    reply: Reply<'a>,
+    reply: ReplyCheck<'a>,
 }
 
-impl<'a> Guarded<'a> {
+impl<'a> GuardedStream<'a> {
     pub(super) fn new(
         socket: &'a mut Socket,
         outgoing: &'a mut Vec<u8>,
@@ -60,24 +60,24 @@ impl<'a> Guarded<'a> {
     ) -> Self {
         outgoing.clear();
         outgoing.shrink_to(KEEP);
-        Self { socket, outgoing, sent: 0, reply: Reply::to(command) }
+        Self { socket, outgoing, sent: 0, reply: ReplyCheck::to(command) }
     }
 
-    /// Whether a byte of the command was sent.
+    /// Returns whether a byte of the command was sent.
     pub(super) fn was_sent(&self) -> bool {
         self.sent > 0
     }
 
-    pub(super) fn reply(&self) -> &Reply<'a> {
+    pub(super) fn reply(&self) -> &ReplyCheck<'a> {
         &self.reply
     }
 
-    pub(super) fn into_reply(self) -> Reply<'a> {
+    pub(super) fn into_reply(self) -> ReplyCheck<'a> {
         self.reply
     }
 }
 
-impl AsyncRead for Guarded<'_> {
+impl AsyncRead for GuardedStream<'_> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -94,7 +94,7 @@ impl AsyncRead for Guarded<'_> {
     }
 }
 
-impl AsyncWrite for Guarded<'_> {
+impl AsyncWrite for GuardedStream<'_> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         _cx: &mut Context<'_>,

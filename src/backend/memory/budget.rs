@@ -37,7 +37,7 @@ impl Budget {
         }
     }
 
-    /// Whether a place is free.
+    /// Returns whether a place is free.
     pub(super) fn has_room(&self) -> bool {
         self.used() < self.most
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::InMemory;
-use crate::backend::Settings;
+use crate::backend::BackendCore;
 use crate::clock::{Clock, SystemClock};
 use crate::error::BuildError;
 use crate::lock::LockOptions;
@@ -20,13 +20,13 @@ const MAX_SHARDS: usize = 65_536;
 pub enum LockKind {
     /// Strictly first come, first served.
     Fair,
-    /// One who comes when the lock is free may take it before those who wait: faster, and mostly in
+    /// A caller that comes when the lock is free may take it before the waiters: faster, and mostly in
     /// order.
     #[default]
     Unfair,
 }
 
-/// What is decided about a hit that its limits would let pass and that needs the first place of its key,
+/// The answer to a hit that its limits would let pass and that needs the first place of its key,
 /// when no more keys fit. A hit that its limits deny is denied in any case.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -70,28 +70,28 @@ impl InMemoryBuilder {
         }
     }
 
-    /// The namespace, for logs: each in-memory backend keeps its keys to itself. 1 to 64 bytes of
+    /// Sets the namespace, for logs: each in-memory backend keeps its keys to itself. 1 to 64 bytes of
     /// letters, digits and `_.:-`. Defaults to `:memory:`.
     pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
         self.namespace = namespace.into();
         self
     }
 
-    /// Whether the end of a lifespan keeps what was counted, for the next one of the same backend.
+    /// Sets whether the end of a lifespan keeps what was counted, for the next one of the same backend.
     /// Defaults to false.
     pub fn persistent(mut self, persistent: bool) -> Self {
         self.persistent = persistent;
         self
     }
 
-    /// What is decided when the backend fails, where the throttle does not say. Memory itself does not
+    /// Sets what is decided when the backend fails, for throttles without a policy. Memory itself does not
     /// fail; a user's strategy that finds its state corrupt does. Defaults to [`OnError::default`].
     pub fn on_error(mut self, policy: OnError) -> Self {
         self.on_error = policy;
         self
     }
 
-    /// In how many parts the keys are split, each under a lock of its own; 1 to 65,536. More of them
+    /// Sets the number of shards, 1 to 65,536. Each has its own lock. More of them
     /// make the pauses shorter in which one grows, and take more memory. Defaults to 16 for each core,
     /// as a power of two, and at least 64.
     pub fn number_of_shards(mut self, shards: usize) -> Self {
@@ -106,7 +106,7 @@ impl InMemoryBuilder {
         })
     }
 
-    /// How often a background task looks for keys that say nothing any more; above zero. `None` leaves
+    /// Sets how often a background task looks for expired keys; above zero. `None` leaves
     /// that to new keys, each of which looks at a few others. Defaults to 10 s.
     ///
     /// The task runs from `initialize` (a lifespan) until the backend is closed or dropped.
@@ -115,7 +115,7 @@ impl InMemoryBuilder {
         self
     }
 
-    /// In which order waiters get a lock. Defaults to [`LockKind::Unfair`].
+    /// Sets in which order waiters get a lock. Defaults to [`LockKind::Unfair`].
     pub fn lock_kind(mut self, kind: LockKind) -> Self {
         self.lock_kind = kind;
         self
@@ -154,7 +154,7 @@ impl InMemoryBuilder {
         self
     }
 
-    /// What is decided about a new key when no more fit. Defaults to [`Overflow::Deny`].
+    /// Sets what is decided about a new key when `max_keys` is reached. Defaults to [`Overflow::Deny`].
     pub fn overflow(mut self, overflow: Overflow) -> Self {
         self.overflow = overflow;
         self
@@ -194,7 +194,7 @@ impl InMemoryBuilder {
                 "is 0; use 1 or more, or None for no bound",
             ));
         }
-        if self.lock.get_ttl() == Some(Duration::ZERO) {
+        if self.lock.explicit_ttl() == Some(Duration::ZERO) {
             return Err(BuildError::setting(
                 "lock_ttl",
                 "is zero; use a duration above it, or None",
@@ -206,11 +206,11 @@ impl InMemoryBuilder {
             (None, Some(system)) => Arc::new(system.clone()),
             (None, None) => unreachable!("a system clock where there is no other"),
         };
-        let settings = Settings::new(super::NAME, self.namespace.clone(), clock)?
+        let core = BackendCore::new(super::NAME, self.namespace.clone(), clock)?
             .persistent(self.persistent)
             .on_error(self.on_error.clone())
             .lock(self.lock);
-        Ok(InMemory::from_parts(self, settings, system))
+        Ok(InMemory::from_parts(self, core, system))
     }
 }
 

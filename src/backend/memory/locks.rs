@@ -1,8 +1,8 @@
-//! Locks in one process.
+//! [`MemoryLocks`]: the locks of one process.
 //!
-//! Who holds what is plain state under one mutex. A waiter stands in a queue and is woken when it may
-//! be its turn; it then looks for itself. So a waiter that gives up takes nothing with it: its place
-//! is removed, and whoever is first then is woken.
+//! The holders are plain state under one mutex. A waiter stands in a queue and is woken when it may
+//! be its turn; then it looks again. So a waiter that gives up takes nothing with it: its ticket
+//! is removed, and the first of the queue is woken.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -12,32 +12,32 @@ use async_trait::async_trait;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
-use super::NAME;
 use super::builder::LockKind;
+use super::{NAME, failed};
 use crate::clock::monotonic_now;
 use crate::error::{BackendError, ErrorKind};
-use crate::lock::{HeldLock, LockError, LockGuard, LockOptions, MAX_WAITERS};
+use crate::lock::{HeldLock, LockError, LockGuard, LockRequest, MAX_WAITERS};
 use crate::sync::Mutex;
 use crate::timer;
 
 #[derive(Debug)]
-pub(super) struct Locks {
+pub(super) struct MemoryLocks {
     kind: LockKind,
-    queues: Mutex<Queues>,
+    queues: Mutex<LockTable>,
 }
 
 #[derive(Debug)]
-struct Queues {
-    by_name: HashMap<Box<str>, Queue, ahash::RandomState>,
+struct LockTable {
+    by_name: HashMap<Box<str>, NamedLock, ahash::RandomState>,
     /// The last fencing token; rises for all locks together, and over restarts of the process.
     fence: u64,
     next_waiter: u64,
 }
 
 #[derive(Debug, Default)]
-struct Queue {
+struct NamedLock {
     holder: Option<Holder>,
-    waiters: VecDeque<Waiter>,
+    waiters: VecDeque<LockWaiter>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -48,40 +48,39 @@ struct Holder {
 }
 
 #[derive(Debug)]
-struct Waiter {
+struct LockWaiter {
     id: u64,
     wake: Arc<Notify>,
 }
 
 /// Whether a lock was taken.
-enum Turn {
+enum TryTake {
     Taken(Holder),
     /// Held by another, until then if it expires.
     NotYet(Option<Instant>),
 }
 
-impl Locks {
+impl MemoryLocks {
     /// `first_fence` should be larger than any token that an earlier process gave out.
     pub(super) fn new(kind: LockKind, first_fence: u64) -> Self {
         let by_name = HashMap::default();
-        let queues = Queues { by_name, fence: first_fence, next_waiter: 0 };
+        let queues = LockTable { by_name, fence: first_fence, next_waiter: 0 };
         Self { kind, queues: Mutex::new(queues) }
     }
 
     pub(super) async fn lock(
         self: &Arc<Self>,
         name: &str,
-        options: LockOptions,
+        request: LockRequest,
     ) -> Result<LockGuard, LockError> {
-        options.check(name)?;
-        let deadline = options.deadline();
-        let turn = self.queues.lock().try_take(name, options.get_ttl(), self.kind);
+        let deadline = request.deadline();
+        let turn = self.queues.lock().try_take(name, request.ttl(), self.kind);
         let holder = match turn {
-            Turn::Taken(holder) => holder,
-            Turn::NotYet(_) if !options.is_blocking() => return Err(LockError::Held),
-            Turn::NotYet(_) => self.wait(name, options, deadline).await?,
+            TryTake::Taken(holder) => holder,
+            TryTake::NotYet(_) if !request.waits() => return Err(request.refusal()),
+            TryTake::NotYet(_) => self.wait(name, request, deadline).await?,
         };
-        Ok(LockGuard::new(Held {
+        Ok(LockGuard::new(HeldInMemory {
             locks: Arc::clone(self),
             name: name.into(),
             holder: Mutex::new(holder),
@@ -91,99 +90,98 @@ impl Locks {
     async fn wait(
         &self,
         name: &str,
-        options: LockOptions,
+        request: LockRequest,
         deadline: Option<Instant>,
     ) -> Result<Holder, LockError> {
-        let place = match Place::last_in(self, name) {
-            Ok(place) => place,
+        let ticket = match LockTicket::last_in(self, name) {
+            Ok(ticket) => ticket,
             Err(error) => {
-                // Who tries again at once must not keep the others from going on.
+                // A caller that retries at once must not keep the others from going on.
                 tokio::task::yield_now().await;
                 return Err(error);
             }
         };
         loop {
-            let turn = self.queues.lock().turn(&place, options.get_ttl(), self.kind);
+            let turn = self.queues.lock().turn(&ticket, request.ttl(), self.kind);
             let expires = match turn {
-                Turn::Taken(holder) => return Ok(holder),
-                Turn::NotYet(expires) => expires,
+                TryTake::Taken(holder) => return Ok(holder),
+                TryTake::NotYet(expires) => expires,
             };
             if deadline.is_some_and(|deadline| deadline <= monotonic_now()) {
-                let waited = options.get_blocking_timeout().unwrap_or_default();
-                return Err(LockError::timed_out(waited));
+                return Err(request.refusal());
             }
             let soonest = [expires, deadline].into_iter().flatten().min();
             match soonest {
-                None => place.wake.notified().await,
+                None => ticket.wake.notified().await,
                 Some(instant) => {
                     timer::require(NAME, "lock")?;
-                    drop(timeout_at(instant, place.wake.notified()).await);
+                    drop(timeout_at(instant, ticket.wake.notified()).await);
                 }
             }
         }
     }
 }
 
-/// A place in a queue. Leaving it wakes whoever is first then.
-struct Place<'a> {
-    locks: &'a Locks,
+/// A waiter's place in a queue. Leaving it wakes whoever is first then.
+struct LockTicket<'a> {
+    locks: &'a MemoryLocks,
     name: &'a str,
     id: u64,
     wake: Arc<Notify>,
 }
 
-impl<'a> Place<'a> {
-    fn last_in(locks: &'a Locks, name: &'a str) -> Result<Self, LockError> {
+impl<'a> LockTicket<'a> {
+    fn last_in(locks: &'a MemoryLocks, name: &'a str) -> Result<Self, LockError> {
         let mut queues = locks.queues.lock();
         let id = queues.next_waiter;
         queues.next_waiter += 1;
         let wake = Arc::new(Notify::new());
         let waiters = &mut queues.queue(name).waiters;
         if waiters.len() >= MAX_WAITERS {
-            return Err(BackendError::new(NAME, "lock", ErrorKind::Overloaded).into());
+            return Err(failed("lock", ErrorKind::Overloaded).into());
         }
-        waiters.push_back(Waiter { id, wake: Arc::clone(&wake) });
+        waiters.push_back(LockWaiter { id, wake: Arc::clone(&wake) });
         Ok(Self { locks, name, id, wake })
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for LockTicket<'_> {
     fn drop(&mut self) {
         self.locks.queues.lock().leave(self.name, self.id);
     }
 }
 
-impl Queues {
-    fn queue(&mut self, name: &str) -> &mut Queue {
+impl LockTable {
+    fn queue(&mut self, name: &str) -> &mut NamedLock {
         if !self.by_name.contains_key(name) {
-            self.by_name.insert(name.into(), Queue::default());
+            self.by_name.insert(name.into(), NamedLock::default());
         }
         self.by_name.get_mut(name).expect("inserted above")
     }
 
-    /// For one who came just now: in a fair queue those who wait come first.
-    fn try_take(&mut self, name: &str, ttl: Option<Duration>, kind: LockKind) -> Turn {
+    /// For a caller that does not wait yet: in a fair queue the waiters come first.
+    fn try_take(&mut self, name: &str, ttl: Option<Duration>, kind: LockKind) -> TryTake {
         let queue = self.queue(name);
         let passes = kind == LockKind::Unfair || queue.waiters.is_empty();
         match queue.holder() {
-            None if passes => Turn::Taken(self.take(name, ttl)),
-            holder => Turn::NotYet(holder.and_then(|holder| holder.until)),
+            None if passes => TryTake::Taken(self.take(name, ttl)),
+            holder => TryTake::NotYet(holder.and_then(|holder| holder.until)),
         }
     }
 
-    /// For one who waits: in a fair queue only the first may take.
-    fn turn(&mut self, place: &Place<'_>, ttl: Option<Duration>, kind: LockKind) -> Turn {
-        let queue = self.queue(place.name);
-        let first = queue.waiters.front().is_some_and(|waiter| waiter.id == place.id);
+    /// For a waiter: in a fair queue only the first may take.
+    fn turn(&mut self, ticket: &LockTicket<'_>, ttl: Option<Duration>, kind: LockKind) -> TryTake {
+        let queue = self.queue(ticket.name);
+        let first = queue.waiters.front().is_some_and(|waiter| waiter.id == ticket.id);
         match queue.holder() {
             None if first || kind == LockKind::Unfair => {
-                let holder = self.take(place.name, ttl);
+                let holder = self.take(ticket.name, ttl);
                 // Not woken by the leaving of this place, since the lock is held now.
-                Turn::Taken(holder)
+                TryTake::Taken(holder)
             }
             // Only the first sets a timer; it wakes the next when it leaves.
-            Some(holder) if first => Turn::NotYet(holder.until),
-            _ => Turn::NotYet(None),
+            Some(holder) if first => TryTake::NotYet(holder.until),
+            _ => TryTake::NotYet(None),
         }
     }
 
@@ -195,7 +193,7 @@ impl Queues {
         holder
     }
 
-    /// Frees a lock; says whether it was still held so.
+    /// Frees a lock. Returns `true` if it was still held under that token.
     fn release(&mut self, name: &str, fence: u64) -> bool {
         let Some(queue) = self.by_name.get_mut(name) else { return false };
         let ours = queue.holder().is_some_and(|holder| holder.fence == fence);
@@ -235,8 +233,8 @@ impl Queues {
     }
 }
 
-impl Queue {
-    /// Who holds it, if the time is not over.
+impl NamedLock {
+    /// Returns the holder, if it has not expired.
     fn holder(&mut self) -> Option<Holder> {
         self.holder =
             self.holder.filter(|holder| holder.until.is_none_or(|until| monotonic_now() < until));
@@ -245,15 +243,15 @@ impl Queue {
 }
 
 #[derive(Debug)]
-struct Held {
-    locks: Arc<Locks>,
+struct HeldInMemory {
+    locks: Arc<MemoryLocks>,
     name: Box<str>,
     holder: Mutex<Holder>,
 }
 
 #[async_trait]
-impl HeldLock for Held {
-    fn fence(&self) -> Option<u64> {
+impl HeldLock for HeldInMemory {
+    fn fencing_token(&self) -> Option<u64> {
         Some(self.holder.lock().fence)
     }
 

@@ -2,12 +2,18 @@
 
 mod budget;
 mod builder;
+mod grace;
+mod hashed_key;
 mod locks;
 #[cfg(all(test, traffik_model))]
 mod model;
+mod orphans;
 mod places;
+mod prepared;
 mod shard;
+mod short_key;
 mod slot;
+mod state_ids;
 mod store;
 mod sweep;
 mod sweeper;
@@ -23,41 +29,51 @@ use async_trait::async_trait;
 use tracing::debug;
 
 pub use builder::{InMemoryBuilder, LockKind, Overflow};
+pub use prepared::Prepared;
 
-use super::{Backend, Counter, Result, Settings, counter};
+use super::change::{self, Changed};
+use super::{Backend, BackendCore, HasCore, Locks, Result, Stat, Ttl, Values};
 use crate::clock::{Clock, SystemClock, Timestamp};
-use crate::decision::{Decision, Ruled};
+use crate::decision::Decision;
 use crate::error::{BackendError, ErrorKind};
 use crate::key::Key;
 use crate::lock::{LockError, LockGuard, LockOptions};
-use crate::strategy::{Limit, Step};
-use locks::Locks;
+use crate::step::{MAX_LIMITS, Step};
+use crate::strategy::Limit;
+use grace::Grace;
+use hashed_key::HashedKey;
+use locks::MemoryLocks;
+use state_ids::StateIds;
 use store::{Ruling, Store};
-use sweep::Grace;
 use sweeper::Sweeper;
 
 const NAME: &str = "memory";
+
+/// Creates an error of this backend.
+fn failed(operation: &'static str, kind: ErrorKind) -> BackendError {
+    BackendError::new(NAME, operation, kind)
+}
 
 /// A backend in this process's memory: fast, exact, and gone with the process.
 ///
 /// Cheap to clone; clones are the same backend. It works as soon as it is built. A
 /// [`lifespan`](crate::LifespanExt::lifespan) adds the cleanup task and clears it at the end.
 ///
-/// Each method of [`Backend`] is atomic, also [`multi_get`](Backend::multi_get) and
-/// [`multi_set`](Backend::multi_set). TTLs count in microseconds of the backend's clock; locks count
+/// Each operation is atomic, also [`multi_get`](Values::multi_get) and
+/// [`multi_set`](Values::multi_set). TTLs count in microseconds of the backend's clock; locks count
 /// in the runtime's monotonic time. Memory is bounded by
 /// [`max_keys`](InMemoryBuilder::max_keys).
 #[derive(Clone)]
 pub struct InMemory {
-    inner: Arc<Inner>,
+    inner: Arc<MemoryInner>,
 }
 
-struct Inner {
-    settings: Settings,
-    /// The same clock as in the settings, without the detour, where nobody brought another.
+struct MemoryInner {
+    core: BackendCore,
+    /// The same clock as in the core, without the detour, where nobody brought another.
     system_clock: Option<SystemClock>,
     store: Store,
-    locks: Arc<Locks>,
+    locks: Arc<MemoryLocks>,
     sweeper: Sweeper,
     closed: AtomicBool,
 }
@@ -66,7 +82,7 @@ impl InMemory {
     /// The most keys by default: a million, some 100 MB of short keys.
     pub const DEFAULT_MAX_KEYS: usize = 1_000_000;
 
-    /// A backend with the default settings.
+    /// Creates a backend with the default settings.
     #[must_use]
     #[expect(clippy::missing_panics_doc, reason = "the default settings are valid")]
     pub fn new() -> Self {
@@ -85,95 +101,120 @@ impl InMemory {
         self.inner.store.budget.used()
     }
 
-    /// A hit of one or two limits on a short key, if that is all there is to it; `None`, with nothing
-    /// done, if not.
-    #[inline(always)]
-    pub(crate) fn try_hit(&self, key: &Key<'_>, limits: &[Limit], cost: u32) -> Option<Ruled> {
-        let inner = &*self.inner;
-        if inner.closed.load(Ordering::Relaxed) {
-            return None;
-        }
-        inner.store.try_hit(key, limits, cost, || inner.now())
-    }
-
-    /// Looks at the next 512 table slots and removes those that say nothing any more; says whether
-    /// that was the last chunk of a round over everything. A table that is being moved to another size
-    /// is moved on instead, and swept in the next round.
+    /// Sweeps the next 512 table slots and removes expired entries. Returns `true` when a full pass is
+    /// complete. A table that is being moved to another size is moved on instead, and swept in the next
+    /// pass.
     ///
     /// The cleanup task does this by itself during a lifespan. Without one, or with a
     /// [`cleanup_frequency`](InMemoryBuilder::cleanup_frequency) of `None`, call it when it suits. It
     /// holds one lock for some tens of microseconds at most, whatever the number of keys.
-    #[must_use = "says whether the round is over"]
-    pub fn clean_some(&self) -> bool {
-        self.inner.sweeper.step(&self.inner)
+    #[must_use = "it may not be the last chunk of a pass"]
+    pub fn sweep_chunk(&self) -> bool {
+        self.inner.sweeper.sweep_chunk(&self.inner)
     }
 
     fn from_parts(
         builder: InMemoryBuilder,
-        settings: Settings,
+        core: BackendCore,
         system_clock: Option<SystemClock>,
     ) -> Self {
-        let first_fence = settings.clock().now().as_micros();
+        let first_fence = core.clock().now().as_micros();
         let grace = if system_clock.is_some() { Grace::MONOTONIC } else { Grace::STEPPING };
         let store = Store::new(builder.shards(), builder.max_keys, builder.overflow, grace);
         Self {
-            inner: Arc::new(Inner {
-                settings,
+            inner: Arc::new(MemoryInner {
+                core,
                 system_clock,
                 store,
-                locks: Arc::new(Locks::new(builder.lock_kind, first_fence)),
+                locks: Arc::new(MemoryLocks::new(builder.lock_kind, first_fence)),
                 sweeper: Sweeper::new(builder.cleanup_frequency),
                 closed: AtomicBool::new(false),
             }),
         }
     }
 
-    /// The open backend and its time, for one operation.
-    fn open(&self, operation: &'static str) -> Result<(&Inner, Timestamp)> {
+    fn state_ids(&self) -> &StateIds {
+        &self.inner.store.ids
+    }
+
+    /// Does to a value what `change` says.
+    fn update<T>(
+        &self,
+        operation: &'static str,
+        key: &Key<'_>,
+        change: impl Fn(Option<&[u8]>) -> Changed<T>,
+    ) -> Result<T> {
+        let (inner, now) = self.open(operation)?;
+        let Store { values, budget, .. } = &inner.store;
+        inner.with_room(now, || values.update((key, operation), &change, now, budget))
+    }
+
+    /// Returns the open backend and its time, for one operation.
+    fn open(&self, operation: &'static str) -> Result<(&MemoryInner, Timestamp)> {
         self.inner.check_open(operation)?;
         Ok((&self.inner, self.inner.now()))
     }
 }
 
-impl Inner {
+impl MemoryInner {
     #[inline(always)]
     fn now(&self) -> Timestamp {
         match &self.system_clock {
             Some(clock) => clock.now(),
-            None => self.settings.clock().now(),
+            None => self.core.clock().now(),
         }
     }
 
-    #[inline(always)]
+    #[inline]
+    fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
+    }
+
     fn check_open(&self, operation: &'static str) -> Result<()> {
-        if self.closed.load(Ordering::Relaxed) {
-            return Err(BackendError::new(NAME, operation, ErrorKind::Closed));
+        if self.is_closed() {
+            return Err(failed(operation, ErrorKind::Closed));
         }
         Ok(())
     }
 
-    #[inline(always)]
+    fn hasher(&self) -> &ahash::RandomState {
+        self.store.ids.hasher()
+    }
+
+    /// Decides a step on a key whose throttle has not prepared.
     fn apply(&self, key: &Key<'_>, step: &Step<'_>) -> Result<Decision> {
         self.check_open("apply")?;
-        match self.store.apply(key, step, self.now()) {
+        let throttle = key.throttle().unwrap_or_default();
+        let of = |limit: &Limit| self.store.ids.of(throttle, limit);
+        let infos: Vec<_> = step.limits().iter().map(of).collect();
+        let mut states = [None; MAX_LIMITS];
+        for (info, state) in infos.iter().zip(&mut states) {
+            *state = Some(&**info);
+        }
+        let key = HashedKey::new(self.hasher(), key.parts());
+        self.conclude(self.store.apply(&key, step, &states[..infos.len()], self.now()))
+    }
+
+    fn conclude(&self, ruling: Ruling) -> Result<Decision> {
+        match ruling {
             Ruling::Decided(decision) => Ok(decision),
             Ruling::Overflowed(decision) => {
                 self.note_overflow();
                 Ok(decision)
             }
             Ruling::Corrupt => {
-                self.settings.increase(Counter::Corrupt);
-                Err(BackendError::new(NAME, "apply", ErrorKind::Corrupt))
+                self.core.record(Stat::Corrupt);
+                Err(failed("apply", ErrorKind::Corrupt))
             }
-            Ruling::TooManyRates => Err(BackendError::new(NAME, "apply", ErrorKind::TooManyRates)),
+            Ruling::TooManyRates => Err(failed("apply", ErrorKind::TooManyRates)),
         }
     }
 
     #[cold]
     fn note_overflow(&self) {
-        self.settings.increase(Counter::Overflowed);
+        self.core.record(Stat::Overflowed);
         debug!(
-            namespace = self.settings.namespace(),
+            namespace = self.core.namespace(),
             keys = self.store.budget.used(),
             "max_keys reached"
         );
@@ -197,18 +238,85 @@ impl Default for InMemory {
 impl fmt::Debug for InMemory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("InMemory")
-            .field("namespace", &self.inner.settings.namespace())
+            .field("namespace", &self.inner.core.namespace())
             .field("keys", &self.key_count())
             .finish_non_exhaustive()
     }
 }
 
+impl HasCore for InMemory {
+    fn core(&self) -> &BackendCore {
+        &self.inner.core
+    }
+}
+
 #[async_trait]
-impl Backend for InMemory {
-    fn settings(&self) -> &Settings {
-        &self.inner.settings
+impl Values for InMemory {
+    async fn get(&self, key: &Key<'_>) -> Result<Option<Vec<u8>>> {
+        let (inner, now) = self.open("get")?;
+        Ok(inner.store.values.get(key, now))
     }
 
+    async fn compare_and_set(
+        &self,
+        key: &Key<'_>,
+        expected: Option<&[u8]>,
+        new: Option<&[u8]>,
+        ttl: Ttl,
+    ) -> Result<bool> {
+        self.update("compare_and_set", key, change::replace(expected, new, ttl))
+    }
+
+    async fn set(&self, key: &Key<'_>, value: &[u8], ttl: Option<Duration>) -> Result<()> {
+        self.update("set", key, change::set(value, ttl))
+    }
+
+    async fn delete(&self, key: &Key<'_>) -> Result<bool> {
+        self.update("delete", key, change::delete())
+    }
+
+    async fn increment(&self, key: &Key<'_>, by: u64) -> Result<u64> {
+        const OPERATION: &str = "increment";
+        self.update(OPERATION, key, change::add((NAME, OPERATION), by, Ttl::Keep))
+    }
+
+    async fn increment_with_ttl(&self, key: &Key<'_>, by: u64, ttl: Duration) -> Result<u64> {
+        const OPERATION: &str = "increment_with_ttl";
+        self.update(OPERATION, key, change::add((NAME, OPERATION), by, Ttl::IfNone(ttl)))
+    }
+
+    async fn decrement(&self, key: &Key<'_>, by: u64) -> Result<u64> {
+        const OPERATION: &str = "decrement";
+        self.update(OPERATION, key, change::subtract((NAME, OPERATION), by))
+    }
+
+    async fn expire(&self, key: &Key<'_>, ttl: Duration) -> Result<bool> {
+        self.update("expire", key, change::expire(ttl))
+    }
+
+    async fn multi_get(&self, keys: &[Key<'_>]) -> Result<Vec<Option<Vec<u8>>>> {
+        let (inner, now) = self.open("multi_get")?;
+        Ok(inner.store.values.multi_get(keys, now))
+    }
+
+    async fn multi_set(&self, pairs: &[(Key<'_>, &[u8])], ttl: Option<Duration>) -> Result<()> {
+        let (inner, now) = self.open("multi_set")?;
+        let Store { values, budget, .. } = &inner.store;
+        inner.with_room(now, || values.multi_set(pairs, ttl, now, budget))
+    }
+}
+
+#[async_trait]
+impl Locks for InMemory {
+    async fn lock(&self, name: &str, options: LockOptions) -> Result<LockGuard, LockError> {
+        self.inner.check_open("lock")?;
+        let request = options.resolve(name, self.core().lock_options())?;
+        self.inner.locks.lock(name, request).await
+    }
+}
+
+#[async_trait]
+impl Backend for InMemory {
     async fn initialize(&self) -> Result<()> {
         self.inner.closed.store(false, Ordering::Relaxed);
         self.inner.sweeper.start(&self.inner);
@@ -231,82 +339,14 @@ impl Backend for InMemory {
         Ok(())
     }
 
-    fn abandon(&self) {
+    fn stop(&self) {
         self.inner.sweeper.stop();
     }
 
-    async fn get(&self, key: &Key<'_>) -> Result<Option<Vec<u8>>> {
-        let (inner, now) = self.open("get")?;
-        Ok(inner.store.values.get(key, now))
+    fn prepare(&self, throttle: &str, limits: &[Limit]) -> Option<Prepared> {
+        Some(Prepared::new(self.clone(), throttle, limits))
     }
 
-    async fn set(&self, key: &Key<'_>, value: &[u8], ttl: Option<Duration>) -> Result<()> {
-        let (inner, now) = self.open("set")?;
-        let Store { values, budget, .. } = &inner.store;
-        inner.with_room(now, || values.multi_set(&[(*key, value)], ttl, now, budget))
-    }
-
-    async fn delete(&self, key: &Key<'_>) -> Result<bool> {
-        let (inner, now) = self.open("delete")?;
-        Ok(inner.store.values.delete(key, now, &inner.store.budget))
-    }
-
-    async fn increment(&self, key: &Key<'_>, by: u64) -> Result<u64> {
-        let (inner, now) = self.open("increment")?;
-        let add = |number| counter::add(NAME, "increment", number, by);
-        let Store { values, budget, .. } = &inner.store;
-        inner.with_room(now, || values.count((key, "increment"), Some(0), add, None, now, budget))
-    }
-
-    async fn decrement(&self, key: &Key<'_>, by: u64) -> Result<u64> {
-        let (inner, now) = self.open("decrement")?;
-        let subtract = |number: u64| Ok(number.saturating_sub(by));
-        inner.store.values.count((key, "decrement"), None, subtract, None, now, &inner.store.budget)
-    }
-
-    async fn increment_with_ttl(&self, key: &Key<'_>, by: u64, ttl: Duration) -> Result<u64> {
-        const NAMED: &str = "increment_with_ttl";
-        let (inner, now) = self.open(NAMED)?;
-        let add = |number| counter::add(NAME, NAMED, number, by);
-        let Store { values, budget, .. } = &inner.store;
-        inner.with_room(now, || values.count((key, NAMED), Some(0), add, Some(ttl), now, budget))
-    }
-
-    async fn expire(&self, key: &Key<'_>, ttl: Duration) -> Result<bool> {
-        let (inner, now) = self.open("expire")?;
-        Ok(inner.store.values.expire(key, ttl, now, &inner.store.budget))
-    }
-
-    async fn compare_and_set(
-        &self,
-        key: &Key<'_>,
-        expected: Option<&[u8]>,
-        new: Option<&[u8]>,
-        ttl: Option<Duration>,
-    ) -> Result<bool> {
-        let (inner, now) = self.open("compare_and_set")?;
-        let Store { values, budget, .. } = &inner.store;
-        inner.with_room(now, || values.compare_and_set(key, expected, new, ttl, now, budget))
-    }
-
-    async fn multi_get(&self, keys: &[Key<'_>]) -> Result<Vec<Option<Vec<u8>>>> {
-        let (inner, now) = self.open("multi_get")?;
-        Ok(inner.store.values.multi_get(keys, now))
-    }
-
-    async fn multi_set(&self, pairs: &[(Key<'_>, &[u8])], ttl: Option<Duration>) -> Result<()> {
-        let (inner, now) = self.open("multi_set")?;
-        let Store { values, budget, .. } = &inner.store;
-        inner.with_room(now, || values.multi_set(pairs, ttl, now, budget))
-    }
-
-    async fn lock(&self, name: &str, options: LockOptions) -> Result<LockGuard, LockError> {
-        self.inner.check_open("lock")?;
-        let options = options.or(self.settings().lock_options());
-        self.inner.locks.lock(name, options).await
-    }
-
-    #[inline]
     fn try_apply(&self, key: &Key<'_>, step: &Step<'_>) -> Option<Result<Decision>> {
         Some(self.inner.apply(key, step))
     }
@@ -317,7 +357,8 @@ impl Backend for InMemory {
 
     async fn forget(&self, key: &Key<'_>) -> Result<()> {
         let (inner, _) = self.open("forget")?;
-        inner.store.forget(key);
+        let hashed = HashedKey::new(inner.hasher(), key.parts());
+        inner.store.forget(key.throttle().unwrap_or_default(), &hashed);
         Ok(())
     }
 }

@@ -8,15 +8,17 @@ use std::time::Duration;
 use shuttle::{future, thread};
 
 use super::builder::{LockKind, Overflow};
-use super::locks::Locks;
+use super::grace::Grace;
+use super::hashed_key::HashedKey;
+use super::locks::MemoryLocks;
 use super::store::{Ruling, Store};
-use super::sweep::Grace;
 use crate::clock::Timestamp;
 use crate::decision::{Decision, Denial};
-use crate::key::{Key, KeyPart};
-use crate::lock::LockOptions;
+use crate::key::KeyPart;
+use crate::lock::{LockOptions, LockRequest};
 use crate::rate::Rate;
-use crate::strategy::{Limit, Op, SlidingWindowLog, Step, TokenBucket};
+use crate::step::Step;
+use crate::strategy::{Limit, Op, SlidingWindowLog, TokenBucket};
 
 /// Interleavings that are tried of each model, half of them at random and half with few preemptions,
 /// which find most bugs.
@@ -31,14 +33,21 @@ fn check(model: impl Fn() + Clone + Send + Sync + 'static) {
 
 fn hit(store: &Store, key: &str, limits: &[Limit], at: Timestamp) -> Decision {
     let parts = [KeyPart::bytes(key.as_bytes())];
-    match store.apply(&Key::new("model", &parts), &Step::new(limits, 1, Op::Take), at) {
+    let key = HashedKey::new(store.ids.hasher(), &parts);
+    let infos: Vec<_> = limits.iter().map(|limit| store.ids.of("model", limit)).collect();
+    let states: Vec<_> = infos.iter().map(|info| Some(&**info)).collect();
+    match store.apply(&key, &Step::new(limits, 1, Op::Take), &states, at) {
         Ruling::Decided(decision) | Ruling::Overflowed(decision) => decision,
         other => panic!("{other:?}"),
     }
 }
 
+fn request(options: LockOptions) -> LockRequest {
+    options.resolve("a", LockOptions::new()).expect("valid options")
+}
+
 fn after(seconds: u64) -> Timestamp {
-    START.after(Duration::from_secs(seconds))
+    START.saturating_add(Duration::from_secs(seconds))
 }
 
 /// One unit a minute, with a packed count and with words.
@@ -115,13 +124,14 @@ fn model_no_more_keys_than_the_bound_and_none_forgotten() {
 fn model_a_fair_lock_passes_a_cancelled_waiters_turn_on() {
     for kind in [LockKind::Fair, LockKind::Unfair] {
         check(move || {
-            let locks = Arc::new(Locks::new(kind, 0));
+            let locks = Arc::new(MemoryLocks::new(kind, 0));
             let inside = Arc::new(shuttle::sync::Mutex::new(0u32));
-            let holder = future::block_on(locks.lock("a", LockOptions::new())).expect("free");
+            let holder =
+                future::block_on(locks.lock("a", request(LockOptions::new()))).expect("free");
             let waits = {
                 let (locks, inside) = (Arc::clone(&locks), Arc::clone(&inside));
                 thread::spawn(move || {
-                    let guard = future::block_on(locks.lock("a", LockOptions::new()));
+                    let guard = future::block_on(locks.lock("a", request(LockOptions::new())));
                     let guard = guard.expect("its turn comes");
                     *inside.lock().expect("not poisoned") += 1;
                     assert_eq!(*inside.lock().expect("not poisoned"), 1, "alone");
@@ -132,7 +142,7 @@ fn model_a_fair_lock_passes_a_cancelled_waiters_turn_on() {
             let gives_up = {
                 let locks = Arc::clone(&locks);
                 thread::spawn(move || {
-                    let mut future = Box::pin(locks.lock("a", LockOptions::new()));
+                    let mut future = Box::pin(locks.lock("a", request(LockOptions::new())));
                     let mut context = Context::from_waker(Waker::noop());
                     // Waits a while, then is dropped: as a waiter, or with the lock just taken.
                     for _ in 0..2 {
@@ -149,7 +159,7 @@ fn model_a_fair_lock_passes_a_cancelled_waiters_turn_on() {
                 thread.join().expect("no panic");
             }
             let options = LockOptions::new().blocking(false);
-            let last = future::block_on(locks.lock("a", options));
+            let last = future::block_on(locks.lock("a", request(options)));
             assert!(last.is_ok(), "nobody holds it");
         });
     }

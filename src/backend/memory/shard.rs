@@ -1,54 +1,35 @@
 //! One shard: the tables behind one lock, and what is done to them while it is held.
 
+use std::convert::Infallible;
+
 use super::budget::Budget;
-use super::places::Orphans;
-use super::slot::{self, Body, Brought, LargeSlot, Slot};
-use super::sweep::Grace;
+use super::grace::Grace;
+use super::orphans::Orphans;
+use super::short_key::ShortKey;
+use super::slot::{Body, Brought, LargeSlot, Slot, StateRef};
+use super::state_ids::StateInfo;
 use super::table::Table;
 use crate::clock::Timestamp;
-use crate::key::{Key, Short};
-use crate::strategy::codec::MAX_PARTS;
-use crate::strategy::packed::{self, Admission, Demand, Packed, Settled};
-use crate::strategy::{Cell, Core, Form, Interned, KEPT_MICROS, Limit, Meter, Op, interned, meter};
+use crate::step::{Cell, Form, KEPT_MICROS, MAX_PARTS, all_or_nothing};
+use crate::strategy::meter::{self, Demand, Fit, Meter, Metered};
+use crate::strategy::{AnyMeter, CompiledLimit, Limit, Op, words_of};
 
 /// Buckets that are swept for each new key, so that a table cleans itself where it is used.
 const SWEPT_PER_INSERT: usize = 4;
 
 /// No more keys fit.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Full;
-
-/// The state of one limit of one key.
-#[derive(Clone, Copy)]
-pub(super) struct Target<'t> {
-    pub(super) key: &'t Key<'t>,
-    pub(super) interned: &'static Interned,
-}
-
-impl Target<'_> {
-    #[inline(always)]
-    fn hash(&self) -> u64 {
-        slot::hash_of(self.key, self.interned)
-    }
-
-    fn is_small(&self, slot: &Slot) -> bool {
-        self.key.short().is_some_and(|short| slot.is_of(short, self.interned))
-    }
-
-    fn is_large(&self, slot: &LargeSlot) -> bool {
-        slot.is_of(self.key, self.interned)
-    }
-}
+pub(super) struct NoRoom;
 
 #[derive(Debug)]
 pub(super) struct Shard {
     pub(super) small: Table<Slot>,
-    pub(super) rare: Box<Rare>,
+    pub(super) cold: Box<Cold>,
 }
 
 /// What most hits do not need; boxed, see [`Table`] on the cache line.
 #[derive(Debug)]
-pub(super) struct Rare {
+pub(super) struct Cold {
     pub(super) large: Table<LargeSlot>,
     /// Buckets until the background sweep is through.
     pub(super) left_to_clean: usize,
@@ -60,146 +41,145 @@ const _: () = assert!(size_of::<Shard>() < 64);
 
 impl Shard {
     pub(super) fn new(grace: Grace) -> Self {
-        let rare = Rare { large: Table::new(), left_to_clean: 0, grace };
-        Self { small: Table::new(), rare: Box::new(rare) }
+        let cold = Cold { large: Table::new(), left_to_clean: 0, grace };
+        Self { small: Table::new(), cold: Box::new(cold) }
     }
 
     #[cfg(all(test, traffik_model))]
     pub(super) fn len(&self) -> usize {
-        self.small.len() + self.rare.large.len()
+        self.small.len() + self.cold.large.len()
     }
 
     /// Counts the keys that it holds.
     pub(super) fn keys(&self) -> usize {
-        self.small.count(Slot::is_counted) + self.rare.large.count(|slot| slot.counted)
+        self.small.count(Slot::is_counted) + self.cold.large.count(|slot| slot.counted)
     }
 
     pub(super) const fn grace(&self) -> Grace {
-        self.rare.grace
+        self.cold.grace
     }
 
     /// One step on the packed count of a short key: the fast path of nearly every hit. `None`, with
     /// nothing done, if it is not that or if there is no room.
     #[inline(always)]
-    pub(super) fn step<P: Packed>(
+    pub(super) fn hit_one<P: Meter>(
         &mut self,
         meter: &P,
-        (target, short): (Target<'_>, &Short),
+        (state, short): (StateRef<'_>, &ShortKey),
         asked_at: Timestamp,
         (demand, op): (Demand, Op),
         budget: &Budget,
-    ) -> Option<(Settled<P::Count>, Timestamp)> {
-        let (hash, id) = (target.hash(), target.interned.id());
-        if let Some(slot) = self.small.find_mut(hash, |slot| slot.is_of(short, target.interned)) {
-            if slot.interned() != id {
+    ) -> Option<(Metered<P::Count>, Timestamp)> {
+        let (hash, id) = (state.hash(), state.info.id());
+        if let Some(slot) = self.small.find_mut(hash, |slot| state.is_in(short, slot)) {
+            if slot.state_id() != id {
                 // Written under another limit.
                 return None;
             }
             let last = slot.last();
             let at = asked_at.max(last);
-            let settled = packed::run(meter, P::unpack(slot.count()), last, at, demand, op);
-            if settled.changed {
-                slot.write(P::pack(settled.count), at);
+            let metered = meter::run(meter, P::unpack(slot.count()), last, at, demand, op);
+            if metered.changed {
+                slot.write(P::pack(metered.count), at);
             }
-            return Some((settled, at));
+            return Some((metered, at));
         }
         let fresh = P::Count::default();
-        let settled = packed::run(meter, fresh, Timestamp::ZERO, asked_at, demand, op);
-        if settled.changed {
-            let mut slot = Slot::new(short, id, P::pack(settled.count), asked_at);
-            if self.take_place(target, 1, asked_at, budget).ok()? {
+        let metered = meter::run(meter, fresh, Timestamp::ZERO, asked_at, demand, op);
+        if metered.changed {
+            let mut slot = Slot::new(short, id, P::pack(metered.count), asked_at);
+            if self.take_place(state, 1, asked_at, budget).ok()? {
                 slot.count_it();
             }
-            self.small.insert(hash, slot);
+            self.small.insert(hash, slot, state.ids);
         }
-        Some((settled, asked_at))
+        Some((metered, asked_at))
     }
 
     /// As [`step`](Self::step), for a long key; `None` also if it is new.
     #[inline(always)]
-    pub(super) fn step_large(
+    pub(super) fn hit_large(
         &mut self,
-        meter: &Meter,
-        target: Target<'_>,
+        meter: &AnyMeter,
+        state: StateRef<'_>,
         asked_at: Timestamp,
         (demand, op): (Demand, Op),
-    ) -> Option<(Settled<u64>, Timestamp)> {
-        let slot = self.rare.large.find_mut(target.hash(), |slot| target.is_large(slot))?;
+    ) -> Option<(Metered<u64>, Timestamp)> {
+        let slot = self.cold.large.find_mut(state.hash(), |slot| state.is_large(slot))?;
         let Body::Packed { count, last } = &mut slot.body else { return None };
-        if slot.interned != target.interned.id() || target.interned.is_wide() {
+        if slot.state_id != state.info.id() || state.info.needs_words() {
             return None;
         }
         let at = asked_at.max(*last);
-        let settled = meter.run((*count, *last), at, demand, op);
-        if settled.changed {
-            (*count, *last) = (settled.count, at);
+        let metered = meter.run((*count, *last), at, demand, op);
+        if metered.changed {
+            (*count, *last) = (metered.count, at);
         }
-        Some((settled, at))
+        Some((metered, at))
     }
 
     /// One hit on the packed counts of two limits of a short key, all or nothing; `None`, with nothing
     /// done, if it is not that or if there is no room.
     #[inline(always)]
-    pub(super) fn step_two(
+    pub(super) fn hit_pair(
         &mut self,
-        meters: [&Meter; 2],
-        targets: [Target<'_>; 2],
-        short: &Short,
+        meters: [&AnyMeter; 2],
+        states: [StateRef<'_>; 2],
+        short: &ShortKey,
         asked_at: Timestamp,
         demand: Demand,
         budget: &Budget,
-    ) -> Option<([Settled<u64>; 2], Timestamp)> {
-        let found = targets.map(|target| {
-            self.small.locate(target.hash(), |slot| slot.is_of(short, target.interned))
-        });
-        let mut states = [(0, Timestamp::ZERO); 2];
-        for ((spot, target), state) in found.iter().zip(targets).zip(&mut states) {
+    ) -> Option<([Metered<u64>; 2], Timestamp)> {
+        let found =
+            states.map(|state| self.small.locate(state.hash(), |slot| state.is_in(short, slot)));
+        let mut stored = [(0, Timestamp::ZERO); 2];
+        for ((spot, state), stored) in found.iter().zip(states).zip(&mut stored) {
             let Some(slot) = spot.and_then(|spot| self.small.at(spot)) else { continue };
-            if slot.interned() != target.interned.id() {
+            if slot.state_id() != state.info.id() {
                 return None;
             }
-            *state = (slot.count(), slot.last());
+            *stored = (slot.count(), slot.last());
         }
-        let at = asked_at.max(states[0].1).max(states[1].1);
-        let run = |op| {
-            let first = meters[0].run(states[0], at, demand, op);
-            [first, meters[1].run(states[1], at, demand, op)]
-        };
-        let settled = run(Op::Take);
-        if settled.iter().any(|settled| settled.passed != Admission::Pass) {
-            return Some((run(Op::Peek), at));
+        let at = asked_at.max(stored[0].1).max(stored[1].1);
+        let Ok(metered) = all_or_nothing::<_, Infallible>(
+            Op::Take,
+            |op| Ok([0, 1].map(|index| meters[index].run(stored[index], at, demand, op))),
+            |metered| metered.iter().all(|metered| metered.fit == Fit::Now),
+        );
+        if metered.iter().any(|metered| metered.fit != Fit::Now) {
+            return Some((metered, at));
         }
         if demand.cost_u32() == 0 {
-            return Some((settled, at));
+            return Some((metered, at));
         }
         let missing = found.iter().filter(|found| found.is_none()).count();
         if missing == 0 {
-            for (spot, settled) in found.into_iter().zip(settled) {
+            for (spot, metered) in found.into_iter().zip(metered) {
                 if let Some(slot) = spot.and_then(|spot| self.small.at(spot)) {
-                    slot.write(settled.count, at);
+                    slot.write(metered.count, at);
                 }
             }
-            return Some((settled, at));
+            return Some((metered, at));
         }
         // From here on items move, so what was found is looked for again.
-        let mut counted = missing == 2 && self.take_place(targets[0], 2, asked_at, budget).ok()?;
-        for (target, settled) in targets.into_iter().zip(settled) {
-            self.write_small(target, short, (settled.count, at), &mut counted);
+        let mut counted = missing == 2 && self.take_place(states[0], 2, asked_at, budget).ok()?;
+        for (state, metered) in states.into_iter().zip(metered) {
+            self.write_small(state, short, (metered.count, at), &mut counted);
         }
-        Some((settled, at))
+        Some((metered, at))
     }
 
     /// Writes a packed count. If it is a new slot, it is the counted one of its key where `counted`.
     #[inline(always)]
     fn write_small(
         &mut self,
-        target: Target<'_>,
-        short: &Short,
+        state: StateRef<'_>,
+        short: &ShortKey,
         (count, last): (u64, Timestamp),
         counted: &mut bool,
     ) {
-        let (hash, id) = (target.hash(), target.interned.id());
-        if let Some(slot) = self.small.find_mut(hash, |slot| slot.is_of(short, target.interned)) {
+        let (hash, id) = (state.hash(), state.info.id());
+        if let Some(slot) = self.small.find_mut(hash, |slot| state.is_in(short, slot)) {
             slot.write_by(id, count, last);
             return;
         }
@@ -207,46 +187,45 @@ impl Shard {
         if std::mem::take(counted) {
             slot.count_it();
         }
-        self.small.insert(hash, slot);
+        self.small.insert(hash, slot, state.ids);
     }
 
-    /// What is known of a limit's state, for a step on cells; `None` if nothing is.
+    /// Returns what is known of a limit's state, for a step on cells; `None` if nothing is.
     ///
     /// Where `moved`, words are taken out, not copied: they must come back by [`store`](Self::store) or
-    /// [`put_back`](Self::put_back).
-    pub(super) fn load(&mut self, target: Target<'_>, limit: &Limit, moved: bool) -> Option<Cell> {
-        let hash = target.hash();
-        let words = target.interned.is_wide();
-        if !words && let Some(slot) = self.small.find(hash, |slot| target.is_small(slot)) {
-            return Some(packed_cell(slot.interned(), slot.count(), slot.last(), target, words));
+    /// [`restore`](Self::restore).
+    pub(super) fn load(&mut self, state: StateRef<'_>, limit: &Limit, moved: bool) -> Option<Cell> {
+        let hash = state.hash();
+        let words = state.info.needs_words();
+        if !words && let Some(slot) = self.small.find(hash, |slot| state.is_small(slot)) {
+            return Some(packed_cell(slot.state_id(), slot.count(), slot.last(), state, words));
         }
-        if let Some(slot) = self.rare.large.find_mut(hash, |slot| target.is_large(slot)) {
-            let writer = slot.interned;
+        if let Some(slot) = self.cold.large.find_mut(hash, |slot| state.is_large(slot)) {
+            let writer = slot.state_id;
             return match &mut slot.body {
-                Body::Words { state, fresh_at } => {
+                Body::Words { state, reset_at } => {
                     let state = if moved { std::mem::take(state) } else { state.clone() };
-                    Some(Cell::words(state, *fresh_at))
+                    Some(Cell::words(state, *reset_at))
                 }
                 Body::Packed { count, last } => {
-                    Some(packed_cell(writer, *count, *last, target, words))
+                    Some(packed_cell(writer, *count, *last, state, words))
                 }
                 Body::Brought(parts) => {
                     let part = parts.iter().find(|part| part.id == limit.part())?;
-                    let fresh_at = part.fresh_at;
-                    Some(Cell { form: in_form_of(limit, &part.form)?, fresh_at })
+                    let reset_at = part.reset_at;
+                    Some(Cell { form: in_form_of(limit, &part.form)?, reset_at })
                 }
             };
         }
         // Written as a packed count, before a limit came that needs more.
-        let slot = self.small.find(hash, |slot| target.is_small(slot))?;
-        Some(packed_cell(slot.interned(), slot.count(), slot.last(), target, words))
+        let slot = self.small.find(hash, |slot| state.is_small(slot))?;
+        Some(packed_cell(slot.state_id(), slot.count(), slot.last(), state, words))
     }
 
     /// Puts words back that a step left as they were.
-    pub(super) fn put_back(&mut self, target: Target<'_>, cell: Cell) {
+    pub(super) fn restore(&mut self, state: StateRef<'_>, cell: Cell) {
         if let Form::Words(words) = cell.form
-            && let Some(slot) =
-                self.rare.large.find_mut(target.hash(), |slot| target.is_large(slot))
+            && let Some(slot) = self.cold.large.find_mut(state.hash(), |slot| state.is_large(slot))
             && let Body::Words { state, .. } = &mut slot.body
         {
             *state = words;
@@ -257,82 +236,82 @@ impl Shard {
     /// `counted`, which is then used up.
     pub(super) fn store(
         &mut self,
-        target: Target<'_>,
+        state: StateRef<'_>,
         limit: &Limit,
-        (cell, fresh_at): (Cell, Timestamp),
+        (cell, reset_at): (Cell, Timestamp),
         asked_at: Timestamp,
         counted: &mut bool,
     ) {
         if limit.is_per_hit() {
-            return self.store_brought(target, limit, (cell, fresh_at), asked_at, counted);
+            return self.store_brought(state, limit, (cell, reset_at), asked_at, counted);
         }
-        let body = match (cell.form, target.key.short()) {
-            (Form::Packed { count, last }, Some(short)) if !target.interned.is_wide() => {
-                return self.write_small(target, short, (count, last), counted);
+        let body = match (cell.form, state.key.short()) {
+            (Form::Packed { count, last }, Some(short)) if !state.info.needs_words() => {
+                return self.write_small(state, short, (count, last), counted);
             }
             (Form::Packed { count, last }, _) => Body::Packed { count, last },
-            (Form::Words(state), _) => Body::Words { state, fresh_at },
+            (Form::Words(state), _) => Body::Words { state, reset_at },
         };
-        let slot = self.large_slot(target, counted);
-        slot.interned = target.interned.id();
+        let slot = self.large_slot(state, counted);
+        slot.state_id = state.info.id();
         slot.body = body;
     }
 
     /// Writes the state of a rate that a hit brought.
     fn store_brought(
         &mut self,
-        target: Target<'_>,
+        state: StateRef<'_>,
         limit: &Limit,
-        (cell, fresh_at): (Cell, Timestamp),
+        (cell, reset_at): (Cell, Timestamp),
         asked_at: Timestamp,
         counted: &mut bool,
     ) {
-        let slot = self.large_slot(target, counted);
+        let slot = self.large_slot(state, counted);
         let Body::Brought(parts) = &mut slot.body else { return };
         let id = limit.part();
-        let kept = |part: &Brought| part.fresh_at.plus_micros(KEPT_MICROS) > asked_at;
+        let kept = |part: &Brought| part.reset_at.saturating_add_micros(KEPT_MICROS) > asked_at;
         parts.retain(|part| part.id != id && kept(part));
         // As where states are stored as bytes, what is over is kept only while there is room.
         if parts.len() >= MAX_PARTS
             && let Some((soonest, _)) =
-                parts.iter().enumerate().min_by_key(|(_, part)| part.fresh_at)
+                parts.iter().enumerate().min_by_key(|(_, part)| part.reset_at)
         {
             parts.swap_remove(soonest);
         }
-        parts.push(Brought { id, form: cell.form, fresh_at });
+        parts.push(Brought { id, form: cell.form, reset_at });
     }
 
     /// Returns the large slot of a state, and makes it if there is none.
-    fn large_slot(&mut self, target: Target<'_>, counted: &mut bool) -> &mut LargeSlot {
-        let hash = target.hash();
-        if self.rare.large.find(hash, |slot| target.is_large(slot)).is_none() {
+    fn large_slot(&mut self, state: StateRef<'_>, counted: &mut bool) -> &mut LargeSlot {
+        let hash = state.hash();
+        if self.cold.large.find(hash, |slot| state.is_large(slot)).is_none() {
             // The small form of the same state, if there was one, gives way.
-            let small = self.small.remove(hash, |slot| target.is_small(slot));
+            let small = self.small.remove(hash, |slot| state.is_small(slot));
             let body = Body::Brought(Vec::new());
-            let mut slot = LargeSlot::new(target.key, target.interned, body);
+            let mut slot = LargeSlot::new(state, body);
             slot.counted = match small {
                 Some(small) => small.is_counted(),
                 None => std::mem::take(counted),
             };
-            self.rare.large.insert(hash, slot);
+            self.cold.large.insert(hash, slot, state.ids);
         }
-        let found = self.rare.large.find_mut(hash, |slot| target.is_large(slot));
+        let found = self.cold.large.find_mut(hash, |slot| state.is_large(slot));
         found.expect("it was found or inserted just now")
     }
 
     /// The rates that hits brought to a key, and until when each counts.
-    pub(super) fn brought(&self, target: Target<'_>) -> &[Brought] {
-        match self.rare.large.find(target.hash(), |slot| target.is_large(slot)) {
+    pub(super) fn brought(&self, state: StateRef<'_>) -> &[Brought] {
+        match self.cold.large.find(state.hash(), |slot| state.is_large(slot)) {
             Some(LargeSlot { body: Body::Brought(parts), .. }) => parts,
             _ => &[],
         }
     }
 
     /// Forgets a limit's state; of a rate that a hit brought, that rate only.
-    pub(super) fn remove(&mut self, target: Target<'_>, limit: Option<&Limit>, budget: &Budget) {
-        let hash = target.hash();
+    pub(super) fn remove(&mut self, state: StateRef<'_>, limit: Option<&Limit>, budget: &Budget) {
+        let hash = state.hash();
         if let Some(limit) = limit.filter(|limit| limit.is_per_hit())
-            && let Some(slot) = self.rare.large.find_mut(hash, |slot| target.is_large(slot))
+            && let Some(slot) = self.cold.large.find_mut(hash, |slot| state.is_large(slot))
             && let Body::Brought(parts) = &mut slot.body
         {
             parts.retain(|part| part.id != limit.part());
@@ -340,14 +319,14 @@ impl Shard {
                 return;
             }
         }
-        let mut orphans = Orphans::new();
-        if let Some(slot) = self.small.remove(hash, |slot| target.is_small(slot)) {
+        let mut orphans = Orphans::new(state.ids);
+        if let Some(slot) = self.small.remove(hash, |slot| state.is_small(slot)) {
             orphans.small(&slot);
         }
-        if let Some(slot) = self.rare.large.remove(hash, |slot| target.is_large(slot)) {
+        if let Some(slot) = self.cold.large.remove(hash, |slot| state.is_large(slot)) {
             orphans.large(&slot);
         }
-        self.settle(orphans, budget);
+        self.settle(orphans, state.ids, budget);
     }
 
     /// Takes a place in the budget if this is the first slot of its key, after sweeping a few buckets.
@@ -355,46 +334,46 @@ impl Shard {
     #[inline(always)]
     pub(super) fn take_place(
         &mut self,
-        target: Target<'_>,
+        state: StateRef<'_>,
         slots: usize,
         now: Timestamp,
         budget: &Budget,
-    ) -> Result<bool, Full> {
-        self.sweep(SWEPT_PER_INSERT * slots, now, self.rare.grace, budget);
-        if target.interned.has_siblings() && self.knows(target) {
+    ) -> Result<bool, NoRoom> {
+        self.sweep(SWEPT_PER_INSERT * slots, now, self.cold.grace, state.ids, budget);
+        if state.info.has_siblings() && self.knows(state) {
             return Ok(false);
         }
-        if budget.take(1) { Ok(true) } else { Err(Full) }
+        if budget.take(1) { Ok(true) } else { Err(NoRoom) }
     }
 
-    /// Whether there is any slot of the key.
-    fn knows(&self, target: Target<'_>) -> bool {
-        target.interned.family().any(|interned| {
-            let target = Target { interned, ..target };
-            let hash = target.hash();
-            self.small.find(hash, |slot| target.is_small(slot)).is_some()
-                || self.rare.large.find(hash, |slot| target.is_large(slot)).is_some()
+    /// Returns whether there is any slot of the key.
+    fn knows(&self, state: StateRef<'_>) -> bool {
+        state.ids.siblings_of(state.info).any(|info| {
+            let state = StateRef { info, ..state };
+            let hash = state.hash();
+            self.small.find(hash, |slot| state.is_small(slot)).is_some()
+                || self.cold.large.find(hash, |slot| state.is_large(slot)).is_some()
         })
     }
 }
 
 /// The cell of a packed count that `writer` wrote.
-fn packed_cell(writer: u32, count: u64, last: Timestamp, target: Target<'_>, words: bool) -> Cell {
-    let own = writer == target.interned.id();
-    let writer = if own { Some(target.interned) } else { interned::by_id(writer) };
-    let fresh_at = writer.map_or(Timestamp::MAX, |writer| writer.fresh_at(count, last));
-    match writer.and_then(Interned::meter) {
-        Some(meter) if words => Cell::words(meter.words(count, last), fresh_at),
-        _ if own => Cell { form: Form::Packed { count, last }, fresh_at: Timestamp::MAX },
-        _ => Cell { form: Form::Packed { count, last }, fresh_at },
+fn packed_cell(writer: u32, count: u64, last: Timestamp, state: StateRef<'_>, words: bool) -> Cell {
+    let own = writer == state.info.id();
+    let writer = if own { Some(state.info) } else { state.ids.get(writer) };
+    let reset_at = writer.map_or(Timestamp::MAX, |writer| writer.reset_at(count, last));
+    match writer.and_then(StateInfo::meter) {
+        Some(meter) if words => Cell::words(meter.words(count, last), reset_at),
+        _ if own => Cell { form: Form::Packed { count, last }, reset_at: Timestamp::MAX },
+        _ => Cell { form: Form::Packed { count, last }, reset_at },
     }
 }
 
 /// A copy of the state of a rate that a hit brought, in a form in which that limit runs.
 fn in_form_of(limit: &Limit, form: &Form) -> Option<Form> {
-    match (form, limit.core()) {
-        (Form::Packed { count, last }, Core::Wide(bucket)) => {
-            Some(Form::Words(meter::words_of(bucket, *count, *last)))
+    match (form, limit.compiled()) {
+        (Form::Packed { count, last }, CompiledLimit::Wide(bucket)) => {
+            Some(Form::Words(words_of(bucket, *count, *last)))
         }
         _ => Some(form.clone()),
     }

@@ -1,9 +1,13 @@
 //! What a table holds: [`Slot`] for short keys, [`LargeSlot`] for long keys and long states.
 
+use super::hashed_key::HashedKey;
+use super::short_key::ShortKey;
+use super::state_ids::{StateIds, StateInfo};
 use super::table::Hashed;
 use crate::clock::Timestamp;
-use crate::key::{self, Key, KeyPart, Pieces, Short};
-use crate::strategy::{Form, Interned, PartId, State, interned};
+use crate::key::{KeyPart, PrefixedParts};
+use crate::step::Form;
+use crate::strategy::{PartId, State};
 
 /// The lowest bits of a slot's `meta`: the shape of its key.
 const SHAPE: u64 = 0b11_1111;
@@ -13,10 +17,52 @@ const COUNTED: u64 = 0b100_0000;
 const FLAG_BITS: u32 = 7;
 const FLAGS: u64 = (1 << FLAG_BITS) - 1;
 
-/// The hash under which a limit's state of a key is kept.
-#[inline(always)]
-pub(super) fn hash_of(key: &Key<'_>, interned: &Interned) -> u64 {
-    key.hash() ^ interned.salt()
+/// The state of one limit of one key.
+#[derive(Clone, Copy)]
+pub(super) struct StateRef<'t> {
+    pub(super) key: &'t HashedKey<'t>,
+    pub(super) info: &'t StateInfo,
+    pub(super) ids: &'t StateIds,
+}
+
+impl StateRef<'_> {
+    /// Returns the hash under which it is stored.
+    #[inline]
+    pub(super) fn hash(&self) -> u64 {
+        self.key.hash() ^ self.info.salt()
+    }
+
+    pub(super) fn is_small(&self, slot: &Slot) -> bool {
+        self.key.short().is_some_and(|short| self.is_in(short, slot))
+    }
+
+    /// Returns whether the slot holds this state, for the short form of the key. Any writer may have
+    /// written it.
+    #[inline]
+    pub(super) fn is_in(&self, short: &ShortKey, slot: &Slot) -> bool {
+        slot.is(short, self.info.id()) || self.is_by_another(short, slot)
+    }
+
+    #[inline]
+    fn is_by_another(&self, short: &ShortKey, slot: &Slot) -> bool {
+        slot.state_id != self.info.id()
+            && slot.key() == *short
+            && self.ids.is_same_state(self.info, slot.state_id)
+    }
+
+    pub(super) fn is_large(&self, slot: &LargeSlot) -> bool {
+        self.is_state_of(slot)
+            && PrefixedParts::new(&slot.key).eq(self.key.parts().iter().map(KeyPart::as_bytes))
+    }
+
+    fn is_state_of(&self, slot: &LargeSlot) -> bool {
+        is_state(self.ids, self.info, slot)
+    }
+}
+
+/// Returns whether a large slot holds that state, of any key.
+fn is_state(ids: &StateIds, info: &StateInfo, slot: &LargeSlot) -> bool {
+    slot.state_id == info.id() || ids.is_same_state(info, slot.state_id)
 }
 
 /// The packed count of a short key: 36 bytes, aligned to 4.
@@ -26,7 +72,7 @@ pub(super) struct Slot {
     count: [u32; 2],
     /// The shape of the key, whether it is counted, and the instant of the last change; in two halves.
     meta: [u32; 2],
-    interned: u32,
+    state_id: u32,
     /// The words of the key, each in two halves.
     key: [[u32; 2]; 2],
 }
@@ -47,34 +93,25 @@ fn halves(whole: u64) -> [u32; 2] {
 
 impl Slot {
     #[inline(always)]
-    pub(super) fn new(key: &Short, interned: u32, count: u64, last: Timestamp) -> Self {
+    pub(super) fn new(key: &ShortKey, state_id: u32, count: u64, last: Timestamp) -> Self {
         let meta = last.as_micros() << FLAG_BITS | u64::from(key.shape);
-        Self { count: halves(count), meta: halves(meta), interned, key: key.words.map(halves) }
+        Self { count: halves(count), meta: halves(meta), state_id, key: key.words.map(halves) }
     }
 
     #[inline(always)]
-    pub(super) fn is(&self, key: &Short, interned: u32) -> bool {
-        self.interned == interned && self.key() == *key
-    }
-
-    /// As [`is`](Self::is), for any writer of the state.
-    #[inline(always)]
-    pub(super) fn is_of(&self, key: &Short, interned: &Interned) -> bool {
-        self.is(key, interned.id())
-            || self.interned != interned.id()
-                && self.key() == *key
-                && interned.is_same_state(self.interned)
+    pub(super) fn is(&self, key: &ShortKey, state_id: u32) -> bool {
+        self.state_id == state_id && self.key() == *key
     }
 
     #[inline(always)]
-    pub(super) fn key(&self) -> Short {
+    pub(super) fn key(&self) -> ShortKey {
         let shape = (joined(self.meta) & SHAPE) as u8;
-        Short { words: self.key.map(joined), shape }
+        ShortKey { words: self.key.map(joined), shape }
     }
 
     #[inline(always)]
-    pub(super) fn interned(&self) -> u32 {
-        self.interned
+    pub(super) fn state_id(&self) -> u32 {
+        self.state_id
     }
 
     #[inline(always)]
@@ -87,7 +124,7 @@ impl Slot {
         Timestamp::from_micros(joined(self.meta) >> FLAG_BITS)
     }
 
-    /// Whether it takes the place of its key in the budget.
+    /// Returns whether it takes the place of its key in the budget.
     pub(super) fn is_counted(&self) -> bool {
         joined(self.meta) & COUNTED != 0
     }
@@ -106,16 +143,18 @@ impl Slot {
 
     /// As [`write`](Self::write), by another writer of the state.
     #[inline(always)]
-    pub(super) fn write_by(&mut self, interned: u32, count: u64, last: Timestamp) {
-        self.interned = interned;
+    pub(super) fn write_by(&mut self, state_id: u32, count: u64, last: Timestamp) {
+        self.state_id = state_id;
         self.write(count, last);
     }
 }
 
 impl Hashed for Slot {
-    fn hash(&self) -> u64 {
-        let salt = interned::by_id(self.interned).map_or(0, Interned::salt);
-        self.key().hash(key::hasher()) ^ salt
+    type By = StateIds;
+
+    fn hash(&self, ids: &StateIds) -> u64 {
+        let salt = ids.get(self.state_id).map_or(0, StateInfo::salt);
+        self.key().hash(ids.hasher()) ^ salt
     }
 }
 
@@ -123,7 +162,7 @@ impl Hashed for Slot {
 #[derive(Debug)]
 pub(super) struct LargeSlot {
     hash: u64,
-    pub(super) interned: u32,
+    pub(super) state_id: u32,
     /// It takes the place of its key in the budget.
     pub(super) counted: bool,
     /// The parts, each after its length.
@@ -140,7 +179,7 @@ pub(super) enum Body {
     Words {
         state: State,
         /// From when on it reads as missing.
-        fresh_at: Timestamp,
+        reset_at: Timestamp,
     },
     /// The rates that hits brought.
     Brought(Vec<Brought>),
@@ -152,45 +191,35 @@ pub(super) struct Brought {
     pub(super) id: PartId,
     pub(super) form: Form,
     /// From when on it reads as missing.
-    pub(super) fresh_at: Timestamp,
+    pub(super) reset_at: Timestamp,
 }
 
 impl LargeSlot {
-    pub(super) fn new(key: &Key<'_>, interned: &Interned, body: Body) -> Self {
-        let mut parts = Vec::new();
-        key.push_parts(&mut parts);
-        let hash = hash_of(key, interned);
-        Self { hash, interned: interned.id(), counted: false, key: parts.into(), body }
+    pub(super) fn new(state: StateRef<'_>, body: Body) -> Self {
+        let key = state.key.encoded().into();
+        Self { hash: state.hash(), state_id: state.info.id(), counted: false, key, body }
     }
 
-    /// Whether it is of that key, by any writer of the state.
-    #[inline(always)]
-    pub(super) fn is_of(&self, key: &Key<'_>, interned: &Interned) -> bool {
-        self.is_state(interned) && Pieces(&self.key).eq(key.parts().iter().map(KeyPart::as_bytes))
+    /// Returns whether it holds that state of a key in its stored form. Any writer may have written it.
+    pub(super) fn is_encoded(&self, key: &[u8], info: &StateInfo, ids: &StateIds) -> bool {
+        is_state(ids, info, self) && *self.key == *key
     }
 
-    /// As [`is_of`](Self::is_of), for a key in its stored form.
-    pub(super) fn is_encoded(&self, key: &[u8], interned: &Interned) -> bool {
-        self.is_state(interned) && *self.key == *key
-    }
-
-    fn is_state(&self, interned: &Interned) -> bool {
-        self.interned == interned.id() || interned.is_same_state(self.interned)
-    }
-
-    /// The key in its stored form.
+    /// Returns the key in its stored form.
     pub(super) fn key(&self) -> &[u8] {
         &self.key
     }
 }
 
 impl Hashed for LargeSlot {
-    fn hash(&self) -> u64 {
+    type By = StateIds;
+
+    fn hash(&self, _ids: &StateIds) -> u64 {
         self.hash
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(traffik_model)))]
 mod tests {
     use super::*;
     use crate::rate::Rate;
@@ -207,47 +236,44 @@ mod tests {
 
     proptest! {
         #[test]
-        fn f31_a_slot_is_found_by_its_own_key_only(
-            a in pieces(),
-            b in pieces(),
-            period in 1..4u32,
-        ) {
-            let rate = Rate::per_second(period);
-            let limit = Limit::new(rate, TokenBucket::new()).unwrap();
-            let interned = interned::intern(&format!("slots{period}"), &limit);
-            let id = interned.id();
+        fn f31_a_slot_is_found_by_its_own_key_only(a in pieces(), b in pieces()) {
+            let ids = StateIds::default();
+            let info = |rate| ids.of("t", &Limit::new(rate, TokenBucket::new()).unwrap());
+            let (info, other) = (info(Rate::per_second(1)), info(Rate::per_day(9)));
             let (parts_a, parts_b) = (parts(&a), parts(&b));
-            let (key_a, key_b) = (Key::new("t", &parts_a), Key::new("t", &parts_b));
+            let key_a = HashedKey::new(ids.hasher(), &parts_a);
+            let key_b = HashedKey::new(ids.hasher(), &parts_b);
+            let of_a = StateRef { key: &key_a, info: &info, ids: &ids };
+            let of_b = StateRef { key: &key_b, ..of_a };
+            let of_other = StateRef { info: &other, ..of_a };
             let body = Body::Packed { count: 7, last: Timestamp::ZERO };
-            let large = LargeSlot::new(&key_a, interned, body);
-            let other = Limit::new(Rate::per_day(9), TokenBucket::new()).unwrap();
-            let other = interned::intern(&format!("slots{period}"), &other);
-            prop_assert!(large.is_of(&key_a, interned) && !large.is_of(&key_a, other));
-            prop_assert_eq!(large.is_of(&key_b, interned), a == b);
-            prop_assert!(large.is_encoded(large.key(), interned));
-            prop_assert_eq!(large.hash(), hash_of(&key_a, interned));
+            let large = LargeSlot::new(of_a, body);
+            prop_assert!(of_a.is_large(&large));
+            prop_assert!(!of_other.is_large(&large));
+            prop_assert_eq!(of_b.is_large(&large), a == b);
+            prop_assert!(large.is_encoded(large.key(), &info, &ids));
+            prop_assert_eq!(large.hash(&ids), of_a.hash());
             if let Some(short) = key_a.short() {
                 let encoded = short.encoded();
                 prop_assert_eq!(&*encoded, large.key());
-                prop_assert_eq!(Short::of_encoded(&encoded), Some(*short));
-                let slot = Slot::new(short, id, 7, Timestamp::MAX);
-                prop_assert!(slot.is(short, id) && !slot.is(short, id + 1));
-                prop_assert_eq!(key_b.short().is_some_and(|b| slot.is(b, id)), a == b);
-                prop_assert_eq!(slot.hash(), hash_of(&key_a, interned));
+                prop_assert_eq!(ShortKey::of_encoded(&encoded), Some(*short));
+                let slot = Slot::new(short, info.id(), 7, Timestamp::MAX);
+                prop_assert!(of_a.is_small(&slot));
+                prop_assert!(!of_other.is_small(&slot));
+                prop_assert_eq!(of_b.is_small(&slot), a == b);
+                prop_assert_eq!(slot.hash(&ids), of_a.hash());
                 prop_assert_eq!((slot.count(), slot.last()), (7, Timestamp::MAX));
             }
         }
 
         #[test]
         fn a_write_keeps_the_key(count: u64, last in 0..=Timestamp::MAX.as_micros()) {
-            let parts = [KeyPart::bytes(b"alice")];
-            let key = Key::new("t", &parts);
-            let short = key.short().unwrap();
-            let mut slot = Slot::new(short, 3, 0, Timestamp::ZERO);
+            let short = ShortKey::of(&[KeyPart::bytes(b"alice")]).unwrap();
+            let mut slot = Slot::new(&short, 3, 0, Timestamp::ZERO);
             slot.write(count, Timestamp::from_micros(last));
-            prop_assert!(slot.is(short, 3) && !slot.is_counted());
+            prop_assert!(slot.is(&short, 3) && !slot.is_counted());
             slot.count_it();
-            prop_assert!(slot.is(short, 3) && slot.is_counted());
+            prop_assert!(slot.is(&short, 3) && slot.is_counted());
             slot.write(count, Timestamp::from_micros(last));
             prop_assert!(slot.is_counted());
             prop_assert_eq!((slot.count(), slot.last().as_micros()), (count, last));

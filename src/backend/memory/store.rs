@@ -4,14 +4,17 @@ use std::sync::atomic::Ordering;
 
 use super::budget::Budget;
 use super::builder::Overflow;
-use super::shard::{Full, Shard, Target};
-use super::sweep::Grace;
-use super::values::Values;
+use super::grace::Grace;
+use super::hashed_key::HashedKey;
+use super::shard::{NoRoom, Shard};
+use super::slot::StateRef;
+use super::state_ids::{StateIds, StateInfo};
+use super::values::ValueTable;
 use crate::clock::Timestamp;
-use crate::decision::{Decision, Ruled};
-use crate::key::{Key, Short};
-use crate::strategy::packed::{self, Demand, Packed};
-use crate::strategy::{Cell, Core, Limit, MAX_LIMITS, Meter, Op, Step, apply_healing, interned};
+use crate::decision::{Decision, InlineDecision};
+use crate::step::{Cell, MAX_LIMITS, Step, apply_healing};
+use crate::strategy::meter::{self, Demand, Meter};
+use crate::strategy::{AnyMeter, CompiledLimit, Limit, Op};
 use crate::sync::{AtomicUsize, Mutex};
 
 /// What a caller is told to wait when its key does not fit, in microseconds.
@@ -22,7 +25,8 @@ const SWEPT_WHEN_FULL: usize = 512;
 #[derive(Debug)]
 pub(super) struct Store {
     shards: Box<[Aligned]>,
-    pub(super) values: Values,
+    pub(super) values: ValueTable,
+    pub(super) ids: StateIds,
     pub(super) budget: Budget,
     overflow: Overflow,
     /// Where the next call that finds no room goes on to sweep: the two tables of each shard in turn.
@@ -40,7 +44,7 @@ pub(super) enum Ruling {
     Decided(Decision),
     /// No more keys fit; the overflow rule decided.
     Overflowed(Decision),
-    /// The state could not be read; it starts afresh.
+    /// The state could not be read, and was replaced.
     Corrupt,
     /// Hits brought more rates to the key than can count.
     TooManyRates,
@@ -56,7 +60,8 @@ impl Store {
         let shards = (0..shards).map(|_| Aligned(Mutex::new(Shard::new(grace)))).collect();
         Self {
             shards,
-            values: Values::new(),
+            values: ValueTable::new(),
+            ids: StateIds::default(),
             budget: Budget::new(most),
             overflow,
             swept_when_full: AtomicUsize::new(0),
@@ -72,23 +77,31 @@ impl Store {
         &self.shards[usize::try_from(index).unwrap_or(0)].0
     }
 
-    /// Decides one step, under one lock; once more, if there was no room and some was made.
-    pub(super) fn apply(&self, key: &Key<'_>, step: &Step<'_>, asked_at: Timestamp) -> Ruling {
-        if let ([limit], Op::Take | Op::Peek) = (step.limits(), step.op())
-            && let Some(ruled) = self.single(key, limit, step.demand(), step.op(), || asked_at)
-        {
-            return Ruling::Decided(ruled.into());
+    /// Decides one step, under one lock; once more, if there was no room and some was made. `states` are
+    /// those of the step's limits, in their order.
+    pub(super) fn apply(
+        &self,
+        key: &HashedKey<'_>,
+        step: &Step<'_>,
+        states: &[Option<&StateInfo>],
+        asked_at: Timestamp,
+    ) -> Ruling {
+        if let ([limit], [Some(state)], Op::Take | Op::Peek) = (step.limits(), states, step.op()) {
+            let demand = (step.demand(), step.op());
+            if let Some(decision) = self.single(key, limit, state, demand, || asked_at) {
+                return Ruling::Decided(decision.into());
+            }
         }
         let attempt = || {
             if step.limits().len() <= 2 {
-                self.several::<2>(key, step, asked_at)
+                self.apply_any::<2>(key, step, states, asked_at)
             } else {
-                self.several::<MAX_LIMITS>(key, step, asked_at)
+                self.apply_any::<MAX_LIMITS>(key, step, states, asked_at)
             }
         };
         match attempt() {
             Ok(ruling) => ruling,
-            Err(Full) => self.make_room_and(asked_at, attempt).unwrap_or_else(|Full| {
+            Err(NoRoom) => self.make_room_and(asked_at, attempt).unwrap_or_else(|NoRoom| {
                 let admit = self.overflow == Overflow::Allow;
                 let rate = step.limits()[0].rate();
                 Ruling::Overflowed(Decision::overflow(rate, admit, OVERFLOW_WAIT_MICROS))
@@ -96,116 +109,114 @@ impl Store {
         }
     }
 
-    /// A hit of one limit with a packed count, or of two on a short key: the fast path of nearly every
-    /// hit.
-    ///
-    /// `None`, with nothing done, if it is not that, or if the key is new and there is no room.
-    #[inline(always)]
-    pub(super) fn try_hit(
+    /// Counts a hit of one limit with a packed count. `None`, without side effects, if it is not that, or
+    /// if the key is new and there is no room.
+    #[inline]
+    pub(super) fn hit_one(
         &self,
-        key: &Key<'_>,
-        limits: &[Limit],
+        key: &HashedKey<'_>,
+        limit: &Limit,
+        state: &StateInfo,
         cost: u32,
         now: impl FnOnce() -> Timestamp,
-    ) -> Option<Ruled> {
-        let [limit] = limits else {
-            return self.two(key, limits.try_into().ok()?, cost, now());
-        };
-        self.single(key, limit, Demand::of(cost), Op::Take, now)
+    ) -> Option<InlineDecision> {
+        self.single(key, limit, state, (Demand::of(cost), Op::Take), now)
     }
 
-    /// A hit or a peek of one limit with a packed count.
-    #[inline(always)]
+    /// Counts a hit or a peek of one limit with a packed count.
+    #[inline]
     fn single(
         &self,
-        key: &Key<'_>,
+        key: &HashedKey<'_>,
         limit: &Limit,
-        demand: Demand,
-        op: Op,
+        info: &StateInfo,
+        demand: (Demand, Op),
         now: impl FnOnce() -> Timestamp,
-    ) -> Option<Ruled> {
-        let Core::Packed(meter) = limit.core() else { return None };
+    ) -> Option<InlineDecision> {
+        let CompiledLimit::Packed(meter) = limit.compiled() else { return None };
         if limit.is_per_hit() {
             return None;
         }
-        let target = Target { key, interned: limit.interned(key.throttle()?) };
-        let Some(short) = key.short() else {
-            return self.one_large(meter, limit, target, (demand, op), now());
-        };
-        let target = (target, short);
+        let state = StateRef { key, info, ids: &self.ids };
+        if key.short().is_none() {
+            return self.single_long(meter, limit, state, demand, now());
+        }
         match meter {
-            Meter::Bucket(meter) => self.one(meter, limit, target, (demand, op), now()),
-            Meter::Fixed(meter) => self.one(meter, limit, target, (demand, op), now()),
-            Meter::Sliding(meter) => self.one(meter, limit, target, (demand, op), now()),
+            AnyMeter::Bucket(meter) => self.single_short(meter, limit, state, demand, now()),
+            AnyMeter::Fixed(meter) => self.single_short(meter, limit, state, demand, now()),
+            AnyMeter::Sliding(meter) => self.single_short(meter, limit, state, demand, now()),
         }
     }
 
     /// One limit with a packed count on a long key that is known.
     #[inline(never)]
-    fn one_large(
+    fn single_long(
         &self,
-        meter: &Meter,
+        meter: &AnyMeter,
         limit: &Limit,
-        target: Target<'_>,
+        state: StateRef<'_>,
         (demand, op): (Demand, Op),
         asked_at: Timestamp,
-    ) -> Option<Ruled> {
-        let (settled, at) = {
-            let mut shard = self.shard(target.key.hash()).lock();
-            shard.step_large(meter, target, asked_at, (demand, op))?
+    ) -> Option<InlineDecision> {
+        let (metered, at) = {
+            let mut shard = self.shard(state.key.hash()).lock();
+            shard.hit_large(meter, state, asked_at, (demand, op))?
         };
-        let answer = meter.answer(settled, at, demand);
-        Some(Ruled::of_one(limit, answer, (asked_at, at), taken(demand, op)))
+        let answer = meter.answer(metered, at, demand);
+        Some(InlineDecision::of_one(limit, answer, (asked_at, at), taken(demand, op)))
     }
 
-    /// Two limits with packed counts on a short key.
-    fn two(
+    /// One limit with a packed count on a short key.
+    #[inline]
+    fn single_short<M: Meter>(
         &self,
-        key: &Key<'_>,
-        limits: &[Limit; 2],
+        meter: &M,
+        limit: &Limit,
+        state: StateRef<'_>,
+        (demand, op): (Demand, Op),
+        asked_at: Timestamp,
+    ) -> Option<InlineDecision> {
+        let short = state.key.short()?;
+        let (metered, at) = {
+            let mut shard = self.shard(state.key.hash()).lock();
+            // Under the lock: whoever wrote the state as words did so after it began to need them.
+            if state.info.needs_words() {
+                return None;
+            }
+            shard.hit_one(meter, (state, short), asked_at, (demand, op), &self.budget)?
+        };
+        // All that follows needs the lock no more.
+        let answer = meter::answer(meter, metered, at, demand);
+        Some(InlineDecision::of_one(limit, answer, (asked_at, at), taken(demand, op)))
+    }
+
+    /// Counts a hit of two limits with packed counts on a short key. `None`, without side effects, if it
+    /// is not that, or if there is no room.
+    pub(super) fn hit_two(
+        &self,
+        key: &HashedKey<'_>,
+        limits: [&Limit; 2],
+        infos: [&StateInfo; 2],
         cost: u32,
         asked_at: Timestamp,
-    ) -> Option<Ruled> {
-        let (throttle, short) = (key.throttle()?, key.short()?);
-        let [Core::Packed(first), Core::Packed(second)] = [limits[0].core(), limits[1].core()]
+    ) -> Option<InlineDecision> {
+        let short = key.short()?;
+        let [CompiledLimit::Packed(first), CompiledLimit::Packed(second)] =
+            limits.map(Limit::compiled)
         else {
             return None;
         };
-        let interned = [limits[0].interned(throttle), limits[1].interned(throttle)];
-        let targets = interned.map(|interned| Target { key, interned });
+        let states = infos.map(|info| StateRef { key, info, ids: &self.ids });
         let demand = Demand::of(cost);
-        let (settled, at) = {
+        let (metered, at) = {
             let mut shard = self.shard(key.hash()).lock();
-            if interned.iter().any(|interned| interned.is_wide()) {
+            if infos.iter().any(|info| info.needs_words()) {
                 return None;
             }
-            let meters = [first, second];
-            shard.step_two(meters, targets, short, asked_at, demand, &self.budget)?
+            shard.hit_pair([first, second], states, short, asked_at, demand, &self.budget)?
         };
-        let answers = [first.answer(settled[0], at, demand), second.answer(settled[1], at, demand)];
-        Some(Ruled::of_two([&limits[0], &limits[1]], answers, (asked_at, at), cost))
-    }
-
-    #[inline(always)]
-    fn one<P: Packed>(
-        &self,
-        meter: &P,
-        limit: &Limit,
-        target: (Target<'_>, &Short),
-        (demand, op): (Demand, Op),
-        asked_at: Timestamp,
-    ) -> Option<Ruled> {
-        let (settled, at) = {
-            let mut shard = self.shard(target.0.key.hash()).lock();
-            // Under the lock: whoever wrote the state in its other form did so after it became wide.
-            if target.0.interned.is_wide() {
-                return None;
-            }
-            shard.step(meter, target, asked_at, (demand, op), &self.budget)?
-        };
-        // All that follows needs the lock no more.
-        let answer = packed::answer(meter, settled, at, demand);
-        Some(Ruled::of_one(limit, answer, (asked_at, at), taken(demand, op)))
+        let answers = [first.answer(metered[0], at, demand), second.answer(metered[1], at, demand)];
+        Some(InlineDecision::of_two(limits, answers, (asked_at, at), cost))
     }
 
     /// Any limits, up to `N` of them.
@@ -213,67 +224,81 @@ impl Store {
     /// A user's own strategy may panic in here. Nothing is lost by it: the budget is not touched before
     /// the step, and where such a strategy takes part words are copied, not moved out of the tables.
     #[inline(never)]
-    fn several<const N: usize>(
+    fn apply_any<const N: usize>(
         &self,
-        key: &Key<'_>,
+        key: &HashedKey<'_>,
         step: &Step<'_>,
+        states: &[Option<&StateInfo>],
         asked_at: Timestamp,
-    ) -> Result<Ruling, Full> {
+    ) -> Result<Ruling, NoRoom> {
         let limits = step.limits();
-        let throttle = key.throttle().unwrap_or_default();
-        let target = |limit: &Limit| Target { key, interned: limit.interned(throttle) };
-        let moved = !limits.iter().any(|limit| limit.core().is_custom());
+        // Those that have a state.
+        let stored = || {
+            let pairs = limits.iter().zip(states).enumerate();
+            pairs.filter(|(_, (limit, _))| limit.has_state()).filter_map(
+                |(index, (limit, info))| {
+                    let info = (*info)?;
+                    Some((index, limit, StateRef { key, info, ids: &self.ids }))
+                },
+            )
+        };
+        let moved = !limits.iter().any(|limit| limit.compiled().is_custom());
         let mut cells = [const { Cell::FRESH }; N];
         let cells = &mut cells[..limits.len()];
         let mut known = false;
 
         let mut shard = self.shard(key.hash()).lock();
-        for (limit, cell) in limits.iter().zip(&mut *cells) {
-            if !limit.has_state() {
-                continue;
-            }
-            match shard.load(target(limit), limit, moved) {
-                Some(found) => (*cell, known) = (found, true),
-                None if target(limit).interned.is_wide() && !limit.core().is_packed() => {
-                    *cell = Cell::fresh_words();
+        for (index, limit, state) in stored() {
+            match shard.load(state, limit, moved) {
+                Some(found) => (cells[index], known) = (found, true),
+                None if state.info.needs_words() && !limit.compiled().is_packed() => {
+                    cells[index] = Cell::fresh_words();
                 }
                 None => {}
             }
         }
+        let restore = |shard: &mut Shard, cells: &mut [Cell]| {
+            for (index, limit, state) in stored() {
+                if moved && !limit.is_per_hit() {
+                    shard.restore(state, std::mem::replace(&mut cells[index], Cell::FRESH));
+                }
+            }
+        };
         let (applied, corrupt) = apply_healing::<N>(step, cells, asked_at);
         let Some(applied) = applied else {
-            put_back(&mut shard, limits, cells, moved, target);
+            restore(&mut shard, cells);
             return Ok(Ruling::Corrupt);
         };
-        if let Some(limit) = limits.iter().find(|limit| limit.is_per_hit()) {
-            let parts = shard.brought(target(limit)).iter().map(|part| (part.id, part.fresh_at));
+        if let Some((_, _, state)) = stored().find(|(_, limit, _)| limit.is_per_hit()) {
+            let parts = shard.brought(state).iter().map(|part| (part.id, part.reset_at));
             if step.brings_too_many(&applied, parts) {
-                put_back(&mut shard, limits, cells, moved, target);
+                restore(&mut shard, cells);
                 return Ok(Ruling::TooManyRates);
             }
         }
         let mut counted = false;
-        if applied.is_changed() && !known {
-            let first = limits.iter().find(|limit| limit.has_state());
-            let first = target(first.unwrap_or(&limits[0]));
+        if applied.is_changed()
+            && !known
+            && let Some((_, _, first)) = stored().next()
+        {
             counted = shard.take_place(first, limits.len(), asked_at, &self.budget)?;
         }
-        for (index, (limit, cell)) in limits.iter().zip(&mut *cells).enumerate() {
+        for (index, limit, state) in stored() {
             if !applied.has_changed(index) {
                 continue;
             }
-            let fresh_at = applied.answers[index].fresh_at;
-            let cell = std::mem::replace(cell, Cell::FRESH);
+            let reset_at = applied.answers[index].reset_at;
+            let cell = std::mem::replace(&mut cells[index], Cell::FRESH);
             // As where states are stored as bytes: what a refund made fresh is forgotten.
-            if cell.is_fresh() || fresh_at <= applied.at {
-                shard.remove(target(limit), Some(limit), &self.budget);
+            if cell.is_fresh() || reset_at <= applied.at {
+                shard.remove(state, Some(limit), &self.budget);
             } else {
-                shard.store(target(limit), limit, (cell, fresh_at), asked_at, &mut counted);
+                shard.store(state, limit, (cell, reset_at), asked_at, &mut counted);
             }
         }
         // Nothing was left to store.
         self.budget.give_back(usize::from(counted));
-        put_back(&mut shard, limits, cells, moved, target);
+        restore(&mut shard, cells);
         drop(shard);
         Ok(match corrupt {
             Some(_) => Ruling::Corrupt,
@@ -281,12 +306,11 @@ impl Store {
         })
     }
 
-    /// Forgets all limits that a throttle ever had for a key.
-    pub(super) fn forget(&self, key: &Key<'_>) {
-        let Some(any) = interned::any_of(key.throttle().unwrap_or_default()) else { return };
+    /// Forgets all limits that throttles called `throttle` have had for a key.
+    pub(super) fn forget(&self, throttle: &str, key: &HashedKey<'_>) {
         let mut shard = self.shard(key.hash()).lock();
-        for interned in any.family() {
-            shard.remove(Target { key, interned }, None, &self.budget);
+        for info in self.ids.all_of(throttle) {
+            shard.remove(StateRef { key, info, ids: &self.ids }, None, &self.budget);
         }
     }
 
@@ -318,7 +342,7 @@ impl Store {
     /// Sweeps the next buckets of one shard; returns whether it has been swept to its end.
     pub(super) fn clean(&self, shard: usize, buckets: usize, now: Timestamp) -> bool {
         let Some(shard) = self.shards.get(shard) else { return true };
-        let (done, emptied) = shard.0.lock().clean(buckets, now, &self.budget);
+        let (done, emptied) = shard.0.lock().clean(buckets, now, &self.ids, &self.budget);
         // The lock is free again.
         drop(emptied);
         done
@@ -340,7 +364,8 @@ impl Store {
             }
             let next = self.swept_when_full.load(Ordering::Relaxed);
             let shard = &self.shards[next / 2 % self.shards.len()].0;
-            let (looked, done) = shard.lock().sweep_on(next % 2 == 1, left, now, &self.budget);
+            let (looked, done) =
+                shard.lock().sweep_on(next % 2 == 1, left, now, &self.ids, &self.budget);
             left -= looked;
             if done {
                 let _ = self.swept_when_full.compare_exchange(
@@ -359,21 +384,4 @@ impl Store {
 #[inline(always)]
 fn taken(demand: Demand, op: Op) -> u32 {
     if op == Op::Take { demand.cost_u32() } else { 0 }
-}
-
-fn put_back<'t>(
-    shard: &mut Shard,
-    limits: &[Limit],
-    cells: &mut [Cell],
-    moved: bool,
-    target: impl Fn(&Limit) -> Target<'t>,
-) {
-    if !moved {
-        return;
-    }
-    for (limit, cell) in limits.iter().zip(cells) {
-        if limit.has_state() && !limit.is_per_hit() {
-            shard.put_back(target(limit), std::mem::replace(cell, Cell::FRESH));
-        }
-    }
 }

@@ -1,36 +1,12 @@
 //! Sweeping a shard: what is over goes, a few slots at a time.
 
 use super::budget::Budget;
-use super::places::Orphans;
+use super::grace::Grace;
+use super::orphans::Orphans;
 use super::shard::Shard;
 use super::slot::{Body, LargeSlot, Slot};
+use super::state_ids::StateIds;
 use crate::clock::Timestamp;
-use crate::strategy::{KEPT_MICROS, interned};
-
-/// When a state that is over is swept.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Grace {
-    /// Microseconds since the last hit.
-    since_last: u64,
-    /// Microseconds since it was over.
-    since_over: u64,
-}
-
-impl Grace {
-    /// At once: no more keys fit.
-    pub(super) const NONE: Self = Self { since_last: 0, since_over: 0 };
-
-    /// Under a clock that never steps back: taking a count out and in again costs more than letting it
-    /// lie for ten seconds.
-    pub(super) const MONOTONIC: Self = Self { since_last: 10_000_000, since_over: 0 };
-
-    /// Under a clock that may step back: what was over may count again.
-    pub(super) const STEPPING: Self = Self { since_last: 0, since_over: KEPT_MICROS };
-
-    fn is_spent(self, last: Timestamp, fresh_at: Timestamp, now: Timestamp) -> bool {
-        last.plus_micros(self.since_last) <= now && fresh_at.plus_micros(self.since_over) <= now
-    }
-}
 
 impl Shard {
     /// Sweeps the next buckets in the background; returns whether both tables have been swept to their
@@ -39,25 +15,36 @@ impl Shard {
         &mut self,
         buckets: usize,
         now: Timestamp,
+        ids: &StateIds,
         budget: &Budget,
     ) -> (bool, impl Sized + use<>) {
-        self.sweep(buckets, now, self.rare.grace, budget);
-        let emptied = (self.small.move_on(0), self.rare.large.move_on(0));
-        let left = match self.rare.left_to_clean {
-            0 => self.small.buckets().max(self.rare.large.buckets()),
+        self.sweep(buckets, now, self.cold.grace, ids, budget);
+        let emptied = (self.small.move_on(0, ids), self.cold.large.move_on(0, ids));
+        let left = match self.cold.left_to_clean {
+            0 => self.small.buckets().max(self.cold.large.buckets()),
             left => left,
         };
-        self.rare.left_to_clean = left.saturating_sub(buckets);
-        (self.rare.left_to_clean == 0, emptied)
+        self.cold.left_to_clean = left.saturating_sub(buckets);
+        (self.cold.left_to_clean == 0, emptied)
     }
 
-    /// Looks at up to that many buckets of each table and removes what is over.
-    pub(super) fn sweep(&mut self, buckets: usize, now: Timestamp, grace: Grace, budget: &Budget) {
-        let mut orphans = Orphans::new();
-        self.small.sweep(buckets, |slot| small_is_spent(slot, grace, now) && orphans.small(slot));
-        let large = &mut self.rare.large;
-        large.sweep(buckets, |slot| large_is_spent(slot, grace, now) && orphans.large(slot));
-        self.settle(orphans, budget);
+    /// Sweeps up to `buckets` buckets of each table: removes what has expired.
+    pub(super) fn sweep(
+        &mut self,
+        buckets: usize,
+        now: Timestamp,
+        grace: Grace,
+        ids: &StateIds,
+        budget: &Budget,
+    ) {
+        let mut orphans = Orphans::new(ids);
+        self.small.sweep(buckets, ids, |slot| {
+            small_is_spent(slot, grace, now, ids) && orphans.small(slot)
+        });
+        self.cold.large.sweep(buckets, ids, |slot| {
+            large_is_spent(slot, grace, now, ids) && orphans.large(slot)
+        });
+        self.settle(orphans, ids, budget);
     }
 
     /// Goes on to sweep one of the tables, since no more keys fit. Returns at how many buckets it looked,
@@ -67,38 +54,46 @@ impl Shard {
         large: bool,
         buckets: usize,
         now: Timestamp,
+        ids: &StateIds,
         budget: &Budget,
     ) -> (usize, bool) {
-        let mut orphans = Orphans::new();
+        let mut orphans = Orphans::new(ids);
         let grace = Grace::NONE;
         let swept = match large {
-            false => self.small.sweep_pass(buckets, |slot| {
-                small_is_spent(slot, grace, now) && orphans.small(slot)
+            false => self.small.sweep_pass(buckets, ids, |slot| {
+                small_is_spent(slot, grace, now, ids) && orphans.small(slot)
             }),
-            true => self.rare.large.sweep_pass(buckets, |slot| {
-                large_is_spent(slot, grace, now) && orphans.large(slot)
+            true => self.cold.large.sweep_pass(buckets, ids, |slot| {
+                large_is_spent(slot, grace, now, ids) && orphans.large(slot)
             }),
         };
-        self.settle(orphans, budget);
+        self.settle(orphans, ids, budget);
         swept
     }
 }
 
-fn small_is_spent(slot: &Slot, grace: Grace, now: Timestamp) -> bool {
-    packed_is_spent(slot.interned(), slot.count(), slot.last(), grace, now)
+fn small_is_spent(slot: &Slot, grace: Grace, now: Timestamp, ids: &StateIds) -> bool {
+    packed_is_spent((slot.state_id(), slot.count(), slot.last()), grace, now, ids)
 }
 
-fn large_is_spent(slot: &LargeSlot, grace: Grace, now: Timestamp) -> bool {
-    let is_over = |fresh_at| grace.is_spent(Timestamp::ZERO, fresh_at, now);
+fn large_is_spent(slot: &LargeSlot, grace: Grace, now: Timestamp, ids: &StateIds) -> bool {
+    let is_over = |reset_at| grace.is_spent(Timestamp::ZERO, reset_at, now);
     match &slot.body {
-        Body::Packed { count, last } => packed_is_spent(slot.interned, *count, *last, grace, now),
-        Body::Words { fresh_at, .. } => is_over(*fresh_at),
-        Body::Brought(parts) => parts.iter().all(|part| is_over(part.fresh_at)),
+        Body::Packed { count, last } => {
+            packed_is_spent((slot.state_id, *count, *last), grace, now, ids)
+        }
+        Body::Words { reset_at, .. } => is_over(*reset_at),
+        Body::Brought(parts) => parts.iter().all(|part| is_over(part.reset_at)),
     }
 }
 
-fn packed_is_spent(id: u32, count: u64, last: Timestamp, grace: Grace, now: Timestamp) -> bool {
-    last.plus_micros(grace.since_last) <= now
-        && interned::by_id(id)
-            .is_some_and(|interned| grace.is_spent(last, interned.fresh_at(count, last), now))
+fn packed_is_spent(
+    (id, count, last): (u32, u64, Timestamp),
+    grace: Grace,
+    now: Timestamp,
+    ids: &StateIds,
+) -> bool {
+    let is_spent = |reset_at| grace.is_spent(last, reset_at, now);
+    last.saturating_add_micros(grace.since_last) <= now
+        && ids.get(id).is_some_and(|info| is_spent(info.reset_at(count, last)))
 }

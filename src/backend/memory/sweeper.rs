@@ -1,4 +1,4 @@
-//! The background task that removes what says nothing any more.
+//! The background task that removes expired entries.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use tokio::task::yield_now;
 use tracing::{Instrument, debug, debug_span};
 
-use super::Inner;
+use super::MemoryInner;
 use crate::background::Task;
 
 /// Buckets that are swept under one lock: some tens of microseconds, whatever the number of keys.
@@ -33,8 +33,8 @@ impl Sweeper {
         Self { frequency, task: Task::new(), next: Mutex::new(Next::Shard(0)) }
     }
 
-    /// Sweeps one chunk; says whether that was the last one of a round.
-    pub(super) fn step(&self, inner: &Inner) -> bool {
+    /// Sweeps one chunk. Returns `true` if that was the last one of a pass.
+    pub(super) fn sweep_chunk(&self, inner: &MemoryInner) -> bool {
         // Two who sweep at the same time take turns; neither does anything twice.
         let mut next = self.next.lock();
         let now = inner.now();
@@ -55,12 +55,12 @@ impl Sweeper {
     }
 
     /// Starts the task if it does not run and there is a runtime for it.
-    pub(super) fn start(&self, inner: &Arc<Inner>) {
+    pub(super) fn start(&self, inner: &Arc<MemoryInner>) {
         let Some(frequency) = self.frequency else { return };
-        let span = debug_span!("traffik_cleanup", namespace = inner.settings.namespace());
+        let span = debug_span!("traffik_cleanup", namespace = inner.core.namespace());
         let started = self.task.start(|| run(Arc::downgrade(inner), frequency).instrument(span));
         if !started {
-            debug!("no runtime for the cleanup task; new keys clean up alone");
+            debug!("no runtime for the cleanup task; expired entries go when new keys come");
         }
     }
 
@@ -71,12 +71,12 @@ impl Sweeper {
 }
 
 /// Sweeps now and then, until the backend is gone.
-async fn run(backend: Weak<Inner>, frequency: Duration) {
+async fn run(backend: Weak<MemoryInner>, frequency: Duration) {
     loop {
         tokio::time::sleep(frequency).await;
         loop {
             let Some(inner) = backend.upgrade() else { return };
-            if inner.sweeper.step(&inner) {
+            if inner.sweeper.sweep_chunk(&inner) {
                 break;
             }
             drop(inner);

@@ -14,15 +14,18 @@ const MOVED_PER_INSERT: usize = 32;
 /// A table of this many buckets is not made smaller.
 const SMALL: usize = 64;
 
-/// An item that knows its own hash.
+/// An item whose hash can be told from it.
 pub(super) trait Hashed {
-    fn hash(&self) -> u64;
+    /// What is needed to tell it.
+    type By: ?Sized;
+
+    fn hash(&self, by: &Self::By) -> u64;
 }
 
 #[derive(Debug)]
 pub(super) struct Table<T> {
     main: HashTable<T>,
-    /// The table before, while it is emptied. Boxed, as it is rare: so what every hit needs, the lock
+    /// The table before, while it is emptied. Boxed, as it is cold: so what every hit needs, the lock
     /// of the shard included, fits one cache line.
     old: Option<Box<Old<T>>>,
     /// The bucket of `main` that the next sweep begins with.
@@ -80,7 +83,7 @@ impl<T: Hashed> Table<T> {
         }
     }
 
-    /// Where an item is. Good until the next call that inserts, removes or sweeps.
+    /// Returns where an item is. Good until the next call that inserts, removes or sweeps.
     #[inline(always)]
     pub(super) fn locate(&self, hash: u64, mut eq: impl FnMut(&T) -> bool) -> Option<Spot> {
         match self.main.find_bucket_index(hash, &mut eq) {
@@ -108,28 +111,33 @@ impl<T: Hashed> Table<T> {
     }
 
     /// Inserts an item that is not in the table.
-    pub(super) fn insert(&mut self, hash: u64, item: T) -> &mut T {
+    pub(super) fn insert(&mut self, hash: u64, item: T, by: &T::By) -> &mut T {
         if self.main.len() == self.main.capacity() {
-            self.replace();
+            self.replace(by);
         }
-        self.move_some(MOVED_PER_INSERT);
-        self.main.insert_unique(hash, item, T::hash).into_mut()
+        self.move_some(MOVED_PER_INSERT, by);
+        self.main.insert_unique(hash, item, |item| item.hash(by)).into_mut()
     }
 
     /// Goes on with the move to another size, if there is one; gives the old table once it is empty, to
     /// be freed where nobody waits: a large one takes the system a while.
-    pub(super) fn move_on(&mut self, buckets: usize) -> Option<Emptied<T>> {
-        self.move_buckets(buckets);
+    pub(super) fn move_on(&mut self, buckets: usize, by: &T::By) -> Option<Emptied<T>> {
+        self.move_buckets(buckets, by);
         self.old.take_if(|old| old.is_empty()).map(Emptied)
     }
 
     /// Looks at the next `buckets` buckets, each at most once, and removes the items that are spent; or
     /// goes on with a move, and [`move_on`](Self::move_on) is to be called then. Returns how many
     /// buckets it looked at or moved.
-    pub(super) fn sweep(&mut self, buckets: usize, mut spent: impl FnMut(&T) -> bool) -> usize {
+    pub(super) fn sweep(
+        &mut self,
+        buckets: usize,
+        by: &T::By,
+        mut spent: impl FnMut(&T) -> bool,
+    ) -> usize {
         if self.is_moving() {
             // Not freed here: see `move_on`.
-            return self.move_buckets(buckets);
+            return self.move_buckets(buckets, by);
         }
         let all = self.main.num_buckets();
         let looked = buckets.min(all);
@@ -145,7 +153,7 @@ impl<T: Hashed> Table<T> {
         // A table of more than 2^32 buckets is swept in its first part only.
         self.swept = u32::try_from(if end < all { end } else { end - all }).unwrap_or(0);
         if end >= all && all > SMALL && self.main.len() < all / 8 && self.old.is_none() {
-            self.replace();
+            self.replace(by);
         }
         looked
     }
@@ -155,22 +163,23 @@ impl<T: Hashed> Table<T> {
     pub(super) fn sweep_pass(
         &mut self,
         buckets: usize,
+        by: &T::By,
         spent: impl FnMut(&T) -> bool,
     ) -> (usize, bool) {
         if self.is_moving() {
-            return (self.move_buckets(buckets), false);
+            return (self.move_buckets(buckets, by), false);
         }
         if self.pass_left == 0 {
             self.pass_left = u32::try_from(self.main.num_buckets()).unwrap_or(u32::MAX);
         }
         let left = usize::try_from(self.pass_left).unwrap_or(usize::MAX);
-        let looked = self.sweep(buckets.min(left), spent);
+        let looked = self.sweep(buckets.min(left), by, spent);
         let left = left.saturating_sub(looked);
         self.pass_left = u32::try_from(left).unwrap_or(u32::MAX);
         (looked, left == 0)
     }
 
-    /// Whether items are still in the table before.
+    /// Returns whether items are still in the table before.
     pub(super) fn is_moving(&self) -> bool {
         self.old.as_ref().is_some_and(|old| !old.is_empty())
     }
@@ -191,27 +200,27 @@ impl<T: Hashed> Table<T> {
     ///
     /// The new one has room for as many new items as the old one has buckets / 32, or more, so the old
     /// one is empty before the new one is full.
-    fn replace(&mut self) {
-        self.move_some(usize::MAX);
+    fn replace(&mut self, by: &T::By) {
+        self.move_some(usize::MAX, by);
         let room = (self.main.len() * 2).max(self.main.num_buckets() / 8).max(3);
         let table = std::mem::replace(&mut self.main, HashTable::with_capacity(room));
         self.old = Some(Box::new(Old { table, moved: 0 }));
         (self.swept, self.pass_left) = (0, 0);
     }
 
-    fn move_some(&mut self, buckets: usize) {
-        drop(self.move_on(buckets));
+    fn move_some(&mut self, buckets: usize, by: &T::By) {
+        drop(self.move_on(buckets, by));
     }
 
     /// Returns how many buckets were moved.
-    fn move_buckets(&mut self, buckets: usize) -> usize {
+    fn move_buckets(&mut self, buckets: usize, by: &T::By) -> usize {
         let Some(old) = &mut self.old else { return 0 };
         let (start, all) = (old.moved, old.table.num_buckets());
         let end = all.min(start.saturating_add(buckets));
         for bucket in old.moved..end {
             if let Ok(entry) = old.table.get_bucket_entry(bucket) {
                 let (item, _) = entry.remove();
-                self.main.insert_unique(item.hash(), item, T::hash);
+                self.main.insert_unique(item.hash(by), item, |item| item.hash(by));
             }
         }
         old.moved = end;
@@ -226,14 +235,16 @@ mod tests {
     use std::collections::BTreeMap;
 
     #[derive(Debug)]
-    struct Item(u64, u32);
+    struct Entry(u64, u32);
 
     fn spread(key: u64) -> u64 {
         (key ^ key >> 3).wrapping_mul(0x9e37_79b9_7f4a_7c15)
     }
 
-    impl Hashed for Item {
-        fn hash(&self) -> u64 {
+    impl Hashed for Entry {
+        type By = ();
+
+        fn hash(&self, (): &()) -> u64 {
             spread(self.0)
         }
     }
@@ -261,9 +272,9 @@ mod tests {
             for step in steps {
                 match step {
                     Do::Put(key, value) => {
-                        match table.find_mut(spread(key), |item: &Item| item.0 == key) {
+                        match table.find_mut(spread(key), |item: &Entry| item.0 == key) {
                             Some(item) => item.1 = value,
-                            None => { table.insert(spread(key), Item(key, value)); }
+                            None => { table.insert(spread(key), Entry(key, value), &()); }
                         }
                         model.insert(key, value);
                     }
@@ -273,7 +284,7 @@ mod tests {
                     }
                     Do::Sweep(buckets, below) => {
                         let mut swept = Vec::new();
-                        let looked = table.sweep(buckets, |item| {
+                        let looked = table.sweep(buckets, &(), |item| {
                             let spent = item.1 < below;
                             if spent { swept.push(item.0); }
                             spent
@@ -297,11 +308,11 @@ mod tests {
     fn no_insert_moves_more_than_a_few_buckets() {
         let mut table = Table::new();
         for key in 0..200_000 {
-            let left = |table: &Table<Item>| {
+            let left = |table: &Table<Entry>| {
                 table.old.as_ref().map(|old| old.table.num_buckets() - old.moved)
             };
             let before = left(&table);
-            table.insert(spread(key), Item(key, 0));
+            table.insert(spread(key), Entry(key, 0), &());
             match (before, left(&table)) {
                 (None, _) => {}
                 (Some(before), None) => assert!(before <= MOVED_PER_INSERT),
@@ -314,12 +325,12 @@ mod tests {
     fn gets_small_again_and_forgets_nothing_that_lives() {
         let mut table = Table::new();
         for key in 0..100_000 {
-            table.insert(spread(key), Item(key, u32::from(key % 1000 == 0)));
+            table.insert(spread(key), Entry(key, u32::from(key % 1000 == 0)), &());
         }
         let large = table.buckets();
         for _ in 0..large {
-            table.sweep(64, |item| item.1 == 0);
-            drop(table.move_on(0));
+            table.sweep(64, &(), |item| item.1 == 0);
+            drop(table.move_on(0, &()));
         }
         assert_eq!(table.len(), 100);
         assert!(table.buckets() <= 1024, "{} buckets", table.buckets());
@@ -332,7 +343,7 @@ mod tests {
     fn churn_leaves_no_trace() {
         let mut table = Table::new();
         for key in 0..1_000_000u64 {
-            table.insert(spread(key), Item(key, 0));
+            table.insert(spread(key), Entry(key, 0), &());
             if key >= 1000 {
                 let gone = key - 1000;
                 assert!(table.remove(spread(gone), |item| item.0 == gone).is_some());

@@ -4,20 +4,22 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::NAME;
 use super::budget::Budget;
+use super::failed;
 use super::table::{Hashed, Table};
-use crate::backend::{Result, counter};
+use crate::backend::Result;
+use crate::backend::change::{Change, Changed};
 use crate::clock::Timestamp;
-use crate::error::{BackendError, ErrorKind};
-use crate::key::{self, Key};
+use crate::error::ErrorKind;
+use crate::key::Key;
+use crate::random;
 
 /// Buckets that are swept for each new value.
 const SWEPT_PER_INSERT: usize = 4;
 
 /// One table under one lock: so setting several values is atomic, and reading them too.
 #[derive(Debug)]
-pub(super) struct Values {
+pub(super) struct ValueTable {
     table: Mutex<Table<Value>>,
 }
 
@@ -35,16 +37,18 @@ impl Value {
 }
 
 impl Hashed for Value {
-    fn hash(&self) -> u64 {
+    type By = ();
+
+    fn hash(&self, (): &()) -> u64 {
         hash(&self.key)
     }
 }
 
 fn hash(encoded: &[u8]) -> u64 {
-    key::hasher().hash_one(encoded)
+    random::hasher().hash_one(encoded)
 }
 
-impl Values {
+impl ValueTable {
     pub(super) const fn new() -> Self {
         Self { table: Mutex::new(Table::new()) }
     }
@@ -78,92 +82,44 @@ impl Values {
         new.dedup();
         new.retain(|encoded| open.find(encoded).is_none());
         let taken = new.len();
-        open.take(taken, "set", budget)?;
+        open.take(taken, "multi_set", budget)?;
         let mut inserted = 0;
+        let expires = ttl.map(|ttl| now.saturating_add(ttl));
         for (key, value) in pairs {
-            inserted += usize::from(open.put(key.encode(), value.to_vec(), expiry(ttl, now)));
+            inserted += usize::from(open.put(key.encode(), value.to_vec(), expires));
         }
         budget.give_back(taken.saturating_sub(inserted));
         Ok(())
     }
 
-    pub(super) fn delete(&self, key: &Key<'_>, now: Timestamp, budget: &Budget) -> bool {
-        Open { table: &mut self.table.lock(), now }.delete(&key.encode(), budget)
-    }
-
-    /// Changes a counter by `change`; a missing one counts as `missing`, or is an error if that is
-    /// `None`. `ttl` is for a counter that has none.
-    pub(super) fn count(
+    /// Does to a value what `change` says.
+    pub(super) fn update<T>(
         &self,
         (key, operation): (&Key<'_>, &'static str),
-        missing: Option<u64>,
-        change: impl FnOnce(u64) -> Result<u64>,
-        ttl: Option<Duration>,
+        change: impl FnOnce(Option<&[u8]>) -> Changed<T>,
         now: Timestamp,
         budget: &Budget,
-    ) -> Result<u64> {
+    ) -> Result<T> {
         let encoded = key.encode();
         let mut table = self.table.lock();
         let mut open = Open { table: &mut table, now };
-        if let Some(value) = open.find(&encoded) {
-            let number = change(counter::parse(NAME, operation, &value.bytes)?)?;
-            value.bytes = number.to_string().into_bytes();
-            value.expires = value.expires.or(expiry(ttl, now));
-            return Ok(number);
-        }
-        let missing =
-            missing.ok_or_else(|| BackendError::new(NAME, operation, ErrorKind::NotFound))?;
-        let number = change(missing)?;
-        open.take(1, operation, budget)?;
-        let inserted = open.put(encoded, number.to_string().into_bytes(), expiry(ttl, now));
-        budget.give_back(usize::from(!inserted));
-        Ok(number)
-    }
-
-    pub(super) fn expire(
-        &self,
-        key: &Key<'_>,
-        ttl: Duration,
-        now: Timestamp,
-        budget: &Budget,
-    ) -> bool {
-        let encoded = key.encode();
-        let mut table = self.table.lock();
-        let mut open = Open { table: &mut table, now };
-        if ttl.is_zero() {
-            return open.delete(&encoded, budget);
-        }
         let found = open.find(&encoded);
-        found.map(|value| value.expires = expiry(Some(ttl), now)).is_some()
-    }
-
-    pub(super) fn compare_and_set(
-        &self,
-        key: &Key<'_>,
-        expected: Option<&[u8]>,
-        new: Option<&[u8]>,
-        ttl: Option<Duration>,
-        now: Timestamp,
-        budget: &Budget,
-    ) -> Result<bool> {
-        let encoded = key.encode();
-        let mut table = self.table.lock();
-        let mut open = Open { table: &mut table, now };
-        if open.find(&encoded).map(|value| &*value.bytes) != expected {
-            return Ok(false);
+        let (is_new, old) = (found.is_none(), found.as_ref().and_then(|value| value.expires));
+        let (outcome, change) = change(found.map(|value| &*value.bytes))?;
+        match change {
+            Change::Keep => {}
+            Change::Remove => open.delete(&encoded, budget),
+            Change::Put(bytes, ttl) => match ttl.expires_at(old, now) {
+                Some(expires) if expires <= now => open.delete(&encoded, budget),
+                expires => {
+                    let taken = usize::from(is_new);
+                    open.take(taken, operation, budget)?;
+                    let inserted = open.put(encoded, bytes, expires);
+                    budget.give_back(taken.saturating_sub(usize::from(inserted)));
+                }
+            },
         }
-        match new {
-            Some(new) if ttl != Some(Duration::ZERO) => {
-                let taken = usize::from(expected.is_none());
-                open.take(taken, "compare_and_set", budget)?;
-                let inserted = open.put(encoded, new.to_vec(), expiry(ttl, now));
-                budget.give_back(taken.saturating_sub(usize::from(inserted)));
-            }
-            _ => {
-                open.delete(&encoded, budget);
-            }
-        }
-        Ok(true)
+        Ok(outcome)
     }
 
     pub(super) fn clear(&self, budget: &Budget) {
@@ -171,7 +127,7 @@ impl Values {
         budget.give_back(cleared.len());
     }
 
-    /// Looks at up to that many buckets and removes what has expired. Returns at how many it looked.
+    /// Sweeps up to `buckets` buckets: removes what has expired. Returns how many it looked at.
     pub(super) fn sweep(&self, buckets: usize, now: Timestamp, budget: &Budget) -> usize {
         Open { table: &mut self.table.lock(), now }.sweep(buckets, budget)
     }
@@ -180,16 +136,12 @@ impl Values {
     pub(super) fn clean(&self, buckets: usize, now: Timestamp, budget: &Budget) -> usize {
         let mut table = self.table.lock();
         let _looked = Open { table: &mut table, now }.sweep(buckets, budget);
-        let emptied = table.move_on(0);
+        let emptied = table.move_on(0, &());
         let left = table.buckets();
         drop(table);
         drop(emptied);
         left
     }
-}
-
-fn expiry(ttl: Option<Duration>, now: Timestamp) -> Option<Timestamp> {
-    ttl.map(|ttl| now.after(ttl))
 }
 
 /// The table while its lock is held.
@@ -206,7 +158,7 @@ impl Open<'_> {
             .filter(|value| !value.is_expired(now))
     }
 
-    /// Says whether that is one value more, an expired one counted in.
+    /// Returns `true` if that is one value more, counting an expired one.
     fn put(&mut self, encoded: Vec<u8>, bytes: Vec<u8>, expires: Option<Timestamp>) -> bool {
         let hash = hash(&encoded);
         if let Some(value) = self.table.find_mut(hash, |value| *value.key == *encoded) {
@@ -214,15 +166,13 @@ impl Open<'_> {
             value.expires = expires;
             return false;
         }
-        self.table.insert(hash, Value { key: encoded.into(), bytes, expires });
+        self.table.insert(hash, Value { key: encoded.into(), bytes, expires }, &());
         true
     }
 
-    /// Says whether there was one that had not expired.
-    fn delete(&mut self, encoded: &[u8], budget: &Budget) -> bool {
+    fn delete(&mut self, encoded: &[u8], budget: &Budget) {
         let removed = self.table.remove(hash(encoded), |value| *value.key == *encoded);
         budget.give_back(usize::from(removed.is_some()));
-        removed.is_some_and(|value| !value.is_expired(self.now))
     }
 
     fn take(&mut self, count: usize, operation: &'static str, budget: &Budget) -> Result<()> {
@@ -230,12 +180,12 @@ impl Open<'_> {
         if budget.take(count) {
             return Ok(());
         }
-        Err(BackendError::new(NAME, operation, ErrorKind::Full))
+        Err(failed(operation, ErrorKind::Full))
     }
 
     fn sweep(&mut self, buckets: usize, budget: &Budget) -> usize {
         let (now, before) = (self.now, self.table.len());
-        let looked = self.table.sweep(buckets, |value| value.is_expired(now));
+        let looked = self.table.sweep(buckets, &(), |value| value.is_expired(now));
         budget.give_back(before - self.table.len());
         looked
     }

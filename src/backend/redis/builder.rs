@@ -13,10 +13,10 @@ use super::lock::{DEFAULT_LEASE, SHORTEST_TTL};
 use super::node::DEFAULT_FENCE_TTL;
 #[cfg(feature = "redis-sentinel")]
 use super::sentinel::Sentinels;
-use super::servers::Target;
+use super::servers::ServerSpec;
 use super::source::Source;
 use super::{NAME, Redis};
-use crate::backend::Settings;
+use crate::backend::BackendCore;
 use crate::clock::{Clock, WallClock};
 use crate::error::BuildError;
 use crate::lock::LockOptions;
@@ -38,7 +38,7 @@ pub enum LockType {
 /// Builds a [`Redis`] backend. Setters cannot fail; `build` checks everything.
 #[must_use = "a builder does nothing until `build`"]
 pub struct RedisBuilder {
-    source: Option<Wanted>,
+    source: Option<SourceSpec>,
     /// The names of the sources that were given; one is right.
     given: Vec<&'static str>,
     namespace: String,
@@ -56,7 +56,7 @@ pub struct RedisBuilder {
 }
 
 /// Where connections come from, before anything is checked.
-enum Wanted {
+enum SourceSpec {
     Url(String),
     Ready(Box<Source>),
     #[cfg(feature = "redis-cluster")]
@@ -78,26 +78,26 @@ impl RedisBuilder {
             lock_lease: DEFAULT_LEASE,
             lock_fence_ttl: DEFAULT_FENCE_TTL,
             clock: None,
-            timeout: Redis::DEFAULT_TIMEOUT,
+            timeout: Redis::DEFAULT_COMMAND_TIMEOUT,
             connect_timeout: Duration::from_millis(250),
             initialize_timeout: Duration::from_secs(5),
             max_in_flight: 10_000,
         }
     }
 
-    fn source(mut self, name: &'static str, source: Wanted) -> Self {
+    fn source(mut self, name: &'static str, source: SourceSpec) -> Self {
         self.given.push(name);
         self.source = Some(source);
         self
     }
 
-    /// One server: `redis://[user:password@]host[:port][/db]`, `rediss://` for TLS (feature
+    /// Sets one server: `redis://[user:password@]host[:port][/db]`, `rediss://` for TLS (feature
     /// `redis-rustls`), or `unix:///path`.
     pub fn url(self, url: impl Into<String>) -> Self {
-        self.source("url", Wanted::Url(url.into()))
+        self.source("url", SourceSpec::Url(url.into()))
     }
 
-    /// Full control: an async function that returns a connection. It is called again for each
+    /// Sets an async function that returns a connection, for full control. It is called again for each
     /// reconnect, in a time of [`connect_timeout`](Self::connect_timeout), on the runtime of the background
     /// work, so it must not block. Give it no timeout of its own
     /// for answers: the backend has one, outside of it. What it made is dropped and never closed by
@@ -123,17 +123,20 @@ impl RedisBuilder {
         C: Into<Connection>,
         F: Future<Output = RedisResult<C>> + Send + 'static,
     {
-        self.source("factory", Wanted::Ready(Box::new(Source::factory(make))))
+        self.source("factory", SourceSpec::Ready(Box::new(Source::factory(make))))
     }
 
-    /// A connection manager that the program has already. It reconnects by its own settings, and lives on
-    /// the runtime that made it, which must not stand idle. The backend cannot replace a connection of it
-    /// that went silent, so give it a response timeout and few retries, or prefer a URL.
+    /// Sets a connection manager that the program has already. It reconnects by its own settings, and
+    /// lives on the runtime that made it, which must not stand idle. The backend cannot replace a
+    /// connection of it that went silent, so give it a response timeout and few retries, or prefer a URL.
     pub fn connection_manager(self, manager: ConnectionManager) -> Self {
-        self.source("connection_manager", Wanted::Ready(Box::new(Source::Given(manager.into()))))
+        self.source(
+            "connection_manager",
+            SourceSpec::Ready(Box::new(Source::Given(manager.into()))),
+        )
     }
 
-    /// A Redis cluster, by the URLs of some of its nodes. Feature `redis-cluster`.
+    /// Sets a Redis cluster, by the URLs of some of its nodes. Feature `redis-cluster`.
     ///
     /// The other nodes are found by asking these, and are connected with the credentials and the TLS of
     /// the first URL. Each node has one connection, replicas too. A node that is down or silent concerns
@@ -142,11 +145,12 @@ impl RedisBuilder {
     #[cfg(feature = "redis-cluster")]
     pub fn cluster<U: Into<String>>(self, urls: impl IntoIterator<Item = U>) -> Self {
         let urls = urls.into_iter().map(Into::into).collect();
-        self.source("cluster", Wanted::Cluster(urls))
+        self.source("cluster", SourceSpec::Cluster(urls))
     }
 
-    /// The master that sentinels name for `service`, by the URLs of the sentinels. Credentials, database
-    /// and TLS of the first URL are those of the service's servers too. Feature `redis-sentinel`.
+    /// Sets the master that sentinels name for `service`, by the URLs of the sentinels. Credentials,
+    /// database and TLS of the first URL are those of the service's servers too. Feature
+    /// `redis-sentinel`.
     ///
     /// All sentinels are asked at the same time, so one that is down or silent costs nothing.
     #[cfg(feature = "redis-sentinel")]
@@ -156,7 +160,7 @@ impl RedisBuilder {
         service: impl Into<String>,
     ) -> Self {
         let urls = urls.into_iter().map(Into::into).collect();
-        self.source("sentinels", Wanted::Sentinels(urls, service.into()))
+        self.source("sentinels", SourceSpec::Sentinels(urls, service.into()))
     }
 
     /// Separates applications on one server: 1 to 64 bytes of letters, digits and `_.:-`. Defaults to
@@ -168,21 +172,21 @@ impl RedisBuilder {
 
     /// Sets whether the end of a lifespan keeps what was counted. Defaults to `true`: other processes
     /// count on the same server, and a rolling deploy must not reset every limit. With `false` the end
-    /// of the last lifespan in this process clears the namespace for all of them, and a warning says so
+    /// of the last lifespan in this process clears the namespace for all of them, and a warning is logged
     /// when it begins.
     pub fn persistent(mut self, persistent: bool) -> Self {
         self.persistent = persistent;
         self
     }
 
-    /// What is decided when the backend fails, where the throttle does not say. Defaults to
+    /// Sets what is decided when the backend fails, for throttles without a policy. Defaults to
     /// [`OnError::default`].
     pub fn on_error(mut self, policy: OnError) -> Self {
         self.on_error = policy;
         self
     }
 
-    /// On what locks are kept. Defaults to [`LockType::Single`].
+    /// Sets on which servers locks are kept. Defaults to [`LockType::Single`].
     pub fn lock_type(mut self, lock_type: LockType) -> Self {
         self.lock_type = lock_type;
         self
@@ -226,7 +230,7 @@ impl RedisBuilder {
         self
     }
 
-    /// Where the time of decisions comes from. Defaults to the server's own clock, which all processes
+    /// Sets where the time of decisions comes from. Defaults to the server's own clock, which all processes
     /// share. With a clock that is given, all processes must agree, and the server keeps each state for
     /// an hour at least, since it cannot know when it is over.
     pub fn clock(mut self, clock: impl Clock) -> Self {
@@ -234,10 +238,10 @@ impl RedisBuilder {
         self
     }
 
-    /// The longest that one call takes, with connecting, redirections and what is safely tried again;
+    /// Sets the longest that one call takes, with connecting, redirections and safe retries;
     /// above zero. Keep it below the throttle's deadline, and its error says more. Defaults to
-    /// [`Redis::DEFAULT_TIMEOUT`].
-    pub fn timeout(mut self, timeout: Duration) -> Self {
+    /// [`Redis::DEFAULT_COMMAND_TIMEOUT`].
+    pub fn command_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
@@ -250,14 +254,14 @@ impl RedisBuilder {
         self
     }
 
-    /// How long `initialize` (a lifespan) waits for a server that is starting. Defaults to 5 s.
+    /// Sets how long `initialize` (a lifespan) waits for a server that is starting. Defaults to 5 s.
     pub fn initialize_timeout(mut self, timeout: Duration) -> Self {
         self.initialize_timeout = timeout;
         self
     }
 
     /// Sets the most calls that wait for the answers of one server at the same time; more fail at once as
-    /// overloaded. The nodes of a cluster are counted each for itself. Above zero. Defaults to 10,000.
+    /// overloaded. Each node of a cluster has its own count. Above zero. Defaults to 10,000.
     pub fn max_in_flight(mut self, calls: usize) -> Self {
         self.max_in_flight = calls;
         self
@@ -275,16 +279,16 @@ impl RedisBuilder {
         self.check_times()?;
         let given_clock = self.clock.take();
         let clock = given_clock.clone().unwrap_or_else(|| Arc::new(WallClock::new()));
-        let settings = Settings::new(NAME, self.namespace.clone(), clock)?
+        let core = BackendCore::new(NAME, self.namespace.clone(), clock)?
             .persistent(self.persistent)
             .shared(true)
             .on_error(self.on_error.clone())
             .lock(self.lock);
         let lock_sources = self.lock_sources()?;
-        Ok(Redis::from_parts(self, target, lock_sources, settings, given_clock))
+        Ok(Redis::from_parts(self, target, lock_sources, core, given_clock))
     }
 
-    fn checked_target(&mut self) -> Result<Target, BuildError> {
+    fn checked_target(&mut self) -> Result<ServerSpec, BuildError> {
         if self.given.len() > 1 {
             let given = self.given.join(" and ");
             return Err(BuildError::setting("source", format!("is given as {given}; give one")));
@@ -294,16 +298,18 @@ impl RedisBuilder {
                 "source",
                 "is missing; say where the server is, as with url(\"redis://127.0.0.1\")",
             )),
-            Some(Wanted::Url(url)) => {
-                Source::server(&url).map(|source| Target::One(Box::new(source)))
+            Some(SourceSpec::Url(url)) => {
+                Source::server(&url).map(|source| ServerSpec::One(Box::new(source)))
             }
-            Some(Wanted::Ready(source)) => Ok(Target::One(source)),
+            Some(SourceSpec::Ready(source)) => Ok(ServerSpec::One(source)),
             #[cfg(feature = "redis-cluster")]
-            Some(Wanted::Cluster(urls)) => super::cluster::Seeds::new(&urls).map(Target::Cluster),
+            Some(SourceSpec::Cluster(urls)) => {
+                super::cluster::Seeds::new(&urls).map(ServerSpec::Cluster)
+            }
             #[cfg(feature = "redis-sentinel")]
-            Some(Wanted::Sentinels(urls, service)) => {
+            Some(SourceSpec::Sentinels(urls, service)) => {
                 let sentinels = Sentinels::new(&urls, &service, self.connect_timeout)?;
-                Ok(Target::One(Box::new(Source::Sentinels(Arc::new(sentinels)))))
+                Ok(ServerSpec::One(Box::new(Source::Sentinels(Arc::new(sentinels)))))
             }
         }
     }
@@ -320,7 +326,7 @@ impl RedisBuilder {
                 return Err(BuildError::setting(setting, "is zero; use a duration above it"));
             }
         }
-        let ttl = self.lock.get_ttl().unwrap_or(SHORTEST_TTL);
+        let ttl = self.lock.explicit_ttl().unwrap_or(SHORTEST_TTL);
         for (setting, time) in [("lock_ttl", ttl), ("lock_lease", self.lock_lease)] {
             if time < SHORTEST_TTL {
                 let problem = format!("is {time:?}; use {SHORTEST_TTL:?} or more");

@@ -6,8 +6,8 @@ use redis::{Cmd, Value};
 use tokio::time::sleep;
 
 use super::primitives::unexpected;
-use super::route::{Node, Route};
-use super::{Inner, NAME};
+use super::route::{NodeAddress, Route};
+use super::{RedisInner, failed};
 use crate::backend::Result;
 use crate::error::{BackendError, ErrorKind};
 use crate::random;
@@ -19,7 +19,7 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
 /// Keys that a server looks at in one step: some hundred microseconds.
 const SCANNED: usize = 500;
 
-impl Inner {
+impl RedisInner {
     /// Clears all servers, side by side. One that fails does not keep the others from it, and the error
     /// names it.
     pub(super) async fn clear(&self) -> Result<()> {
@@ -61,7 +61,7 @@ impl Inner {
         }
     }
 
-    /// Tries a command that may be repeated until it is answered; says whether the connection was lost
+    /// Retries an idempotent command until it is answered. Returns whether the connection was lost
     /// meanwhile.
     async fn repeat(&self, cmd: &Cmd, server: &Route) -> Result<(Value, bool)> {
         let (mut pause, mut was_lost) = (SHORTEST_PAUSE, false);
@@ -92,14 +92,14 @@ impl Inner {
     }
 }
 
-fn not_cleared(error: BackendError, node: &Node) -> BackendError {
-    BackendError::new(NAME, "clear", error.kind())
+fn not_cleared(error: BackendError, node: &NodeAddress) -> BackendError {
+    failed("clear", error.kind())
         .with_effect(error.effect())
         .with_message(format!("node {}:{} is not cleared: {error}", node.host, node.port))
         .with_cause(error)
 }
 
-/// Whether it may well be over at the next try.
+/// Returns whether it may well be over at the next try.
 fn passes(error: &BackendError) -> bool {
     matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Unavailable | ErrorKind::Overloaded)
 }

@@ -16,7 +16,7 @@ use crate::clock::monotonic_now;
 use crate::error::{Effect, ErrorKind};
 use crate::random;
 
-/// Pauses while a cluster changes.
+/// Backoff while a cluster changes.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(2);
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
@@ -90,7 +90,7 @@ impl Client {
             .map_err(|failure| failure.into_error(operation))
     }
 
-    /// As [`run`](Self::run), with a time of its own.
+    /// As [`run`](Self::run), with its own timeout.
     pub(super) async fn run_within(
         &self,
         script: &Script,

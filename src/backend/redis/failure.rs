@@ -3,8 +3,8 @@
 
 use redis::{RedisError, ServerErrorKind};
 
-use super::route::{Node, Route};
-use super::{NAME, mistakes};
+use super::route::{NodeAddress, Route};
+use super::{failed, mistakes};
 use crate::error::{BackendError, Effect, ErrorKind};
 
 /// A command that did not succeed.
@@ -37,7 +37,7 @@ pub(super) enum Retry {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Redirection {
     pub(super) slot: u16,
-    pub(super) node: Node,
+    pub(super) node: NodeAddress,
     /// `ASK`: the key is elsewhere only as long as its slot is being moved.
     pub(super) is_asking: bool,
 }
@@ -77,7 +77,7 @@ impl Failure {
         failure
     }
 
-    /// What the client or the server said about a command that was sent.
+    /// Returns what the client or the server said about a command that was sent.
     pub(super) fn of(error: RedisError) -> Self {
         let (kind, effect, retry) = match error.kind() {
             redis::ErrorKind::Server(kind) => by_kind(kind, &error),
@@ -143,18 +143,18 @@ impl Failure {
         self.kind
     }
 
-    /// Whether the time was over before anything was sent.
+    /// Returns `true` if the time was over before anything was sent.
     pub(super) fn is_unsent(&self) -> bool {
         self.kind == ErrorKind::Timeout && self.effect == Effect::NotApplied
     }
 
-    /// Whether only a change of the configuration can help.
+    /// Returns whether only a change of the configuration can help.
     pub(super) fn is_misconfiguration(&self) -> bool {
         self.kind == ErrorKind::Misconfigured
     }
 
     pub(super) fn into_error(self, operation: &'static str) -> BackendError {
-        let mut error = BackendError::new(NAME, operation, self.kind).with_effect(self.effect);
+        let mut error = failed(operation, self.kind).with_effect(self.effect);
         let message = self.message.or_else(|| Some(describe(self.cause.as_ref()?)));
         if let Some(message) = message {
             error = error.with_message(message);
@@ -238,7 +238,7 @@ fn by_text(detail: &str) -> Meaning {
 
 fn redirection(error: &RedisError, is_asking: bool) -> Retry {
     let target = error.redirect_node();
-    let target = target.and_then(|(address, slot)| Some((Node::parse(address)?, slot)));
+    let target = target.and_then(|(address, slot)| Some((NodeAddress::parse(address)?, slot)));
     match target {
         Some((node, slot)) => Retry::Redirected(Redirection { slot, node, is_asking }),
         None => Retry::Later,
@@ -305,7 +305,7 @@ mod tests {
 
     #[test]
     fn redirections_are_followed_and_changes_waited_for() {
-        let node = Node { host: "127.0.0.1".into(), port: 6381 };
+        let node = NodeAddress { host: "127.0.0.1".into(), port: 6381 };
         for is_asking in [false, true] {
             let word = if is_asking { "ASK" } else { "MOVED" };
             let redirection = Redirection { slot: 3999, node: node.clone(), is_asking };

@@ -9,19 +9,19 @@ use redis::{Cmd, Value};
 use tokio::time::timeout_at;
 
 use super::failure::Failure;
-use super::link::Link;
 use super::session::Session;
+use super::supervisor::Supervised;
 use crate::clock::monotonic_now;
 use crate::error::{Effect, ErrorKind};
 
-/// After the first answer: who has not answered by then has no vote.
+/// After the first reply: a server that has not replied by then has no vote.
 const FOR_THE_OTHERS: Duration = Duration::from_millis(50);
 
 /// Asks all servers at once, each for at most `time`, and returns the answer that most of them give; of
 /// several that are equally frequent the first. It waits no longer than until the majority agrees, or for
 /// a moment after the first answer.
 pub(super) async fn most_frequent<T: PartialEq>(
-    links: &[Arc<Link>],
+    links: &[Arc<Supervised>],
     cmd: &Cmd,
     time: Duration,
     read: impl Fn(&Session, Value) -> Result<T, Failure>,
@@ -53,7 +53,7 @@ pub(super) async fn most_frequent<T: PartialEq>(
 }
 
 async fn ask<T>(
-    link: &Link,
+    link: &Supervised,
     cmd: &Cmd,
     time: Duration,
     read: impl Fn(&Session, Value) -> Result<T, Failure>,

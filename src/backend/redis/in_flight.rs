@@ -12,18 +12,18 @@ pub(super) struct InFlight(Arc<AtomicUsize>);
 
 /// One of them, as long as it lives.
 #[derive(Debug)]
-pub(super) struct Place(Arc<AtomicUsize>);
+pub(super) struct InFlightCall(Arc<AtomicUsize>);
 
 impl InFlight {
-    /// Counts one more, unless that many wait already.
-    pub(super) async fn enter(&self, most: usize) -> Result<Place, Failure> {
+    /// Counts one more call in flight, unless the bound is reached.
+    pub(super) async fn enter(&self, most: usize) -> Result<InFlightCall, Failure> {
         let before = self.0.fetch_add(1, Ordering::Relaxed);
-        let place = Place(Arc::clone(&self.0));
+        let place = InFlightCall(Arc::clone(&self.0));
         if before < most {
             return Ok(place);
         }
         drop(place);
-        // Who tries again at once must not keep the others from going on.
+        // A caller that retries at once must not keep the others from going on.
         tokio::task::yield_now().await;
         let failure = Failure::new(ErrorKind::Overloaded, Effect::NotApplied);
         Err(failure.with_message(format!(
@@ -32,7 +32,7 @@ impl InFlight {
     }
 }
 
-impl Drop for Place {
+impl Drop for InFlightCall {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }

@@ -3,7 +3,7 @@
 //! ```text
 //! <namespace>|t|<throttle>|<part>...    the state of a throttle's key
 //! <namespace>|v|<name>                  a value of the user's
-//! <namespace>|L{<lock>}                 who holds a lock
+//! <namespace>|L{<lock>}                 the owner of a lock
 //! <namespace>|F{<lock>}                 its last fencing token
 //! <namespace>|G{<lock>}|<name>          a value that only the lock's holder writes
 //! ```
@@ -45,7 +45,7 @@ impl Keys {
     }
 
     /// Keys that nobody uses, enough that on a cluster some are of other masters than the rest.
-    pub(super) fn of_greeting(&self) -> [Vec<u8>; 16] {
+    pub(super) fn of_startup(&self) -> [Vec<u8>; 16] {
         std::array::from_fn(|number| self.of(&Key::value(&format!("traffik:ready:{number}"))))
     }
 

@@ -8,21 +8,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::NAME;
 use super::keys::Keys;
-use super::master::{self, Freed, Master, Place, Traces, Wanted};
+use super::master::{self, Acquired, Freed, Master, Place, Taken, Traces, Wanted};
 use super::node::{Grant, LockNode};
 use super::redlock::Quorum;
+use super::{NAME, failed};
 use crate::backend::Result;
 use crate::background::Home;
 use crate::clock::monotonic_now;
-use crate::error::{BackendError, Effect, ErrorKind};
+use crate::error::{Effect, ErrorKind};
 use crate::lock::{
-    Attempt, HeldLock, InUse, Lease, LockError, LockGuard, LockOptions, User, WaitQueue, later,
+    Attempt, InUse, LockError, LockGuard, LockRequest, ServerHolding, ServerLock, User, WaitQueue,
 };
 use crate::random;
 
@@ -31,12 +30,12 @@ pub(super) const DEFAULT_LEASE: Duration = Duration::from_secs(10);
 /// The shortest TTL: what is left of it by our clock must be above zero.
 pub(super) const SHORTEST_TTL: Duration = Duration::from_millis(5);
 
-/// So many tries in a row without a majority, and a wait for several masters ends: about a second.
+/// Consecutive attempts without a majority after which a wait for several masters ends: about a second.
 const MOST_FAILED: usize = 6;
 
-/// All locks of a backend.
+/// The locks of a backend.
 #[derive(Debug)]
-pub(super) struct Locks {
+pub(super) struct RedisLocks {
     keeper: Keeper,
     waiting: Arc<WaitQueue>,
     /// The TTL of a lease that is renewed while its guard lives.
@@ -51,29 +50,7 @@ pub(super) enum Keeper {
     Redlock(Quorum),
 }
 
-/// A lock that was taken.
-#[derive(Debug)]
-pub(super) struct Taken {
-    pub(super) fence: Option<u64>,
-    pub(super) valid_until: Instant,
-    pub(super) places: Vec<Place>,
-}
-
-/// What asking for a lock came to.
-#[derive(Debug)]
-pub(super) enum Answer {
-    Taken(Taken),
-    /// Not had: held by another, for that long if that is known.
-    Held(Option<Duration>),
-}
-
-/// When a lock must be taken for lost that was asked for at `sent` and lasts `ttl`: before the server
-/// frees it, for clocks may differ by a hundredth, and expiry has a granularity.
-pub(super) fn valid_until(sent: Instant, ttl: Duration) -> Instant {
-    later(sent, ttl.saturating_sub(ttl / 100 + Duration::from_millis(2)))
-}
-
-impl Locks {
+impl RedisLocks {
     pub(super) fn new(keeper: Keeper, lease: Duration) -> Self {
         let waiting = Arc::new(WaitQueue::new(NAME));
         Self { keeper, waiting, lease, in_use: Arc::default() }
@@ -82,10 +59,9 @@ impl Locks {
     pub(super) async fn lock(
         self: &Arc<Self>,
         name: &str,
-        options: LockOptions,
+        request: LockRequest,
     ) -> Result<LockGuard, LockError> {
-        options.check(name)?;
-        let ttl = options.get_ttl().unwrap_or(self.lease);
+        let ttl = request.ttl().unwrap_or(self.lease);
         if ttl < SHORTEST_TTL {
             return Err(LockError::Invalid {
                 problem: "a lock's ttl on a server must be 5 ms or more",
@@ -99,29 +75,21 @@ impl Locks {
         let failed_in_a_row = AtomicUsize::new(0);
         let attempt = || async {
             let outcome = self.attempt(&name, ttl, &user).await;
-            let waits = options.is_blocking();
-            if waits && self.keeper.may_pass(&outcome, &failed_in_a_row) {
+            if request.waits() && self.keeper.may_pass(&outcome, &failed_in_a_row) {
                 return Ok(Attempt::Held(None));
             }
             outcome
         };
-        let (wanted, taken) = self.waiting.acquire(&name, options, attempt).await?;
-        let held = Arc::new(Holding {
+        let (wanted, taken) = self.waiting.acquire(&name, request, attempt).await?;
+        let holding = RedisHolding {
             locks: Arc::clone(self),
             wanted,
             fence: taken.fence,
             taken_at: monotonic_now(),
             valid_until: Mutex::new(taken.valid_until),
             places: Mutex::new(taken.places),
-        });
-        let lease = options.get_ttl().is_none().then(|| {
-            let held = Arc::clone(&held);
-            Lease::start(Home::Steady, NAME, ttl, move || {
-                let held = Arc::clone(&held);
-                async move { held.extend(ttl).await }
-            })
-        });
-        Ok(LockGuard::new(Guarded { held, lease: Mutex::new(lease) }))
+        };
+        Ok(ServerLock::guard(holding, request.ttl().is_none().then_some(ttl)))
     }
 
     async fn attempt(
@@ -130,12 +98,12 @@ impl Locks {
         ttl: Duration,
         user: &User,
     ) -> Result<Attempt<(Wanted, Taken)>, LockError> {
-        // A new owner for each try: the late release of one must not let go of what the next has taken.
+        // A new owner for each try: the late release of one must not release what the next has taken.
         let (name, owner) = (Arc::clone(name), random::id().into());
         let wanted = Wanted { name, owner, ttl, _user: user.clone() };
         match self.keeper.acquire(&wanted, &self.waiting).await? {
-            Answer::Taken(taken) => Ok(Attempt::Taken((wanted, taken))),
-            Answer::Held(left) => Ok(Attempt::Held(left)),
+            Acquired::Taken(taken) => Ok(Attempt::Taken((wanted, taken))),
+            Acquired::Held(left) => Ok(Attempt::Held(left)),
         }
     }
 
@@ -161,13 +129,13 @@ impl Locks {
         ttl: Option<Duration>,
     ) -> Result<bool> {
         let foreign = || {
-            BackendError::new(NAME, "set_fenced", ErrorKind::Unsupported)
+            failed("set_fenced", ErrorKind::Unsupported)
                 .with_message("the guard is not of a lock of this backend on a single server")
         };
-        let guarded = guard.held_as::<Guarded>().ok_or_else(foreign)?;
+        let held = guard.held_as::<ServerLock<RedisHolding>>().ok_or_else(foreign)?.holding();
         match &self.keeper {
-            Keeper::Single(master) if std::ptr::eq(&*guarded.held.locks, self) => {
-                let Wanted { name: lock, owner, .. } = &guarded.held.wanted;
+            Keeper::Single(master) if std::ptr::eq(&*held.locks, self) => {
+                let Wanted { name: lock, owner, .. } = &held.wanted;
                 master.node.write(lock, owner, &keys.guarded(lock, name), value, ttl).await
             }
             _ => Err(foreign()),
@@ -187,7 +155,7 @@ impl Keeper {
         }
     }
 
-    /// Whether one who waits tries again after this failure. Each master of several has a short time for
+    /// Returns whether a waiter retries after this failure. Each master of several has a short time for
     /// its answer; so with a minority dead, one of the others that is late once is no reason to give up.
     fn may_pass<T>(&self, outcome: &Result<T, LockError>, failed_in_a_row: &AtomicUsize) -> bool {
         let Err(LockError::Backend(error)) = outcome else {
@@ -199,7 +167,7 @@ impl Keeper {
         matches!(self, Self::Redlock(_)) && passes && failed < MOST_FAILED
     }
 
-    async fn acquire(&self, wanted: &Wanted, waiting: &Arc<WaitQueue>) -> Result<Answer> {
+    async fn acquire(&self, wanted: &Wanted, waiting: &Arc<WaitQueue>) -> Result<Acquired> {
         match self {
             Self::Single(master) => acquire_on(master, wanted, waiting).await,
             Self::Redlock(quorum) => quorum.acquire(wanted).await,
@@ -218,7 +186,7 @@ impl Keeper {
         }
     }
 
-    /// Says whether it was still ours. What is surely released is taken off the places.
+    /// Returns `true` if it was still ours. What is surely released is removed from the places.
     async fn release(&self, wanted: &Wanted, places: &mut Vec<Place>) -> Result<bool> {
         match self {
             Self::Single(master) => {
@@ -233,14 +201,18 @@ impl Keeper {
     /// Wakes those who wait here when a lock of these places is free.
     fn freed(&self, waiting: &Arc<WaitQueue>, name: &Arc<str>, places: usize) -> Arc<Freed> {
         let masters = self.masters().len();
-        // So many that a majority is free.
+        // Until a majority is free.
         let needed = (masters / 2 + 1 + places).saturating_sub(masters).max(1);
         let (waiting, name) = (Arc::clone(waiting), Arc::clone(name));
         Arc::new(Freed { waiting, name, needed, released: AtomicUsize::new(0) })
     }
 }
 
-async fn acquire_on(master: &Master, wanted: &Wanted, waiting: &Arc<WaitQueue>) -> Result<Answer> {
+async fn acquire_on(
+    master: &Master,
+    wanted: &Wanted,
+    waiting: &Arc<WaitQueue>,
+) -> Result<Acquired> {
     let Wanted { name, owner, ttl, .. } = wanted;
     let freed = Freed {
         waiting: Arc::clone(waiting),
@@ -255,13 +227,13 @@ async fn acquire_on(master: &Master, wanted: &Wanted, waiting: &Arc<WaitQueue>) 
             traces.granted(0);
             if valid_until <= monotonic_now() {
                 // It took longer than the lock lasts.
-                return Ok(Answer::Held(None));
+                return Ok(Acquired::Held(None));
             }
-            Ok(Answer::Taken(Taken { fence: Some(token), valid_until, places: traces.keep() }))
+            Ok(Acquired::Taken(Taken { fence: Some(token), valid_until, places: traces.keep() }))
         }
         Ok(Grant::Held(left)) => {
             traces.none_on(0);
-            Ok(Answer::Held(Some(left)))
+            Ok(Acquired::Held(Some(left)))
         }
         Err(error) => {
             if error.effect() == Effect::NotApplied {
@@ -272,10 +244,10 @@ async fn acquire_on(master: &Master, wanted: &Wanted, waiting: &Arc<WaitQueue>) 
     }
 }
 
-/// A lock that is held, as its guard and its lease see it.
+/// A lock that is held.
 #[derive(Debug)]
-struct Holding {
-    locks: Arc<Locks>,
+struct RedisHolding {
+    locks: Arc<RedisLocks>,
     wanted: Wanted,
     fence: Option<u64>,
     taken_at: Instant,
@@ -284,21 +256,32 @@ struct Holding {
     places: Mutex<Vec<Place>>,
 }
 
-impl Holding {
+impl ServerHolding for RedisHolding {
+    const HOME: Home = Home::Steady;
+    const BACKEND: &'static str = NAME;
+
+    fn fencing_token(&self) -> Option<u64> {
+        self.fence
+    }
+
+    fn valid_until(&self) -> Instant {
+        *self.valid_until.lock()
+    }
+
     async fn extend(&self, ttl: Duration) -> Result<bool> {
         let places = self.places.lock().clone();
         let extended = self.locks.keeper.extend(&self.wanted, &places, ttl).await?;
         let mut valid_until = self.valid_until.lock();
         match extended {
             Some(until) => *valid_until = until.max(*valid_until),
-            // Known to be another's: no need to wait for our own clock to say so.
+            // Known to be another's before our own clock tells.
             None => *valid_until = monotonic_now().min(*valid_until),
         }
         Ok(extended.is_some())
     }
 
     async fn release(&self) -> Result<bool> {
-        let Locks { keeper, waiting, .. } = &*self.locks;
+        let RedisLocks { keeper, waiting, .. } = &*self.locks;
         let mut places = self.places.lock().clone();
         let was_ours = keeper.release(&self.wanted, &mut places).await;
         waiting.released(&self.wanted.name);
@@ -310,51 +293,20 @@ impl Holding {
         was_ours
     }
 
-    /// Releases it in the background where that is not done yet.
     fn release_later(&self) {
         let places = std::mem::take(&mut *self.places.lock());
-        let Locks { keeper, waiting, .. } = &*self.locks;
+        let RedisLocks { keeper, waiting, .. } = &*self.locks;
         let freed = keeper.freed(waiting, &self.wanted.name, places.len());
         let times = (self.taken_at, self.last_end());
         master::release_later(keeper.masters(), &places, &self.wanted, times, &freed);
     }
+}
 
-    /// When the server has surely freed it: its clock may be slower than ours.
+impl RedisHolding {
+    /// Returns when the server has surely freed it: its clock may be slower than ours.
     fn last_end(&self) -> Instant {
         let until = *self.valid_until.lock();
         let left = until.saturating_duration_since(monotonic_now());
         until + left / 20 + Duration::from_secs(1)
-    }
-}
-
-/// What a guard holds: the lock, and its lease if it has one.
-#[derive(Debug)]
-struct Guarded {
-    held: Arc<Holding>,
-    lease: Mutex<Option<Lease>>,
-}
-
-#[async_trait]
-impl HeldLock for Guarded {
-    fn fence(&self) -> Option<u64> {
-        self.held.fence
-    }
-
-    fn valid_until(&self) -> Option<Instant> {
-        Some(*self.held.valid_until.lock())
-    }
-
-    async fn extend(&self, ttl: Duration) -> Result<bool> {
-        self.held.extend(ttl).await
-    }
-
-    async fn release(&self) -> Result<bool> {
-        drop(self.lease.lock().take());
-        self.held.release().await
-    }
-
-    fn abandon(&self) {
-        drop(self.lease.lock().take());
-        self.held.release_later();
     }
 }

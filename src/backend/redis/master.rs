@@ -10,7 +10,7 @@ use super::node::LockNode;
 use crate::background::Home;
 use crate::clock::monotonic_now;
 use crate::error::ErrorKind;
-use crate::lock::{Asked, Lane, Outcome, Releaser, User, WaitQueue};
+use crate::lock::{Asked, Lane, ReleaseOutcome, Releaser, User, WaitQueue};
 
 #[derive(Debug)]
 pub(super) struct Master {
@@ -27,6 +27,22 @@ pub(super) struct Wanted {
     pub(super) ttl: Duration,
     /// The backend stays connected for it, also once it is closed.
     pub(super) _user: User,
+}
+
+/// A lock that was taken.
+#[derive(Debug)]
+pub(super) struct Taken {
+    pub(super) fence: Option<u64>,
+    pub(super) valid_until: Instant,
+    pub(super) places: Vec<Place>,
+}
+
+/// The outcome of asking for a lock.
+#[derive(Debug)]
+pub(super) enum Acquired {
+    Taken(Taken),
+    /// Not had: held by another, for that long if that is known.
+    Held(Option<Duration>),
 }
 
 /// A master that may keep a lock for us.
@@ -53,14 +69,14 @@ impl Master {
                         if let Some(freed) = freed {
                             freed.on_one_more();
                         }
-                        Outcome::Released
+                        ReleaseOutcome::Released
                     }
-                    Ok(false) => Outcome::NotOurs,
+                    Ok(false) => ReleaseOutcome::NotOurs,
                     Err(error) => match error.kind() {
                         ErrorKind::Unavailable | ErrorKind::Timeout | ErrorKind::Overloaded => {
-                            Outcome::NoAnswer
+                            ReleaseOutcome::NoAnswer
                         }
-                        _ => Outcome::Refused,
+                        _ => ReleaseOutcome::Refused,
                     },
                 }
             }
@@ -68,7 +84,7 @@ impl Master {
     }
 }
 
-/// Wakes who waits for a lock in this process, when enough masters have released it that another can
+/// Wakes the waiters for a lock in this process, when enough masters have released it that another can
 /// have it.
 #[derive(Debug)]
 pub(super) struct Freed {

@@ -31,7 +31,7 @@ const NO_TLS: &str =
     "the port does not speak TLS; use redis:// for it, or name the server's port for TLS";
 const TLS: &str = "the port speaks TLS; use rediss:// for it, feature redis-rustls";
 
-/// What a server that was reached says about a mistake; at any time.
+/// Returns what a server that was reached says about a mistake; at any time.
 pub(super) fn said(error: &RedisError) -> Option<&'static str> {
     match (error.kind(), error.code()) {
         (redis::ErrorKind::AuthenticationFailed, _) | (_, Some("WRONGPASS")) => {
@@ -53,7 +53,7 @@ pub(super) fn said(error: &RedisError) -> Option<&'static str> {
     table.into_iter().find_map(|(text, problem)| detail.contains(text).then_some(problem))
 }
 
-/// What a connection that could not be made says.
+/// Returns what a connection that could not be made says.
 pub(super) fn of_connecting(error: &RedisError) -> Option<&'static str> {
     if let Some(problem) = said(error) {
         return Some(problem);

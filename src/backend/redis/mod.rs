@@ -5,7 +5,7 @@
 //! * **One decision is one command**: a script that runs the same rules as everywhere else on the
 //!   server, for several limits too. It is exact over any number of processes.
 //! * **Time** is the server's. Processes need not agree on it.
-//! * **An answer or an error within the time**, [`RedisBuilder::timeout`]. What may have run is never
+//! * **An answer or an error within the time**, [`RedisBuilder::command_timeout`]. What may have run is never
 //!   tried again: such a hit counts as used and not admitted.
 //! * **A lost connection is replaced** in the background, and so is a silent one, in about 0.4 s,
 //!   whatever deadline the calls have. The state survives as well as the server keeps it.
@@ -19,9 +19,9 @@
 //!
 //! # Primitives
 //!
-//! Each is one command and atomic. On a cluster, [`multi_get`](Backend::multi_get),
-//! [`multi_set`](Backend::multi_set) and [`clear`](Backend::clear) are split by slot, and each slot's
-//! part is atomic for itself. `multi_set` of more than 1,000 pairs or 1 MiB is split too, so that hits are
+//! Each is one command and atomic. On a cluster, [`multi_get`](Values::multi_get),
+//! [`multi_set`](Values::multi_set) and [`clear`](Backend::clear) are split by slot, and each slot's
+//! part is atomic by itself. `multi_set` of more than 1,000 pairs or 1 MiB is split too, so that hits are
 //! not held up; if a part fails, others may be set. A TTL has milliseconds.
 //!
 //! `clear` looks through the whole key space in small steps, on every master, and removes the states and
@@ -31,31 +31,33 @@
 //!
 //! # Locks
 //!
-//! A lock is a lease on the server. Its [`fence`](crate::LockGuard::fence) rises with each holder, also
-//! after the server lost its data, since it is at least the server's time in microseconds. A lock
-//! without a TTL is renewed every third of [`lock_lease`](RedisBuilder::lock_lease) while its guard lives,
-//! a day at most. A TTL below 5 ms is refused. [`Redis::set_fenced`] writes only while the lock is still held.
-//! [`LockType::Redlock`] keeps locks on a majority of independent masters.
+//! A lock is a lease on the server. Its [`fencing_token`](crate::LockGuard::fencing_token) rises with
+//! each holder, also after the server lost its data, since it is at least the server's time in
+//! microseconds. A lock without a TTL is renewed every third of [`lock_lease`](RedisBuilder::lock_lease)
+//! while its guard lives, a day at most. A TTL below 5 ms is refused. [`Redis::set_fenced`] writes only
+//! while the lock is still held. [`LockType::Redlock`] keeps locks on a majority of independent masters.
 
+mod backoff;
 mod builder;
+mod by_slot;
 mod clear;
 mod client;
 #[cfg(feature = "redis-cluster")]
 mod cluster;
+mod connect;
 mod connection;
 mod decide;
+mod direct;
 mod failure;
+mod fenced;
 #[cfg(any(feature = "redis-cluster", feature = "redis-sentinel"))]
 mod gather;
-mod greeting;
 mod in_flight;
 mod keys;
-mod link;
 mod lock;
 mod master;
 mod mistakes;
 mod node;
-mod pauses;
 mod primitives;
 mod redlock;
 mod route;
@@ -64,8 +66,9 @@ mod scripts;
 mod sentinel;
 mod servers;
 mod session;
-mod slots;
 mod source;
+mod startup;
+mod supervisor;
 
 use std::fmt;
 use std::sync::Arc;
@@ -81,23 +84,30 @@ pub use connection::Connection;
 
 use self::client::Client;
 use self::decide::Refusal;
-use self::greeting::Greeted;
 use self::keys::Keys;
-use self::lock::{Keeper, Locks};
+use self::lock::{Keeper, RedisLocks};
 use self::node::LockNode;
 use self::redlock::Quorum;
-use self::servers::{Servers, Target};
+use self::servers::{ServerSpec, Servers};
 use self::source::Source;
-use crate::backend::{Backend, Result, Settings, cas, names};
+use self::startup::CheckedServers;
+use crate::backend::{
+    Backend, BackendCore, HasCore, Locks, Result, Ttl, Values, names, optimistic,
+};
 use crate::clock::{Clock, Timestamp};
 use crate::decision::Decision;
 use crate::error::{BackendError, BuildError, Effect, ErrorKind};
 use crate::key::{Key, KeyError, ToKey};
 use crate::lock::{LockError, LockGuard, LockOptions};
-use crate::strategy::Step;
+use crate::step::Step;
 use crate::timer;
 
 const NAME: &str = "redis";
+
+/// Creates an error of this backend.
+fn failed(operation: &'static str, kind: ErrorKind) -> BackendError {
+    BackendError::new(NAME, operation, kind)
+}
 /// The time of a hit on a server that was a replica when it was last looked at.
 const TRY_OF_REPLICA: Duration = Duration::from_millis(25);
 
@@ -122,32 +132,32 @@ const TRY_OF_REPLICA: Duration = Duration::from_millis(25);
 /// ```
 #[derive(Clone)]
 pub struct Redis {
-    inner: Arc<Inner>,
+    inner: Arc<RedisInner>,
 }
 
-struct Inner {
-    settings: Settings,
+struct RedisInner {
+    core: BackendCore,
     /// In place of the server's.
     given_clock: Option<Arc<dyn Clock>>,
     client: Arc<Client>,
     keys: Arc<Keys>,
-    locks: Arc<Locks>,
-    own: Greeted,
+    locks: Arc<RedisLocks>,
+    own: CheckedServers,
     /// Other servers, which keep the locks.
-    lock_masters: Vec<Greeted>,
+    lock_masters: Vec<CheckedServers>,
     initialize_timeout: Duration,
     closed: AtomicBool,
     /// Whether `initialize` has found that all is as it should be, or `ready` in its place.
-    greeted: AtomicBool,
+    is_checked: AtomicBool,
     /// What is to be said if they found a replica when they last looked.
     replica: Mutex<Option<String>>,
 }
 
 impl Redis {
     /// The longest that one call takes by default; shorter than the deadline of a hit.
-    pub const DEFAULT_TIMEOUT: Duration = Duration::from_millis(200);
+    pub const DEFAULT_COMMAND_TIMEOUT: Duration = Duration::from_millis(200);
 
-    /// A backend on one server, with the default settings.
+    /// Creates a backend on one server, with the default settings.
     ///
     /// # Errors
     ///
@@ -163,22 +173,22 @@ impl Redis {
 
     fn from_parts(
         builder: RedisBuilder,
-        target: Target,
+        target: ServerSpec,
         lock_sources: Vec<Source>,
-        settings: Settings,
+        core: BackendCore,
         given_clock: Option<Arc<dyn Clock>>,
     ) -> Self {
-        let greeted = |target: Target| {
+        let is_checked = |target: ServerSpec| {
             let ports = target.ports();
             let servers = Servers::new(target, builder.connect_timeout);
             let client = Client::new(servers, builder.timeout, builder.max_in_flight);
-            Greeted::new(Arc::new(client), ports)
+            CheckedServers::new(Arc::new(client), ports)
         };
-        let keys = Arc::new(Keys::new(settings.namespace()));
-        let own = greeted(target);
-        let of_locks = lock_sources.into_iter().map(|source| Target::One(Box::new(source)));
-        let lock_masters: Vec<Greeted> = of_locks.map(greeted).collect();
-        let node = |server: &Greeted| {
+        let keys = Arc::new(Keys::new(core.namespace()));
+        let own = is_checked(target);
+        let of_locks = lock_sources.into_iter().map(|source| ServerSpec::One(Box::new(source)));
+        let lock_masters: Vec<CheckedServers> = of_locks.map(is_checked).collect();
+        let node = |server: &CheckedServers| {
             let (client, keys) = (Arc::clone(&server.client), Arc::clone(&keys));
             LockNode::new(client, keys, builder.lock_fence_ttl)
         };
@@ -187,9 +197,9 @@ impl Redis {
         } else {
             Keeper::Redlock(Quorum::new(lock_masters.iter().map(node)))
         };
-        let locks = Arc::new(Locks::new(keeper, builder.lock_lease));
-        let inner = Inner {
-            settings,
+        let locks = Arc::new(RedisLocks::new(keeper, builder.lock_lease));
+        let inner = RedisInner {
+            core,
             given_clock,
             client: Arc::clone(&own.client),
             own,
@@ -198,7 +208,7 @@ impl Redis {
             lock_masters,
             initialize_timeout: builder.initialize_timeout,
             closed: AtomicBool::new(false),
-            greeted: AtomicBool::new(false),
+            is_checked: AtomicBool::new(false),
             replica: Mutex::new(None),
         };
         Self { inner: Arc::new(inner) }
@@ -225,53 +235,9 @@ impl Redis {
         names::stored_name(throttle, &key, |key| self.inner.keys.of(key))
     }
 
-    /// Sets a value that belongs to a lock, or with `None` deletes it, if the lock of `guard` is still
-    /// held; says whether it was. The server checks that in the same step, so a holder that was paused
-    /// beyond its TTL cannot overwrite what the next one wrote.
-    ///
-    /// The value lives beside the lock, under the lock's name and its own; read it with
-    /// [`get_fenced`](Self::get_fenced). `clear` leaves it alone.
-    ///
-    /// # Errors
-    ///
-    /// When the server fails; for a guard of another backend or of a [`LockType::Redlock`], which no
-    /// single server can check.
-    ///
-    /// # Cancel safety
-    ///
-    /// When dropped, the value may have been written or not.
-    pub async fn set_fenced(
-        &self,
-        guard: &LockGuard,
-        name: impl AsRef<[u8]> + Send,
-        value: Option<&[u8]>,
-        ttl: Option<Duration>,
-    ) -> Result<bool> {
-        let inner = self.open("set_fenced")?;
-        inner.locks.write(guard, &inner.keys, name.as_ref(), value, ttl).await
-    }
-
-    /// The value that the holders of `lock` wrote under `name`; `None` if there is none.
-    ///
-    /// # Errors
-    ///
-    /// When the server fails.
-    ///
-    /// # Cancel safety
-    ///
-    /// It changes nothing, so it may be dropped.
-    pub async fn get_fenced(
-        &self,
-        lock: &str,
-        name: impl AsRef<[u8]> + Send,
-    ) -> Result<Option<Vec<u8>>> {
-        let inner = self.open("get_fenced")?;
-        inner.get_raw("get_fenced", &inner.keys.guarded(lock, name.as_ref())).await
-    }
-
-    fn open(&self, operation: &'static str) -> Result<&Inner> {
+    fn open(&self, operation: &'static str) -> Result<&RedisInner> {
         if self.inner.closed.load(Ordering::Relaxed) {
-            return Err(BackendError::new(NAME, operation, ErrorKind::Closed));
+            return Err(failed(operation, ErrorKind::Closed));
         }
         timer::require(NAME, operation)?;
         Ok(&self.inner)
@@ -283,7 +249,7 @@ impl Redis {
     }
 }
 
-impl Inner {
+impl RedisInner {
     /// The time of the clock that was given in place of the server's.
     fn given_time(&self) -> Option<Timestamp> {
         self.given_clock.as_ref().map(|clock| clock.now())
@@ -292,32 +258,32 @@ impl Inner {
     async fn apply(&self, key: &Key<'_>, step: &Step<'_>) -> Result<Decision> {
         let Some(request) = decide::Request::new(step, self.given_time()) else {
             // A user's own strategy has no script.
-            return cas::apply(&self.settings, self, key, step).await;
+            return optimistic::apply(&self.core, self, key, step).await;
         };
         let key = self.keys.of(key);
         let reply = self.client.run("apply", request.script, &[&key], &[&request.argument]).await?;
         let decided = decide::read(step, &reply)
             .map_err(|bad| primitives::unexpected("apply", &reply).with_cause(bad))?;
         decided.map_err(|refusal| match refusal {
-            Refusal::Corrupt(cause) => cas::corrupted(&self.settings, cause),
-            Refusal::TooManyRates => cas::too_many_rates(&self.settings),
+            Refusal::Corrupt(cause) => optimistic::corrupt(&self.core, cause),
+            Refusal::TooManyRates => optimistic::too_many_rates(&self.core),
         })
     }
 }
 
-impl Inner {
+impl RedisInner {
     /// Before all is known to be right, a refusal may be no outage: a replica refuses each write, and only a
-    /// look at it for some time tells that this is not a failover. What to say of a server that was one when
-    /// it was last looked at.
+    /// look at it for some time tells that this is not a failover. Returns the error of a server that was
+    /// one when it was last looked at.
     fn replica(&self) -> Option<BackendError> {
-        if self.greeted.load(Ordering::Relaxed) {
+        if self.is_checked.load(Ordering::Relaxed) {
             return None;
         }
         let mistake = self.replica.lock().clone()?;
-        Some(BackendError::new(NAME, "apply", ErrorKind::Misconfigured).with_message(mistake))
+        Some(failed("apply", ErrorKind::Misconfigured).with_message(mistake))
     }
 
-    /// The error of a hit, or that the server is a replica if that is known. A refusal is tried again until
+    /// Returns the error of a hit, or that the server is a replica if that is known. A refusal is tried again until
     /// the time of the call is over, so on a busy machine a timeout is one, too.
     fn or_replica(&self, error: BackendError) -> BackendError {
         if !matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Timeout) {
@@ -333,18 +299,80 @@ impl Inner {
 impl fmt::Debug for Redis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Redis")
-            .field("namespace", &self.inner.settings.namespace())
+            .field("namespace", &self.inner.core.namespace())
             .field("source", self.inner.client.servers())
             .finish_non_exhaustive()
     }
 }
 
+impl HasCore for Redis {
+    fn core(&self) -> &BackendCore {
+        &self.inner.core
+    }
+}
+
 #[async_trait]
-impl Backend for Redis {
-    fn settings(&self) -> &Settings {
-        &self.inner.settings
+impl Values for Redis {
+    async fn get(&self, key: &Key<'_>) -> Result<Option<Vec<u8>>> {
+        self.open("get")?.get(key).await
     }
 
+    async fn compare_and_set(
+        &self,
+        key: &Key<'_>,
+        expected: Option<&[u8]>,
+        new: Option<&[u8]>,
+        ttl: Ttl,
+    ) -> Result<bool> {
+        self.open("compare_and_set")?
+            .compare_and_set("compare_and_set", key, expected, new, ttl)
+            .await
+    }
+
+    async fn set(&self, key: &Key<'_>, value: &[u8], ttl: Option<Duration>) -> Result<()> {
+        self.open("set")?.set(key, value, ttl).await
+    }
+
+    async fn delete(&self, key: &Key<'_>) -> Result<bool> {
+        self.open("delete")?.remove("delete", key).await
+    }
+
+    async fn increment(&self, key: &Key<'_>, by: u64) -> Result<u64> {
+        self.open("increment")?.increment("increment", key, by, None).await
+    }
+
+    async fn increment_with_ttl(&self, key: &Key<'_>, by: u64, ttl: Duration) -> Result<u64> {
+        self.open("increment_with_ttl")?.increment("increment_with_ttl", key, by, Some(ttl)).await
+    }
+
+    async fn decrement(&self, key: &Key<'_>, by: u64) -> Result<u64> {
+        self.open("decrement")?.decrement(key, by).await
+    }
+
+    async fn expire(&self, key: &Key<'_>, ttl: Duration) -> Result<bool> {
+        self.open("expire")?.expire(key, ttl).await
+    }
+
+    async fn multi_get(&self, keys: &[Key<'_>]) -> Result<Vec<Option<Vec<u8>>>> {
+        self.open("multi_get")?.multi_get(keys).await
+    }
+
+    async fn multi_set(&self, pairs: &[(Key<'_>, &[u8])], ttl: Option<Duration>) -> Result<()> {
+        self.open("multi_set")?.multi_set(pairs, ttl).await
+    }
+}
+
+#[async_trait]
+impl Locks for Redis {
+    async fn lock(&self, name: &str, options: LockOptions) -> Result<LockGuard, LockError> {
+        let inner = self.open("lock")?;
+        let request = options.resolve(name, inner.core.lock_options())?;
+        inner.locks.lock(name, request).await
+    }
+}
+
+#[async_trait]
+impl Backend for Redis {
     async fn initialize(&self) -> Result<()> {
         timer::require(NAME, "initialize")?;
         self.inner.locks.open();
@@ -352,7 +380,7 @@ impl Backend for Redis {
             client.servers().open();
         }
         self.inner.closed.store(false, Ordering::Relaxed);
-        self.inner.greet().await
+        self.inner.wait_until_ready().await
     }
 
     async fn ready(&self) -> Result<()> {
@@ -372,63 +400,10 @@ impl Backend for Redis {
         Ok(())
     }
 
-    fn abandon(&self) {
+    fn stop(&self) {
         for client in self.clients() {
-            client.servers().rest();
+            client.servers().stop_tasks();
         }
-    }
-
-    async fn get(&self, key: &Key<'_>) -> Result<Option<Vec<u8>>> {
-        self.open("get")?.get(key).await
-    }
-
-    async fn set(&self, key: &Key<'_>, value: &[u8], ttl: Option<Duration>) -> Result<()> {
-        self.open("set")?.set(key, value, ttl).await
-    }
-
-    async fn delete(&self, key: &Key<'_>) -> Result<bool> {
-        self.open("delete")?.remove("delete", key).await
-    }
-
-    async fn increment(&self, key: &Key<'_>, by: u64) -> Result<u64> {
-        self.open("increment")?.increment("increment", key, by, None).await
-    }
-
-    async fn decrement(&self, key: &Key<'_>, by: u64) -> Result<u64> {
-        self.open("decrement")?.decrement(key, by).await
-    }
-
-    async fn increment_with_ttl(&self, key: &Key<'_>, by: u64, ttl: Duration) -> Result<u64> {
-        self.open("increment_with_ttl")?.increment("increment_with_ttl", key, by, Some(ttl)).await
-    }
-
-    async fn expire(&self, key: &Key<'_>, ttl: Duration) -> Result<bool> {
-        self.open("expire")?.expire(key, ttl).await
-    }
-
-    async fn compare_and_set(
-        &self,
-        key: &Key<'_>,
-        expected: Option<&[u8]>,
-        new: Option<&[u8]>,
-        ttl: Option<Duration>,
-    ) -> Result<bool> {
-        self.open("compare_and_set")?
-            .compare_and_set("compare_and_set", key, expected, new, ttl)
-            .await
-    }
-
-    async fn multi_get(&self, keys: &[Key<'_>]) -> Result<Vec<Option<Vec<u8>>>> {
-        self.open("multi_get")?.multi_get(keys).await
-    }
-
-    async fn multi_set(&self, pairs: &[(Key<'_>, &[u8])], ttl: Option<Duration>) -> Result<()> {
-        self.open("multi_set")?.multi_set(pairs, ttl).await
-    }
-
-    async fn lock(&self, name: &str, options: LockOptions) -> Result<LockGuard, LockError> {
-        let inner = self.open("lock")?;
-        inner.locks.lock(name, options.or(inner.settings.lock_options())).await
     }
 
     async fn apply(&self, key: &Key<'_>, step: &Step<'_>) -> Result<Decision> {

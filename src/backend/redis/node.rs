@@ -9,11 +9,11 @@ use tokio::time::Instant;
 use super::client::Client;
 use super::failure::Failure;
 use super::keys::{Keys, LockKeys};
-use super::lock::valid_until;
 use super::primitives::{millis, unexpected};
 use super::scripts::{ACQUIRE, EXTEND, RAISE_FENCE, RELEASE, SET_FENCED, Script};
 use crate::backend::Result;
 use crate::clock::monotonic_now;
+use crate::lock::later;
 
 /// How long a server remembers the last token of a lock that nobody takes, where nothing else is said.
 /// Tokens rise with the server's time too, so this matters only if its clock is put back.
@@ -29,7 +29,7 @@ pub(super) struct LockNode {
     time: Option<Duration>,
 }
 
-/// What a server answers to one who asks for a lock.
+/// A server's reply to an acquisition.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Grant {
     Granted {
@@ -88,13 +88,13 @@ impl LockNode {
         }
     }
 
-    /// Says whether it was still ours.
+    /// Returns `true` if it was still ours.
     pub(super) async fn release(&self, name: &str, owner: &str) -> Result<bool> {
         let lock = self.keys.of_lock(name).lock;
         self.flag(&RELEASE, &[&lock], &[owner.as_bytes()]).await
     }
 
-    /// Raises the fence to a token that other servers agreed on; says whether the lock is still ours.
+    /// Raises the fence to a token that other servers agreed on. Returns `true` if the lock is still ours.
     pub(super) async fn raise(&self, name: &str, owner: &str, token: u64) -> Result<bool> {
         let LockKeys { lock, fence } = self.keys.of_lock(name);
         let (token, fence_ttl) = (token.to_string(), millis(self.fence_ttl));
@@ -136,4 +136,10 @@ impl LockNode {
 
 fn positive(millis: i64) -> Duration {
     Duration::from_millis(u64::try_from(millis).unwrap_or(0))
+}
+
+/// Returns when a lock must be taken for lost that was asked for at `sent` and lasts `ttl`: before the
+/// server frees it, for clocks may differ by a hundredth, and expiry has a granularity.
+pub(super) fn valid_until(sent: Instant, ttl: Duration) -> Instant {
+    later(sent, ttl.saturating_sub(ttl / 100 + Duration::from_millis(2)))
 }

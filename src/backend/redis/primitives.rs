@@ -6,13 +6,13 @@ use futures_util::{StreamExt, stream};
 use redis::Value;
 
 use super::scripts::{COMPARE_AND_SET, DECREMENT, INCREMENT, READ, SET_ALL};
-use super::{Inner, NAME};
-use crate::backend::cas::{Optimistic, Seen};
-use crate::backend::{MAX_COUNTER, Result, counter};
+use super::{NAME, RedisInner, failed};
+use crate::backend::optimistic::StateStore;
+use crate::backend::{MAX_COUNTER, Result, Ttl, counter};
 use crate::clock::Timestamp;
 use crate::error::{BackendError, Effect, ErrorKind};
 use crate::key::Key;
-use crate::strategy::Write;
+use crate::step::Write;
 
 /// With a clock that was given the server cannot know when a state is over; its TTL is then at least
 /// this.
@@ -33,7 +33,7 @@ pub(super) fn millis(ttl: Duration) -> String {
 /// A reply of another shape than the command has.
 pub(super) fn unexpected(operation: &'static str, reply: &Value) -> BackendError {
     let shape: String = format!("{reply:?}").chars().take(100).collect();
-    BackendError::new(NAME, operation, ErrorKind::Other)
+    failed(operation, ErrorKind::Other)
         .with_effect(Effect::Ambiguous)
         .with_message(format!("a reply that the command does not have: {shape}"))
 }
@@ -63,7 +63,7 @@ fn number(operation: &'static str, reply: Value) -> Result<u64> {
     }
 }
 
-impl Inner {
+impl RedisInner {
     pub(super) async fn get(&self, key: &Key<'_>) -> Result<Option<Vec<u8>>> {
         self.get_raw("get", &self.keys.of(key)).await
     }
@@ -111,7 +111,7 @@ impl Inner {
         ttl: Option<Duration>,
     ) -> Result<u64> {
         if by > MAX_COUNTER {
-            return Err(BackendError::new(NAME, operation, ErrorKind::OutOfRange));
+            return Err(failed(operation, ErrorKind::OutOfRange));
         }
         let (key, by, ttl) = (self.keys.of(key), by.to_string(), ttl.map(millis));
         let mut arguments = vec![by.as_bytes()];
@@ -122,7 +122,7 @@ impl Inner {
     pub(super) async fn decrement(&self, key: &Key<'_>, by: u64) -> Result<u64> {
         let (key, by) = (self.keys.of(key), by.min(MAX_COUNTER).to_string());
         match self.client.run("decrement", &DECREMENT, &[&key], &[by.as_bytes()]).await? {
-            Value::Nil => Err(BackendError::new(NAME, "decrement", ErrorKind::NotFound)),
+            Value::Nil => Err(failed("decrement", ErrorKind::NotFound)),
             left => number("decrement", left),
         }
     }
@@ -143,15 +143,19 @@ impl Inner {
         key: &Key<'_>,
         expected: Option<&[u8]>,
         new: Option<&[u8]>,
-        ttl: Option<Duration>,
+        ttl: Ttl,
     ) -> Result<bool> {
         let key = self.keys.of(key);
-        let new = new.filter(|_| ttl != Some(Duration::ZERO));
-        let ttl = ttl.map(millis);
+        let new = new.filter(|_| ttl != Ttl::After(Duration::ZERO));
         let mark = |value: Option<_>| if value.is_some() { &b"1"[..] } else { b"0" };
-        let mut arguments =
-            vec![mark(expected), expected.unwrap_or_default(), mark(new), new.unwrap_or_default()];
-        arguments.extend(ttl.as_ref().map(String::as_bytes));
+        let (mode, ttl): (&[u8], String) = match ttl {
+            Ttl::Keep => (b"keep", String::new()),
+            Ttl::IfNone(ttl) => (b"if none", millis(ttl)),
+            Ttl::After(ttl) => (b"after", millis(ttl)),
+            Ttl::Never => (b"never", String::new()),
+        };
+        let (old, new_bytes) = (expected.unwrap_or_default(), new.unwrap_or_default());
+        let arguments = [mark(expected), old, mark(new), new_bytes, mode, ttl.as_bytes()];
         flag(operation, &self.client.run(operation, &COMPARE_AND_SET, &[&key], &arguments).await?)
     }
 
@@ -223,26 +227,6 @@ impl Inner {
         }
         Ok(())
     }
-
-    /// The key's value and the time: the server's, or that of a clock that was given.
-    async fn read(&self, key: &Key<'_>) -> Result<(Option<Vec<u8>>, Timestamp)> {
-        let key = self.keys.of(key);
-        let reply = self.client.run("apply", &READ, &[&key], &[]).await?;
-        let fields: [Value; 3] = match reply {
-            Value::Array(fields) => {
-                fields.try_into().map_err(|fields| unexpected("apply", &Value::Array(fields)))?
-            }
-            other => return Err(unexpected("apply", &other)),
-        };
-        match fields {
-            [stored, Value::Int(seconds), Value::Int(micros)] => {
-                let now = seconds.unsigned_abs() * 1_000_000 + micros.unsigned_abs();
-                let now = self.given_time().unwrap_or(Timestamp::from_micros(now));
-                Ok((bytes("apply", stored)?, now))
-            }
-            other => Err(unexpected("apply", &Value::Array(other.into()))),
-        }
-    }
 }
 
 /// The parts of a group that a server sets in one step, each by what its key and value take.
@@ -264,23 +248,36 @@ fn chunks(group: &[usize], size: impl Fn(usize) -> usize) -> Vec<&[usize]> {
 }
 
 /// Strategies that have no script: read, decide here, write if nobody came between.
-impl Optimistic for Inner {
-    type Version = ();
-
-    async fn read(&self, key: &Key<'_>) -> Result<Seen<()>> {
-        let (stored, now) = self.read(key).await?;
-        Ok(Seen { stored, version: (), now })
+impl StateStore for RedisInner {
+    /// The time is the server's, or that of a clock that was given.
+    async fn read(&self, key: &Key<'_>) -> Result<(Option<Vec<u8>>, Timestamp)> {
+        let key = self.keys.of(key);
+        let reply = self.client.run("apply", &READ, &[&key], &[]).await?;
+        let fields: [Value; 3] = match reply {
+            Value::Array(fields) => {
+                fields.try_into().map_err(|fields| unexpected("apply", &Value::Array(fields)))?
+            }
+            other => return Err(unexpected("apply", &other)),
+        };
+        match fields {
+            [stored, Value::Int(seconds), Value::Int(micros)] => {
+                let now = seconds.unsigned_abs() * 1_000_000 + micros.unsigned_abs();
+                let now = self.given_time().unwrap_or(Timestamp::from_micros(now));
+                Ok((bytes("apply", stored)?, now))
+            }
+            other => Err(unexpected("apply", &Value::Array(other.into()))),
+        }
     }
 
-    async fn write(&self, key: &Key<'_>, seen: &Seen<()>, write: &Write) -> Result<bool> {
+    async fn write(&self, key: &Key<'_>, expected: Option<&[u8]>, write: &Write) -> Result<bool> {
         let (new, ttl) = match write {
-            Write::Put { value, keep_for } => {
+            Write::Put { value, ttl } => {
                 let least = self.given_time().map_or(Duration::ZERO, |_| GIVEN_CLOCK_TTL);
-                (Some(&**value), Some(least.max(*keep_for)))
+                (Some(&**value), Ttl::After(least.max(*ttl)))
             }
-            Write::Delete => (None, None),
+            Write::Delete => (None, Ttl::Never),
         };
-        self.compare_and_set("apply", key, seen.stored.as_deref(), new, ttl).await
+        self.compare_and_set("apply", key, expected, new, ttl).await
     }
 }
 

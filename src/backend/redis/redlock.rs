@@ -1,6 +1,6 @@
 //! Redlock: a lock on a majority of independent masters.
 //!
-//! Every master is asked at the same time, each with a short time of its own, so one that stalls does
+//! Every master is asked at the same time, each with its own short timeout, so one that stalls does
 //! not hold up the others. See
 //! <https://redis.io/docs/latest/develop/use/patterns/distributed-locks/#the-redlock-algorithm>. The
 //! masters must not be replicas of one another, and must keep their data over a restart or stay away for
@@ -12,10 +12,9 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
 
-use super::NAME;
-use super::lock::{Answer, Taken, valid_until};
-use super::master::{Master, Place, Traces, Wanted};
-use super::node::{Grant, LockNode};
+use super::failed;
+use super::master::{Acquired, Master, Place, Taken, Traces, Wanted};
+use super::node::{Grant, LockNode, valid_until};
 use crate::backend::Result;
 use crate::clock::monotonic_now;
 use crate::error::{BackendError, Effect, ErrorKind};
@@ -47,7 +46,7 @@ struct Votes {
 impl Quorum {
     /// Of at least 3 masters, an odd number.
     pub(super) fn new(nodes: impl IntoIterator<Item = LockNode>) -> Self {
-        // At leisure: who waits longer for a release only frees the lock more surely.
+        // The longest of these timeouts: a release that waits longer only frees the lock more surely.
         let nodes = nodes.into_iter().map(|node| node.within(LONGEST_ANSWER));
         Self { masters: nodes.map(Master::new).collect() }
     }
@@ -60,8 +59,8 @@ impl Quorum {
         self.masters.len() / 2 + 1
     }
 
-    /// Those to ask: without the silent ones, if the others can be a majority. What a silent server gets,
-    /// it does when it goes on, and then it has to be released there.
+    /// Returns those to ask: without the silent ones, if the others can be a majority. What a silent
+    /// server gets, it does when it goes on, and then it has to be released there.
     fn answering(&self) -> Vec<usize> {
         let all = 0..self.masters.len();
         let awake = |index: &usize| !self.masters[*index].releaser.is_silent();
@@ -69,7 +68,7 @@ impl Quorum {
         if answering.len() >= self.majority() { answering } else { all.collect() }
     }
 
-    pub(super) async fn acquire(&self, wanted: &Wanted) -> Result<Answer> {
+    pub(super) async fn acquire(&self, wanted: &Wanted) -> Result<Acquired> {
         let until = valid_until(monotonic_now(), wanted.ttl);
         let asked = self.answering();
         let skipped = self.masters.len() - asked.len();
@@ -78,7 +77,7 @@ impl Quorum {
         if votes.granted >= self.majority() && monotonic_now() < until {
             let fence = self.agree_on(wanted, traces.places(), votes.token).await;
             let fence = fence.filter(|_| monotonic_now() < until);
-            return Ok(Answer::Taken(Taken { fence, valid_until: until, places: traces.keep() }));
+            return Ok(Acquired::Taken(Taken { fence, valid_until: until, places: traces.keep() }));
         }
         self.withdraw(wanted, &mut traces).await;
         match votes.error {
@@ -88,7 +87,7 @@ impl Quorum {
                 Err(if nothing_left { error } else { error.with_effect(Effect::Ambiguous) })
             }
             // Or it was granted too late.
-            _ => Ok(Answer::Held(votes.held)),
+            _ => Ok(Acquired::Held(votes.held)),
         }
     }
 
@@ -237,7 +236,7 @@ impl Quorum {
     }
 
     fn no_majority(&self, what: &str) -> BackendError {
-        BackendError::new(NAME, "lock", ErrorKind::Unavailable)
+        failed("lock", ErrorKind::Unavailable)
             .with_effect(Effect::Ambiguous)
             .with_message(format!("not {what} on a majority of {} masters", self.masters.len()))
     }

@@ -10,9 +10,9 @@ pub(super) enum Route {
     #[cfg(feature = "redis-cluster")]
     Slot(u16),
     /// That node of a cluster.
-    Node(Node),
+    Node(NodeAddress),
     /// That node, which is importing the key's slot and serves it only after `ASKING`.
-    Asking(Node),
+    Asking(NodeAddress),
 }
 
 impl Route {
@@ -24,13 +24,13 @@ impl Route {
 
 /// The address of a server.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Node {
+pub(super) struct NodeAddress {
     /// Empty in a redirection to another port of the host that was asked.
     pub(super) host: String,
     pub(super) port: u16,
 }
 
-impl Node {
+impl NodeAddress {
     /// Reads `host:port`, as in a redirection.
     pub(super) fn parse(address: &str) -> Option<Self> {
         let (host, port) = address.rsplit_once(':')?;
@@ -55,14 +55,14 @@ mod tests {
 
     #[test]
     fn an_address_without_a_host_is_on_the_host_that_named_it() {
-        let six = Node::parse("[::1]:6379").unwrap();
+        let six = NodeAddress::parse("[::1]:6379").unwrap();
         assert_eq!((six.host.as_str(), six.port), ("::1", 6379));
-        let unnamed = Node::parse(":7000").unwrap();
+        let unnamed = NodeAddress::parse(":7000").unwrap();
         assert_eq!(unnamed.clone().named_by(None), None);
         let named = unnamed.named_by(Some(&six)).unwrap();
         assert_eq!((named.host.as_str(), named.port), ("::1", 7000));
         assert_eq!(six.clone().named_by(None), Some(six));
-        assert_eq!(Node::parse("host"), None);
-        assert_eq!(Node::parse("host:x"), None);
+        assert_eq!(NodeAddress::parse("host"), None);
+        assert_eq!(NodeAddress::parse("host:x"), None);
     }
 }

@@ -4,21 +4,22 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::{Client, Cmd, ConnectionInfo, Value};
+use redis::{Cmd, ConnectionAddr, ConnectionInfo, Value};
 
+use super::connect::Connect;
+use super::direct::{DirectServer, elsewhere, info};
 use super::failure::Failure;
 use super::gather::most_frequent;
-use super::link::Link;
-use super::route::Node;
+use super::route::NodeAddress;
 use super::session::Session;
-use super::source::{Source, connect, elsewhere, info};
+use super::supervisor::Supervised;
 use crate::clock::monotonic_now;
 use crate::error::{BuildError, Effect, ErrorKind};
 
-/// The sentinels of a service. Each has a connection of its own, and all are asked at once: a silent one
+/// The sentinels of a service. Each has its own connection, and all are asked at once: a silent one
 /// costs nothing.
 pub(super) struct Sentinels {
-    links: Vec<Arc<Link>>,
+    links: Vec<Arc<Supervised>>,
     service: Box<str>,
     question: Cmd,
     /// What the master is connected with, but for the address.
@@ -40,8 +41,8 @@ impl Sentinels {
         let link = |url: &String| -> Result<_, BuildError> {
             let sentinel = info(url)?;
             let settings = sentinel.redis_settings().clone().set_db(0);
-            let source = Source::of(sentinel.set_redis_settings(settings))?;
-            Ok(Arc::new(Link::new(source, timeout)))
+            let sentinel = DirectServer::new(sentinel.set_redis_settings(settings))?;
+            Ok(Arc::new(Supervised::new(sentinel, timeout)))
         };
         let mut question = redis::cmd("SENTINEL");
         question.arg("GET-MASTER-ADDR-BY-NAME").arg(service);
@@ -54,12 +55,25 @@ impl Sentinels {
         })
     }
 
-    pub(super) fn links(&self) -> impl Iterator<Item = &Link> {
-        self.links.iter().map(|link| &**link)
+    /// Returns the ports that the user named.
+    pub(super) fn ports(&self) -> Vec<ConnectionAddr> {
+        self.links.iter().flat_map(|link| link.ports()).collect()
+    }
+
+    pub(super) fn open(&self) {
+        self.links.iter().for_each(|link| link.open());
+    }
+
+    pub(super) fn stop_tasks(&self) {
+        self.links.iter().for_each(|link| link.stop_tasks());
+    }
+
+    pub(super) fn close(&self) {
+        self.links.iter().for_each(|link| link.close());
     }
 
     /// Returns the master that most of the sentinels name.
-    pub(super) async fn master(&self) -> Result<Node, Failure> {
+    pub(super) async fn master(&self) -> Result<NodeAddress, Failure> {
         let named = most_frequent(&self.links, &self.question, self.timeout, read_address).await?;
         named.ok_or_else(|| {
             let message = format!("the sentinels know no service {:?}", self.service);
@@ -70,8 +84,7 @@ impl Sentinels {
     /// Connects to the master, in a time that the caller bounds.
     pub(super) async fn connect(&self) -> Result<Session, Failure> {
         let node = self.master().await?;
-        let client = Client::open(elsewhere(&self.server, &node)).map_err(Failure::unconnected)?;
-        let mut session = connect(&client).await?;
+        let mut session = DirectServer::beside(elsewhere(&self.server, &node))?.connect().await?;
         // Sentinels that have not heard of a failover yet name the old one, which may be a replica now.
         let deadline = monotonic_now() + self.timeout;
         let role = session.call(&redis::cmd("ROLE"), false, deadline).await;
@@ -96,9 +109,9 @@ fn is_master(role: &Value) -> bool {
 }
 
 /// Host and port; `None` for a service that the sentinel does not know.
-fn read_address(_sentinel: &Session, reply: Value) -> Result<Option<Node>, Failure> {
+fn read_address(_sentinel: &Session, reply: Value) -> Result<Option<NodeAddress>, Failure> {
     redis::from_redis_value::<Option<(String, u16)>>(reply)
-        .map(|address| address.map(|(host, port)| Node { host, port }))
+        .map(|address| address.map(|(host, port)| NodeAddress { host, port }))
         .map_err(|error| Failure::unconnected(error.into()))
 }
 

@@ -5,18 +5,19 @@ use std::time::Duration;
 
 use redis::ConnectionAddr;
 
+use super::by_slot;
 #[cfg(feature = "redis-cluster")]
 use super::cluster::{Cluster, Seeds};
+use super::connect::Connect;
 use super::failure::{Failure, Retry};
-use super::link::Link;
 use super::mistakes;
 use super::route::Route;
 use super::session::Session;
-use super::slots;
 use super::source::Source;
+use super::supervisor::Supervised;
 
 /// Where the servers are, before anything is connected.
-pub(super) enum Target {
+pub(super) enum ServerSpec {
     One(Box<Source>),
     #[cfg(feature = "redis-cluster")]
     Cluster(Seeds),
@@ -24,12 +25,12 @@ pub(super) enum Target {
 
 /// One server, or a cluster.
 pub(super) enum Servers {
-    One(Link),
+    One(Supervised),
     #[cfg(feature = "redis-cluster")]
     Cluster(Cluster),
 }
 
-impl Target {
+impl ServerSpec {
     /// Returns the ports that the user named.
     pub(super) fn ports(&self) -> Vec<ConnectionAddr> {
         match self {
@@ -41,11 +42,11 @@ impl Target {
 }
 
 impl Servers {
-    pub(super) fn new(target: Target, connect_timeout: Duration) -> Self {
+    pub(super) fn new(target: ServerSpec, connect_timeout: Duration) -> Self {
         match target {
-            Target::One(source) => Self::One(Link::new(*source, connect_timeout)),
+            ServerSpec::One(source) => Self::One(Supervised::new(*source, connect_timeout)),
             #[cfg(feature = "redis-cluster")]
-            Target::Cluster(seeds) => Self::Cluster(Cluster::new(seeds, connect_timeout)),
+            ServerSpec::Cluster(seeds) => Self::Cluster(Cluster::new(seeds, connect_timeout)),
         }
     }
 
@@ -57,16 +58,16 @@ impl Servers {
                 Route::Any
             }
             #[cfg(feature = "redis-cluster")]
-            Self::Cluster(_) => Route::Slot(slots::slot_of(key)),
+            Self::Cluster(_) => Route::Slot(by_slot::slot_of(key)),
         }
     }
 
     /// Returns the keys' indices in groups that may go together in one command.
     pub(super) fn group(&self, keys: &[Vec<u8>]) -> Vec<Vec<usize>> {
         match self {
-            Self::One(_) => slots::together(keys),
+            Self::One(_) => by_slot::together(keys),
             #[cfg(feature = "redis-cluster")]
-            Self::Cluster(_) => slots::by_slot(keys),
+            Self::Cluster(_) => by_slot::by_slot(keys),
         }
     }
 
@@ -123,11 +124,11 @@ impl Servers {
         }
     }
 
-    pub(super) fn rest(&self) {
+    pub(super) fn stop_tasks(&self) {
         match self {
-            Self::One(link) => link.rest(),
+            Self::One(link) => link.stop_tasks(),
             #[cfg(feature = "redis-cluster")]
-            Self::Cluster(cluster) => cluster.rest(),
+            Self::Cluster(cluster) => cluster.stop_tasks(),
         }
     }
 

@@ -11,8 +11,8 @@ use tokio::time::{Instant, timeout_at};
 
 use super::connection::Connection;
 use super::failure::Failure;
-use super::in_flight::{InFlight, Place};
-use super::route::Node;
+use super::in_flight::{InFlight, InFlightCall};
+use super::route::NodeAddress;
 use crate::background;
 use crate::clock::monotonic_now;
 use crate::error::{Effect, ErrorKind};
@@ -29,7 +29,7 @@ pub(super) struct Session {
 
 #[derive(Debug)]
 struct Health {
-    address: Option<Node>,
+    address: Option<NodeAddress>,
     in_flight: InFlight,
     /// Answers so far, to any call.
     answers: AtomicU64,
@@ -44,7 +44,7 @@ struct Health {
 
 impl Session {
     /// Wraps a new connection to that address, where it is known.
-    pub(super) fn new(connection: Connection, address: Option<Node>) -> Self {
+    pub(super) fn new(connection: Connection, address: Option<NodeAddress>) -> Self {
         let (ends, ended) = oneshot::channel();
         let health = Arc::new(Health {
             address,
@@ -59,12 +59,12 @@ impl Session {
         Self { connection, health }
     }
 
-    pub(super) fn address(&self) -> Option<&Node> {
+    pub(super) fn address(&self) -> Option<&NodeAddress> {
         self.health.address.as_ref()
     }
 
-    /// Counts a call on this connection, unless that many wait already.
-    pub(super) async fn enter(&self, most: usize) -> Result<Place, Failure> {
+    /// Counts a call in flight on this connection, unless the bound is reached.
+    pub(super) async fn enter(&self, most: usize) -> Result<InFlightCall, Failure> {
         self.health.in_flight.enter(most).await
     }
 

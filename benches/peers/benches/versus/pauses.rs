@@ -106,7 +106,7 @@ impl Swept for SweptTraffik {
     }
 
     fn sweep(&self) -> bool {
-        self.backend.clean_some()
+        self.backend.sweep_chunk()
     }
 
     fn len(&self) -> usize {

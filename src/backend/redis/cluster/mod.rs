@@ -1,13 +1,13 @@
 //! [`Cluster`]: a connection to each node of a cluster, and which of them a command goes to.
 //!
-//! Each node has a [`Link`] of its own, so a node that is silent or gone concerns only its own keys. Who
+//! Each node has its own [`Supervised`], so a node that is silent or gone concerns only its own keys. Who
 //! serves which slot is asked of all known nodes at once: at first, when a node redirects a command or
 //! its connection is lost, again and again while a master is not connected, and from time to time. The
 //! last answer is used until there is a newer one. Replicas are connected too, so that one which takes
 //! its master's place is there at once.
 
 mod seeds;
-mod table;
+mod slot_table;
 mod view;
 
 use std::fmt;
@@ -19,13 +19,13 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 use tracing::warn;
 
-use self::table::Table;
+use self::slot_table::SlotTable;
 use self::view::View;
 use super::failure::Failure;
 use super::gather::most_frequent;
-use super::link::Link;
-use super::route::{Node, Route};
+use super::route::{NodeAddress, Route};
 use super::session::Session;
+use super::supervisor::Supervised;
 use crate::background::{Home, Task};
 use crate::error::{Effect, ErrorKind};
 use crate::random;
@@ -43,21 +43,21 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_millis(400);
 
 pub(super) struct Cluster {
-    shared: Arc<Shared>,
+    shared: Arc<Topology>,
     supervisor: Task,
 }
 
-struct Shared {
+struct Topology {
     seeds: Seeds,
     connect_timeout: Duration,
-    table: RwLock<Table>,
-    status: watch::Sender<Status>,
+    table: RwLock<SlotTable>,
+    status: watch::Sender<TopologyStatus>,
     /// Notified when the table may be out of date.
     is_stale: Arc<Notify>,
 }
 
 #[derive(Clone, Debug)]
-enum Status {
+enum TopologyStatus {
     /// The cluster was not asked yet, or is being asked for the first time.
     Unknown,
     Known,
@@ -68,11 +68,11 @@ enum Status {
 
 impl Cluster {
     pub(super) fn new(seeds: Seeds, connect_timeout: Duration) -> Self {
-        let shared = Shared {
+        let shared = Topology {
             seeds,
             connect_timeout,
-            table: RwLock::new(Table::new()),
-            status: watch::Sender::new(Status::Unknown),
+            table: RwLock::new(SlotTable::new()),
+            status: watch::Sender::new(TopologyStatus::Unknown),
             is_stale: Arc::default(),
         };
         Self { shared: Arc::new(shared), supervisor: Task::new() }
@@ -89,7 +89,7 @@ impl Cluster {
     }
 
     /// Returns the connection that the route leads to; waits for an attempt under way, as
-    /// [`Link::session`] does.
+    /// [`Supervised::session`] does.
     pub(super) async fn session(&self, route: &Route) -> Result<Session, Failure> {
         self.known().await?;
         let link = self.shared.link(route);
@@ -97,13 +97,13 @@ impl Cluster {
     }
 
     /// Returns the nodes that serve slots.
-    pub(super) async fn masters(&self) -> Result<Vec<Node>, Failure> {
+    pub(super) async fn masters(&self) -> Result<Vec<NodeAddress>, Failure> {
         self.known().await?;
         Ok(self.shared.table.read().masters().map(|(node, _)| node.clone()).collect())
     }
 
     /// A node said that another serves the slot.
-    pub(super) fn moved(&self, slot: u16, node: &Node) {
+    pub(super) fn moved(&self, slot: u16, node: &NodeAddress) {
         if self.shared.change(|table| table.note(slot, node, |node| self.shared.new_link(node))) {
             self.refresh_soon();
         }
@@ -119,11 +119,11 @@ impl Cluster {
     async fn known(&self) -> Result<(), Failure> {
         self.supervise();
         let mut status = self.shared.status.subscribe();
-        let settled = status.wait_for(|status| !matches!(status, Status::Unknown)).await;
+        let settled = status.wait_for(|status| !matches!(status, TopologyStatus::Unknown)).await;
         match settled.as_deref() {
-            Ok(Status::Known) => Ok(()),
-            Ok(Status::Down(failure)) => Err(failure.clone()),
-            Ok(Status::Closed | Status::Unknown) | Err(_) => {
+            Ok(TopologyStatus::Known) => Ok(()),
+            Ok(TopologyStatus::Down(failure)) => Err(failure.clone()),
+            Ok(TopologyStatus::Closed | TopologyStatus::Unknown) | Err(_) => {
                 Err(Failure::new(ErrorKind::Closed, Effect::NotApplied))
             }
         }
@@ -137,40 +137,40 @@ impl Cluster {
     /// Opens a cluster that was closed.
     pub(super) fn open(&self) {
         self.shared.status.send_if_modified(|status| {
-            let closed = matches!(status, Status::Closed);
+            let closed = matches!(status, TopologyStatus::Closed);
             if closed {
-                *status = Status::Unknown;
+                *status = TopologyStatus::Unknown;
             }
             closed
         });
     }
 
     /// Stops the background tasks. The connections stay; calls that need a task start it again.
-    pub(super) fn rest(&self) {
+    pub(super) fn stop_tasks(&self) {
         self.supervisor.stop();
-        self.shared.table.read().links().for_each(|link| link.rest());
+        self.shared.table.read().links().for_each(|link| link.stop_tasks());
     }
 
     /// Closes all connections, without waiting.
     pub(super) fn close(&self) {
         self.supervisor.stop();
         let mut table = self.shared.table.write();
-        self.shared.status.send_replace(Status::Closed);
+        self.shared.status.send_replace(TopologyStatus::Closed);
         table.links().for_each(|link| link.close());
-        *table = Table::new();
+        *table = SlotTable::new();
     }
 }
 
-impl Shared {
-    fn new_link(&self, node: &Node) -> Arc<Link> {
-        let source = self.seeds.source(node);
-        Arc::new(Link::notifying(source, self.connect_timeout, Arc::clone(&self.is_stale)))
+impl Topology {
+    fn new_link(&self, node: &NodeAddress) -> Arc<Supervised> {
+        let source = self.seeds.server(node);
+        Arc::new(Supervised::notifying(source, self.connect_timeout, Arc::clone(&self.is_stale)))
     }
 
     /// Returns where the route leads to. A slot that nobody serves leads to any node, whose words the
     /// caller then gets.
-    fn link(&self, route: &Route) -> Option<Arc<Link>> {
-        let any = |table: &Table| {
+    fn link(&self, route: &Route) -> Option<Arc<Supervised>> {
+        let any = |table: &SlotTable| {
             let connected = table.links().find(|link| link.up().is_some());
             connected.or_else(|| table.links().next()).cloned()
         };
@@ -189,9 +189,9 @@ impl Shared {
     }
 
     /// Changes the table, unless the cluster is closed. Returns `true` if it is not.
-    fn change(&self, change: impl FnOnce(&mut Table)) -> bool {
+    fn change(&self, change: impl FnOnce(&mut SlotTable)) -> bool {
         let mut table = self.table.write();
-        let is_open = !matches!(*self.status.borrow(), Status::Closed);
+        let is_open = !matches!(*self.status.borrow(), TopologyStatus::Closed);
         if is_open {
             change(&mut table);
         }
@@ -199,9 +199,9 @@ impl Shared {
     }
 
     /// Sets the status while it is not known who serves which slot.
-    fn set_unless_known(&self, next: Status) {
+    fn set_unless_known(&self, next: TopologyStatus) {
         self.status.send_if_modified(|status| {
-            let is_waiting = matches!(status, Status::Unknown | Status::Down(_));
+            let is_waiting = matches!(status, TopologyStatus::Unknown | TopologyStatus::Down(_));
             if is_waiting {
                 *status = next;
             }
@@ -230,7 +230,7 @@ impl Shared {
             table.replace(&view, |node| self.new_link(node));
             table.links().for_each(|link| link.start());
         });
-        self.set_unless_known(Status::Known);
+        self.set_unless_known(TopologyStatus::Known);
         Ok(())
     }
 
@@ -240,19 +240,19 @@ impl Shared {
 }
 
 /// Keeps the table up to date until the cluster is closed or dropped.
-async fn supervise(shared: Arc<Shared>) {
+async fn supervise(shared: Arc<Topology>) {
     let mut was_answered = true;
     let mut with_seeds = true;
     let mut pause = SHORTEST_PAUSE;
     loop {
-        shared.set_unless_known(Status::Unknown);
+        shared.set_unless_known(TopologyStatus::Unknown);
         let refreshed = shared.refresh(with_seeds).await;
         if let Err(failure) = &refreshed {
             if was_answered {
                 let error = failure.clone().into_error("refresh");
                 warn!(cluster = ?shared.seeds, %error, "no node says who serves which slot");
             }
-            shared.set_unless_known(Status::Down(failure.clone()));
+            shared.set_unless_known(TopologyStatus::Down(failure.clone()));
         }
         was_answered = refreshed.is_ok();
         // Nodes may come back under other addresses; the names that the user gave lead to them.

@@ -4,12 +4,12 @@ use std::fmt;
 
 use redis::{ConnectionAddr, ConnectionInfo};
 
-use super::super::route::Node;
-use super::super::source::{Source, address, elsewhere, info};
+use super::super::direct::{DirectServer, address, elsewhere, info};
+use super::super::route::NodeAddress;
 use crate::error::BuildError;
 
 /// The nodes that the user named. Their credentials and TLS are those of the nodes that they name.
-pub(in crate::backend::redis) struct Seeds(Vec<(Node, ConnectionInfo)>);
+pub(in crate::backend::redis) struct Seeds(Vec<(NodeAddress, ConnectionInfo)>);
 
 impl Seeds {
     pub(in crate::backend::redis) fn new(urls: &[String]) -> Result<Self, BuildError> {
@@ -32,7 +32,7 @@ impl Seeds {
         urls.iter().map(seed).collect::<Result<_, _>>().map(Self)
     }
 
-    pub(super) fn nodes(&self) -> impl Iterator<Item = &Node> {
+    pub(super) fn nodes(&self) -> impl Iterator<Item = &NodeAddress> {
         self.0.iter().map(|(node, _)| node)
     }
 
@@ -40,11 +40,11 @@ impl Seeds {
         self.0.iter().map(|(_, info)| info.addr().clone()).collect()
     }
 
-    /// Returns how to connect to a node: as its own URL says, or else as that of the first seed.
-    pub(super) fn source(&self, node: &Node) -> Source {
+    /// Returns a node with the settings of its own URL, or else of that of the first seed.
+    pub(super) fn server(&self, node: &NodeAddress) -> DirectServer {
         let own = self.0.iter().find(|(seed, _)| seed == node).map(|(_, info)| info.clone());
         let info = own.unwrap_or_else(|| elsewhere(&self.0[0].1, node));
-        Source::of(info).expect("the settings were accepted when the backend was built")
+        DirectServer::new(info).expect("the settings were accepted when the backend was built")
     }
 }
 

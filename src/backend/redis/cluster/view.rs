@@ -3,14 +3,14 @@
 use redis::{Cmd, Value};
 
 use super::super::failure::Failure;
-use super::super::route::Node;
+use super::super::route::NodeAddress;
 use crate::error::{Effect, ErrorKind};
 
 /// A node's answer to `CLUSTER SLOTS`.
 #[derive(Clone, Debug)]
 pub(super) struct View {
     ranges: Vec<Range>,
-    pub(super) replicas: Vec<Node>,
+    pub(super) replicas: Vec<NodeAddress>,
 }
 
 /// Slots from the first to the last, and the master that serves them.
@@ -18,7 +18,7 @@ pub(super) struct View {
 pub(super) struct Range {
     pub(super) first: u16,
     pub(super) last: u16,
-    pub(super) master: Node,
+    pub(super) master: NodeAddress,
 }
 
 /// Two nodes agree if they name the same masters. Which replicas are well is news that travels slowly.
@@ -42,7 +42,7 @@ impl View {
     }
 
     /// Reads the answer of the node at that address.
-    pub(super) fn read(asked: Option<&Node>, reply: &Value) -> Result<Self, Failure> {
+    pub(super) fn read(asked: Option<&NodeAddress>, reply: &Value) -> Result<Self, Failure> {
         let failed = |message| {
             Failure::new(ErrorKind::Unavailable, Effect::NotApplied).with_message(message)
         };
@@ -61,7 +61,7 @@ impl View {
     }
 
     /// Adds a row: the first slot, the last, the master, the replicas.
-    fn add(&mut self, asked: Option<&Node>, row: &Value) -> Option<()> {
+    fn add(&mut self, asked: Option<&NodeAddress>, row: &Value) -> Option<()> {
         let Value::Array(row) = row else { return None };
         let [first, last, master, replicas @ ..] = &row[..] else { return None };
         let (first, last) = (slot(first)?, slot(last)?);
@@ -82,7 +82,7 @@ fn slot(value: &Value) -> Option<u16> {
 }
 
 /// Host, port, and what does not matter here. Without a host it is that of the node that was asked.
-fn node(asked: Option<&Node>, value: &Value) -> Option<Node> {
+fn node(asked: Option<&NodeAddress>, value: &Value) -> Option<NodeAddress> {
     let Value::Array(fields) = value else { return None };
     let [host, Value::Int(port), ..] = &fields[..] else { return None };
     let host = match host {
@@ -90,7 +90,7 @@ fn node(asked: Option<&Node>, value: &Value) -> Option<Node> {
         Value::SimpleString(host) if host != "?" => host.clone(),
         _ => String::new(),
     };
-    Node { host, port: u16::try_from(*port).ok()? }.named_by(asked)
+    NodeAddress { host, port: u16::try_from(*port).ok()? }.named_by(asked)
 }
 
 #[cfg(test)]
@@ -108,8 +108,8 @@ mod tests {
         Value::Array([Value::Int(first), Value::Int(last)].into_iter().chain(nodes).collect())
     }
 
-    fn at(port: u16) -> Node {
-        Node { host: "h".into(), port }
+    fn at(port: u16) -> NodeAddress {
+        NodeAddress { host: "h".into(), port }
     }
 
     #[test]

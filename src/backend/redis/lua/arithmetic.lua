@@ -19,7 +19,7 @@
 --   returns nothing if the words are corrupt, else
 --     verdict   0 it passes, -1 it never will, else the instant from which on it passes
 --     remaining in units
---     fresh_at  from when on it answers like a fresh one
+--     reset_at  from when on it answers like a fresh one
 --     count     how many words must be written; nil or false if they stay as they are
 --     one, two  those words; of three or more, they are in bytes and in up to three pieces:
 --     three     `one`, `two` and this. Of a value of which only the beginning was given, `two` is

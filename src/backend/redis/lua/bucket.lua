@@ -72,9 +72,9 @@ rules[1] = function(value, from, length, whole, part, last, at, cost, needed, op
   if remaining < 0 then
     remaining = 0
   end
-  local fresh_at = at + drain(whole, part, period, limit)
-  if fresh_at > 9007199254740991 then
-    fresh_at = 9007199254740991
+  local reset_at = at + drain(whole, part, period, limit)
+  if reset_at > 9007199254740991 then
+    reset_at = 9007199254740991
   end
-  return verdict, remaining, fresh_at, changed and 2, whole, part
+  return verdict, remaining, reset_at, changed and 2, whole, part
 end

@@ -2,7 +2,7 @@
 --
 -- KEYS, ARGV: none. Gives the functions of the files after it:
 --   decode(value)  the parts, in order; nothing if it is not a list of parts
--- A part has the fields tag, period, limit, burst, last, fresh_at, length (in words) and from, the
+-- A part has the fields tag, period, limit, burst, last, reset_at, length (in words) and from, the
 -- number of the byte at which it begins. Its words begin 40 bytes later.
 local function decode(value)
   local size = #value
@@ -18,13 +18,13 @@ local function decode(value)
     if from + 39 > size then
       return
     end
-    local tag, period, limit, burst, last, fresh_at, length =
+    local tag, period, limit, burst, last, reset_at, length =
       struct.unpack('<I4I8I4I4I8I8I4', value, from)
-    if last > 9007199254740991 or fresh_at > 9007199254740991 then
+    if last > 9007199254740991 or reset_at > 9007199254740991 then
       return
     end
     parts[index] = {
-      tag = tag, period = period, limit = limit, burst = burst, last = last, fresh_at = fresh_at,
+      tag = tag, period = period, limit = limit, burst = burst, last = last, reset_at = reset_at,
       length = length, from = from
     }
     from = from + 40 + 8 * length

@@ -5,7 +5,9 @@
 -- ARGV[2]  the expected value
 -- ARGV[3]  '1' to store a new value, '0' to delete
 -- ARGV[4]  the new value
--- ARGV[5]  its TTL in milliseconds, at least 1; absent for none
+-- ARGV[5]  what becomes of its TTL: 'keep', 'after' for a new one, 'if none' for a new one where there is
+--          none, 'never' for none
+-- ARGV[6]  the TTL of 'after' and 'if none' in milliseconds, at least 1
 --
 -- Returns 1 if it was the expected one, else 0 with nothing changed. A value of another type counts as
 -- an empty one; any other error of the read is returned.
@@ -19,11 +21,14 @@ end
 if stored ~= (ARGV[1] == '1' and ARGV[2]) then
   return 0
 end
+local mode = ARGV[5]
 if ARGV[3] == '0' then
   redis.call('DEL', KEYS[1])
-elseif ARGV[5] then
-  redis.call('SET', KEYS[1], ARGV[4], 'PX', ARGV[5])
-else
+elseif mode == 'after' or (mode == 'if none' and redis.call('PTTL', KEYS[1]) < 0) then
+  redis.call('SET', KEYS[1], ARGV[4], 'PX', ARGV[6])
+elseif mode == 'never' then
   redis.call('SET', KEYS[1], ARGV[4])
+else
+  redis.call('SET', KEYS[1], ARGV[4], 'KEEPTTL')
 end
 return 1

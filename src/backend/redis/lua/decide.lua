@@ -24,7 +24,7 @@
 --   then for each limit, unless that was -1:
 --   verdict   0 it passes, -1 it never will, else the instant from which on it passes
 --   remaining units that would pass now, after this
---   fresh_at  from when on it answers like a fresh one
+--   reset_at  from when on it answers like a fresh one
 
 local op, cost, leave, taken_at, asked_at, family, tag, period, limit, burst, capacity =
   struct.unpack('<BI4I4I8I8BI4I8I4I4I8', ARGV[1])
@@ -80,28 +80,28 @@ if alone then
   if over_at <= at then
     length = 0
   end
-  local verdict, remaining, fresh_at, words, one, two, three = rules[family](
+  local verdict, remaining, reset_at, words, one, two, three = rules[family](
     value, 43, length, first, second, last, at, cost, needed, op, taken_at, period, limit, burst,
     capacity)
   if verdict then
     if not words and length > 0 then
       -- Written under another limit, perhaps, and over when its writer said.
       verdict = verdict < over_at and verdict or over_at
-      fresh_at = fresh_at < over_at and fresh_at or over_at
+      reset_at = reset_at < over_at and reset_at or over_at
     end
-    reply = {asked_at, at, 0, verdict, remaining, fresh_at}
-    if words and fresh_at > at then
+    reply = {asked_at, at, 0, verdict, remaining, reset_at}
+    if words and reset_at > at then
       bytes = struct.pack(
         words == 2 and '<BBI4I8I4I4I8I8I4I8I8' or words == 1 and '<BBI4I8I4I4I8I8I4I8'
           or '<BBI4I8I4I4I8I8I4',
-        1, 1, tag, period, brought_limit, brought_burst, at, fresh_at, words, one, two)
+        1, 1, tag, period, brought_limit, brought_burst, at, reset_at, words, one, two)
       if words > 2 and long and two ~= '' then
         bytes, kept_from, tail = bytes .. one, two, three
         size = 42 + 8 * words - #bytes - #tail
       elseif words > 2 then
         bytes = bytes .. one .. two .. three
       end
-      matters_until = fresh_at
+      matters_until = reset_at
     elseif words then
       bytes = ''
     end

@@ -28,7 +28,7 @@ local function several(value, asked_at, op, cost, needed, taken_at)
     for candidate, part in ipairs(parts) do
       if part.tag == tag and part.period == period and part.limit == brought_limit
         and part.burst == brought_burst and family < 5 then
-        place, last, over_at = candidate, part.last, part.fresh_at
+        place, last, over_at = candidate, part.last, part.reset_at
         length, from = part.length, part.from + 40
         if length > 1 then
           first, second = struct.unpack('<I8I8', value, from)
@@ -60,8 +60,8 @@ local function several(value, asked_at, op, cost, needed, taken_at)
     end
     reply[1], reply[2] = asked_at, at
     for index = 1, count do
-      local mine, verdict, remaining, fresh_at = limits[index], nil, nil, nil
-      verdict, remaining, fresh_at, mine.words, mine.one, mine.two, mine.three = mine.rule(
+      local mine, verdict, remaining, reset_at = limits[index], nil, nil, nil
+      verdict, remaining, reset_at, mine.words, mine.one, mine.two, mine.three = mine.rule(
         value, mine.from, mine.over_at > at and mine.length or 0, mine.first, mine.second, mine.last,
         at, cost, needed, what, taken_at, mine.period, mine.limit, mine.burst, mine.capacity)
       if not verdict then
@@ -73,10 +73,10 @@ local function several(value, asked_at, op, cost, needed, taken_at)
       if not mine.words and mine.length > 0 and mine.over_at > at then
         -- Written under another limit, perhaps, and over when its writer said.
         verdict = verdict < mine.over_at and verdict or mine.over_at
-        fresh_at = fresh_at < mine.over_at and fresh_at or mine.over_at
+        reset_at = reset_at < mine.over_at and reset_at or mine.over_at
       end
       reply[3 * index + 1], reply[3 * index + 2], reply[3 * index + 3] =
-        verdict, remaining, fresh_at
+        verdict, remaining, reset_at
     end
   end
   local what = op
@@ -96,7 +96,7 @@ local function several(value, asked_at, op, cost, needed, taken_at)
       end
     end
     for _, part in ipairs(parts) do
-      if part.limit > 0 and part.fresh_at > at then
+      if part.limit > 0 and part.reset_at > at then
         live = live + 1
       end
     end
@@ -113,20 +113,20 @@ local function several(value, asked_at, op, cost, needed, taken_at)
     return reply
   end
 
-  -- Each part as bytes, and its `fresh_at`, in order; false for one that is over.
+  -- Each part as bytes, and its `reset_at`, in order; false for one that is over.
   local written, fresh, total = {}, {}, #parts
   for place, part in ipairs(parts) do
     -- One that is over may count again after the clock stepped back: an hour is kept.
-    local kept_to = part.fresh_at + 3600000000
+    local kept_to = part.reset_at + 3600000000
     if kept_to > 9007199254740991 then
       kept_to = 9007199254740991
     end
     local kept = kept_to > asked_at and part.length > 0
     written[place] = kept and string.sub(value, part.from, part.from + 39 + 8 * part.length)
-    fresh[place] = part.fresh_at
+    fresh[place] = part.reset_at
   end
   for index = 1, count do
-    local mine, at, fresh_at = limits[index], reply[2], reply[3 * index + 3]
+    local mine, at, reset_at = limits[index], reply[2], reply[3 * index + 3]
     local place = mine.place
     if not place then
       total = total + 1
@@ -138,19 +138,19 @@ local function several(value, asked_at, op, cost, needed, taken_at)
       if mine.length == 0 then
         written[place] = false
       end
-      fresh_at = mine.over_at
-    elseif fresh_at <= at then
+      reset_at = mine.over_at
+    elseif reset_at <= at then
       written[place] = false
     elseif words == 1 or words == 2 then
       written[place] = struct.pack(
         words == 2 and '<I4I8I4I4I8I8I4I8I8' or '<I4I8I4I4I8I8I4I8',
-        mine.tag, mine.period, mine.brought_limit, mine.brought_burst, at, fresh_at, words,
+        mine.tag, mine.period, mine.brought_limit, mine.brought_burst, at, reset_at, words,
         mine.one, mine.two)
     else
       written[place] = struct.pack('<I4I8I4I4I8I8I4', mine.tag, mine.period, mine.brought_limit,
-        mine.brought_burst, at, fresh_at, words) .. mine.one .. mine.two .. mine.three
+        mine.brought_burst, at, reset_at, words) .. mine.one .. mine.two .. mine.three
     end
-    fresh[place] = fresh_at
+    fresh[place] = reset_at
   end
 
   local kept = 0

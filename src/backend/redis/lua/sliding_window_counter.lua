@@ -63,16 +63,16 @@ rules[3] = function(value, from, length, previous, current, last, at, cost, need
   if remaining < 0 then
     remaining = 0
   end
-  local fresh_at
+  local reset_at
   if current > 0 then
-    fresh_at = start + period + fades_to(current, 0, period)
+    reset_at = start + period + fades_to(current, 0, period)
   else
-    fresh_at = start + fades_to(previous, 0, period)
+    reset_at = start + fades_to(previous, 0, period)
   end
-  if fresh_at < at then
-    fresh_at = at
-  elseif fresh_at > 9007199254740991 then
-    fresh_at = 9007199254740991
+  if reset_at < at then
+    reset_at = at
+  elseif reset_at > 9007199254740991 then
+    reset_at = 9007199254740991
   end
-  return verdict, remaining, fresh_at, changed and 2, previous, current
+  return verdict, remaining, reset_at, changed and 2, previous, current
 end

@@ -73,10 +73,10 @@ rules[4] = function(value, from, length, total, _, last, at, cost, needed, op, t
           .. string.sub(value, pairs_from + 16 * expired, found - 1)
           .. (back < count and struct.pack('<I8I8', instant, count - back) or '')
           .. string.sub(value, found + 16, pairs_from + 16 * entries - 1)
-        local remaining, fresh_at
-        verdict, remaining, fresh_at =
+        local remaining, reset_at
+        verdict, remaining, reset_at =
           rules[4](one, 1, #one / 8, live - back, nil, last, at, 0, 0, 0, 0, period, limit)
-        return verdict, remaining, fresh_at, #one / 8, one, '', ''
+        return verdict, remaining, reset_at, #one / 8, one, '', ''
       end
     end
   elseif cost > 0 and needed > limit then
@@ -118,12 +118,12 @@ rules[4] = function(value, from, length, total, _, last, at, cost, needed, op, t
   if remaining < 0 then
     remaining = 0
   end
-  local fresh_at = at
+  local reset_at = at
   if live > 0 then
-    fresh_at = newest + period
-    if fresh_at > 9007199254740991 then
-      fresh_at = 9007199254740991
+    reset_at = newest + period
+    if reset_at > 9007199254740991 then
+      reset_at = 9007199254740991
     end
   end
-  return verdict, remaining, fresh_at, words, one, two, three
+  return verdict, remaining, reset_at, words, one, two, three
 end

@@ -1,0 +1,213 @@
+//! Decisions by a script: the arguments of one step, and the reply.
+//!
+//! The scripts repeat [`Step::evaluate`] in Lua, for our own strategies; `decide/tests.rs` holds the
+//! two together. How the answers of several limits are joined is not repeated: the reply has each
+//! answer.
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::OnceLock;
+
+use ::redis::Value;
+use thiserror::Error;
+
+use super::scripts::Script;
+use crate::clock::Timestamp;
+use crate::decision::Decision;
+use crate::step::Step;
+use crate::strategy::{Answer, Builtin, CompiledLimit, CorruptState, Limit, Op, Verdict};
+
+/// Asks for the server's own time: the first number that is not an instant.
+const SERVER_TIME: u64 = Timestamp::MAX.as_micros() + 1;
+/// `asked_at`, `at`, and whether there is no answer.
+const REPLY_HEADER: usize = 3;
+/// Verdict, remaining, reset_at.
+const REPLY_LIMIT: usize = 3;
+
+/// The files of the rules; of a script only those that it needs.
+const RULES: [&str; 5] = [
+    include_str!("../lua/bucket.lua"),
+    include_str!("../lua/fixed_window.lua"),
+    include_str!("../lua/sliding_window_counter.lua"),
+    include_str!("../lua/sliding_window_log.lua"),
+    include_str!("../lua/stateless.lua"),
+];
+
+/// A script to run on the key of a state, and its one argument.
+#[derive(Debug)]
+pub(super) struct Request {
+    pub(super) script: &'static Script,
+    pub(super) argument: Vec<u8>,
+}
+
+impl Request {
+    /// For a step that is asked at that instant, or else at the server's own time.
+    ///
+    /// `None` if no script can decide it, because a user's own strategy keeps a limit.
+    pub(super) fn new(step: &Step<'_>, asked_at: Option<Timestamp>) -> Option<Self> {
+        if step.limits().is_empty() {
+            return None;
+        }
+        let (op, taken_at) = match step.op() {
+            _ if step.cost() == 0 => (0, Timestamp::ZERO),
+            Op::Peek => (0, Timestamp::ZERO),
+            Op::Take => (1, Timestamp::ZERO),
+            Op::Refund { taken_at } => (2, taken_at),
+        };
+        let asked_at = asked_at.map_or(SERVER_TIME, Timestamp::as_micros);
+        let mut argument = Vec::with_capacity(25 + 29 * step.limits().len());
+        argument.push(op);
+        argument.extend_from_slice(&step.cost().to_le_bytes());
+        argument.extend_from_slice(&step.left().to_le_bytes());
+        argument.extend_from_slice(&taken_at.as_micros().to_le_bytes());
+        argument.extend_from_slice(&asked_at.to_le_bytes());
+        let mut needed = 0;
+        for limit in step.limits() {
+            let rule = Rule::of(limit)?;
+            needed |= 1 << rule.file;
+            rule.write(limit, &mut argument);
+        }
+        Some(Self { script: script(needed), argument })
+    }
+}
+
+/// The script with the rules whose bits are set.
+fn script(needed: usize) -> &'static Script {
+    static SCRIPTS: [OnceLock<Script>; 1 << RULES.len()] =
+        [const { OnceLock::new() }; 1 << RULES.len()];
+    SCRIPTS[needed].get_or_init(|| {
+        let rules = RULES.iter().enumerate().filter(|(file, _)| needed >> file & 1 == 1);
+        let frame = [
+            include_str!("../lua/codec.lua"),
+            include_str!("../lua/several.lua"),
+            include_str!("../lua/decide.lua"),
+        ];
+        let files = [include_str!("../lua/arithmetic.lua")].into_iter();
+        Script::compose(files.chain(rules.map(|(_, text)| *text)).chain(frame))
+    })
+}
+
+/// How the scripts keep a limit.
+struct Rule {
+    /// Its number in the scripts.
+    family: u8,
+    /// Its place in [`RULES`].
+    file: usize,
+    /// Units that a bucket lends beyond its burst.
+    debt: u32,
+}
+
+impl Rule {
+    fn of(limit: &Limit) -> Option<Self> {
+        let (family, file, debt) = match (limit.compiled(), limit.builtin()) {
+            (CompiledLimit::Unlimited, _) => (5, 4, 0),
+            (CompiledLimit::DenyAll, _) => (6, 4, 0),
+            (_, Some(Builtin::Bucket { debt })) => (1, 0, debt),
+            (_, Some(Builtin::FixedWindow)) => (2, 1, 0),
+            (_, Some(Builtin::SlidingWindowCounter)) => (3, 2, 0),
+            (_, Some(Builtin::SlidingWindowLog)) => (4, 3, 0),
+            (_, None) => return None,
+        };
+        Some(Self { family, file, debt })
+    }
+
+    fn write(&self, limit: &Limit, argument: &mut Vec<u8>) {
+        let rate = limit.rate();
+        let burst = rate.effective_burst();
+        // The highest bit: a rate that the hit brought.
+        argument.push(self.family | u8::from(limit.is_per_hit()) << 7);
+        argument.extend_from_slice(&limit.strategy_id().raw().to_le_bytes());
+        argument.extend_from_slice(&rate.period_micros().to_le_bytes());
+        argument.extend_from_slice(&rate.limit().to_le_bytes());
+        argument.extend_from_slice(&burst.to_le_bytes());
+        argument.extend_from_slice(&(u64::from(burst) + u64::from(self.debt)).to_le_bytes());
+    }
+}
+
+/// What a script found beside an answer.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// A value that could not be read. It was replaced by one that holds this hit; the error policy
+    /// decides about the hit.
+    Corrupt(CorruptState),
+    /// The hit would bring one rate more than its key can count.
+    TooManyRates,
+}
+
+/// A reply that no script of ours gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("the reply of the script is not {expected} integers in range")]
+pub(super) struct BadReply {
+    expected: usize,
+}
+
+/// Reads the reply to the request of that step.
+pub(super) fn read(step: &Step<'_>, reply: &Value) -> Result<Result<Decision, Refusal>, BadReply> {
+    let bad = BadReply { expected: REPLY_HEADER + REPLY_LIMIT * step.limits().len() };
+    parse(step, reply).ok_or(bad)
+}
+
+fn parse(step: &Step<'_>, reply: &Value) -> Option<Result<Decision, Refusal>> {
+    let Value::Array(numbers) = reply else { return None };
+    let (header, numbers) = numbers.split_first_chunk::<REPLY_HEADER>()?;
+    let [asked_at, at, refused] = header;
+    if let Some(refusal) = read_refusal(step, integer(refused)?)? {
+        return Some(Err(refusal));
+    }
+    let (numbers, []) = numbers.as_chunks::<REPLY_LIMIT>() else { return None };
+    if numbers.len() != step.limits().len() {
+        return None;
+    }
+    let mut answers = Vec::with_capacity(numbers.len());
+    for numbers in numbers {
+        answers.push(read_answer(numbers)?);
+    }
+    Some(Ok(step.decision(&answers, instant(asked_at)?, instant(at)?)))
+}
+
+fn read_answer([verdict, remaining, reset_at]: &[Value; REPLY_LIMIT]) -> Option<Answer> {
+    Some(Answer {
+        verdict: match integer(verdict)? {
+            0 => Verdict::Allowed,
+            -1 => Verdict::Never,
+            _ => Verdict::Denied { retry_at: instant(verdict)? },
+        },
+        remaining: u32::try_from(integer(remaining)?).ok()?,
+        reset_at: instant(reset_at)?,
+    })
+}
+
+/// Returns what was found: 0 nothing, -1 too many rates, 1 that the whole value could not be read, else
+/// that the part of a limit could not, counted from 2.
+fn read_refusal(step: &Step<'_>, code: i64) -> Option<Option<Refusal>> {
+    let corrupt = match code {
+        0 => return Some(None),
+        -1 => return Some(Some(Refusal::TooManyRates)),
+        1 => CorruptState("the value is not a list of parts"),
+        code => {
+            let index = usize::try_from(code).ok()?.checked_sub(2)?;
+            match step.limits().get(index)?.builtin()? {
+                Builtin::Bucket { .. } => CorruptState("bucket: words out of range"),
+                Builtin::FixedWindow => CorruptState("fixed window: words out of range"),
+                Builtin::SlidingWindowCounter => {
+                    CorruptState("sliding window counter: words out of range")
+                }
+                Builtin::SlidingWindowLog => CorruptState("sliding window log: wrong words"),
+            }
+        }
+    };
+    Some(Some(Refusal::Corrupt(corrupt)))
+}
+
+fn integer(value: &Value) -> Option<i64> {
+    match value {
+        Value::Int(number) => Some(*number),
+        _ => None,
+    }
+}
+
+fn instant(value: &Value) -> Option<Timestamp> {
+    let micros = u64::try_from(integer(value)?).ok()?;
+    (micros <= Timestamp::MAX.as_micros()).then(|| Timestamp::from_micros(micros))
+}

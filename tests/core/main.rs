@@ -1,0 +1,22 @@
+//! Throttles, keys, decisions, policies and lifespans, on backends that need no server.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test fails by it, and measures paused time"
+)]
+
+mod concurrency;
+mod custom_strategy;
+mod decisions;
+mod dependencies;
+mod extremes;
+mod fast_path;
+mod faults;
+mod full_memory;
+mod keys;
+mod lifespan;
+mod locks;
+mod on_error;
+mod runtime;
+mod settings;

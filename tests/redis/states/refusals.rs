@@ -1,0 +1,141 @@
+//! A server that is there and refuses to work now.
+
+use std::thread;
+
+use traffik::{ErrorKind, Key, Values};
+
+use super::world::{CAPACITY, LONG, heals, patient, refused, refused_by_policy, throttle};
+use test_support::servers::{RedisServer, wait_until};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f14_a_busy_server_refuses_and_its_script_is_not_killed() {
+    let server = RedisServer::with(&["--busy-reply-threshold", "50"]);
+    let backend = patient().url(server.url()).build().unwrap();
+    let throttle = throttle(&backend);
+    let _ = throttle.hit("a").await.unwrap();
+    let mut other = server.connect().unwrap();
+    other.limit(LONG * 3).unwrap();
+    let endless = thread::spawn(move || other.command(&[b"EVAL", b"while true do end", b"0"]));
+    wait_until("the server is busy", LONG, || {
+        server.words(&["GET", "a"]).is_ok_and(|reply| reply.text().starts_with("BUSY"))
+    });
+
+    refused_by_policy(&backend, "BUSY").await;
+    for _ in 0..20 {
+        let _ = refused(&throttle, "BUSY").await;
+    }
+    assert!(!endless.is_finished(), "its script goes on");
+    server.cmd("SCRIPT KILL");
+    assert!(endless.join().unwrap().unwrap().is_error());
+    assert_eq!(heals(&throttle).await.remaining(), CAPACITY - 2, "no refused hit was counted");
+    assert_eq!(server.calls("script|kill"), 1, "only this test's");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f16_too_few_replicas() {
+    let server = RedisServer::start();
+    let backend = patient().url(server.url()).build().unwrap();
+    let throttle = throttle(&backend);
+    let _ = throttle.hit("a").await.unwrap();
+    server.cmd("CONFIG SET min-replicas-to-write 1");
+    refused_by_policy(&backend, "NOREPLICAS").await;
+    server.cmd("CONFIG SET min-replicas-to-write 0");
+    assert_eq!(heals(&throttle).await.remaining(), CAPACITY - 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f16_a_server_that_cannot_save() {
+    let server = RedisServer::start();
+    let backend = patient().url(server.url()).build().unwrap();
+    let throttle = throttle(&backend);
+    let _ = throttle.hit("a").await.unwrap();
+    // A file cannot take the place of a directory.
+    std::fs::create_dir(server.dir().join("dump.rdb")).unwrap();
+    server.words(&["CONFIG", "SET", "save", "3600 1"]).unwrap();
+    server.cmd("BGSAVE");
+    wait_until("it cannot save", LONG, || {
+        server.cmd("INFO persistence").field("rdb_last_bgsave_status").as_deref() == Some("err")
+    });
+    refused_by_policy(&backend, "MISCONF").await;
+    server.cmd("CONFIG SET stop-writes-on-bgsave-error no");
+    assert_eq!(heals(&throttle).await.remaining(), CAPACITY - 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f16_too_many_clients() {
+    let server = RedisServer::start();
+    let mut operator = server.connect().unwrap();
+    operator.cmd("CONFIG SET maxclients 1").unwrap();
+    let backend = patient().url(server.url()).build().unwrap();
+    let throttle = throttle(&backend);
+    // The server closes the connection with its words unread, which are lost by that or not.
+    refused_by_policy(&backend, "").await;
+    operator.cmd("CONFIG SET maxclients 100").unwrap();
+    let _ = heals(&throttle).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f16_a_connection_that_an_operator_kills_is_replaced() {
+    let server = RedisServer::start();
+    let backend = patient().url(server.url()).build().unwrap();
+    let throttle = throttle(&backend);
+    let _ = throttle.hit("a").await.unwrap();
+    for _ in 0..10 {
+        server.cmd("CLIENT KILL TYPE normal");
+        let _ = heals(&throttle).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f12_a_single_url_of_a_cluster_says_what_to_use() {
+    let cluster = test_support::servers::RedisCluster::start(3, 0);
+    let backend = patient().url(&cluster.urls()[0]).build().unwrap();
+    let throttle = throttle(&backend);
+    let mut refusals = 0;
+    for number in 0..30 {
+        if let Err(error) = throttle.hit(format!("k{number}")).await {
+            let text = error.to_string();
+            assert!(text.contains("cluster(...)"), "{text}");
+            let error = super::world::backend_error::<()>(Err(error));
+            assert_eq!(error.effect(), traffik::Effect::NotApplied);
+            assert_ne!(error.kind(), ErrorKind::Other);
+            refusals += 1;
+        }
+    }
+    assert!(refusals > 0, "some keys are on other nodes");
+}
+
+/// On one thread, a loop over an answer that comes at once must let the others go on.
+#[tokio::test]
+async fn f21_who_is_overloaded_lets_others_run() {
+    let server = RedisServer::start();
+    let backend = patient().url(server.url()).max_in_flight(1).build().unwrap();
+    let key = Key::value("a");
+    backend.set(&key, b"1", None).await.unwrap();
+    server.pause();
+    let waiting = tokio::spawn({
+        let backend = backend.clone();
+        async move { backend.get(&Key::value("a")).await }
+    });
+    let start = test_support::servers::wait::now();
+    let (mut refused, mut tried) = (0, 0);
+    let resumed = tokio::spawn(async move {
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        server.resume();
+        server
+    });
+    // So that it has begun.
+    tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    // Until the call that waits has its answer.
+    while !waiting.is_finished() {
+        tried += 1;
+        if let Err(error) = backend.get(&key).await {
+            assert_eq!(error.kind(), ErrorKind::Overloaded, "{error}");
+            refused += 1;
+        }
+        assert!(start.elapsed() < LONG, "nobody else runs");
+    }
+    assert!(refused > 0, "{tried} tries");
+    let _ = waiting.await.unwrap().unwrap();
+    drop(resumed.await.unwrap());
+}

@@ -1,0 +1,167 @@
+//! A backend that fails as told, for tests of what is around a backend.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use async_trait::async_trait;
+use traffik::backend::{BackendCore, Result};
+use traffik::step::Step;
+use traffik::{
+    Backend, BackendError, Decision, Effect, ErrorKind, HasCore, InMemory, Key, LockError,
+    LockGuard, LockOptions, Locks, ManualClock, OnError, Ttl, Values,
+};
+
+/// How it fails.
+#[derive(Clone, Copy, Debug)]
+pub enum Mode {
+    /// With that kind of error.
+    Fail(ErrorKind),
+    /// After the operation may have happened.
+    Ambiguous,
+    /// Never answers.
+    Hang,
+}
+
+/// Where a backend stops until it is let on, and what it was asked.
+#[derive(Debug, Default)]
+pub struct Gates {
+    closed: parking_lot::Mutex<Vec<&'static str>>,
+    asked: parking_lot::Mutex<Vec<&'static str>>,
+    opened: tokio::sync::Notify,
+}
+
+impl Gates {
+    /// From now on that operation waits.
+    pub fn shut(&self, operation: &'static str) {
+        self.closed.lock().push(operation);
+    }
+
+    pub fn open_all(&self) {
+        self.closed.lock().clear();
+        self.opened.notify_waiters();
+    }
+
+    /// How often it was asked so far.
+    pub fn asked(&self, operation: &str) -> usize {
+        self.asked.lock().iter().filter(|asked| **asked == operation).count()
+    }
+
+    async fn pass(&self, operation: &'static str) {
+        self.asked.lock().push(operation);
+        loop {
+            let opened = self.opened.notified();
+            if !self.closed.lock().contains(&operation) {
+                return;
+            }
+            opened.await;
+        }
+    }
+
+    fn note(&self, operation: &'static str) {
+        self.asked.lock().push(operation);
+    }
+}
+
+/// Fails decisions; the rest is an in-memory backend.
+#[derive(Debug)]
+pub struct Failing {
+    mode: Mode,
+    core: BackendCore,
+    inner: InMemory,
+    calls: Arc<AtomicU32>,
+    gates: Arc<Gates>,
+}
+
+impl Failing {
+    pub fn new(mode: Mode) -> Self {
+        let core = BackendCore::new("failing", "tests", Arc::new(ManualClock::new())).unwrap();
+        Self { mode, core, inner: InMemory::new(), calls: Arc::default(), gates: Arc::default() }
+    }
+
+    pub fn with_policy(mut self, policy: OnError) -> Self {
+        self.core = self.core.on_error(policy);
+        self
+    }
+
+    pub fn shared(mut self, persistent: bool) -> Self {
+        self.core = self.core.shared(true).persistent(persistent);
+        self
+    }
+
+    pub fn counting(mut self, calls: Arc<AtomicU32>) -> Self {
+        self.calls = calls;
+        self
+    }
+
+    pub fn with_gates(mut self, gates: Arc<Gates>) -> Self {
+        self.gates = gates;
+        self
+    }
+
+    async fn fail<T>(&self, operation: &'static str) -> Result<T> {
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        match self.mode {
+            Mode::Fail(kind) => Err(BackendError::new("failing", operation, kind)),
+            Mode::Ambiguous => {
+                let error = BackendError::new("failing", operation, ErrorKind::Unavailable);
+                Err(error.with_effect(Effect::Ambiguous))
+            }
+            Mode::Hang => std::future::pending().await,
+        }
+    }
+}
+
+impl HasCore for Failing {
+    fn core(&self) -> &BackendCore {
+        &self.core
+    }
+}
+
+#[async_trait]
+impl Values for Failing {
+    async fn get(&self, key: &Key<'_>) -> Result<Option<Vec<u8>>> {
+        self.inner.get(key).await
+    }
+    async fn compare_and_set(
+        &self,
+        key: &Key<'_>,
+        expected: Option<&[u8]>,
+        new: Option<&[u8]>,
+        ttl: Ttl,
+    ) -> Result<bool> {
+        self.inner.compare_and_set(key, expected, new, ttl).await
+    }
+}
+
+#[async_trait]
+impl Locks for Failing {
+    async fn lock(&self, name: &str, options: LockOptions) -> Result<LockGuard, LockError> {
+        self.inner.lock(name, options).await
+    }
+}
+
+#[async_trait]
+impl Backend for Failing {
+    async fn initialize(&self) -> Result<()> {
+        self.inner.initialize().await?;
+        self.gates.pass("initialize").await;
+        Ok(())
+    }
+    async fn clear(&self) -> Result<()> {
+        self.gates.pass("clear").await;
+        self.inner.clear().await
+    }
+    async fn close(&self) -> Result<()> {
+        self.gates.pass("close").await;
+        self.inner.close().await
+    }
+    fn stop(&self) {
+        self.gates.note("stop");
+    }
+    async fn apply(&self, _key: &Key<'_>, _step: &Step<'_>) -> Result<Decision> {
+        self.fail("apply").await
+    }
+    async fn forget(&self, _key: &Key<'_>) -> Result<()> {
+        self.fail("forget").await
+    }
+}

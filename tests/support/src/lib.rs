@@ -1,0 +1,20 @@
+//! What the tests of traffik have in common: real servers, and a backend that fails as told.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
+#![allow(
+    clippy::missing_panics_doc,
+    clippy::must_use_candidate,
+    clippy::new_without_default,
+    reason = "for tests, which fail by a panic"
+)]
+
+mod decisions;
+mod failing;
+mod memory;
+pub mod plain;
+pub mod remote;
+pub mod servers;
+
+pub use decisions::wait_of;
+pub use failing::{Failing, Gates, Mode};
+pub use memory::{resident_kib, threads};

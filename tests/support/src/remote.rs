@@ -1,0 +1,107 @@
+//! What holds for each backend with a server.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use traffik::lifespan::{LifespanOptions, Start};
+use traffik::{
+    Backend, BackendError, Effect, Error, ErrorKind, Key, LifespanExt, OnError, Throttle,
+};
+
+use crate::plain::{block_on, without_timer};
+
+fn is_clear(error: &BackendError) {
+    assert_eq!((error.kind(), error.effect()), (ErrorKind::Misconfigured, Effect::NotApplied));
+    assert!(error.to_string().contains("a tokio runtime with its time driver"), "{error}");
+}
+
+/// Each call outside of a tokio runtime is a clear error, whatever the policy.
+pub fn calls_outside_of_a_runtime_are_clear_errors(
+    backend: impl Backend + Clone,
+    throttle: impl Fn(OnError) -> Throttle,
+) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let degraded = LifespanOptions::new().start(Start::Degraded);
+    // Also on a backend that is connected, by a runtime that is not this one.
+    for connected in [false, true] {
+        let taken = connected.then(|| {
+            runtime.block_on(async {
+                backend.initialize().await.unwrap();
+                throttle(OnError::Raise).hit("a").await.unwrap().receipt().unwrap()
+            })
+        });
+        for throttle in [OnError::Raise, OnError::Allow].map(&throttle) {
+            let all = |throttle: Throttle| async move {
+                let failed = [
+                    throttle.hit("a").await.map(drop),
+                    throttle.peek("a").await.map(drop),
+                    throttle.reset("a").await,
+                ];
+                failed.map(|outcome| match outcome {
+                    Err(Error::Backend(error)) => error,
+                    other => panic!("{other:?}"),
+                })
+            };
+            let errors = without_timer(async || all(throttle.clone()).await);
+            errors.iter().flatten().for_each(is_clear);
+        }
+        if let Some(receipt) = taken {
+            let refunded = block_on(throttle(OnError::Raise).refund("a", receipt));
+            let Err(Error::Backend(error)) = refunded else { panic!("{refunded:?}") };
+            is_clear(&error);
+        }
+        let errors = without_timer(async || {
+            [
+                backend.initialize().await.unwrap_err(),
+                backend.ready().await.unwrap_err(),
+                backend.get(&Key::value("a")).await.unwrap_err(),
+                backend.clear().await.unwrap_err(),
+                backend.lifespan().await.map(drop).unwrap_err(),
+                backend.lifespan_with(degraded).await.map(drop).unwrap_err(),
+            ]
+        });
+        errors.iter().flatten().for_each(is_clear);
+    }
+    let _ = runtime.block_on(throttle(OnError::Raise).hit("a")).unwrap();
+}
+
+/// A rolling reload inside one process, under load, and without any when the new lifespan begins
+/// while the last one ends.
+pub async fn reloads_never_meet_a_closed_backend(
+    backend: impl Backend + Clone,
+    throttle: impl Fn() -> Throttle,
+) {
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut life = backend.lifespan().await.unwrap();
+    let mut load = tokio::task::JoinSet::new();
+    for key in 0..4u32 {
+        let (throttle, stop) = (throttle(), Arc::clone(&stop));
+        load.spawn(async move {
+            let mut hits = 0u64;
+            while !stop.load(Ordering::SeqCst) {
+                let _ = throttle.hit(key).await.unwrap();
+                hits += 1;
+            }
+            hits
+        });
+    }
+    for _ in 0..200 {
+        let next = backend.lifespan().await.unwrap();
+        life.close().await.unwrap();
+        life = next;
+    }
+    stop.store(true, Ordering::SeqCst);
+    let hits: u64 = load.join_all().await.into_iter().sum();
+    assert!(hits > 200, "{hits} hits beside 200 reloads, none of which met a closed backend");
+    for round in 0..300 {
+        let next = tokio::spawn({
+            let backend = backend.clone();
+            async move { backend.lifespan().await.unwrap() }
+        });
+        life.close().await.unwrap();
+        life = next.await.unwrap();
+        let decision = throttle().hit("a").await;
+        assert!(decision.is_ok(), "round {round}: {decision:?}");
+    }
+    life.close().await.unwrap();
+}
