@@ -1,6 +1,7 @@
 -- Exact arithmetic on whole numbers: a number here is a double, exact below 2^53.
 --
--- KEYS, ARGV: none. Gives the functions of the files after it:
+-- KEYS, ARGV: none. Gives to the files after it:
+--   MAX              the largest exact number, and the latest instant
 --   muldiv(a, b, m)  floor(a * b / m) and the rest of that division
 -- and the table in which each strategy puts its rule:
 --   rules[family](value, from, length, first, second, last, at, cost, needed, op, taken_at,
@@ -25,12 +26,13 @@
 --     three     `one`, `two` and this. Of a value of which only the beginning was given, `two` is
 --               the number of the byte from which on its bytes are kept, so many as are missing
 local rules = {}
+local MAX = 9007199254740991
 
 -- a and b are below 2^53 and m is at most 2^45. A quotient of 2^53 or more is not exact, but is
 -- never less than 2^53.
 local function muldiv(a, b, m)
   local product = a * b
-  if product < 9007199254740992 then
+  if product <= MAX then
     local rest = product % m
     return (product - rest) / m, rest
   end

@@ -26,7 +26,7 @@ rules[1] = function(value, from, length, whole, part, last, at, cost, needed, op
       whole, part = 0, 0
     else
       local units, rest
-      if gain < 9007199254740992 then
+      if gain <= MAX then
         rest = gain % period
         units = (gain - rest) / period
       else
@@ -59,8 +59,8 @@ rules[1] = function(value, from, length, whole, part, last, at, cost, needed, op
       end
     else
       verdict = at + drain(whole - room, part, period, limit)
-      if verdict > 9007199254740991 then
-        verdict = 9007199254740991
+      if verdict > MAX then
+        verdict = MAX
       end
     end
   end
@@ -73,8 +73,8 @@ rules[1] = function(value, from, length, whole, part, last, at, cost, needed, op
     remaining = 0
   end
   local reset_at = at + drain(whole, part, period, limit)
-  if reset_at > 9007199254740991 then
-    reset_at = 9007199254740991
+  if reset_at > MAX then
+    reset_at = MAX
   end
   return verdict, remaining, reset_at, changed and 2, whole, part
 end

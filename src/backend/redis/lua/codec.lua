@@ -20,7 +20,7 @@ local function decode(value)
     end
     local tag, period, limit, burst, last, reset_at, length =
       struct.unpack('<I4I8I4I4I8I8I4', value, from)
-    if last > 9007199254740991 or reset_at > 9007199254740991 then
+    if last > MAX or reset_at > MAX then
       return
     end
     parts[index] = {

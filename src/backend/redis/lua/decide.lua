@@ -33,7 +33,7 @@ if family > 127 then
   family, brought_limit, brought_burst = family - 128, limit, burst
 end
 local least_ttl = 3600000
-if asked_at > 9007199254740991 then
+if asked_at > MAX then
   local time = redis.call('TIME')
   asked_at, least_ttl = time[1] * 1000000 + time[2], 1
 end
@@ -71,7 +71,7 @@ if alone and value then
   end
   alone = family < 5 and version == 1 and count == 1 and its_tag == tag and its_period == period
     and its_limit == brought_limit and its_burst == brought_burst
-    and last <= 9007199254740991 and over_at <= 9007199254740991 and size == 42 + 8 * length
+    and last <= MAX and over_at <= MAX and size == 42 + 8 * length
 end
 
 local reply, bytes, matters_until, kept_from, tail

@@ -14,8 +14,8 @@ rules[2] = function(value, from, length, count, _, last, at, cost, needed, op, t
     count = 0
   end
   local boundary = start + period
-  if boundary > 9007199254740991 then
-    boundary = 9007199254740991
+  if boundary > MAX then
+    boundary = MAX
   end
 
   local verdict, changed = 0, false

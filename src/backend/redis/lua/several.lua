@@ -118,8 +118,8 @@ local function several(value, asked_at, op, cost, needed, taken_at)
   for place, part in ipairs(parts) do
     -- One that is over may count again after the clock stepped back: an hour is kept.
     local kept_to = part.reset_at + 3600000000
-    if kept_to > 9007199254740991 then
-      kept_to = 9007199254740991
+    if kept_to > MAX then
+      kept_to = MAX
     end
     local kept = kept_to > asked_at and part.length > 0
     written[place] = kept and string.sub(value, part.from, part.from + 39 + 8 * part.length)

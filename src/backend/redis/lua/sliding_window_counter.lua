@@ -53,8 +53,8 @@ rules[3] = function(value, from, length, previous, current, last, at, cost, need
       else
         verdict = start + period + fades_to(current, room, period)
       end
-      if verdict > 9007199254740991 then
-        verdict = 9007199254740991
+      if verdict > MAX then
+        verdict = MAX
       end
     end
   end
@@ -71,8 +71,8 @@ rules[3] = function(value, from, length, previous, current, last, at, cost, need
   end
   if reset_at < at then
     reset_at = at
-  elseif reset_at > 9007199254740991 then
-    reset_at = 9007199254740991
+  elseif reset_at > MAX then
+    reset_at = MAX
   end
   return verdict, remaining, reset_at, changed and 2, previous, current
 end

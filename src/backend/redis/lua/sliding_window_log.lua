@@ -30,7 +30,7 @@ rules[4] = function(value, from, length, total, _, last, at, cost, needed, op, t
     local window, window_from, instant, count = value, 1, nil, nil
     while expired < entries do
       instant, count, window, window_from = pair(window, window_from, pairs_from + 16 * expired)
-      if at < 9007199254740991 and instant + period > at then
+      if at < MAX and instant + period > at then
         break
       elseif count > live then
         return
@@ -49,7 +49,7 @@ rules[4] = function(value, from, length, total, _, last, at, cost, needed, op, t
 
   local verdict, words, one, two, three = 0, nil, nil, nil, nil
   if op == 2 then
-    if live > 0 and at < 9007199254740991 and taken_at + period > at then
+    if live > 0 and at < MAX and taken_at + period > at then
       -- The first pair that is not before that instant.
       local low, high = expired, entries
       while low < high do
@@ -92,8 +92,8 @@ rules[4] = function(value, from, length, total, _, last, at, cost, needed, op, t
         instant, count, window, window_from = pair(window, window_from, pairs_from + 16 * index)
         index, freed, verdict = index + 1, freed + count, instant + period
       end
-      if verdict > 9007199254740991 then
-        verdict = 9007199254740991
+      if verdict > MAX then
+        verdict = MAX
       end
     elseif op == 1 then
       if live == 0 then
@@ -121,8 +121,8 @@ rules[4] = function(value, from, length, total, _, last, at, cost, needed, op, t
   local reset_at = at
   if live > 0 then
     reset_at = newest + period
-    if reset_at > 9007199254740991 then
-      reset_at = 9007199254740991
+    if reset_at > MAX then
+      reset_at = MAX
     end
   end
   return verdict, remaining, reset_at, words, one, two, three
