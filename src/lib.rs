@@ -210,6 +210,7 @@ pub mod clock;
 pub mod conformance;
 mod decision;
 mod error;
+mod excerpt;
 pub mod guide;
 mod hit_options;
 pub mod key;
@@ -222,7 +223,7 @@ mod rate;
 pub mod step;
 pub mod strategy;
 mod sync;
-mod text;
+
 mod throttle;
 mod timer;
 mod unwind;

@@ -16,7 +16,7 @@ use thiserror::Error;
 pub(crate) use long::bounded;
 pub use owned::OwnedKey;
 
-use crate::text::Excerpt;
+use crate::excerpt::Excerpt;
 
 /// The most bytes of a key, over all its parts, that is stored as it is. A longer one is replaced by its
 /// SHA-256, which costs time in proportion to its length: bound what you read from a client.

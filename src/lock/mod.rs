@@ -13,7 +13,7 @@ mod options;
 #[cfg(any(feature = "redis", feature = "memcached", test))]
 mod releaser;
 #[cfg(any(feature = "redis", feature = "memcached"))]
-mod server;
+mod server_lock;
 #[cfg(any(feature = "redis", feature = "memcached", test))]
 mod wait_queue;
 
@@ -36,7 +36,7 @@ pub use self::options::{LockOptions, LockRequest, MAX_LOCK_NAME};
 #[cfg(feature = "redis")]
 pub(crate) use self::in_use::{InUse, User};
 #[cfg(any(feature = "redis", feature = "memcached"))]
-pub(crate) use self::server::{ServerHolding, ServerLock};
+pub(crate) use self::server_lock::{ServerHolding, ServerLock};
 #[cfg(any(feature = "redis", feature = "memcached", test))]
 #[cfg_attr(test, allow(unused_imports, reason = "for the backends on servers"))]
 pub(crate) use self::{

@@ -4,7 +4,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::{DAY, HOUR, MILLI, MINUTE, Rate, RateError, SECOND, WEEK};
-use crate::text::Excerpt;
+use crate::excerpt::Excerpt;
 
 /// Length in microseconds and names of each unit, longest first; the first name is the one written.
 const UNITS: [(u64, &[&str]); 6] = [

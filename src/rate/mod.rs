@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use crate::text::Excerpt;
+use crate::excerpt::Excerpt;
 
 const MILLI: u64 = 1_000;
 const SECOND: u64 = 1_000 * MILLI;

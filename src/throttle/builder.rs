@@ -9,12 +9,12 @@ use super::{Throttle, ThrottleInner};
 use crate::backend::{self, Backend};
 use crate::clock::micros_ceil;
 use crate::error::BuildError;
+use crate::excerpt::Excerpt;
 use crate::on_error::{LogThrottle, OnError};
 use crate::random;
 use crate::rate::{Rate, RateError};
 use crate::step::MAX_LIMITS;
 use crate::strategy::{self, Limit, PartId, Strategy, TokenBucket};
-use crate::text::Excerpt;
 
 /// The most bytes of the name of a throttle or a limit.
 const MAX_NAME: usize = 128;

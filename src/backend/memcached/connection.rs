@@ -11,7 +11,7 @@ use std::task::Poll;
 use memcache_async::ascii::Protocol;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::gets::gets_many;
+use super::gets_command::gets_many;
 use super::protocol::{Command, Reply};
 use super::reply::NoReply;
 use super::stream::{GuardedStream, Socket};

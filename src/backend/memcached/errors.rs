@@ -6,7 +6,7 @@ use super::NAME;
 use super::connection::{CallFailure, Failed};
 use super::reply::NoReply;
 use crate::error::{BackendError, Effect, ErrorKind};
-use crate::text::Excerpt;
+use crate::excerpt::Excerpt;
 
 impl Failed {
     /// Returns whether another connection may do better.

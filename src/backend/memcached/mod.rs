@@ -99,7 +99,7 @@ mod decide;
 mod errors;
 mod exptime;
 mod generation;
-mod gets;
+mod gets_command;
 mod health;
 mod item;
 mod keys;

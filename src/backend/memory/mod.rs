@@ -15,8 +15,8 @@ mod short_key;
 mod slot;
 mod state_ids;
 mod store;
-mod sweep;
-mod sweeper;
+mod sweep_pass;
+mod sweep_task;
 mod table;
 mod values;
 
@@ -45,7 +45,7 @@ use hashed_key::HashedKey;
 use locks::MemoryLocks;
 use state_ids::StateIds;
 use store::{Ruling, Store};
-use sweeper::Sweeper;
+use sweep_task::Sweeper;
 
 const NAME: &str = "memory";
 

@@ -4,7 +4,7 @@
 use redis::{RedisError, ServerErrorKind};
 
 use super::route::{NodeAddress, Route};
-use super::{failed, mistakes};
+use super::{config_errors, failed};
 use crate::error::{BackendError, Effect, ErrorKind};
 
 /// A command that did not succeed.
@@ -64,7 +64,7 @@ impl Failure {
 
     /// No connection could be made: nothing was sent.
     pub(super) fn unconnected(error: RedisError) -> Self {
-        let mistake = mistakes::of_connecting(&error);
+        let mistake = config_errors::of_connecting(&error);
         let mut failure = Self::of(error);
         failure.effect = Effect::NotApplied;
         failure.retry = Retry::No;
@@ -103,13 +103,15 @@ impl Failure {
             _ => (ErrorKind::Other, Effect::Ambiguous, Retry::No),
         };
         let is_connection_lost = error.is_io_error() || error.kind() == redis::ErrorKind::Parse;
-        let mistake = mistakes::said(&error);
+        let mistake = config_errors::said(&error);
         let failure =
             Self { kind, effect, retry, is_connection_lost, cause: Some(error), message: None };
         match mistake {
             Some(problem) => failure.misconfigured(problem),
             // Our own commands never do that on a cluster that we know to be one.
-            None if failure.is_cross_slot() => failure.misconfigured(mistakes::NO_CLUSTER_CLIENT),
+            None if failure.is_cross_slot() => {
+                failure.misconfigured(config_errors::NO_CLUSTER_CLIENT)
+            }
             None => failure,
         }
     }

@@ -39,11 +39,11 @@
 
 mod backoff;
 mod builder;
-mod by_slot;
 mod clear;
 mod client;
 #[cfg(feature = "redis-cluster")]
 mod cluster;
+mod config_errors;
 mod connect;
 mod connection;
 mod decide;
@@ -56,7 +56,6 @@ mod in_flight;
 mod keys;
 mod lock;
 mod master;
-mod mistakes;
 mod node;
 mod primitives;
 mod redlock;
@@ -66,6 +65,7 @@ mod scripts;
 mod sentinel;
 mod servers;
 mod session;
+mod slot_groups;
 mod source;
 mod startup;
 mod supervisor;

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use redis::ConnectionAddr;
 
-use super::by_slot;
 #[cfg(feature = "redis-cluster")]
 use super::cluster::{Cluster, Seeds};
+use super::config_errors;
 use super::connect::Connect;
 use super::failure::{Failure, Retry};
-use super::mistakes;
 use super::route::Route;
 use super::session::Session;
+use super::slot_groups;
 use super::source::Source;
 use super::supervisor::Supervised;
 
@@ -58,16 +58,16 @@ impl Servers {
                 Route::Any
             }
             #[cfg(feature = "redis-cluster")]
-            Self::Cluster(_) => Route::Slot(by_slot::slot_of(key)),
+            Self::Cluster(_) => Route::Slot(slot_groups::slot_of(key)),
         }
     }
 
     /// Returns the keys' indices in groups that may go together in one command.
     pub(super) fn group(&self, keys: &[Vec<u8>]) -> Vec<Vec<usize>> {
         match self {
-            Self::One(_) => by_slot::together(keys),
+            Self::One(_) => slot_groups::together(keys),
             #[cfg(feature = "redis-cluster")]
-            Self::Cluster(_) => by_slot::by_slot(keys),
+            Self::Cluster(_) => slot_groups::by_slot(keys),
         }
     }
 
@@ -144,7 +144,7 @@ impl Servers {
 fn judge_one(session: &Session, failure: Failure) -> Failure {
     match failure.retry {
         Retry::Reconnected => session.lose(),
-        Retry::Redirected(_) => return failure.misconfigured(mistakes::NO_CLUSTER_CLIENT),
+        Retry::Redirected(_) => return failure.misconfigured(config_errors::NO_CLUSTER_CLIENT),
         Retry::No | Retry::Later | Retry::WithSource => {}
     }
     failure

@@ -16,7 +16,7 @@ use super::client::Client;
 use super::failure::Failure;
 use super::keys::Keys;
 use super::scripts::GREET;
-use super::{RedisInner, failed, mistakes};
+use super::{RedisInner, config_errors, failed};
 use crate::backend::Result;
 use crate::clock::monotonic_now;
 use crate::error::{BackendError, Effect, ErrorKind};
@@ -63,9 +63,9 @@ impl CheckedServers {
             }
             let is_over = monotonic_now() + PAUSE >= deadline;
             let mistake = match refusal.failure.kind() {
-                _ if refusal.is_read_only => is_over.then_some(mistakes::REPLICA),
+                _ if refusal.is_read_only => is_over.then_some(config_errors::REPLICA),
                 ErrorKind::Unavailable | ErrorKind::Timeout if is_first || is_over => {
-                    let looks = self.ports.iter().map(mistakes::of_port);
+                    let looks = self.ports.iter().map(config_errors::of_port);
                     join_all(looks).await.into_iter().flatten().next()
                 }
                 _ => None,
@@ -107,7 +107,7 @@ impl CheckedServers {
                     return Ok(());
                 }
                 let failure = Failure::new(ErrorKind::Unavailable, Effect::NotApplied);
-                let failure = failure.with_message(mistakes::REPLICA);
+                let failure = failure.with_message(config_errors::REPLICA);
                 return Err(NotReady { failure, is_read_only: true });
             }
             Ok(_) => return Ok(()),
@@ -160,7 +160,7 @@ impl RedisInner {
         let is_checked = own.and(of_locks);
         // A replica's own refusal of a write may be that of a failover, so hits alone do not tell.
         let text = is_checked.as_ref().err().map(ToString::to_string);
-        *self.replica.lock() = text.filter(|text| text.contains(mistakes::REPLICA));
+        *self.replica.lock() = text.filter(|text| text.contains(config_errors::REPLICA));
         is_checked?;
         self.is_checked.store(true, Ordering::Relaxed);
         self.warn_of_eviction().await;
