@@ -1,6 +1,9 @@
 //! Pages for those who run a service with traffik.
 
 /// How a hit goes through the crate, for its readers.
+///
+#[doc = include_str!("../docs/hit.svg")]
+///
 #[doc = include_str!("../docs/architecture.md")]
 pub mod architecture {}
 

@@ -9,7 +9,7 @@ use traffik::{
 
 use crate::world::{PATIENCE, builder, url};
 use test_support::servers::MemcachedServer;
-use test_support::servers::wait::now;
+use test_support::servers::wait::{self, now};
 
 const DEGRADED: LifespanOptions = LifespanOptions::new().start(Start::Degraded);
 /// Of a call that is expected to fail.
@@ -30,11 +30,7 @@ fn is_closed<T>(result: Result<T, Error>) -> bool {
 }
 
 async fn heals(throttle: &Throttle) {
-    let start = now();
-    while let Err(error) = throttle.hit("a").await {
-        assert!(start.elapsed() < PATIENCE, "never healed: {error}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    let _decision = wait::heals("a hit", PATIENCE, || throttle.hit("a")).await;
 }
 
 /// A rolling deploy: one process ends while another counts.

@@ -10,7 +10,7 @@ use traffik::{
 };
 
 use crate::world::{PATIENCE, builder, hit, limit, url};
-use test_support::servers::{MemcachedServer, RedisServer, wait_until, web_server};
+use test_support::servers::{MemcachedServer, RedisServer, wait, wait_until, web_server};
 
 const KEYS: usize = 90;
 
@@ -86,12 +86,8 @@ async fn f04_a_node_that_stands_still_fails_no_hit_on_the_others() {
 }
 
 async fn wait_until_all_pass(backend: &Arc<Memcached>) {
-    let healed = async {
-        while hits(backend, 1).await.iter().any(|(_, answer)| answer.is_err()) {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    timeout(PATIENCE, healed).await.expect("it heals");
+    let all_pass = async || hits(backend, 1).await.iter().all(|(_, answer)| answer.is_ok());
+    wait::eventually("all nodes answer", PATIENCE, all_pass).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
+use test_support::servers::wait;
 use traffik::backend::redis::RedisBuilder;
 use traffik::{
     BackendError, DecidedBy, Decision, Error, FixedWindow, HitOptions, ManualClock, OnError, Redis,
@@ -63,14 +64,7 @@ where
     F: Future<Output = Result<T, E>>,
     E: std::fmt::Debug,
 {
-    let start = test_support::servers::wait::now();
-    loop {
-        match ends(call()).await {
-            Ok(value) => return value,
-            Err(error) => assert!(start.elapsed() < SOON, "{what} does not heal: {error:?}"),
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    wait::heals(what, SOON, || ends(call())).await
 }
 
 /// Waits until the server admits a hit.
@@ -81,11 +75,7 @@ pub(crate) async fn admits(throttle: &Throttle, key: &str) {
 
 /// Waits in a task until the condition holds.
 pub(crate) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let start = test_support::servers::wait::now();
-    while !condition() {
-        assert!(start.elapsed() < SOON, "waited {SOON:?} in vain: {what}");
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
+    wait::eventually(what, SOON, async || condition()).await;
 }
 
 /// How many units of a key are used, by what the server has.

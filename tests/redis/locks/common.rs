@@ -60,23 +60,12 @@ pub(crate) fn changes(server: &RedisServer) -> u64 {
 
 /// Takes the lock, if need be by several tries: a server that is down or slow is an error.
 pub(crate) async fn take(backend: &Redis, name: &str, options: LockOptions) -> LockGuard {
-    let start = wait::now();
-    loop {
-        match backend.lock(name, options).await {
-            Ok(guard) => return guard,
-            Err(error) => assert!(start.elapsed() < SOON, "not taken: {error}"),
-        }
-        tokio::time::sleep(millis(2)).await;
-    }
+    wait::heals("taking a lock", SOON, || backend.lock(name, options)).await
 }
 
 /// Waits until it holds.
-pub(crate) async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
-    let start = wait::now();
-    while !condition().await {
-        assert!(start.elapsed() < SOON, "waited {SOON:?} in vain: {what}");
-        tokio::time::sleep(millis(5)).await;
-    }
+pub(crate) async fn until(what: &str, condition: impl AsyncFnMut() -> bool) {
+    wait::eventually(what, SOON, condition).await;
 }
 
 /// Fails if it does not end: no test waits forever.

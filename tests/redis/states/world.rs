@@ -13,7 +13,7 @@ use traffik::{
     Throttle, Timestamp,
 };
 
-use test_support::servers::wait::now;
+use test_support::servers::wait::{self, now};
 use test_support::wait_of;
 
 /// For what ends by itself; long, for a machine that does other things too.
@@ -97,23 +97,12 @@ pub(crate) async fn heals(throttle: &Throttle) -> Decision {
 }
 
 pub(crate) async fn heals_for(throttle: &Throttle, key: &str) -> Decision {
-    let start = now();
-    loop {
-        match throttle.hit(key).await {
-            Ok(decision) => return decision,
-            Err(error) => assert!(start.elapsed() < LONG, "never healed: {error}"),
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    wait::heals("a hit", LONG, || throttle.hit(key)).await
 }
 
 /// Waits until it holds.
-pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let start = now();
-    while !holds().await {
-        assert!(start.elapsed() < LONG, "waited in vain: {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+pub(crate) async fn eventually(what: &str, holds: impl AsyncFnMut() -> bool) {
+    wait::eventually(what, LONG, holds).await;
 }
 
 /// A strategy of a user's own, for which the server has no script: it counts for a day.
