@@ -96,7 +96,7 @@ impl Shard {
         Some((metered, asked_at))
     }
 
-    /// As [`step`](Self::step), for a long key; `None` also if it is new.
+    /// As [`hit_one`](Self::hit_one), for a long key; `None` also if it is new.
     #[inline(always)]
     pub(super) fn hit_large(
         &mut self,
