@@ -41,7 +41,6 @@ async fn f17_after_a_restart_counters_begin_anew_and_nothing_wedges() {
     assert_eq!(allowed(&round(&backend).await), 0);
     let _lost = backend.lock("l", LockOptions::new()).await.unwrap();
     server.restart();
-    tokio::time::sleep(Duration::from_millis(50)).await;
     let results = round(&backend).await;
     for error in results.iter().filter_map(|result| result.as_ref().err()) {
         assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");

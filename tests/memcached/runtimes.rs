@@ -1,13 +1,11 @@
 //! Several runtimes in one process: each gets on, whatever the others do.
 
-use std::time::Duration;
-
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
 use traffik::{Backend, FixedWindow, Key, LockOptions, Locks, Memcached, Values};
 
 use crate::world::{PATIENCE, builder, hit, limit, url};
-use test_support::servers::{MemcachedServer, wait_until};
+use test_support::servers::{MemcachedServer, wait, wait_until};
 
 fn runtime() -> Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
@@ -43,7 +41,9 @@ fn a_runtime_that_stands_still_holds_up_no_other() {
                 }
             });
         }
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        let before = server.stat("cmd_set");
+        let under_way = async || server.stat("cmd_set") > before + 20;
+        wait::eventually("the calls are under way", PATIENCE, under_way).await;
     });
     other.block_on(async {
         for _ in 0..20 {
