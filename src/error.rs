@@ -234,7 +234,7 @@ pub enum Error {
         /// The throttle's name.
         throttle: String,
     },
-    /// The key is too long, or has too many parts.
+    /// The key has too many parts.
     #[error(transparent)]
     Key(#[from] KeyError),
     /// The strategy cannot keep a rate that a hit brought.

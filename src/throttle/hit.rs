@@ -242,7 +242,7 @@ impl Throttle {
         }
     }
 
-    /// Returns what every decision goes through.
+    /// Finishes a decision: binds it to this throttle, and a denial waits the least time. Each goes through here.
     #[inline(always)]
     fn finish(
         &self,

@@ -51,7 +51,7 @@ impl Coalescer {
         &self.shards[hash as usize % SHARDS]
     }
 
-    /// Returns those who came meanwhile; with nobody there the key is free again.
+    /// Returns the hits that came meanwhile; if there are none, the key is free again.
     fn next(&self, hash: u64) -> Option<Vec<PendingHit>> {
         let mut shard = self.shard(hash).lock();
         let waiting = shard.get_mut(&hash)?;

@@ -115,7 +115,7 @@ async fn ask(stream: &mut GuardedStream<'_>, command: &Command<'_>) -> io::Resul
     }
 }
 
-/// Returns what came of a call; `None` when its time was over.
+/// Classifies the outcome of a call; `None` when its time was over.
 fn conclude(
     answer: Option<io::Result<Reply>>,
     stream: GuardedStream<'_>,
@@ -168,7 +168,7 @@ mod tests {
         (ServerConnection::new(Socket::Tcp(stream)), listener.accept().await.unwrap().0)
     }
 
-    /// Returns what comes of a command to which the server says that, and no more if that is no whole
+    /// Returns the outcome of a command to which the server says that, and no more if that is no whole
     /// line; and what it was sent in one piece.
     async fn exchange(
         connection: &mut ServerConnection,

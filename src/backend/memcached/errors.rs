@@ -116,7 +116,7 @@ pub(super) fn unexpected(operation: &'static str) -> BackendError {
         .with_message("the server's answer does not fit the command")
 }
 
-/// Returns what became of `nodes` nodes, of which some failed.
+/// Creates the error of an operation on `nodes` nodes, of which some failed.
 pub(super) fn of_nodes(
     operation: &'static str,
     failures: &[(String, BackendError)],

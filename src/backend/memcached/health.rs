@@ -66,7 +66,7 @@ impl MemcachedInner {
         Err(errors::of_nodes(operation, failed, nodes))
     }
 
-    /// Returns what came of it, with the nodes' addresses, in their order.
+    /// Returns the result of each node with its address, in their order.
     async fn each_node<F: Future<Output = Result<()>> + Send + 'static>(
         self: &Arc<Self>,
         operation: &'static str,

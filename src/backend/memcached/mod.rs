@@ -78,7 +78,7 @@
 //! Each call has its own [timeout](MemcachedBuilder::command_timeout). A connection whose call was
 //! dropped or failed is closed, so no reply ever reaches another caller. After a byte was written and no
 //! answer was read, a write is [`Effect::Ambiguous`](crate::Effect); all else did not happen. Nothing is
-//! tried again but a call of which nothing was sent, or a read, on a connection that waiting out to be
+//! tried again but a call of which nothing was sent, or a read, on a connection that turns out to be
 //! dead.
 //!
 //! A server that refuses further connections is no failure while this pool has some that are open: calls

@@ -77,7 +77,7 @@ impl Failure {
         failure
     }
 
-    /// Returns what the client or the server said about a command that was sent.
+    /// Classifies what the client or the server said about a command that was sent.
     pub(super) fn of(error: RedisError) -> Self {
         let (kind, effect, retry) = match error.kind() {
             redis::ErrorKind::Server(kind) => by_kind(kind, &error),

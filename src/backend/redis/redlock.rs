@@ -59,7 +59,7 @@ impl Quorum {
         self.masters.len() / 2 + 1
     }
 
-    /// Returns those to ask: without the silent ones, if the others can be a majority. What a silent
+    /// Returns the masters to ask: without the silent ones, if the others can be a majority. What a silent
     /// server gets, it does when it goes on, and then it has to be released there.
     fn answering(&self) -> Vec<usize> {
         let all = 0..self.masters.len();
