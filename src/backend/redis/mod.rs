@@ -178,16 +178,16 @@ impl Redis {
         core: BackendCore,
         given_clock: Option<Arc<dyn Clock>>,
     ) -> Self {
-        let is_checked = |target: ServerSpec| {
+        let checked = |target: ServerSpec| {
             let ports = target.ports();
             let servers = Servers::new(target, builder.connect_timeout);
             let client = Client::new(servers, builder.timeout, builder.max_in_flight);
             CheckedServers::new(Arc::new(client), ports)
         };
         let keys = Arc::new(Keys::new(core.namespace()));
-        let own = is_checked(target);
+        let own = checked(target);
         let of_locks = lock_sources.into_iter().map(|source| ServerSpec::One(Box::new(source)));
-        let lock_masters: Vec<CheckedServers> = of_locks.map(is_checked).collect();
+        let lock_masters: Vec<CheckedServers> = of_locks.map(checked).collect();
         let node = |server: &CheckedServers| {
             let (client, keys) = (Arc::clone(&server.client), Arc::clone(&keys));
             LockNode::new(client, keys, builder.lock_fence_ttl)
@@ -255,13 +255,15 @@ impl RedisInner {
         self.given_clock.as_ref().map(|clock| clock.now())
     }
 
-    async fn apply(&self, key: &Key<'_>, step: &Step<'_>) -> Result<Decision> {
+    /// Decides a step; by a script within that time.
+    async fn apply(&self, key: &Key<'_>, step: &Step<'_>, time: Duration) -> Result<Decision> {
         let Some(request) = decide::Request::new(step, self.given_time()) else {
             // A user's own strategy has no script.
             return optimistic::apply(&self.core, self, key, step).await;
         };
-        let key = self.keys.of(key);
-        let reply = self.client.run("apply", request.script, &[&key], &[&request.argument]).await?;
+        let (key, argument) = (self.keys.of(key), &request.argument);
+        let ran = self.client.run_within(request.script, &[&key], &[argument], time).await;
+        let reply = ran.map_err(|failure| failure.into_error("apply"))?;
         let decided = decide::read(step, &reply)
             .map_err(|bad| primitives::unexpected("apply", &reply).with_cause(bad))?;
         decided.map_err(|refusal| match refusal {
@@ -283,8 +285,8 @@ impl RedisInner {
         Some(failed("apply", ErrorKind::Misconfigured).with_message(mistake))
     }
 
-    /// Returns the error of a hit, or that the server is a replica if that is known. A refusal is tried again until
-    /// the time of the call is over, so on a busy machine a timeout is one, too.
+    /// Returns the error of a hit, or that the server is a replica if that is known. A refusal is retried
+    /// until the time of the call is over, so on a busy machine a timeout is one, too.
     fn or_replica(&self, error: BackendError) -> BackendError {
         if !matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Timeout) {
             return error;
@@ -409,12 +411,15 @@ impl Backend for Redis {
     async fn apply(&self, key: &Key<'_>, step: &Step<'_>) -> Result<Decision> {
         let inner = self.open("apply")?;
         let Some(replica) = inner.replica() else {
-            return inner.apply(key, step).await.map_err(|error| inner.or_replica(error));
+            let outcome = inner.apply(key, step, inner.client.timeout()).await;
+            return outcome.map_err(|error| inner.or_replica(error));
         };
         // It may be a primary by now. But the throttle's deadline must not come first, for then the error
         // policy would decide.
-        match timeout(TRY_OF_REPLICA, inner.apply(key, step)).await {
+        let outcome = inner.apply(key, step, TRY_OF_REPLICA);
+        match timeout(2 * TRY_OF_REPLICA, outcome).await {
             Ok(outcome) => outcome.map_err(|error| inner.or_replica(error)),
+            // By a user's own strategy, in the midst of its reads and writes.
             Err(_elapsed) => Err(replica.with_effect(Effect::Ambiguous)),
         }
     }

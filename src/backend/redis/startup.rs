@@ -153,15 +153,14 @@ impl RedisInner {
     async fn wait_ready_within(&self, time: Duration) -> Result<()> {
         let deadline = monotonic_now() + time;
         let own = async {
-            let is_checked = self.own.wait_until_ready(&self.keys, deadline).await;
-            is_checked.map_err(|error| self.own.describe("", error, time))
+            let ready = self.own.wait_until_ready(&self.keys, deadline).await;
+            ready.map_err(|error| self.own.describe("", error, time))
         };
         let (own, of_locks) = join(own, self.wait_for_masters(deadline, time)).await;
-        let is_checked = own.and(of_locks);
         // A replica's own refusal of a write may be that of a failover, so hits alone do not tell.
-        let text = is_checked.as_ref().err().map(ToString::to_string);
+        let text = own.as_ref().err().map(ToString::to_string);
         *self.replica.lock() = text.filter(|text| text.contains(config_errors::REPLICA));
-        is_checked?;
+        own.and(of_locks)?;
         self.is_checked.store(true, Ordering::Relaxed);
         self.warn_of_eviction().await;
         Ok(())
@@ -171,7 +170,7 @@ impl RedisInner {
     async fn wait_for_masters(&self, deadline: Instant, time: Duration) -> Result<()> {
         let masters = &self.lock_masters;
         let (mut ready, mut last, mut until) = (0, None, deadline);
-        let mut is_checked: FuturesUnordered<_> =
+        let mut checked: FuturesUnordered<_> =
             masters
                 .iter()
                 .map(|master| async move {
@@ -179,7 +178,7 @@ impl RedisInner {
                 })
                 .collect();
         let majority = masters.len() / 2 + 1;
-        while let Ok(Some((master, outcome))) = timeout_at(until, is_checked.next()).await {
+        while let Ok(Some((master, outcome))) = timeout_at(until, checked.next()).await {
             let Err(error) = outcome else {
                 ready += 1;
                 if ready == majority {

@@ -7,8 +7,8 @@ use traffik::backend::redis::{LockType, RedisBuilder};
 use traffik::lifespan::{LifespanOptions, Start};
 use traffik::{Backend, BackendError, DecidedBy, Effect, ErrorKind, LifespanExt, OnError, Redis};
 
-use super::world::{LONG, backend_error, eventually, heals, patient, throttle, with_policy};
-use test_support::servers::{RedisCluster, RedisServer, wait, web_server};
+use super::world::{LONG, backend_error, eventually, hasty, heals, patient, throttle, with_policy};
+use test_support::servers::{Proxy, RedisCluster, RedisServer, wait, web_server};
 
 fn build(builder: RedisBuilder) -> Redis {
     builder.initialize_timeout(LONG).build().unwrap()
@@ -199,6 +199,23 @@ async fn f15_ready_finds_what_initialize_has_not_looked_at() {
     );
 }
 
+/// Masters of the locks that are replicas are no reason to give the hits less time.
+async fn is_no_mistake_of_the_hits(servers: &[RedisServer]) {
+    let replicas = [RedisServer::start(), RedisServer::start()];
+    for replica in &replicas {
+        replica.cmd(&format!("REPLICAOF 127.0.0.1 {}", servers[1].port()));
+    }
+    let proxy = Proxy::start(servers[0].port());
+    let masters = [servers[1].url(), replicas[0].url(), replicas[1].url()];
+    let builder = hasty().url(format!("redis://127.0.0.1:{}", proxy.port()));
+    let backend = builder.lock_type(LockType::Redlock(masters.into())).build().unwrap();
+    let error = backend.ready().await.unwrap_err();
+    assert!(error.to_string().contains("replica"), "{error}");
+    proxy.delay(Duration::ZERO, Duration::from_millis(100));
+    let decision = with_policy(&backend, OnError::Raise).hit("a").await.unwrap();
+    assert_eq!(decision.decided_by(), DecidedBy::Backend);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f15_masters_of_redlock_are_looked_at_too() {
     let mut servers: Vec<RedisServer> = (0..4).map(|_| RedisServer::start()).collect();
@@ -212,6 +229,7 @@ async fn f15_masters_of_redlock_are_looked_at_too() {
     // One that is wrong.
     let wrong = on(vec![urls[1].clone(), urls[2].clone(), format!("{}/99", urls[3])]);
     is_misconfigured(&wrong.initialize().await.unwrap_err(), &["no such database", "lock_type"]);
+    is_no_mistake_of_the_hits(&servers).await;
     // One of three may be down, killed or silent, and two may not.
     servers[3].pause();
     let start = wait::now();
