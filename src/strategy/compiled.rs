@@ -1,11 +1,11 @@
-//! [`CompiledLimit`]: the form in which a limit runs, and [`AnyMeter`]: any strategy whose state of a key is
-//! one number.
+//! [`CompiledLimit`]: a limit prepared to run, and [`AnyMeter`]: any strategy whose state of a key is one
+//! number.
 
 use std::any::Any;
 
 use super::bucket::Bucket;
 use super::fixed_window::FixedMeter;
-use super::meter::{self, Demand, Meter, Metered};
+use super::meter::{self, Attempt, Demand, Meter, Metered};
 use super::sliding_window_counter::SlidingMeter;
 use super::{
     Answer, CorruptState, FixedWindow, Gcra, LeakyBucket, Op, SlidingWindowCounter,
@@ -131,6 +131,17 @@ macro_rules! on_each {
 }
 
 impl AnyMeter {
+    /// Tries a demand on a packed count.
+    #[inline(always)]
+    pub(crate) fn attempt(
+        &self,
+        (count, last): (u64, Timestamp),
+        at: Timestamp,
+        demand: Demand,
+    ) -> Attempt<u64> {
+        on_each!(self, meter => meter::attempt_packed(meter, count, last, at, demand))
+    }
+
     /// One step on a packed count.
     #[inline(always)]
     pub(crate) fn run(

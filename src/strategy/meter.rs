@@ -1,4 +1,4 @@
-//! The frame around strategies whose state of a key fits one number.
+//! [`Meter`]: strategies whose state of a key fits one number.
 //!
 //! Such a strategy answers four small questions about its count. What a step is made of, in which
 //! order, is written here once: a backend that keeps the count in a table slot and one that stores
@@ -114,6 +114,48 @@ pub(crate) struct Metered<C> {
     pub(crate) changed: bool,
 }
 
+/// A demand that was tried on a count, before it is known whether it is taken.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Attempt<C> {
+    /// The count now.
+    count: C,
+    fit: Fit,
+    /// The count after the demand is taken, if that changes it.
+    after: Option<C>,
+}
+
+impl<C> Attempt<C> {
+    /// Returns what a hit or a peek makes of it.
+    #[inline(always)]
+    pub(crate) fn run(self, op: Op) -> Metered<C> {
+        match self.after {
+            Some(count) if op == Op::Take => Metered { count, fit: self.fit, changed: true },
+            _ => Metered { count: self.count, fit: self.fit, changed: false },
+        }
+    }
+}
+
+/// Tries a demand on a count that was written at `last`.
+#[inline(always)]
+fn attempt<P: Meter>(
+    meter: &P,
+    count: P::Count,
+    last: Timestamp,
+    now: Timestamp,
+    demand: Demand,
+) -> Attempt<P::Count> {
+    let count = meter.settle(count, last, now);
+    let (fit, after) = if demand.cost_u32() == 0 {
+        (Fit::Now, None)
+    } else if demand.needed() > meter.capacity() {
+        (Fit::Never, None)
+    } else {
+        let after = meter.admit(count, now, demand);
+        (if after.is_some() { Fit::Now } else { Fit::Later }, after)
+    };
+    Attempt { count, fit, after }
+}
+
 /// One step on a count.
 #[inline(always)]
 pub(crate) fn run<P: Meter>(
@@ -124,27 +166,15 @@ pub(crate) fn run<P: Meter>(
     demand: Demand,
     op: Op,
 ) -> Metered<P::Count> {
+    let Op::Refund { taken_at } = op else {
+        return attempt(meter, count, last, now, demand).run(op);
+    };
     let count = meter.settle(count, last, now);
-    let unchanged = |fit| Metered { count, fit, changed: false };
-    if demand.cost_u32() == 0 {
-        return unchanged(Fit::Now);
-    }
-    if let Op::Refund { taken_at } = op {
-        let refunded = meter.refund(count, taken_at, now, demand.cost_u32());
-        return Metered {
-            count: refunded.unwrap_or(count),
-            fit: Fit::Now,
-            changed: refunded.is_some(),
-        };
-    }
-    if demand.needed() > meter.capacity() {
-        return unchanged(Fit::Never);
-    }
-    match meter.admit(count, now, demand) {
-        Some(after) if op == Op::Take => Metered { count: after, fit: Fit::Now, changed: true },
-        Some(_) => unchanged(Fit::Now),
-        None => unchanged(Fit::Later),
-    }
+    let refunded = match demand.cost_u32() {
+        0 => None,
+        cost => meter.refund(count, taken_at, now, cost),
+    };
+    Metered { count: refunded.unwrap_or(count), fit: Fit::Now, changed: refunded.is_some() }
 }
 
 /// The answer after a step.
@@ -165,6 +195,19 @@ pub(crate) fn answer<P: Meter>(
         remaining: meter.remaining(count, now),
         reset_at: meter.reset_at(count, now),
     }
+}
+
+/// As [`attempt`], on a count that is packed.
+#[inline(always)]
+pub(crate) fn attempt_packed<P: Meter>(
+    meter: &P,
+    count: u64,
+    last: Timestamp,
+    at: Timestamp,
+    demand: Demand,
+) -> Attempt<u64> {
+    let Attempt { count, fit, after } = attempt(meter, P::unpack(count), last, at, demand);
+    Attempt { count: P::pack(count), fit, after: after.map(P::pack) }
 }
 
 /// One step on a count that is packed.

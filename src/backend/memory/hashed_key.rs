@@ -1,4 +1,4 @@
-//! [`HashedKey`]: a key's parts, with what finds them in a table.
+//! [`HashedKey`]: the parts of a key with their hash.
 
 use std::hash::{BuildHasher, Hasher};
 
@@ -16,7 +16,7 @@ pub(super) struct HashedKey<'a> {
 }
 
 impl<'a> HashedKey<'a> {
-    #[inline]
+    #[inline(always)]
     pub(super) fn new(hasher: &RandomState, parts: &'a [KeyPart<'a>]) -> Self {
         let short = ShortKey::of(parts);
         let hash = match &short {

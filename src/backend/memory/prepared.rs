@@ -33,7 +33,7 @@ impl Prepared {
 
     /// Counts a hit of one or two limits, which are the throttle's own, if that is all there is to it;
     /// `None`, without side effects, if the slow path is needed. Returns the hash of the key too.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn try_hit(
         &self,
         parts: &[KeyPart<'_>],

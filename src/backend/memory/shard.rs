@@ -1,4 +1,4 @@
-//! One shard: the tables behind one lock, and what is done to them while it is held.
+//! One shard: its tables, and the operations on them under its lock.
 
 use std::convert::Infallible;
 
@@ -141,10 +141,12 @@ impl Shard {
             *stored = (slot.count(), slot.last());
         }
         let at = asked_at.max(stored[0].1).max(stored[1].1);
+        let first = meters[0].attempt(stored[0], at, demand);
+        let second = meters[1].attempt(stored[1], at, demand);
         let Ok(metered) = all_or_nothing::<_, Infallible>(
             Op::Take,
-            |op| Ok([0, 1].map(|index| meters[index].run(stored[index], at, demand, op))),
-            |metered| metered.iter().all(|metered| metered.fit == Fit::Now),
+            |op| Ok([first.run(op), second.run(op)]),
+            |[first, second]| first.fit == Fit::Now && second.fit == Fit::Now,
         );
         if metered.iter().any(|metered| metered.fit != Fit::Now) {
             return Some((metered, at));

@@ -1,4 +1,4 @@
-//! All shards of an in-memory backend: which one a key is in, and how a step runs there.
+//! All shards of an in-memory backend: finds the shard of a key, and runs a step there.
 
 use std::sync::atomic::Ordering;
 
@@ -111,7 +111,7 @@ impl Store {
 
     /// Counts a hit of one limit with a packed count. `None`, without side effects, if it is not that, or
     /// if the key is new and there is no room.
-    #[inline]
+    #[inline(always)]
     pub(super) fn hit_one(
         &self,
         key: &HashedKey<'_>,
@@ -124,7 +124,7 @@ impl Store {
     }
 
     /// Counts a hit or a peek of one limit with a packed count.
-    #[inline]
+    #[inline(always)]
     fn single(
         &self,
         key: &HashedKey<'_>,
@@ -167,7 +167,7 @@ impl Store {
     }
 
     /// One limit with a packed count on a short key.
-    #[inline]
+    #[inline(always)]
     fn single_short<M: Meter>(
         &self,
         meter: &M,
