@@ -18,5 +18,6 @@ mod keys;
 mod lifespan;
 mod locks;
 mod on_error;
+mod readme;
 mod runtime;
 mod settings;

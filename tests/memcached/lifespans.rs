@@ -8,6 +8,7 @@ use traffik::{
 };
 
 use crate::world::{PATIENCE, builder, url};
+use test_support::remote::silent_under_load;
 use test_support::servers::MemcachedServer;
 use test_support::servers::wait::{self, now};
 
@@ -123,7 +124,7 @@ async fn f29_closing_against_a_silent_server_ends_within_a_bound() {
             builder(&server).track_keys(true).command_timeout(SHORT).persistent(persistent);
         let backend = backend.build().unwrap();
         let life = backend.lifespan().await.unwrap();
-        let load = under_load(&backend, &server).await;
+        let load = silent_under_load(&throttle(&backend, OnError::Allow), &server).await;
         let start = now();
         let closed = life.close().await;
         assert!(start.elapsed() < PATIENCE, "{:?}", start.elapsed());
@@ -143,7 +144,7 @@ fn f29_dropped_against_a_silent_server_in_and_out_of_a_runtime_it_never_blocks()
         let (outside, mut load) = runtime.block_on(async {
             let inside = backend.lifespan().await.unwrap();
             let outside = backend.lifespan().await.unwrap();
-            let load = under_load(&backend, &server).await;
+            let load = silent_under_load(&throttle(&backend, OnError::Allow), &server).await;
             let start = now();
             drop(inside);
             assert!(start.elapsed() < quick, "round {round}: {:?}", start.elapsed());
@@ -163,23 +164,4 @@ fn f29_dropped_against_a_silent_server_in_and_out_of_a_runtime_it_never_blocks()
     runtime.shutdown_background();
     drop(life);
     server.resume();
-}
-
-/// Returns while the server is silent and calls wait for it.
-async fn under_load(backend: &Memcached, server: &MemcachedServer) -> tokio::task::JoinSet<()> {
-    let throttle = throttle(backend, OnError::Allow);
-    let mut load = tokio::task::JoinSet::new();
-    for key in 0..8u32 {
-        let throttle = throttle.clone();
-        assert!(throttle.hit(key).await.unwrap().is_allowed());
-        load.spawn(async move {
-            // An error once the backend is closed.
-            while throttle.hit(key).await.is_ok() {
-                tokio::task::yield_now().await;
-            }
-        });
-    }
-    server.pause();
-    tokio::time::sleep(Duration::from_millis(50)).await;
-    load
 }

@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use traffik::{Backend, Effect, ErrorKind, Key, LockOptions, Locks, Redis, Throttle, Values};
 
-use super::world::{CAPACITY, LONG, hasty, heals_for, patient, refused, throttle};
+use super::world::{CAPACITY, LONG, eventually, hasty, heals_for, patient, refused, throttle};
 use test_support::servers::RedisCluster;
 
 /// The slot of the state of [`throttle`] for a plain key.
@@ -180,7 +179,8 @@ async fn f12_a_lock_is_taken_and_let_go_of_in_the_middle_of_a_migration() {
         let backend = patient().command_timeout(LONG).cluster(cluster.urls()).build().unwrap();
         async move { backend.lock("job", options).await.map(|guard| guard.fencing_token()) }
     });
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    let refused = || cluster.nodes()[to].cmd("INFO errorstats").field("errorstat_TRYAGAIN");
+    eventually("it is told to try again", async || refused().is_some()).await;
     tokio::task::block_in_place(|| cluster.end_migration(slot, to));
     assert!(waiting.await.unwrap().unwrap() > token);
 }

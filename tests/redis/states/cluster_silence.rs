@@ -97,7 +97,8 @@ async fn f12_a_silent_master_costs_only_its_own_keys_and_these_heal_with_the_fai
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     cluster.nodes()[0].resume();
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    let role = || cluster.nodes()[0].cmd("INFO replication").field("role");
+    eventually("it is a replica", async || role().as_deref() == Some("slave")).await;
     println!("healed {took:?} after the failover");
     for load in healthy {
         let (ok, failed) = load.end().await;

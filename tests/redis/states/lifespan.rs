@@ -12,6 +12,7 @@ use super::world::{
     CAPACITY, LONG, Log, SHORT, backend_error, eventually, hasty, heals, patient, throttle,
     with_policy,
 };
+use test_support::remote::silent_under_load;
 use test_support::servers::RedisServer;
 use test_support::servers::wait::now;
 
@@ -156,32 +157,13 @@ async fn f15_a_wrong_password_is_an_error_of_a_degraded_start_too() {
     life.close().await.unwrap();
 }
 
-/// Returns while the server is silent and calls wait for it.
-async fn under_load(backend: &Redis, server: &RedisServer) -> tokio::task::JoinSet<()> {
-    let throttle = with_policy(backend, OnError::Allow);
-    let _ = heals(&throttle).await;
-    let mut load = tokio::task::JoinSet::new();
-    for key in 0..8u32 {
-        let throttle = throttle.clone();
-        load.spawn(async move {
-            // An error once the backend is closed.
-            while throttle.hit(key).await.is_ok() {
-                tokio::task::yield_now().await;
-            }
-        });
-    }
-    server.pause();
-    tokio::time::sleep(Duration::from_millis(50)).await;
-    load
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f29_closing_against_a_silent_server_ends_within_a_bound() {
     for persistent in [true, false] {
         let server = RedisServer::start();
         let backend = hasty().persistent(persistent).url(server.url()).build().unwrap();
         let life = backend.lifespan().await.unwrap();
-        let load = under_load(&backend, &server).await;
+        let load = silent_under_load(&with_policy(&backend, OnError::Allow), &server).await;
         let start = now();
         let closed = life.close().await;
         assert!(start.elapsed() < SHORT * 8, "{:?}", start.elapsed());
@@ -205,7 +187,7 @@ fn f29_dropped_against_a_silent_server_in_and_out_of_a_runtime_it_never_blocks()
         let (outside, load) = runtime.block_on(async {
             let inside = backend.lifespan().await.unwrap();
             let outside = backend.lifespan().await.unwrap();
-            let load = under_load(&backend, &server).await;
+            let load = silent_under_load(&with_policy(&backend, OnError::Allow), &server).await;
             let start = now();
             drop(inside);
             assert!(start.elapsed() < LONG / 20, "round {round}: {:?}", start.elapsed());

@@ -136,7 +136,8 @@ async fn f15_a_replica_for_reading() {
         let backend = backend.clone();
         async move { backend.initialize().await }
     });
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    let looks = replica.calls("time");
+    eventually("it looks again", async || replica.calls("time") > looks + 4).await;
     assert!(!waiting.is_finished(), "it waits");
     replica.cmd("REPLICAOF NO ONE");
     waiting.await.unwrap().unwrap();

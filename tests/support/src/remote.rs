@@ -1,7 +1,8 @@
 //! What holds for each backend with a server.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use traffik::lifespan::{LifespanOptions, Start};
 use traffik::{
@@ -9,6 +10,8 @@ use traffik::{
 };
 
 use crate::plain::{block_on, without_timer};
+use crate::servers::instance::Instance;
+use crate::servers::wait::eventually;
 
 fn is_clear(error: &BackendError) {
     assert_eq!((error.kind(), error.effect()), (ErrorKind::Misconfigured, Effect::NotApplied));
@@ -63,6 +66,32 @@ pub fn calls_outside_of_a_runtime_are_clear_errors(
         errors.iter().flatten().for_each(is_clear);
     }
     let _ = runtime.block_on(throttle(OnError::Raise).hit("a")).unwrap();
+}
+
+/// Stops a server under load. When this returns, it stands still and each task is inside of a hit.
+pub async fn silent_under_load(throttle: &Throttle, server: &Instance) -> tokio::task::JoinSet<()> {
+    const TASKS: usize = 8;
+    let waiting = Arc::new(AtomicUsize::new(0));
+    let mut load = tokio::task::JoinSet::new();
+    for task in 0..TASKS {
+        let (throttle, waiting) = (throttle.clone(), Arc::clone(&waiting));
+        load.spawn(async move {
+            loop {
+                waiting.fetch_add(1, Ordering::SeqCst);
+                let hit = throttle.hit(task as u64).await;
+                waiting.fetch_sub(1, Ordering::SeqCst);
+                // Once the backend is closed.
+                if hit.is_err() {
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+        });
+    }
+    server.pause();
+    let all_wait = async || waiting.load(Ordering::SeqCst) == TASKS;
+    eventually("each task waits for the server", Duration::from_secs(10), all_wait).await;
+    load
 }
 
 /// A rolling reload inside one process, under load, and without any when the new lifespan begins

@@ -2,33 +2,38 @@
 
 use std::io::{BufRead, BufReader, Read, Result, Write};
 use std::net::{Ipv4Addr, TcpStream};
+use std::ops::{Deref, DerefMut};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
-use std::process::Command;
+use std::path::Path;
 use std::time::Duration;
 
-use super::dir::TempDir;
-use super::ports;
-use super::process::{Process, tail};
-use super::wait::holds_within;
+use super::instance::{Instance, on_a_free_port};
 
-/// How often another port is tried when one is taken at the last moment.
-const ATTEMPTS: usize = 5;
-const START: Duration = Duration::from_secs(10);
 /// How long a reply may take.
 const LIMIT: Option<Duration> = Some(Duration::from_secs(10));
 
 /// A Memcached server of its own, which ends with the value.
 #[derive(Debug)]
 pub struct MemcachedServer {
-    /// None while it is killed.
-    process: Option<Process>,
+    instance: Instance,
     /// None if it listens on a unix socket, for then it does on that only.
     port: Option<u16>,
     arguments: Vec<String>,
     envs: Vec<(String, String)>,
-    // Last: what is in it is in use until the process ends.
-    dir: TempDir,
+}
+
+impl Deref for MemcachedServer {
+    type Target = Instance;
+
+    fn deref(&self) -> &Instance {
+        &self.instance
+    }
+}
+
+impl DerefMut for MemcachedServer {
+    fn deref_mut(&mut self) -> &mut Instance {
+        &mut self.instance
+    }
 }
 
 impl MemcachedServer {
@@ -43,29 +48,24 @@ impl MemcachedServer {
 
     /// ... and with environment variables.
     pub fn with_env(arguments: &[&str], envs: &[(String, String)]) -> Self {
-        for _ in 0..ATTEMPTS {
-            let mut server = Self::new(Some(ports::free()), arguments, envs);
-            server.start_again_without_wait();
-            if server.answers() {
-                return server;
-            }
-            let log = tail(&server.log());
-            assert!(log.contains("Address already in use"), "memcached does not start:\n{log}");
-        }
-        panic!("memcached found no free port in {ATTEMPTS} attempts");
+        on_a_free_port(|port| Self::start_on(Some(port), arguments, envs))
     }
 
     /// On a unix socket, and on no port.
     pub fn on_socket(arguments: &[&str]) -> Self {
-        let mut server = Self::new(None, arguments, &[]);
-        server.start_again_without_wait();
-        assert!(server.answers(), "memcached does not start:\n{}", tail(&server.log()));
+        let (server, answers) = Self::start_on(None, arguments, &[]);
+        assert!(answers, "{}", server.failure());
         server
     }
 
-    fn new(port: Option<u16>, arguments: &[&str], envs: &[(String, String)]) -> Self {
+    /// Starts one; whether it answers.
+    fn start_on(port: Option<u16>, arguments: &[&str], envs: &[(String, String)]) -> (Self, bool) {
         let arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
-        Self { process: None, port, arguments, envs: envs.to_vec(), dir: TempDir::new() }
+        let instance = Instance::new("memcached");
+        let mut server = Self { instance, port, arguments, envs: envs.to_vec() };
+        server.start_again_without_wait();
+        let answers = server.answers();
+        (server, answers)
     }
 
     #[track_caller]
@@ -79,44 +79,18 @@ impl MemcachedServer {
         format!("127.0.0.1:{}", self.port())
     }
 
-    /// Where its unix socket is, if it has one.
-    pub fn socket(&self) -> PathBuf {
-        self.dir.join("socket")
-    }
-
-    /// What the server says about itself.
-    pub fn log(&self) -> PathBuf {
-        self.dir.join("log")
-    }
-
-    #[track_caller]
-    pub fn pid(&self) -> u32 {
-        self.process().pid()
-    }
-
-    /// Whether it was started, and not killed, and is not paused.
-    pub fn is_running(&self) -> bool {
-        self.process.as_ref().is_some_and(|process| !process.is_paused())
-    }
-
-    /// Ends it at once, as by a crash (SIGKILL).
-    pub fn kill(&mut self) {
-        self.process = None;
-    }
-
     /// Kills it if it runs, starts it on the same port, and waits until it answers. What it had
     /// in memory is lost.
     #[track_caller]
     pub fn restart(&mut self) {
         self.kill();
         self.start_again_without_wait();
-        assert!(self.answers(), "memcached does not start again:\n{}", tail(&self.log()));
+        assert!(self.answers(), "{}", self.failure());
     }
 
     /// Starts it on the same port after a `kill`, and does not wait for it.
     pub fn start_again_without_wait(&mut self) {
-        assert!(self.process.is_none(), "it runs");
-        let mut command = Command::new("memcached");
+        let mut command = self.instance.command();
         match self.port {
             Some(port) => command.args(["-l", "127.0.0.1", "-U", "0", "-p", &port.to_string()]),
             None => {
@@ -129,19 +103,8 @@ impl MemcachedServer {
         command
             .args(["-u", "root"])
             .args(&self.arguments)
-            .envs(self.envs.iter().map(|(name, value)| (name, value)))
-            .current_dir(self.dir.path());
-        self.process = Some(Process::spawn(&mut command, &self.log(), self.dir.path()));
-    }
-
-    /// Stops it where it is (SIGSTOP): connections stay open, even new ones come through, and
-    /// nothing answers.
-    pub fn pause(&self) {
-        self.process().pause();
-    }
-
-    pub fn resume(&self) {
-        self.process().resume();
+            .envs(self.envs.iter().map(|(name, value)| (name, value)));
+        self.spawn(command);
     }
 
     /// The whole reply to one command of the text protocol: `command("stats\r\n")`.
@@ -162,15 +125,7 @@ impl MemcachedServer {
     ///
     /// If there is no reply.
     pub fn try_command(&self, text: &[u8]) -> Result<Vec<u8>> {
-        if let Some(port) = self.port {
-            let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
-            stream.set_read_timeout(LIMIT)?;
-            exchange(stream, text)
-        } else {
-            let stream = UnixStream::connect(self.socket())?;
-            stream.set_read_timeout(LIMIT)?;
-            exchange(stream, text)
-        }
+        reply(self.port, &self.socket(), text)
     }
 
     /// A number of its statistics: `stat("curr_connections")`.
@@ -180,26 +135,27 @@ impl MemcachedServer {
         value.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no number {name:?}"))
     }
 
-    #[track_caller]
-    fn process(&self) -> &Process {
-        self.process.as_ref().expect("the server was killed")
-    }
-
-    /// Whether it answers before it ends or time is up.
     fn answers(&mut self) -> bool {
-        let mut ended = false;
-        holds_within(START, || {
-            ended = self.process.as_mut().is_none_or(Process::has_ended);
-            ended || self.is_the_one_that_answers()
-        }) && !ended
+        let (port, socket) = (self.port, self.socket());
+        self.instance.answers(|pid| {
+            let Ok(stats) = reply(port, &socket, b"stats\r\n") else { return false };
+            let said = field(&String::from_utf8_lossy(&stats), "pid");
+            // Without a password it says no statistics, but answers.
+            said.is_none_or(|said| said == pid.to_string())
+        })
     }
+}
 
-    /// Another process may have taken the port and answer there.
-    fn is_the_one_that_answers(&self) -> bool {
-        let Ok(stats) = self.try_command(b"stats\r\n") else { return false };
-        let pid = field(&String::from_utf8_lossy(&stats), "pid");
-        // Without a password it says no statistics, but answers.
-        pid.is_none_or(|pid| pid == self.pid().to_string())
+/// The reply of the server on that port, or else on that socket.
+fn reply(port: Option<u16>, socket: &Path, text: &[u8]) -> Result<Vec<u8>> {
+    if let Some(port) = port {
+        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+        stream.set_read_timeout(LIMIT)?;
+        exchange(stream, text)
+    } else {
+        let stream = UnixStream::connect(socket)?;
+        stream.set_read_timeout(LIMIT)?;
+        exchange(stream, text)
     }
 }
 

@@ -8,6 +8,7 @@ pub mod certificates;
 pub mod cluster;
 pub mod dir;
 pub mod faketime;
+pub mod instance;
 pub mod memcached;
 pub mod ports;
 pub mod process;

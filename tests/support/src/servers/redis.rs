@@ -1,33 +1,38 @@
 //! A Redis server.
 
-use std::path::PathBuf;
-use std::process::Command;
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::certificates::Certificates;
-use super::dir::TempDir;
+use super::instance::{Instance, on_a_free_port};
 use super::ports;
-use super::process::{Process, tail};
+use super::process::tail;
 use super::resp::{Connection, Value};
-use super::wait::holds_within;
 
-/// How often another port is tried when one is taken at the last moment.
-const ATTEMPTS: usize = 5;
-const START: Duration = Duration::from_secs(10);
 const DEFAULTS: [&str; 8] =
     ["--save", "", "--appendonly", "no", "--bind", "127.0.0.1", "--protected-mode", "no"];
 
 /// A Redis server of its own, which ends with the value.
 #[derive(Debug)]
 pub struct RedisServer {
-    /// None while it is killed.
-    process: Option<Process>,
+    instance: Instance,
     port: u16,
     tls_port: Option<u16>,
     setup: Setup,
-    // Last: what is in it is in use until the process ends.
-    dir: TempDir,
+}
+
+impl Deref for RedisServer {
+    type Target = Instance;
+
+    fn deref(&self) -> &Instance {
+        &self.instance
+    }
+}
+
+impl DerefMut for RedisServer {
+    fn deref_mut(&mut self) -> &mut Instance {
+        &mut self.instance
+    }
 }
 
 /// What a server is started with, besides its port and directory.
@@ -44,6 +49,12 @@ impl Setup {
     pub fn new(arguments: &[&str]) -> Self {
         let arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
         Self { arguments, ..Self::default() }
+    }
+
+    fn password(&self) -> Option<&str> {
+        let mut arguments = self.arguments.iter();
+        arguments.find(|argument| *argument == "--requirepass")?;
+        arguments.next().map(String::as_str)
     }
 }
 
@@ -75,18 +86,14 @@ impl RedisServer {
     }
 
     pub fn from_setup(setup: Setup) -> Self {
-        for _ in 0..ATTEMPTS {
-            let (dir, port) = (TempDir::new(), ports::free());
+        on_a_free_port(|port| {
             let tls_port = setup.certificates.as_ref().map(|_| ports::free());
-            let mut server = Self { process: None, port, tls_port, setup: setup.clone(), dir };
+            let instance = Instance::new("redis-server");
+            let mut server = Self { instance, port, tls_port, setup: setup.clone() };
             server.start_again_without_wait();
-            if server.answers() {
-                return server;
-            }
-            let log = tail(&server.log());
-            assert!(log.contains("Address already in use"), "redis-server does not start:\n{log}");
-        }
-        panic!("redis-server found no free port in {ATTEMPTS} attempts");
+            let answers = server.answers();
+            (server, answers)
+        })
     }
 
     pub fn port(&self) -> u16 {
@@ -115,39 +122,9 @@ impl RedisServer {
         self.setup.certificates.as_ref().expect("the server speaks no TLS")
     }
 
-    /// Its unix socket.
-    pub fn socket(&self) -> PathBuf {
-        self.dir.join("socket")
-    }
-
     /// `unix://` and the path of its socket.
     pub fn socket_url(&self) -> String {
         format!("unix://{}", self.socket().display())
-    }
-
-    /// The directory of the server, removed with the value.
-    pub fn dir(&self) -> &TempDir {
-        &self.dir
-    }
-
-    /// What the server says about itself.
-    pub fn log(&self) -> PathBuf {
-        self.dir.join("log")
-    }
-
-    #[track_caller]
-    pub fn pid(&self) -> u32 {
-        self.process().pid()
-    }
-
-    /// Whether it was started, and not killed, and is not paused.
-    pub fn is_running(&self) -> bool {
-        self.process.as_ref().is_some_and(|process| !process.is_paused())
-    }
-
-    /// Ends it at once, as by a crash (SIGKILL).
-    pub fn kill(&mut self) {
-        self.process = None;
     }
 
     /// Kills it if it runs, starts it on the same port, and waits until it answers. What it had
@@ -156,16 +133,15 @@ impl RedisServer {
     pub fn restart(&mut self) {
         self.kill();
         self.start_again_without_wait();
-        assert!(self.answers(), "redis-server does not start again:\n{}", tail(&self.log()));
+        assert!(self.answers(), "{}", self.failure());
     }
 
     /// Starts it on the same port after a `kill`, and does not wait for it.
     pub fn start_again_without_wait(&mut self) {
-        assert!(self.process.is_none(), "it runs");
-        let mut command = Command::new("redis-server");
+        let mut command = self.instance.command();
         if let Some(configuration) = &self.setup.sentinel {
             // The sentinel writes to it what it learns, and finds that after a restart.
-            let path = self.dir.join("sentinel.conf");
+            let path = self.dir().join("sentinel.conf");
             if !path.exists() {
                 std::fs::write(&path, configuration).unwrap();
             }
@@ -181,21 +157,10 @@ impl RedisServer {
         }
         command
             .args(["--port", &self.port.to_string(), "--dir"])
-            .arg(self.dir.path())
+            .arg(self.dir().path())
             .args(&self.setup.arguments)
-            .envs(self.setup.envs.iter().map(|(name, value)| (name, value)))
-            .current_dir(self.dir.path());
-        self.process = Some(Process::spawn(&mut command, &self.log(), self.dir.path()));
-    }
-
-    /// Stops it where it is (SIGSTOP): connections stay open, even new ones come through, and
-    /// nothing answers.
-    pub fn pause(&self) {
-        self.process().pause();
-    }
-
-    pub fn resume(&self) {
-        self.process().resume();
+            .envs(self.setup.envs.iter().map(|(name, value)| (name, value)));
+        self.spawn(command);
     }
 
     /// A connection to it, which has given the password.
@@ -204,11 +169,7 @@ impl RedisServer {
     ///
     /// If there is none.
     pub fn connect(&self) -> std::io::Result<Connection> {
-        let mut connection = Connection::open(self.port)?;
-        if let Some(password) = self.password() {
-            connection.authenticate(password)?;
-        }
-        Ok(connection)
+        connect(self.port, self.setup.password())
     }
 
     /// The reply to a command, by a connection of its own; also an error reply.
@@ -266,38 +227,28 @@ impl RedisServer {
         assert!(usize::try_from(reached).unwrap() >= count, "only {reached} replicas have it all");
     }
 
-    #[track_caller]
-    fn process(&self) -> &Process {
-        self.process.as_ref().expect("the server was killed")
-    }
-
     /// The part of a URL that has the password.
     fn user(&self) -> String {
-        self.password().map(|password| format!(":{password}@")).unwrap_or_default()
+        self.setup.password().map(|password| format!(":{password}@")).unwrap_or_default()
     }
 
-    fn password(&self) -> Option<&str> {
-        let mut arguments = self.setup.arguments.iter();
-        arguments.find(|argument| *argument == "--requirepass")?;
-        arguments.next().map(String::as_str)
-    }
-
-    /// Whether it answers before it ends or time is up.
     fn answers(&mut self) -> bool {
-        let mut ended = false;
-        holds_within(START, || {
-            ended = self.process.as_mut().is_none_or(Process::has_ended);
-            ended || self.is_the_one_that_answers()
-        }) && !ended
-    }
-
-    /// Another process may have taken the port and answer there.
-    fn is_the_one_that_answers(&self) -> bool {
-        let pid = self.pid().to_string();
+        let Self { instance, port, setup, .. } = self;
         let ready = |reply: Value| !reply.is_error() || reply.text().starts_with("NOAUTH");
-        let Ok(mut connection) = self.connect() else { return false };
-        let pong = connection.cmd("PING").is_ok_and(ready);
-        let info = connection.cmd("INFO server").ok();
-        pong && info.and_then(|info| info.field("process_id")).is_none_or(|id| id == pid)
+        instance.answers(|pid| {
+            let Ok(mut connection) = connect(*port, setup.password()) else { return false };
+            let pong = connection.cmd("PING").is_ok_and(ready);
+            let info = connection.cmd("INFO server").ok();
+            let said = info.and_then(|info| info.field("process_id"));
+            pong && said.is_none_or(|said| said == pid.to_string())
+        })
     }
+}
+
+fn connect(port: u16, password: Option<&str>) -> std::io::Result<Connection> {
+    let mut connection = Connection::open(port)?;
+    if let Some(password) = password {
+        connection.authenticate(password)?;
+    }
+    Ok(connection)
 }
