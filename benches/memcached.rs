@@ -1,8 +1,8 @@
 //! The Memcached backend against the bare client, on a server that it starts itself:
 //!
 //! ```sh
-//! cargo bench --features memcached --bench memcached             # some two minutes
-//! cargo bench --features memcached --bench memcached -- --quick  # a smoke run
+//! cargo bench -p traffik-peers --bench memcached             # some two minutes
+//! cargo bench -p traffik-peers --bench memcached -- --quick  # a smoke run
 //! ```
 //!
 //! 64 tasks hit for a fixed time; all cases take turns, and the median of the rounds counts. Only the
@@ -15,48 +15,20 @@
 #![allow(missing_docs, reason = "a program")]
 
 use std::future::Future;
-use std::net::{TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::pin::Pin;
-use std::process::{Child, Command};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use memcache_async::ascii::Protocol;
 use serde_json::{Value, json};
+use test_support::servers::MemcachedServer;
 use traffik::{FixedWindow, Limit, Memcached, Throttle, TokenBucket};
+use traffik_peers::{machine, output};
 
 const TASKS: usize = 64;
 const KEYS: usize = 100;
-
-struct Server {
-    process: Child,
-    port: u16,
-}
-
-impl Server {
-    fn start() -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let mut command = Command::new("memcached");
-        command.args(["-l", "127.0.0.1", "-U", "0", "-u", "root", "-p", &port.to_string()]);
-        let server = Self { process: command.spawn().expect("memcached is installed"), port };
-        let answers = || TcpStream::connect(("127.0.0.1", port)).is_ok();
-        let start = Instant::now();
-        while !answers() {
-            assert!(start.elapsed() < Duration::from_secs(10), "memcached does not answer");
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        server
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
 
 type Running = Pin<Box<dyn Future<Output = u64> + Send>>;
 
@@ -150,9 +122,7 @@ impl Case {
     }
 
     fn median(&self) -> f64 {
-        let mut rates = self.rates.clone();
-        rates.sort_by(f64::total_cmp);
-        rates[rates.len() / 2]
+        output::median(&self.rates)
     }
 }
 
@@ -200,9 +170,15 @@ fn main() {
     }
     let (rounds, time) =
         if quick { (3, Duration::from_millis(200)) } else { (9, Duration::from_secs(1)) };
-    let server = Server::start();
+    let server = MemcachedServer::start();
+    let mut head = machine::describe();
+    let version = server.command("version\r\n");
+    head.push(format!("server: memcached {}, on the same machine by loopback", version.trim_end()));
+    for line in &head {
+        println!("{line}");
+    }
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let mut cases = cases(server.port);
+    let mut cases = cases(server.port());
     for round in 0..=rounds {
         for case in &mut cases {
             case.run(&runtime, time);
@@ -222,11 +198,11 @@ fn main() {
         let ratio = of(name) / of(base);
         println!("{name} / {base}: {ratio:.2} (goal {goal:.2})");
     }
-    let path = write(&cases, quick);
+    let path = write(&head, &cases, quick);
     println!("\nwritten to {}", path.display());
 }
 
-fn write(cases: &[Case], quick: bool) -> PathBuf {
+fn write(head: &[String], cases: &[Case], quick: bool) -> PathBuf {
     let of = |name: &str| cases.iter().find(|case| case.name == name).unwrap().median();
     let rates: Value = cases
         .iter()
@@ -239,10 +215,8 @@ fn write(cases: &[Case], quick: bool) -> PathBuf {
             json!({ "case": name, "over": base, "ratio": of(name) / of(base), "goal": goal })
         })
         .collect();
-    let report = json!({ "tasks": TASKS, "quick": quick, "per_second": rates, "goals": goals });
-    // Cargo's `<target>/tmp`, wherever the target directory is.
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let path = target.parent().unwrap_or(target).join("memcached.json");
-    std::fs::write(&path, format!("{report:#}\n")).unwrap();
-    path
+    let report = json!({
+        "head": head, "tasks": TASKS, "quick": quick, "per_second": rates, "goals": goals,
+    });
+    output::write(env!("CARGO_TARGET_TMPDIR"), "memcached.json", &report).unwrap()
 }

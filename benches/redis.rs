@@ -14,14 +14,9 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is its output")]
 #![allow(clippy::unwrap_used, reason = "a benchmark ends by it")]
 
-#[path = "peers/benches/versus/machine.rs"]
-mod machine;
-
-use std::fs;
 use std::future::Future;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
-use std::path::PathBuf;
 use std::pin::Pin;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -36,6 +31,7 @@ use traffik::{
     FixedWindow, Key, LockOptions, Locks, Rate, Redis, SlidingWindowCounter, SlidingWindowLog,
     Strategy, Throttle, Values,
 };
+use traffik_peers::{machine, output};
 
 const TASKS: usize = 64;
 
@@ -410,22 +406,16 @@ async fn stalled_master(masters: &[RedisServer]) -> String {
     )
 }
 
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted[sorted.len() / 2]
-}
-
 fn report(head: &[String], cases: &[Case], notes: &[String]) {
     println!("\n{:<34} {:>9} {:>7}  {:<34} goal", "case", "per s", "ratio", "of");
     let mut rows = Vec::new();
     for case in cases {
-        let rate = median(&case.rates);
+        let rate = output::median(&case.rates);
         let ratio = case.against.and_then(|(name, factor)| {
             let base = &cases.iter().find(|other| other.name == name)?.rates;
             let ratios: Vec<f64> =
                 case.rates.iter().zip(base).map(|(ours, theirs)| ours * factor / theirs).collect();
-            Some(median(&ratios))
+            Some(output::median(&ratios))
         });
         let of = case.against.map_or(String::new(), |(name, factor)| match factor {
             1.0 => name.to_owned(),
@@ -445,12 +435,7 @@ fn report(head: &[String], cases: &[Case], notes: &[String]) {
     for note in notes {
         println!("{note}");
     }
-    let target = std::env::var("CARGO_TARGET_DIR").map_or_else(
-        |_| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../target")),
-        PathBuf::from,
-    );
-    let path = target.join("redis.json");
     let all = json!({ "head": head, "tasks": TASKS, "cases": rows, "notes": notes });
-    fs::write(&path, serde_json::to_string_pretty(&all).unwrap() + "\n").unwrap();
+    let path = output::write(env!("CARGO_TARGET_TMPDIR"), "redis.json", &all).unwrap();
     println!("\nwritten to {}", path.display());
 }

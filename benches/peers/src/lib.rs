@@ -1,1 +1,6 @@
-//! Holds no code: see `benches/`.
+//! What the benchmarks have in common.
+
+#![allow(clippy::missing_panics_doc, clippy::must_use_candidate, reason = "for benchmarks only")]
+
+pub mod machine;
+pub mod output;

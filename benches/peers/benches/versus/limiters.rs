@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Waker};
 
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use limitador::limit::Namespace;
-use traffik::{InMemory, Rate, Throttle};
+use traffik::{Backend, InMemory, Rate, Throttle};
 use trypema::local::LocalRateLimiterProvider;
 use trypema::{
     BucketSize, RateLimit, RateLimitDecision, RateLimiterBuilder as _, WindowSize as TrypemaWindow,
@@ -133,6 +133,10 @@ pub(crate) fn read(decision: Result<traffik::Decision, traffik::Error>) -> bool 
     decision.is_allowed()
 }
 
+fn memory() -> InMemory {
+    InMemory::builder().max_keys(None).build().expect("valid settings")
+}
+
 /// Ours, by the public future, with one limit or two.
 pub(crate) struct Traffik(Throttle);
 
@@ -145,8 +149,16 @@ impl Traffik {
         Self::with([Rate::per_minute(load.limit()), Rate::per_hour(load.limit())])
     }
 
+    /// ... with one limit, by a backend that something is around.
+    pub(crate) fn wrapped<B: Backend>(load: Load, wrap: impl FnOnce(InMemory) -> B) -> Self {
+        Self::on(wrap(memory()), [Rate::per_hour(load.limit())])
+    }
+
     fn with<const N: usize>(rates: [Rate; N]) -> Self {
-        let backend = InMemory::builder().max_keys(None).build().expect("valid settings");
+        Self::on(memory(), rates)
+    }
+
+    fn on<const N: usize>(backend: impl Backend, rates: [Rate; N]) -> Self {
         let throttle = Throttle::builder("versus").rates(rates).backend(backend).build();
         Self(throttle.expect("valid rates"))
     }

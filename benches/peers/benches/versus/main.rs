@@ -7,7 +7,7 @@
 //! ```
 //!
 //! It prints a table and writes `versus.json` into the target directory. The sections are `speed`,
-//! `shapes`, `allocations`, `memory` and `pauses`; `docs/performance.md` says what each case means.
+//! `shapes`, `wrapped`, `allocations`, `memory` and `pauses`; `docs/performance.md` says what each case means.
 //!
 //! Every measurement runs in a process of its own, this program again, so that none begins with the
 //! heap that another left behind. Limiters that are compared in time take turns in one process.
@@ -20,7 +20,6 @@ mod heap;
 mod keys;
 mod latencies;
 mod limiters;
-mod machine;
 mod memory;
 mod pauses;
 mod report;
@@ -52,9 +51,10 @@ impl Size {
 
 type Section = fn(&mut Report, Size);
 
-const SECTIONS: [(&str, Section); 5] = [
+const SECTIONS: [(&str, Section); 6] = [
     ("speed", speed::speed),
     ("shapes", speed::shapes),
+    ("wrapped", speed::wrapped),
     ("allocations", memory::allocations),
     ("memory", memory::memory),
     ("pauses", pauses::pauses),

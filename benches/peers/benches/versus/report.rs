@@ -1,14 +1,14 @@
 //! Gathers what was measured; prints tables and writes `versus.json`.
 
-use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::{Value, json};
+use traffik_peers::machine;
+use traffik_peers::output::{self, median};
 
 use crate::child::Row;
 use crate::limiters::Which;
-use crate::machine;
 
 pub(crate) struct Report {
     quick: bool,
@@ -36,16 +36,6 @@ impl Case {
 
     fn ours(&self) -> Option<&[f64]> {
         self.of(Which::Traffik.name())
-    }
-}
-
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let middle = sorted.len() / 2;
-    match sorted.len() % 2 {
-        0 => (sorted[middle - 1] + sorted[middle]) / 2.0,
-        _ => sorted[middle],
     }
 }
 
@@ -169,11 +159,7 @@ impl Report {
                 }
             }
         }
-        // Cargo's `<target>/tmp`, wherever the target directory is.
-        let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
-        let path = target.parent().unwrap_or(target).join("versus.json");
-        fs::write(&path, serde_json::to_string_pretty(&Value::Array(objects))? + "\n")?;
-        Ok(path)
+        output::write(env!("CARGO_TARGET_TMPDIR"), "versus.json", &Value::Array(objects))
     }
 
     fn object(

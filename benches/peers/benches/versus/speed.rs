@@ -1,8 +1,11 @@
-//! How long a check takes: of one limit on a short key against all peers, and of other shapes.
+//! How long a check takes: of one limit on a short key against all peers, of other shapes, and by a
+//! backend that is wrapped.
 
-use std::sync::Barrier;
+use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::Instant;
+
+use traffik::Backend;
 
 use crate::Size;
 use crate::child::{self, Row};
@@ -23,6 +26,13 @@ pub(crate) fn speed(report: &mut Report, size: Size) {
 pub(crate) fn shapes(report: &mut Report, size: Size) {
     for keys in [1_000, size.scaled(1_000_000)] {
         report.add(child::run(&["shapes", &keys.to_string(), &size.quick.to_string()]));
+    }
+}
+
+/// One limit on keys of 11 bytes, by `InMemory` itself and by what may be around it.
+pub(crate) fn wrapped(report: &mut Report, size: Size) {
+    for keys in [1_000, size.scaled(1_000_000)] {
+        report.add(child::run(&["wrapped", &keys.to_string(), &size.quick.to_string()]));
     }
 }
 
@@ -75,48 +85,75 @@ pub(crate) fn measure(keys: usize, size: Size) -> Vec<Row> {
 
 pub(crate) fn measure_shapes(keys: usize, size: Size) -> Vec<Row> {
     let load = Load::Allowed;
-    let mut rows = Vec::new();
-    let mut race = |what: &str, shape: Shape, rivals: Vec<(&'static str, Box<dyn Limiter>)>| {
-        let stream = stream(shape, keys, Spread::Uniform, length(keys, size));
-        let runners: Vec<_> = rivals
-            .into_iter()
-            .map(|(who, limiter)| {
-                fill(&*limiter, shape, keys);
-                Runner { who, limiter, slowness: 1 }
-            })
-            .collect();
-        for threads in [1, 2] {
-            let case = format!("{what}, {} keys, {}", grouped(keys), on(threads));
-            let race = Race { case, stream: &stream, threads, load };
-            rows.extend(race.run(&runners, plan(keys, size)));
-        }
-    };
     let ours = Which::Traffik.name();
     let theirs = Which::Governor.name();
-    race(
+    let mut rows = race_on(
         "two limits against one of governor",
         Shape::Short,
+        keys,
+        size,
         vec![(ours, Box::new(Traffik::two(load))), (theirs, Box::new(Governor::new(load)))],
     );
-    race(
+    rows.extend(race_on(
         "key of 40 bytes",
         Shape::Long,
+        keys,
+        size,
         vec![(ours, Box::new(Traffik::one(load))), (theirs, Box::new(Governor::new(load)))],
-    );
+    ));
     for (what, shape) in
         [("two parts of 12 bytes", Shape::ShortParts), ("two parts of 23 bytes", Shape::LongParts)]
     {
-        race(
+        rows.extend(race_on(
             what,
             shape,
+            keys,
+            size,
             vec![
                 (ours, Box::new(TraffikParts(Traffik::one(load), shape))),
                 (theirs, Box::new(Governor::new(load))),
                 ("governor, joining", Box::new(GovernorJoining::new(load, shape))),
             ],
-        );
+        ));
     }
     rows
+}
+
+pub(crate) fn measure_wrapped(keys: usize, size: Size) -> Vec<Row> {
+    let load = Load::Allowed;
+    let rivals: Vec<(&'static str, Box<dyn Limiter>)> = vec![
+        (Which::Traffik.name(), Box::new(Traffik::one(load))),
+        ("in an Arc", Box::new(Traffik::wrapped(load, Arc::new))),
+        (
+            "as Arc<dyn Backend>",
+            Box::new(Traffik::wrapped(load, |memory| Arc::new(memory) as Arc<dyn Backend>)),
+        ),
+    ];
+    race_on("InMemory", Shape::Short, keys, size, rivals)
+}
+
+/// A race on one thread and on two, over keys of that shape, each as often as any other.
+fn race_on(
+    what: &str,
+    shape: Shape,
+    keys: usize,
+    size: Size,
+    rivals: Vec<(&'static str, Box<dyn Limiter>)>,
+) -> Vec<Row> {
+    let stream = stream(shape, keys, Spread::Uniform, length(keys, size));
+    let runners: Vec<_> = rivals
+        .into_iter()
+        .map(|(who, limiter)| {
+            fill(&*limiter, shape, keys);
+            Runner { who, limiter, slowness: 1 }
+        })
+        .collect();
+    let races = [1, 2].into_iter().flat_map(|threads| {
+        let case = format!("{what}, {} keys, {}", grouped(keys), on(threads));
+        let race = Race { case, stream: &stream, threads, load: Load::Allowed };
+        race.run(&runners, plan(keys, size))
+    });
+    races.collect()
 }
 
 fn on(threads: usize) -> &'static str {

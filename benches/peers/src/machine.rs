@@ -1,13 +1,13 @@
-//! What a figure depends on beside the code.
+//! The machine, the build and the peers: what a figure depends on beside the code.
 
 use std::fs;
 use std::thread;
 
-const WORKSPACE: &str = include_str!("../../../../Cargo.toml");
-const LOCK: &str = include_str!("../../../../Cargo.lock");
+const WORKSPACE: &str = include_str!("../../../Cargo.toml");
+const LOCK: &str = include_str!("../../../Cargo.lock");
 
 /// One line each.
-pub(crate) fn describe() -> Vec<String> {
+pub fn describe() -> Vec<String> {
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let flags = match env!("VERSUS_RUSTFLAGS") {
         "" => "no rustflags",
