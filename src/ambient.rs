@@ -1,4 +1,4 @@
-//! The backend of a task: for throttles that were built without one.
+//! The current backend of a task, for throttles that were built without one.
 //!
 //! It suits tests, and tenants that each have a backend. It does not suit servers: a task that is
 //! spawned, as they do for each connection, does not inherit it.

@@ -1,4 +1,4 @@
-//! Background tasks. The only place that spawns.
+//! Background tasks. The only module that spawns.
 //!
 //! A task is as alive as its runtime. A current-thread runtime runs its tasks only inside of `block_on`:
 //! when it stands idle between two calls, all of them do, and so does everything that waits for them on

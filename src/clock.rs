@@ -1,4 +1,4 @@
-//! Where the time comes from.
+//! Clocks and timestamps.
 //!
 //! A backend owns its [`Clock`]; every timestamp in a limiter's state comes from it. Nothing else in
 //! the crate asks for the time. Sleeping is tokio's matter, so tests can pause it.

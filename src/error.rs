@@ -1,4 +1,4 @@
-//! What can go wrong: [`BackendError`] below the throttle, [`Error`] from it, [`BuildError`] before it.
+//! Errors: [`BackendError`] of a backend, [`Error`] of a throttle, [`BuildError`] of a builder.
 
 use std::fmt;
 
@@ -45,13 +45,13 @@ pub enum ErrorKind {
     Unavailable,
     /// No answer within the deadline.
     Timeout,
-    /// Too many requests wait for a connection, or too many waiters for a lock.
+    /// Too many calls are in flight, or too many callers wait for a lock.
     Overloaded,
-    /// Others changed the key each time in between.
+    /// Every attempt lost to a concurrent writer.
     Contended,
     /// The stored value is not what was written.
     Corrupt,
-    /// No more keys fit.
+    /// The store is full.
     Full,
     /// There is no such key.
     NotFound,
@@ -83,10 +83,10 @@ impl ErrorKind {
         match self {
             Self::Unavailable => "the store is unavailable",
             Self::Timeout => "no answer within the deadline",
-            Self::Overloaded => "too many requests are waiting",
-            Self::Contended => "the key was changed by others at each attempt",
+            Self::Overloaded => "too many calls are in flight",
+            Self::Contended => "every attempt lost to a concurrent writer",
             Self::Corrupt => "the stored value is corrupt",
-            Self::Full => "no more keys fit",
+            Self::Full => "the store is full",
             Self::NotFound => "there is no such key",
             Self::NotANumber => "the value is not a number",
             Self::OutOfRange => "the number would leave its range",

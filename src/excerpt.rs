@@ -1,4 +1,4 @@
-//! Foreign bytes in messages: escaped, so that they cannot forge a line, and cut.
+//! Excerpts of foreign bytes for messages: escaped, so that they cannot forge a line, and cut.
 
 use std::fmt;
 

@@ -96,13 +96,7 @@
 //!
 //! # Which strategy
 //!
-//! | strategy | choose it for | bursts | accuracy | memory of a key |
-//! | --- | --- | --- | --- | --- |
-//! | [`TokenBucket`] (default) | most APIs: smooth, with a burst that you set | up to the burst | exact | one table slot |
-//! | [`LeakyBucket`], [`Gcra`] | the same, if your team knows it by that name | up to the burst | exact | one table slot |
-//! | [`FixedWindow`] | quotas of a calendar: a day, an hour | the limit at once; twice around a boundary | exact in its window | one table slot |
-//! | [`SlidingWindowCounter`] | "N in any minute", about, for little memory | the limit, fading | an estimate | one table slot |
-//! | [`SlidingWindowLog`] | "N in any minute", exactly; small N | the limit | exact in every window | 16 bytes a hit |
+#![doc = include_str!("../docs/tables/strategies.md")]
 //!
 //! # Which backend
 //!
@@ -115,26 +109,7 @@
 //! Take `Memcached` if you run it already and can bear that its counts start over when a server restarts or
 //! evicts. A hit is two round trips, or one if it is denied; hits on one key at once share them.
 //!
-//! | backend | survives a restart | shared by processes | locks | a hit costs | feature |
-//! | --- | --- | --- | --- | --- | --- |
-//! | [`InMemory`] | no | no | in the process, FIFO or not | well under a microsecond | none |
-#![cfg_attr(
-    feature = "redis",
-    doc = "| [`Redis`] | as the server does | yes | on the server, with fencing; Redlock | one round trip | `redis` |"
-)]
-#![cfg_attr(
-    not(feature = "redis"),
-    doc = "| `Redis` | as the server does | yes | on the server, with fencing; Redlock | one round trip | `redis` |"
-)]
-#![cfg_attr(
-    feature = "memcached",
-    doc = "| [`Memcached`] | until the server restarts or evicts | yes | best effort | two round trips, one if denied | `memcached` |"
-)]
-#![cfg_attr(
-    not(feature = "memcached"),
-    doc = "| `Memcached` | until the server restarts or evicts | yes | best effort | two round trips, one if denied | `memcached` |"
-)]
-//! | your own | as you build it | as you build it | as you build it | | `conformance` has the test suite |
+#![doc = include_str!("../docs/tables/backends.md")]
 //!
 //! [`guide`] has a page on each.
 //!
@@ -143,12 +118,7 @@
 //! A throttle fails closed by default: it denies, for a second. Where a customer turned away is worse than an
 //! unlimited minute, let it fail open by [`OnError::Allow`].
 //!
-//! | [`OnError`] | a hit is then | choose it where |
-//! | --- | --- | --- |
-//! | `Throttle` (default) | denied, to be tried again in a second | too much let through does harm: logins, payments |
-//! | `Allow` | passed, uncounted | a customer turned away is worse than an unlimited minute |
-//! | `Raise` | an `Err` | the caller has a better idea |
-//! | [`handler`](OnError::handler) | what your async function says | it depends on the key, the cost or the error |
+#![doc = include_str!("../docs/tables/policies.md")]
 //!
 //! No policy opens what is closed: a limit of 0, and a cost above the burst, are [`Outcome::Never`] without
 //! the store too (but for `Raise`, which returns the error). A decision says in
@@ -190,16 +160,11 @@
 //!
 //! # Features
 //!
-//! | feature | adds |
-//! | --- | --- |
-//! | `serde` | `Serialize` and `Deserialize` for [`Rate`], as its text |
-//! | `redis` | the backend `Redis`, on one server or what your own factory reaches |
-//! | `redis-cluster`, `redis-sentinel` | ... on a cluster, on the master that sentinels name |
-//! | `redis-rustls` | ... by TLS |
-//! | `conformance` | the suite that every backend must pass, for authors of backends |
-//! | `memcached` | the `Memcached` backend: one server or several, TCP or a UNIX socket |
+#![doc = include_str!("../docs/tables/features.md")]
 //!
 //! None is on by default.
+#![cfg_attr(not(feature = "redis"), doc = "\n[`Redis`]: guide::redis")]
+#![cfg_attr(not(feature = "memcached"), doc = "\n[`Memcached`]: guide::memcached")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod ambient;
@@ -223,7 +188,6 @@ mod rate;
 pub mod step;
 pub mod strategy;
 mod sync;
-
 mod throttle;
 mod timer;
 mod unwind;

@@ -1,4 +1,4 @@
-//! [`OnDrop`]: what must happen on every way out, also when a future is dropped.
+//! [`OnDrop`]: runs a cleanup on every way out, also when a future is dropped.
 
 /// Calls a closure when it is dropped, unless it was defused.
 #[derive(Debug)]

@@ -1,4 +1,4 @@
-//! [`OnError`]: what is decided when a backend fails. The only place that applies a policy.
+//! [`OnError`]: the policy for hits whose backend fails. The only module that applies a policy.
 
 use std::fmt;
 use std::future::Future;
@@ -48,9 +48,9 @@ pub enum OnError {
 }
 
 impl OnError {
-    /// What a denied caller is told to wait by default.
+    /// Default `retry_after` of a hit that the policy denies.
     pub const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(1);
-    /// How long a handler may take by default.
+    /// Default time limit of a handler.
     pub const DEFAULT_HANDLER_TIME: Duration = Duration::from_millis(250);
 
     /// Fails closed: denies, to be retried after `retry_after`, 1 ms or more.

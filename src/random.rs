@@ -1,4 +1,4 @@
-//! Random pauses, so that many waiters do not come back at the same moment, and names for owners.
+//! Random numbers: jitter for pauses, and unique names for owners.
 //!
 //! The numbers are a keyed hash of a counter, with keys that the system makes at random in each process:
 //! no two processes have the same, and none can be guessed from others. They are never meant for

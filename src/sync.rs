@@ -1,5 +1,5 @@
-//! The primitives of the code that is checked by a model: real ones, or, with the private
-//! `--cfg traffik_model`, ones whose every interleaving the checker chooses.
+//! Synchronization primitives of the code that is model-checked: real ones, or, with the private `--cfg
+//! traffik_model`, ones whose every interleaving the checker chooses.
 
 #[cfg(not(all(test, traffik_model)))]
 pub(crate) use {parking_lot::Mutex, std::sync::atomic::AtomicUsize};

@@ -1,4 +1,4 @@
-//! Time limits, and whether there is a tokio runtime to keep them.
+//! Time limits, and the check for a tokio runtime that can keep them.
 
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};

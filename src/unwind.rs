@@ -1,4 +1,4 @@
-//! Panics of a user's future, caught.
+//! Catches panics of a user's future.
 
 use std::any::Any;
 use std::future::{Future, poll_fn};

@@ -1,5 +1,5 @@
-//! [`Change`]: what an operation makes of a value. The operations are pure functions, the same in every
-//! backend that reads a value and writes it back.
+//! [`Change`]: the effect of an operation on a value. The operations are pure functions, the same in
+//! every backend that reads a value and writes it back.
 
 use std::time::Duration;
 

@@ -55,8 +55,9 @@ impl Stat {
 }
 
 impl BackendCore {
-    /// Creates the core of a backend called `name`, with a namespace and a clock; else the defaults: not
-    /// shared with other processes, and so not persistent, [`OnError::default`], [`LockOptions::new`].
+    /// Creates the core of a backend called `name`, with a namespace, a clock and the default settings:
+    /// not shared with other processes, and so not persistent, [`OnError::default`],
+    /// [`LockOptions::new`].
     ///
     /// # Errors
     ///
@@ -107,14 +108,14 @@ impl BackendCore {
         self
     }
 
-    /// Sets what is decided about a hit when the backend fails. Defaults to [`OnError::default`].
+    /// Sets the error policy of throttles that have none of their own. Defaults to [`OnError::default`].
     #[must_use]
     pub fn on_error(mut self, on_error: OnError) -> Self {
         self.on_error = on_error;
         self
     }
 
-    /// Sets the options of a lock that its user leaves unset. Defaults to [`LockOptions::new`].
+    /// Sets the default options of locks. Defaults to [`LockOptions::new`].
     #[must_use]
     pub fn lock(mut self, lock: LockOptions) -> Self {
         self.lock = lock;
@@ -145,13 +146,13 @@ impl BackendCore {
         self.shared
     }
 
-    /// Returns what is decided about a hit when the backend fails.
+    /// Returns the error policy of throttles that have none of their own.
     #[must_use]
     pub fn error_policy(&self) -> &OnError {
         &self.on_error
     }
 
-    /// Returns the options of a lock that its user leaves unset.
+    /// Returns the default options of locks.
     pub const fn lock_options(&self) -> LockOptions {
         self.lock
     }
@@ -162,13 +163,13 @@ impl BackendCore {
         &self.clock
     }
 
-    /// Returns how often that happened since the backend was built.
+    /// Returns the number of such events since the backend was built.
     #[must_use]
     pub fn stat(&self, stat: Stat) -> u64 {
         self.stats[stat as usize].load(Ordering::Relaxed)
     }
 
-    /// Counts one more event of that kind.
+    /// Counts one such event.
     pub fn record(&self, stat: Stat) {
         self.stats[stat as usize].fetch_add(1, Ordering::Relaxed);
     }

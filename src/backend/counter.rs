@@ -1,4 +1,4 @@
-//! The arithmetic of counters, the same in every backend.
+//! Counter arithmetic, the same in every backend.
 
 use super::{MAX_COUNTER, Result};
 use crate::error::{BackendError, ErrorKind};

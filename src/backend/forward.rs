@@ -1,4 +1,4 @@
-//! `Arc<B>` and `Box<B>` are backends if `B` is, a trait object too.
+//! Forwarding implementations: `Arc<B>` and `Box<B>` are backends if `B` is, trait objects too.
 
 // A default that is not forwarded would replace what the inner backend does.
 #![deny(clippy::missing_trait_methods)]

@@ -1,4 +1,4 @@
-//! [`Lifespans`]: how many lifespans a backend has, and whose turn it is to open or close it.
+//! [`Lifespans`]: counts the lifespans of a backend, and serializes its start and its end.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! [`Locks`]: work that only one may do at a time.
+//! [`Locks`]: the locks of a backend.
 
 use async_trait::async_trait;
 

@@ -1,15 +1,15 @@
-//! Where state lives: the [`Backend`] trait and its implementations.
+//! The [`Backend`] trait and its implementations.
 //!
-//! | backend | what survives a restart | shared by | locks | a hit costs | feature |
-//! | --- | --- | --- | --- | --- | --- |
-//! | [`InMemory`] | nothing | one process | FIFO or not, in the process | well under a microsecond | none |
-//! | `Redis` | what the server keeps | processes | on the server, with fencing; Redlock | one round trip | `redis` |
-//! | `Memcached` | nothing of the server's | processes | best effort, no fencing token | two round trips, one if denied | `memcached` |
+#![doc = include_str!("../../docs/tables/backends.md")]
 //!
 //! A backend of your own implements [`HasCore`], of [`Values`] `get` and `compare_and_set`, of [`Backend`]
 //! `clear` and `close`, and [`Locks`] if it has any. All else has defaults: other values and counters, and
 //! [`apply`](Backend::apply), which makes exact decisions from these two. The suite in
 //! `traffik::conformance` (feature `conformance`) checks it, whole or by part.
+#![cfg_attr(not(feature = "redis"), doc = "\n[`Redis`]: crate::guide::redis")]
+#![cfg_attr(feature = "redis", doc = "\n[`Redis`]: crate::Redis")]
+#![cfg_attr(not(feature = "memcached"), doc = "\n[`Memcached`]: crate::guide::memcached")]
+#![cfg_attr(feature = "memcached", doc = "\n[`Memcached`]: crate::Memcached")]
 
 mod change;
 mod core;

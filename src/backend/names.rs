@@ -1,5 +1,4 @@
-//! The names under which servers store things: readable where they are text, different for any two
-//! different keys.
+//! The names under which servers store things: readable where they are text, distinct for distinct keys.
 //!
 //! Visible ASCII stays as it is. Every other byte, and of the visible ones `%`, the braces and the
 //! separator, is `%` and two hexadecimal digits, as in a URL. So a part never holds the separator, and

@@ -1,4 +1,4 @@
-//! Optimistic concurrency: read, decide, and write if nobody wrote in between; else again, with backoff.
+//! Optimistic concurrency: read, decide, write if nothing changed, and retry with backoff otherwise.
 
 use std::future::Future;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Decisions: step by step like the pure function, and exact under concurrency.
+//! Checks decisions: step by step against the pure function, and exact under concurrency.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Initialize, ready, clear, close.
+//! Checks the lifecycle: initialize, ready, clear, close.
 
 use super::{Harness, Subject};
 use crate::backend::Ttl;

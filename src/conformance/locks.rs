@@ -1,4 +1,4 @@
-//! Locks.
+//! Checks locks.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;

@@ -1,4 +1,4 @@
-//! The user's own values.
+//! Checks the user's own values.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! [`LimitAnswer`]: what one limit says, and [`Outcome`]: what a service branches on.
+//! [`LimitAnswer`]: the answer of one limit, and [`Outcome`]: the three ways that a hit can go.
 
 use std::time::Duration;
 

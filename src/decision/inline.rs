@@ -1,4 +1,4 @@
-//! [`InlineDecision`]: a decision as far as it needs no heap.
+//! [`InlineDecision`]: a decision that fits without heap memory.
 //!
 //! It is copied and has nothing to drop, so a hit in memory hands it on in registers. A [`Decision`] in
 //! its place lies in memory wherever something might unwind: 40 ns a hit instead of 22, on the machine

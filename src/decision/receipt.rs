@@ -1,4 +1,4 @@
-//! [`Receipt`]: what a hit took.
+//! [`Receipt`]: the units that a hit took.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! [`Digest`]: what stands for a key that is too long to be stored.
+//! [`Digest`]: replaces a key that is too long to be stored.
 
 use sha2::{Digest as _, Sha256};
 

@@ -1,4 +1,4 @@
-//! Keys: what a limit is counted for.
+//! Keys: the callers, tenants or routes that a limit is counted for.
 //!
 //! A key travels in parts and is never joined to one text, so `("a:b", "c")` and `("a", "b:c")` differ.
 //! It is opaque and may be hostile: any bytes, and of any length. One of more than [`MAX_KEY_BYTES`] is

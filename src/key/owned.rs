@@ -1,4 +1,4 @@
-//! [`OwnedKey`]: a key that outlives what it was made from.
+//! [`OwnedKey`]: a key that owns its bytes.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! What is a key: text, bytes, integers, addresses, and tuples of them.
+//! The types that are keys: text, bytes, integers, addresses, and tuples of them.
 
 use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

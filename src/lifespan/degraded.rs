@@ -1,4 +1,4 @@
-//! The start of a lifespan without its store: a short wait, then a task that goes on connecting.
+//! A degraded start: a short wait for the store, then a task that goes on connecting.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;

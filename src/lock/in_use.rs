@@ -1,4 +1,4 @@
-//! [`InUse`]: whether the locks of a backend are in use, so that it stays connected for them.
+//! [`InUse`]: keeps a backend connected while its locks are in use.
 
 use std::fmt;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! A lock without a TTL, on a server that stores none without one: a lease that is renewed.
+//! Leases: a lock without a TTL on a server, which is stored with one and renewed.
 
 use std::future::Future;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! [`LockOptions`]: how a lock is taken, and [`LockRequest`]: the same, all set and checked.
+//! [`LockOptions`], and [`LockRequest`]: the same with nothing left unset.
 
 use std::time::Duration;
 
@@ -7,14 +7,14 @@ use tokio::time::Instant;
 use super::LockError;
 use crate::clock::monotonic_now;
 
-/// The most bytes of a lock's name.
+/// Maximum length of a lock's name, in bytes.
 pub const MAX_LOCK_NAME: usize = 200;
 
 /// Options of taking a lock: its TTL, and whether and how long to wait.
 ///
 /// What is not set comes from the backend's builder (`lock_ttl`, `lock_blocking`,
-/// `lock_blocking_timeout`), and if that does not say either, from the defaults below. What is set, also
-/// to `None`, always wins.
+/// `lock_blocking_timeout`), and what is not set there either from the defaults below. A value that is
+/// set, `None` included, always wins.
 ///
 /// ```
 /// use std::time::Duration;
@@ -35,31 +35,30 @@ pub struct LockOptions {
 }
 
 impl LockOptions {
-    /// Creates options that set nothing: all is as the backend's builder says.
+    /// Creates options in which everything is left to the backend's builder.
     pub const fn new() -> Self {
         Self { ttl: None, blocking: None, blocking_timeout: None }
     }
 
-    /// Sets after how long the lock frees itself, unless it is extended. Defaults to the backend's
-    /// `lock_ttl`, and that to none.
+    /// Sets the time after which the lock expires, unless it is extended. A TTL of zero is an error.
+    /// Defaults to the backend's `lock_ttl`, which defaults to `None`.
     ///
-    /// `None` means no expiry in memory. On a server it means a lease that is renewed while the guard
-    /// lives. A TTL of zero is an error.
+    /// `None` means no expiry in memory. On a server it means a lease, which is renewed while the guard
+    /// lives.
     pub const fn ttl(mut self, ttl: Option<Duration>) -> Self {
         self.ttl = Some(ttl);
         self
     }
 
-    /// Sets whether to wait for a lock that is held. Defaults to the backend's `lock_blocking`, and that
-    /// to true.
+    /// Sets whether to wait for a lock that is held. Defaults to the backend's `lock_blocking`, which
+    /// defaults to `true`.
     pub const fn blocking(mut self, blocking: bool) -> Self {
         self.blocking = Some(blocking);
         self
     }
 
-    /// Sets the longest wait, with the time that servers take to answer; `None` waits as long as it
-    /// takes. With zero it tries once. Defaults to the backend's `lock_blocking_timeout`, and that to
-    /// none.
+    /// Sets the longest wait, including the time that servers take to answer. `None` has no bound; zero
+    /// tries once. Defaults to the backend's `lock_blocking_timeout`, which defaults to `None`.
     pub const fn blocking_timeout(mut self, timeout: Option<Duration>) -> Self {
         self.blocking_timeout = Some(timeout);
         self
@@ -69,8 +68,9 @@ impl LockOptions {
         self.ttl.flatten()
     }
 
-    /// Returns the request for the lock of that name: what is not set comes from `defaults`, a backend's
-    /// [`lock_options`](crate::backend::BackendCore::lock_options). For authors of backends.
+    /// Returns the request for the lock of that name, with `defaults` (a backend's
+    /// [`lock_options`](crate::backend::BackendCore::lock_options)) for what is not set. For authors of
+    /// backends.
     ///
     /// # Errors
     ///
@@ -92,8 +92,8 @@ impl LockOptions {
     }
 }
 
-/// How a lock is taken, with nothing left unset, as [`LockOptions::resolve`] returns it. For authors of
-/// backends.
+/// The options of a lock with the backend's defaults filled in, as [`LockOptions::resolve`] returns it.
+/// For authors of backends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LockRequest {
     ttl: Option<Duration>,
@@ -102,26 +102,27 @@ pub struct LockRequest {
 }
 
 impl LockRequest {
-    /// Returns after how long the lock frees itself; `None` if it does not.
+    /// Returns the TTL; `None` if the lock does not expire.
     #[must_use]
     pub const fn ttl(&self) -> Option<Duration> {
         self.ttl
     }
 
-    /// Returns whether to wait for a lock that is held; if not, it is tried once.
+    /// Returns `true` if the caller waits for a lock that is held, and `false` if it tries once.
     #[must_use]
     pub fn waits(&self) -> bool {
         self.blocking && self.timeout != Some(Duration::ZERO)
     }
 
-    /// Returns when a wait that begins now ends: at once if it does not wait, never if `None`.
+    /// Returns when a wait that begins now ends: now if the caller does not wait, and `None` if the wait
+    /// has no bound.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         let wait = if self.blocking { self.timeout? } else { Duration::ZERO };
         monotonic_now().checked_add(wait)
     }
 
-    /// Returns the error of a lock that another holds until the wait is over.
+    /// Returns the error for a lock that stayed held until the wait was over.
     #[must_use]
     pub fn refusal(&self) -> LockError {
         match self.blocking {

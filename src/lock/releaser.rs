@@ -1,4 +1,4 @@
-//! Releasing locks on a server in the background.
+//! Releases locks on a server in the background.
 //!
 //! A guard may be dropped anywhere: in a task, on a plain thread, while unwinding, after its runtime is
 //! gone. And a try may end without an answer, so that nobody knows whether it took the lock. Both are put

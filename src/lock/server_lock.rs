@@ -1,4 +1,4 @@
-//! [`ServerLock`]: what a guard holds of a lock that servers keep.
+//! [`ServerLock`]: the held state of a lock on a server, behind its guard.
 
 use std::future::Future;
 use std::sync::Arc;

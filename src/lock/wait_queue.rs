@@ -1,4 +1,4 @@
-//! Waiting for a lock that a server keeps: one waiter of each name asks it, the others are queued.
+//! The wait queue of a lock on a server: one waiter of each name asks the server, the others are queued.
 //!
 //! In the process it is first come, first served. Across processes nothing is promised: the client that
 //! asks first after a release has the lock, and the pauses between are random so that nobody always

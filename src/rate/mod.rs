@@ -1,4 +1,4 @@
-//! [`Rate`]: how much may pass in how long.
+//! [`Rate`]: a limit of units in a period.
 
 mod grammar;
 #[cfg(feature = "serde")]

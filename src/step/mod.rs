@@ -18,10 +18,10 @@ use crate::decision::Decision;
 use crate::strategy::meter::Demand;
 use crate::strategy::{Answer, CorruptState, Limit, Op, PartId, State};
 
-/// The most limits of one step, and so of one hit.
+/// Maximum number of limits of one step, and so of one hit.
 pub const MAX_LIMITS: usize = 8;
 
-/// The most rates that hits bring to one key and that count at the same time.
+/// Maximum number of rates that hits bring to one key and that count at the same time.
 pub const MAX_RATES_PER_KEY: usize = 32;
 
 /// How far a clock may step back and still find what was over before, in microseconds: an hour.
@@ -41,7 +41,7 @@ pub struct Step<'a> {
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Evaluation {
-    /// The answer.
+    /// The decision.
     pub decision: Decision,
     /// What must be stored for the answer to hold; `None` if the stored value stays as it is.
     pub write: Option<Write>,

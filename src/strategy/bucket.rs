@@ -1,4 +1,4 @@
-//! One core under three names: a bucket that drains (or refills) all the time.
+//! Token bucket, leaky bucket and GCRA: one core under three names.
 //!
 //! Token bucket, leaky bucket as a meter, and the generic cell rate algorithm (ITU-T I.371, ATM Forum
 //! TM 4.0) admit exactly the same hits; they differ in what they call the number that they keep. Here

@@ -1,4 +1,4 @@
-//! Fixed windows, counted from the Unix epoch.
+//! Fixed windows, aligned to the Unix epoch.
 
 use super::meter::{self, Demand, Meter};
 use super::{Answer, CorruptState, LimitError, Op, State, Strategy, StrategyId};

@@ -1,4 +1,4 @@
-//! [`Limit`]: a rate and the strategy that keeps it, checked and ready to run.
+//! [`Limit`]: a rate and its strategy, checked and ready to run.
 
 use std::borrow::Cow;
 use std::fmt;

@@ -1,17 +1,10 @@
-//! How hits are counted against a rate.
+//! Strategies: the ways to count hits against a rate.
 //!
 //! A strategy is a pure function of rate, state, time and cost. It does no I/O, asks no clock, takes
 //! no lock and uses no floating point. Every backend runs the same function, or a script that is held
 //! to it by tests.
 //!
-//! | strategy | accuracy | state of a key | bursts |
-//! | --- | --- | --- | --- |
-//! | [`TokenBucket`] (default) | exact | 16 bytes | up to the rate's burst at once, then smooth; may go into debt |
-//! | [`LeakyBucket`] | exact | 16 bytes | the same core seen as a meter that drains |
-//! | [`Gcra`] | exact | 16 bytes | the same core under the name from ATM networks |
-//! | [`FixedWindow`] | up to twice the limit around a boundary | 8 bytes | the whole limit at the start of a window |
-//! | [`SlidingWindowCounter`] | an estimate: assumes that the last window was even | 16 bytes | the limit, then as the last window fades |
-//! | [`SlidingWindowLog`] | exact in every window | 16 bytes a hit | the limit, then as each hit leaves |
+#![doc = include_str!("../../docs/tables/strategies.md")]
 //!
 //! A strategy of your own implements [`Strategy`]; it works on every backend.
 

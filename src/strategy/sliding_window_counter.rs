@@ -1,4 +1,4 @@
-//! The sliding window counter: two fixed windows, the older one fading.
+//! The sliding window counter: two fixed windows, of which the older one fades.
 
 use super::meter::{self, Demand, Meter};
 use super::{Answer, CorruptState, LimitError, Op, State, Strategy, StrategyId};

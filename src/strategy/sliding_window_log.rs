@@ -1,4 +1,4 @@
-//! The sliding window log: each hit is remembered until it is one period old.
+//! The sliding window log: remembers each hit for one period.
 
 use super::{Answer, CorruptState, LimitError, Op, State, Strategy, StrategyId, Verdict};
 use crate::clock::Timestamp;

@@ -1,4 +1,4 @@
-//! [`State`]: what a strategy remembers of a key.
+//! [`State`]: the state of one key under one strategy.
 
 use crate::clock::Timestamp;
 

@@ -1,4 +1,4 @@
-//! [`ThrottleBuilder`]. Setters cannot fail; `build` checks everything.
+//! [`ThrottleBuilder`].
 
 use std::fmt;
 use std::sync::Arc;
@@ -46,7 +46,7 @@ struct LimitSpec {
     name: Option<String>,
 }
 
-/// A [`Rate`], or its text.
+/// A [`Rate`], or text that is parsed as one.
 pub trait IntoRate {
     /// Returns the rate, or why it is none.
     ///
@@ -96,8 +96,8 @@ impl ThrottleBuilder {
         }
     }
 
-    /// Adds a rate, kept by the throttle's [`strategy`](Self::strategy). A hit must pass all of them;
-    /// there are at most eight.
+    /// Adds a rate, which uses the throttle's [`strategy`](Self::strategy). A hit must pass all rates.
+    /// There are at most eight.
     pub fn rate(mut self, rate: impl IntoRate) -> Self {
         self.limits.push(LimitSpec { rate: rate.into_rate(), strategy: None, name: None });
         self
@@ -108,7 +108,7 @@ impl ThrottleBuilder {
         rates.into_iter().fold(self, Self::rate)
     }
 
-    /// Adds a rate with its own strategy. An `Arc<dyn Strategy>` is one too.
+    /// Adds a rate with its own strategy, which may be an `Arc<dyn Strategy>`.
     pub fn limit(mut self, rate: impl IntoRate, strategy: impl Strategy) -> Self {
         let strategy = Some(strategy::erase(strategy));
         self.limits.push(LimitSpec { rate: rate.into_rate(), strategy, name: None });
@@ -139,9 +139,9 @@ impl ThrottleBuilder {
         self
     }
 
-    /// Sets how rates are counted that have no strategy of their own. Defaults to [`TokenBucket`].
+    /// Sets the strategy of rates that have none of their own. Defaults to [`TokenBucket`].
     ///
-    /// One that is chosen at run time is an `Arc<dyn Strategy>`:
+    /// A strategy that is chosen at run time is an `Arc<dyn Strategy>`:
     ///
     /// ```
     /// use std::sync::Arc;
@@ -162,40 +162,43 @@ impl ThrottleBuilder {
         self
     }
 
-    /// Sets where the state lives. An `Arc<dyn Backend>` is a backend too. Defaults to the backend that is
-    /// current in the task of each hit; see [`ambient::with_backend`](crate::ambient::with_backend).
+    /// Sets the backend that keeps the state, which may be an `Arc<dyn Backend>`. Defaults to the backend
+    /// that is current in the task of each hit; see
+    /// [`ambient::with_backend`](crate::ambient::with_backend).
     pub fn backend(mut self, backend: impl Backend) -> Self {
         self.backend = Some(backend::erase(backend));
         self
     }
 
-    /// Sets what is decided when the backend fails. Defaults to the backend's own policy.
+    /// Sets the error policy: what is decided when the backend fails. Defaults to the backend's own
+    /// policy.
     pub fn on_error(mut self, policy: OnError) -> Self {
         self.on_error = Some(policy);
         self
     }
 
-    /// Sets the longest that a hit takes, waiting for connections and retries included; then the error
-    /// policy decides. An error handler has its own limit on top of it. Above zero. Defaults to 250 ms.
+    /// Sets the deadline of a hit, with the wait for connections and retries; when it passes, the error
+    /// policy decides. An error handler has its own limit on top of it. Must be above zero. Defaults to
+    /// 250 ms.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
     }
 
-    /// Sets the least `retry_after` of a denied hit, rounded up to the microsecond; a hit that passes never
-    /// waits. Defaults to zero.
+    /// Sets the minimum `retry_after` of a denied hit, rounded up to the microsecond. Has no effect on
+    /// hits that pass. Defaults to zero.
     pub fn min_retry_after(mut self, wait: Duration) -> Self {
         self.min_retry_after = wait;
         self
     }
 
-    /// Sets the units that a hit costs where it does not say. Defaults to 1.
+    /// Sets the default cost of a hit, in units. Defaults to 1.
     pub fn cost(mut self, units: u32) -> Self {
         self.cost = units;
         self
     }
 
-    /// Checks everything and makes the throttle.
+    /// Checks the settings and builds the throttle.
     ///
     /// # Errors
     ///

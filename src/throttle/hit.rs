@@ -230,7 +230,7 @@ impl Throttle {
             return Ok(Decision::pass(DecidedBy::Unlimited));
         }
         let backend = self.backend()?;
-        match self.ask(&**backend, key, step).await {
+        match self.apply(&**backend, key, step).await {
             Ok(decision) => {
                 let fingerprint = || self.fingerprint(key, &**backend);
                 Ok(decision.map(|inline| self.finish(key, inline, fingerprint)))

@@ -1,6 +1,6 @@
-//! [`Throttle`]: what a service holds and asks.
+//! [`Throttle`]: a named limit, and the handle that a service holds.
 
-mod ask;
+mod backend_call;
 mod builder;
 mod hit;
 mod refund;
@@ -61,7 +61,7 @@ struct ThrottleInner {
 }
 
 impl Throttle {
-    /// The longest that a hit takes by default; an error handler has its own limit on top of it.
+    /// Default deadline of a hit. An error handler has its own limit on top of it.
     pub const DEFAULT_DEADLINE: Duration = Duration::from_millis(250);
 
     /// Starts a throttle called `name` (its uid): 1 to 128 bytes without control characters.

@@ -1,4 +1,4 @@
-//! Giving back and forgetting: [`Throttle::refund`] and [`Throttle::reset`].
+//! [`Throttle::refund`] and [`Throttle::reset`].
 
 use super::Throttle;
 use crate::decision::Receipt;
@@ -50,7 +50,7 @@ impl Throttle {
         let limits = receipt.limits().unwrap_or(&self.inner.limits);
         let op = Op::Refund { taken_at: receipt.taken_at() };
         let step = Step::of_apart(limits, receipt.cost(), op);
-        self.ask(&**backend, key, &step).await.map(drop).map_err(Error::from)
+        self.apply(&**backend, key, &step).await.map(drop).map_err(Error::from)
     }
 
     /// Forgets what was counted for a key, under every rate.

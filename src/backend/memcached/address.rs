@@ -1,4 +1,4 @@
-//! Where a server is: a host and a port, or a socket in the file system.
+//! The address of a server: a host and a port, or a unix socket.
 
 use std::fmt;
 use std::io;

@@ -18,7 +18,7 @@ const LONGEST_CALL: Duration = Duration::from_secs(60);
 /// Below it a renewal might come too late.
 const SHORTEST_LEASE: Duration = Duration::from_secs(1);
 
-/// Builds a [`Memcached`] backend. Setters cannot fail; `build` checks everything.
+/// Builds a [`Memcached`] backend. Setters cannot fail; `build` checks the settings.
 #[must_use = "a builder does nothing until `build`"]
 pub struct MemcachedBuilder {
     host: Option<String>,
@@ -70,109 +70,114 @@ impl MemcachedBuilder {
     /// Adds a server as `memcached://host`, `memcached://host:port` or `memcached+unix:///path`, instead
     /// of a host and port.
     ///
-    /// Each further call adds a node; keys are spread over all of them by rendezvous hashing, so every
-    /// process must list the same nodes, spelled identically, in any order. Adding or removing a node moves
-    /// only its own share of the keys, whose limits start over.
+    /// Each further call adds a node. Keys are spread over the nodes by rendezvous hashing, so all
+    /// processes must list the same nodes, spelled identically, in any order. Adding or removing a node
+    /// remaps only that node's share of the keys; their limits start over.
     pub fn url(mut self, url: impl Into<String>) -> Self {
         self.urls.push(url.into());
         self
     }
 
-    /// Sets the most connections to each node, of each runtime in which the backend is used; 1 to 4096.
-    /// Defaults to [`Memcached::DEFAULT_POOL_SIZE`]. One connection serves one call at a time.
+    /// Sets the maximum number of connections to each node, for each runtime in which the backend is
+    /// used. Must be from 1 to 4096. Defaults to [`Memcached::DEFAULT_POOL_SIZE`]. A connection serves
+    /// one call at a time.
     ///
-    /// All processes together should stay below what a server has (`-c`, 1024 by default). Where it has
-    /// fewer, calls wait for the connections that are open.
+    /// Keep the sum over all processes below the server's own limit (`-c`, 1024 by default). If the
+    /// server accepts fewer, calls share the connections that are open.
     pub fn pool_size(mut self, connections: usize) -> Self {
         self.pool_size = connections;
         self
     }
 
-    /// Sets how many connections to each node `initialize` (a lifespan) opens at once; at most
-    /// [`pool_size`](Self::pool_size). Defaults to 1.
+    /// Sets the number of connections to each node that `initialize` (a lifespan) opens. Must not be
+    /// above [`pool_size`](Self::pool_size). Defaults to 1.
     pub fn pool_minsize(mut self, connections: usize) -> Self {
         self.pool_minsize = connections;
         self
     }
 
-    /// Sets how long one call to a server may take, with the wait for a connection and, within half of
-    /// it, the making of one; above zero, at most a minute. A decision takes one call or two, and more if
-    /// others change the same key. Defaults to [`Memcached::DEFAULT_COMMAND_TIMEOUT`], below a throttle's
-    /// own deadline, so that an error tells what was slow.
+    /// Sets the timeout of one call to a server. It includes the wait for a connection and, for half of
+    /// it at most, the time to make one. Must be above zero and at most a minute. Defaults to
+    /// [`Memcached::DEFAULT_COMMAND_TIMEOUT`], which is below a throttle's own deadline, so that an error
+    /// tells what was slow.
+    ///
+    /// A decision takes one or two calls, and more if others change the same key.
     pub fn command_timeout(mut self, timeout: Duration) -> Self {
         self.command_timeout = timeout;
         self
     }
 
-    /// Sets whether [`clear`](crate::Backend::clear) can tell what was stored before it. Defaults to
-    /// false: then `clear` is not supported, and the end of a lifespan leaves everything to expire.
+    /// Sets whether [`clear`](crate::Backend::clear) is supported. Defaults to `false`: then the end of a
+    /// lifespan leaves everything to expire.
     ///
-    /// Costs no round trip: a number of each node, its generation, is read together with each item. All
-    /// processes of a namespace must agree on this: what one stores that does not track, the others take
-    /// for missing. See the [module's](super) guarantees.
+    /// Tracking takes no round trip: the generation number of each node is read together with each item.
+    /// All processes of a namespace must agree on this setting, because a process that tracks ignores
+    /// items of one that does not. See the [module's](super) guarantees.
     pub fn track_keys(mut self, track_keys: bool) -> Self {
         self.track_keys = track_keys;
         self
     }
 
-    /// Sets the namespace, which begins every key; 1 to 64 bytes of letters, digits and `_.:-`. Defaults to
-    /// `:memcached:`.
+    /// Sets the namespace, the prefix of every key: 1 to 64 bytes of letters, digits and `_.:-`. Defaults
+    /// to `:memcached:`.
     pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
         self.namespace = namespace.into();
         self
     }
 
-    /// Sets whether the end of a lifespan keeps what was counted. Defaults to `true`: other processes
-    /// count on the same server, and a rolling deploy must not reset every limit. With `false` the end
-    /// of the last lifespan in this process clears the namespace for all of them, and a warning is logged
-    /// when it begins; it needs [`track_keys`](Self::track_keys).
+    /// Sets whether counted hits outlive the lifespan. Defaults to `true`: other processes count on the
+    /// same server, and a rolling deploy must not reset every limit. With `false` the end of the last
+    /// lifespan in this process clears the namespace for all of them; a warning is logged when it begins.
+    /// `false` needs [`track_keys`](Self::track_keys).
     pub fn persistent(mut self, persistent: bool) -> Self {
         self.persistent = persistent;
         self
     }
 
-    /// Sets what is decided when the backend fails, for throttles without a policy. Defaults to
-    /// [`OnError::default`].
+    /// Sets the error policy of throttles that have none of their own: what is decided when the backend
+    /// fails. Defaults to [`OnError::default`].
     pub fn on_error(mut self, policy: OnError) -> Self {
         self.on_error = policy;
         self
     }
 
-    /// Sets whether a lock is waited for, where its options do not say. Defaults to true.
+    /// Sets the default of [`LockOptions::blocking`](crate::LockOptions::blocking): whether to wait for a
+    /// lock that is held. Defaults to `true`.
     pub fn lock_blocking(mut self, blocking: bool) -> Self {
         self.lock = self.lock.blocking(blocking);
         self
     }
 
-    /// Sets after what time a lock frees itself, where its options do not say; above zero. Defaults to
-    /// none: such a lock is a [lease](Self::lock_lease).
+    /// Sets the default of [`LockOptions::ttl`](crate::LockOptions::ttl): the time after which a lock
+    /// expires. Must be above zero. Defaults to `None`: such a lock is a [lease](Self::lock_lease).
     pub fn lock_ttl(mut self, ttl: Option<Duration>) -> Self {
         self.lock = self.lock.ttl(ttl);
         self
     }
 
-    /// Sets the TTL of a lease, which a lock without a TTL is: it is renewed every third of this while
-    /// its guard lives, for a day at most. After a crash the lock is free some 2 s after the lease ends.
-    /// 1 s or more. Defaults to [`Memcached::DEFAULT_LOCK_LEASE`].
+    /// Sets the TTL of a lease, which is a lock without a TTL of its own. It is renewed every third of
+    /// this time while its guard lives, for a day at most. After a crash the lock is free some 2 s after
+    /// the lease ends. Must be at least 1 s. Defaults to [`Memcached::DEFAULT_LOCK_LEASE`].
     pub fn lock_lease(mut self, ttl: Duration) -> Self {
         self.lock_lease = ttl;
         self
     }
 
-    /// Sets the longest wait for a lock, where its options do not say. Defaults to none.
+    /// Sets the default of [`LockOptions::blocking_timeout`](crate::LockOptions::blocking_timeout): the
+    /// longest wait for a lock. Defaults to `None`, which has no bound.
     pub fn lock_blocking_timeout(mut self, timeout: Option<Duration>) -> Self {
         self.lock = self.lock.blocking_timeout(timeout);
         self
     }
 
-    /// Sets where the time comes from. Defaults to the [`WallClock`], on which all processes must agree.
-    /// With another one servers keep each item for an hour at least.
+    /// Sets the clock. Defaults to the [`WallClock`], on which all processes must agree. With any other
+    /// clock, servers keep each item for an hour at least.
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.clock = Some(Arc::new(clock));
         self
     }
 
-    /// Checks everything and makes the backend. Connects to nothing yet.
+    /// Checks the settings and builds the backend. Does not connect.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! Hits on one key at the same time in one process are decided together.
+//! Coalesces concurrent hits on one key in one process.
 //!
 //! Two attempts at the same moment spoil each other: one of them read what the other is changing. So each
 //! hit leaves what it asks for, and one task decides all that is there by one read and one write. A hot

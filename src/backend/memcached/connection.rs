@@ -1,4 +1,4 @@
-//! One connection: sends a command and reads its answer.
+//! One connection: sends a command and reads its reply.
 //!
 //! The client lives for one command. It has a read buffer, in which nothing must be left for the next one;
 //! that it has read all of a reply, and that no more came in, is checked by the stream under it.

@@ -1,4 +1,4 @@
-//! What a failure says: above all, whether the command may have been carried out.
+//! Maps failures to errors: above all, whether the command may have been carried out.
 
 use std::io;
 

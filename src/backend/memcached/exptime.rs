@@ -1,4 +1,4 @@
-//! When a server forgets an item: whole seconds, and two ways to write them.
+//! The `exptime` of an item: whole seconds, in two forms.
 //!
 //! A server counts in ticks of a second, so an item may go up to a second early; one second more makes up
 //! for it. On a busy machine the tick itself comes late, and items go early by as much: that was seen to

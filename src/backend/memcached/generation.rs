@@ -1,4 +1,4 @@
-//! The generation of a node's items, so that `clear` is one step for each node.
+//! The generation of a node's items, which makes `clear` one step for each node.
 //!
 //! A server cannot list its keys. With `track_keys` each node has one item more, which holds a number, and
 //! each item that is written there carries the number that was read beside it. An item of another

@@ -1,4 +1,4 @@
-//! All nodes at the same time: which of them answer, and what is done on each.
+//! Operations on all nodes at the same time, and which nodes answer.
 
 use std::future::Future;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! What an item holds: the instant at which it ends, its generation, and the value.
+//! The format of an item: the instant at which it ends, its generation, and the value.
 //!
 //! ```text
 //! mark        u8   = 2, or 3 with a generation

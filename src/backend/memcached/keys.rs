@@ -1,4 +1,4 @@
-//! Names of items: visible ASCII, at most 250 bytes, different for any two different keys.
+//! Item names: visible ASCII, at most 250 bytes, distinct for distinct keys.
 //!
 //! ```text
 //! <namespace>/v/<name>               a user's value

@@ -1,4 +1,4 @@
-//! Locks: an item that only one can add, with its owner's name in it.
+//! Locks: an item that only one client can add, with its owner's name in it.
 //!
 //! Released and extended by `cas`, so never another's. Best effort: a server that is short of memory may
 //! evict the item, and one that restarts has forgotten it; then a second holder gets the lock while the

@@ -187,12 +187,12 @@ struct MemcachedInner {
 }
 
 impl Memcached {
-    /// Connections to each node by default: where one more brought nothing in a measurement with 64
-    /// tasks.
+    /// Default maximum number of connections to each node. More brought no throughput in a measurement
+    /// with 64 tasks.
     pub const DEFAULT_POOL_SIZE: usize = 32;
-    /// How long a call may take by default.
+    /// Default timeout of one call to a server.
     pub const DEFAULT_COMMAND_TIMEOUT: Duration = Duration::from_millis(200);
-    /// The lease of a lock without a TTL by default.
+    /// Default TTL of a lease, which is a lock without a TTL of its own.
     pub const DEFAULT_LOCK_LEASE: Duration = Duration::from_secs(30);
 
     /// Starts from the default settings: one server on `127.0.0.1:11211`.

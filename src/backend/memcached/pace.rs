@@ -1,4 +1,4 @@
-//! How fast one process goes on with a key that others want, too.
+//! Backoff between attempts on a key that several processes write.
 //!
 //! Each write makes the attempts of all others fail, so who is fast could keep those who are slow from ever
 //! writing. The one that lost tries again at once: the older its hits are, the less they can wait. The one

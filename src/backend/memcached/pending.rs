@@ -1,4 +1,4 @@
-//! [`PendingHit`]: a hit that waits for its decision.
+//! [`PendingHit`]: a queued hit that waits for its decision.
 
 use std::thread;
 

@@ -1,4 +1,4 @@
-//! The user's own values: read the item, change it, write it if nobody wrote in between.
+//! The user's own values, by `gets` and `cas`.
 //!
 //! The server's own `incr` and `decr` are of no use here. They take `" 1"` and `"1 "` for numbers, wrap at
 //! 2^64, leave spaces behind, and nobody can tell whether the item has an expiry. So a count is read,

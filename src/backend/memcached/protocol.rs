@@ -1,4 +1,4 @@
-//! The commands that are used, and their answers.
+//! The commands that are used, and their replies.
 //!
 //! Only commands with a reply. The client's `set` and `delete` have none, so their errors would be lost;
 //! all that is written goes by `add` and `cas`.

@@ -1,4 +1,4 @@
-//! Looks at a reply while it comes in. No I/O.
+//! Checks a reply while it comes in. No I/O.
 //!
 //! The client trusts what it reads: it takes any line for the success of an `add`, allocates whatever
 //! length a line announces, and compares no key. So each line passes here before. A reply is bounded

@@ -1,4 +1,4 @@
-//! One item, read and written if nobody came between: what decisions and values have in common.
+//! Optimistic reads and writes of one item, for decisions and values.
 
 use super::exptime::LONG_PAST;
 use super::generation::Generation;

@@ -1,5 +1,5 @@
-//! The stream under the client, for one command: one packet a command, a reply that is looked at before
-//! it is handed on, and whether anything was sent.
+//! The stream under the client, for one command: sends the command as one packet, checks the reply before
+//! handing it on, and knows whether anything was sent.
 
 use std::io;
 use std::pin::Pin;

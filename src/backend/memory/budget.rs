@@ -1,4 +1,4 @@
-//! How many keys there may be.
+//! The number of keys, bounded by `max_keys`.
 
 use std::sync::atomic::Ordering;
 

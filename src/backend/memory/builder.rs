@@ -14,7 +14,7 @@ use crate::on_error::OnError;
 /// The most shards.
 const MAX_SHARDS: usize = 65_536;
 
-/// In which order those who wait for a lock get it.
+/// The order in which waiters get a lock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LockKind {
@@ -26,8 +26,8 @@ pub enum LockKind {
     Unfair,
 }
 
-/// The answer to a hit that its limits would let pass and that needs the first place of its key,
-/// when no more keys fit. A hit that its limits deny is denied in any case.
+/// The decision about a hit that needs room for a new key when `max_keys` is reached. A hit that its
+/// limits deny is denied in any case.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Overflow {
@@ -39,7 +39,7 @@ pub enum Overflow {
     Allow,
 }
 
-/// Builds an [`InMemory`] backend. Setters cannot fail; `build` checks everything.
+/// Builds an [`InMemory`] backend. Setters cannot fail; `build` checks the settings.
 #[must_use = "a builder does nothing until `build`"]
 pub struct InMemoryBuilder {
     namespace: String,
@@ -70,30 +70,31 @@ impl InMemoryBuilder {
         }
     }
 
-    /// Sets the namespace, for logs: each in-memory backend keeps its keys to itself. 1 to 64 bytes of
-    /// letters, digits and `_.:-`. Defaults to `:memory:`.
+    /// Sets the namespace, which is used in logs: in-memory backends share nothing. Must be 1 to 64 bytes
+    /// of letters, digits and `_.:-`. Defaults to `:memory:`.
     pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
         self.namespace = namespace.into();
         self
     }
 
-    /// Sets whether the end of a lifespan keeps what was counted, for the next one of the same backend.
-    /// Defaults to false.
+    /// Sets whether counted hits outlive a lifespan, for the next lifespan of the same backend. Defaults
+    /// to `false`.
     pub fn persistent(mut self, persistent: bool) -> Self {
         self.persistent = persistent;
         self
     }
 
-    /// Sets what is decided when the backend fails, for throttles without a policy. Memory itself does not
-    /// fail; a user's strategy that finds its state corrupt does. Defaults to [`OnError::default`].
+    /// Sets the error policy of throttles that have none of their own: what is decided when the backend
+    /// fails. Memory itself does not fail; a custom strategy that finds its state corrupt does. Defaults
+    /// to [`OnError::default`].
     pub fn on_error(mut self, policy: OnError) -> Self {
         self.on_error = policy;
         self
     }
 
-    /// Sets the number of shards, 1 to 65,536. Each has its own lock. More of them
-    /// make the pauses shorter in which one grows, and take more memory. Defaults to 16 for each core,
-    /// as a power of two, and at least 64.
+    /// Sets the number of shards, from 1 to 65,536. Each shard has its own lock. More shards shorten the
+    /// pause while a table grows and use more memory. Defaults to 16 for each core, rounded up to a power
+    /// of two, and at least 64.
     pub fn number_of_shards(mut self, shards: usize) -> Self {
         self.number_of_shards = Some(shards);
         self
@@ -106,8 +107,8 @@ impl InMemoryBuilder {
         })
     }
 
-    /// Sets how often a background task looks for expired keys; above zero. `None` leaves
-    /// that to new keys, each of which looks at a few others. Defaults to 10 s.
+    /// Sets the interval at which a background task removes expired keys. Must be above zero. With `None`
+    /// only new keys remove others: each insert looks at a few. Defaults to 10 s.
     ///
     /// The task runs from `initialize` (a lifespan) until the backend is closed or dropped.
     pub fn cleanup_frequency(mut self, frequency: Option<Duration>) -> Self {
@@ -115,38 +116,39 @@ impl InMemoryBuilder {
         self
     }
 
-    /// Sets in which order waiters get a lock. Defaults to [`LockKind::Unfair`].
+    /// Sets the order in which waiters get a lock. Defaults to [`LockKind::Unfair`].
     pub fn lock_kind(mut self, kind: LockKind) -> Self {
         self.lock_kind = kind;
         self
     }
 
-    /// Sets whether a lock is waited for, where its options do not say. Defaults to true.
+    /// Sets the default of [`LockOptions::blocking`](crate::LockOptions::blocking): whether to wait for a
+    /// lock that is held. Defaults to `true`.
     pub fn lock_blocking(mut self, blocking: bool) -> Self {
         self.lock = self.lock.blocking(blocking);
         self
     }
 
-    /// Sets after what time a lock frees itself, where its options do not say; above zero. Defaults to
-    /// never.
+    /// Sets the default of [`LockOptions::ttl`](crate::LockOptions::ttl): the time after which a lock
+    /// expires. Must be above zero. Defaults to `None`: it never expires.
     pub fn lock_ttl(mut self, ttl: Option<Duration>) -> Self {
         self.lock = self.lock.ttl(ttl);
         self
     }
 
-    /// Sets the longest wait for a lock, where its options do not say. Defaults to none.
+    /// Sets the default of [`LockOptions::blocking_timeout`](crate::LockOptions::blocking_timeout): the
+    /// longest wait for a lock. Defaults to `None`, which has no bound.
     pub fn lock_blocking_timeout(mut self, timeout: Option<Duration>) -> Self {
         self.lock = self.lock.blocking_timeout(timeout);
         self
     }
 
-    /// Sets the most keys at the same time, above zero. The key of a throttle counts as one, whatever
-    /// limits it has, and so does each value. `None` is no bound. Defaults to
-    /// [`InMemory::DEFAULT_MAX_KEYS`].
+    /// Sets the maximum number of keys, above zero. A key of a throttle counts as one, whatever limits it
+    /// has, and so does each value. `None` has no bound. Defaults to [`InMemory::DEFAULT_MAX_KEYS`].
     ///
-    /// What is over makes room: a bucket that is full again, a window that is past, an expired value. A
-    /// hit that finds all places taken looks at up to 512 of them. If all are in use, a new key gets
-    /// the [`overflow`](Self::overflow) answer. A key in use is never forgotten, and always has the room
+    /// Expired entries make room: a bucket that is full again, a window that is past, an expired value. A
+    /// hit that finds no free slot looks at up to 512 slots for one. If all are in use, a new key gets
+    /// the [`overflow`](Self::overflow) decision. A key in use is never evicted, and always has the room
     /// that its limits need: memory grows to `max_keys` times the number of limits at most, and the 32
     /// rates that hits may bring to a key.
     pub fn max_keys(mut self, keys: Option<usize>) -> Self {
@@ -154,22 +156,22 @@ impl InMemoryBuilder {
         self
     }
 
-    /// Sets what is decided about a new key when `max_keys` is reached. Defaults to [`Overflow::Deny`].
+    /// Sets the decision about new keys when `max_keys` is reached. Defaults to [`Overflow::Deny`].
     pub fn overflow(mut self, overflow: Overflow) -> Self {
         self.overflow = overflow;
         self
     }
 
-    /// Sets where the time comes from. Defaults to a [`SystemClock`].
+    /// Sets the clock. Defaults to a [`SystemClock`].
     ///
-    /// Another clock may step back. So what is over stays for an hour while there is room: a clock that
-    /// steps back by less than that finds it again.
+    /// Another clock may step back. So expired entries stay for an hour while there is room, and a clock
+    /// that steps back by less than that finds them again.
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.clock = Some(Arc::new(clock));
         self
     }
 
-    /// Checks everything and makes the backend.
+    /// Checks the settings and builds the backend.
     ///
     /// # Errors
     ///

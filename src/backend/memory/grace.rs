@@ -1,4 +1,4 @@
-//! [`Grace`]: how long a state that has expired stays.
+//! [`Grace`]: the time for which an expired state stays.
 
 use crate::clock::Timestamp;
 use crate::step::KEPT_MICROS;

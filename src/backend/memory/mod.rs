@@ -1,14 +1,14 @@
-//! [`InMemory`]: state in this process.
+//! [`InMemory`]: state in the memory of this process.
 
 mod budget;
 mod builder;
+mod counted_slots;
 mod grace;
 mod hashed_key;
 mod locks;
 #[cfg(all(test, traffik_model))]
 mod model;
 mod orphans;
-mod places;
 mod prepared;
 mod shard;
 mod short_key;
@@ -79,7 +79,7 @@ struct MemoryInner {
 }
 
 impl InMemory {
-    /// The most keys by default: a million, some 100 MB of short keys.
+    /// Default maximum number of keys: a million, which take some 100 MB if they are short.
     pub const DEFAULT_MAX_KEYS: usize = 1_000_000;
 
     /// Creates a backend with the default settings.
@@ -94,8 +94,8 @@ impl InMemory {
         InMemoryBuilder::new()
     }
 
-    /// Returns how many keys are held now: of throttles, however many limits each has, and the user's
-    /// own values.
+    /// Returns the number of keys that are held: those of throttles, each once whatever limits it has,
+    /// and the user's own values.
     #[must_use]
     pub fn key_count(&self) -> usize {
         self.inner.store.budget.used()

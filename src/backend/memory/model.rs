@@ -1,5 +1,5 @@
-//! The shards' insert, expire and full paths and the queue of a lock, under a scheduler that chooses
-//! the interleaving: `RUSTFLAGS="--cfg traffik_model" cargo test --lib model`.
+//! Model checks of the shards' insert, expire and full paths and of a lock's queue, under a scheduler
+//! that chooses the interleaving: `RUSTFLAGS="--cfg traffik_model" cargo test --lib model`.
 
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};

@@ -1,4 +1,4 @@
-//! [`Orphans`]: keys whose counted slot was removed, and which may have others.
+//! [`Orphans`]: keys whose marked slot was removed, and which may have others.
 
 use super::slot::{LargeSlot, Slot};
 use super::state_ids::{StateIds, StateInfo};

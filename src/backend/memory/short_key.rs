@@ -1,4 +1,4 @@
-//! [`ShortKey`]: a key of up to 16 bytes as two numbers, to hash and compare without a loop.
+//! [`ShortKey`]: a key of up to 16 bytes as two integers, hashed and compared without a loop.
 
 use std::hash::{BuildHasher, Hasher};
 

@@ -1,4 +1,4 @@
-//! What a table holds: [`Slot`] for short keys, [`LargeSlot`] for long keys and long states.
+//! The slots of a table: [`Slot`] for short keys, [`LargeSlot`] for long keys and long states.
 
 use super::hashed_key::HashedKey;
 use super::short_key::ShortKey;

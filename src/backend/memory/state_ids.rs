@@ -1,4 +1,4 @@
-//! [`StateIds`]: a number for each state that the keys of a backend can have, and for each of its writers.
+//! [`StateIds`]: numbers the states that the keys of a backend can have, and the writers of each state.
 //!
 //! A table slot must tell whose state it holds, in few bytes. A throttle's name, a strategy and a period
 //! make a *state*. Throttles of one name whose buckets have different limits share it; each is a *writer*

@@ -1,4 +1,4 @@
-//! Sweeping a shard: what is over goes, a few slots at a time.
+//! Sweeps a shard: removes expired entries, a few slots at a time.
 
 use super::budget::Budget;
 use super::grace::Grace;

@@ -1,4 +1,4 @@
-//! A hash table whose growth is spread over many inserts.
+//! A hash table that grows incrementally, over many inserts.
 //!
 //! A plain table that is full moves all its items at once, and the one insert that hits it waits.
 //! Here a full table is put aside and emptied a few buckets at a time into a new one; meanwhile a

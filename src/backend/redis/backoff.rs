@@ -1,4 +1,4 @@
-//! The backoff between attempts to connect: growing and jittered, so that many clients of a server that
+//! Backoff between attempts to connect: exponential and jittered, so that many clients of a server that
 //! comes back do not all come at once.
 
 use std::fmt;

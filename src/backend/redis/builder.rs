@@ -22,7 +22,7 @@ use crate::error::BuildError;
 use crate::lock::LockOptions;
 use crate::on_error::OnError;
 
-/// On what locks are kept.
+/// The servers that keep locks.
 #[derive(Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LockType {
@@ -35,7 +35,7 @@ pub enum LockType {
     Redlock(Vec<String>),
 }
 
-/// Builds a [`Redis`] backend. Setters cannot fail; `build` checks everything.
+/// Builds a [`Redis`] backend. Setters cannot fail; `build` checks the settings.
 #[must_use = "a builder does nothing until `build`"]
 pub struct RedisBuilder {
     source: Option<SourceSpec>,
@@ -91,17 +91,17 @@ impl RedisBuilder {
         self
     }
 
-    /// Sets one server: `redis://[user:password@]host[:port][/db]`, `rediss://` for TLS (feature
+    /// Connects to one server: `redis://[user:password@]host[:port][/db]`, `rediss://` for TLS (feature
     /// `redis-rustls`), or `unix:///path`.
     pub fn url(self, url: impl Into<String>) -> Self {
         self.source("url", SourceSpec::Url(url.into()))
     }
 
     /// Sets an async function that returns a connection, for full control. It is called again for each
-    /// reconnect, in a time of [`connect_timeout`](Self::connect_timeout), on the runtime of the background
-    /// work, so it must not block. Give it no timeout of its own
-    /// for answers: the backend has one, outside of it. What it made is dropped and never closed by
-    /// force, so it may hand out clones.
+    /// reconnect, within [`connect_timeout`](Self::connect_timeout), on the runtime of the background
+    /// work, so it must not block. Do not set a response timeout on what it returns: the backend has its
+    /// own. A connection is dropped when it is replaced and never closed by force, so the function may
+    /// return clones.
     ///
     /// ```no_run
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -126,9 +126,10 @@ impl RedisBuilder {
         self.source("factory", SourceSpec::Ready(Box::new(Source::factory(make))))
     }
 
-    /// Sets a connection manager that the program has already. It reconnects by its own settings, and
-    /// lives on the runtime that made it, which must not stand idle. The backend cannot replace a
-    /// connection of it that went silent, so give it a response timeout and few retries, or prefer a URL.
+    /// Uses a connection manager that the program already has. It reconnects by its own settings and
+    /// lives on the runtime that made it, which must not stand idle. The backend cannot replace one of
+    /// its connections that has gone silent, so give it a response timeout and few retries, or prefer a
+    /// URL.
     pub fn connection_manager(self, manager: ConnectionManager) -> Self {
         self.source(
             "connection_manager",
@@ -136,11 +137,11 @@ impl RedisBuilder {
         )
     }
 
-    /// Sets a Redis cluster, by the URLs of some of its nodes. Feature `redis-cluster`.
+    /// Connects to a Redis cluster, by the URLs of some of its nodes. Feature `redis-cluster`.
     ///
-    /// The other nodes are found by asking these, and are connected with the credentials and the TLS of
-    /// the first URL. Each node has one connection, replicas too. A node that is down or silent concerns
-    /// only the keys that it serves, and a URL of a node that is gone costs nothing while another
+    /// The other nodes are discovered from these, and are connected with the credentials and the TLS of
+    /// the first URL. Each node has one connection, replicas too. A node that is down or silent affects
+    /// only the keys that it serves, and the URL of a node that is gone costs nothing while another
     /// answers.
     #[cfg(feature = "redis-cluster")]
     pub fn cluster<U: Into<String>>(self, urls: impl IntoIterator<Item = U>) -> Self {
@@ -148,8 +149,8 @@ impl RedisBuilder {
         self.source("cluster", SourceSpec::Cluster(urls))
     }
 
-    /// Sets the master that sentinels name for `service`, by the URLs of the sentinels. Credentials,
-    /// database and TLS of the first URL are those of the service's servers too. Feature
+    /// Connects to the master that sentinels name for `service`, by the URLs of the sentinels.
+    /// Credentials, database and TLS of the first URL are used for the service's servers too. Feature
     /// `redis-sentinel`.
     ///
     /// All sentinels are asked at the same time, so one that is down or silent costs nothing.
@@ -163,92 +164,93 @@ impl RedisBuilder {
         self.source("sentinels", SourceSpec::Sentinels(urls, service.into()))
     }
 
-    /// Separates applications on one server: 1 to 64 bytes of letters, digits and `_.:-`. Defaults to
-    /// `:redis:`.
+    /// Sets the namespace, the prefix of every key, which separates applications on one server: 1 to 64
+    /// bytes of letters, digits and `_.:-`. Defaults to `:redis:`.
     pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
         self.namespace = namespace.into();
         self
     }
 
-    /// Sets whether the end of a lifespan keeps what was counted. Defaults to `true`: other processes
-    /// count on the same server, and a rolling deploy must not reset every limit. With `false` the end
-    /// of the last lifespan in this process clears the namespace for all of them, and a warning is logged
-    /// when it begins.
+    /// Sets whether counted hits outlive the lifespan. Defaults to `true`: other processes count on the
+    /// same server, and a rolling deploy must not reset every limit. With `false` the end of the last
+    /// lifespan in this process clears the namespace for all of them; a warning is logged when it begins.
     pub fn persistent(mut self, persistent: bool) -> Self {
         self.persistent = persistent;
         self
     }
 
-    /// Sets what is decided when the backend fails, for throttles without a policy. Defaults to
-    /// [`OnError::default`].
+    /// Sets the error policy of throttles that have none of their own: what is decided when the backend
+    /// fails. Defaults to [`OnError::default`].
     pub fn on_error(mut self, policy: OnError) -> Self {
         self.on_error = policy;
         self
     }
 
-    /// Sets on which servers locks are kept. Defaults to [`LockType::Single`].
+    /// Sets the servers that keep locks. Defaults to [`LockType::Single`].
     pub fn lock_type(mut self, lock_type: LockType) -> Self {
         self.lock_type = lock_type;
         self
     }
 
-    /// Sets whether a lock is waited for, where its options do not say. Defaults to true.
+    /// Sets the default of [`LockOptions::blocking`](crate::LockOptions::blocking): whether to wait for a
+    /// lock that is held. Defaults to `true`.
     pub fn lock_blocking(mut self, blocking: bool) -> Self {
         self.lock = self.lock.blocking(blocking);
         self
     }
 
-    /// Sets after what time a lock frees itself, where its options do not say; 5 ms or more. Defaults to
-    /// none: such a lock is a [lease](Self::lock_lease).
+    /// Sets the default of [`LockOptions::ttl`](crate::LockOptions::ttl): the time after which a lock
+    /// expires. Must be at least 5 ms. Defaults to `None`: such a lock is a [lease](Self::lock_lease).
     pub fn lock_ttl(mut self, ttl: Option<Duration>) -> Self {
         self.lock = self.lock.ttl(ttl);
         self
     }
 
-    /// Sets the TTL of a lease, which a lock without a TTL is: it is renewed every third of this while
-    /// its guard lives, for a day at most; after a crash the lock is free when it is over. 5 ms or more,
-    /// better seconds. Defaults to 10 s.
+    /// Sets the TTL of a lease, which is a lock without a TTL of its own. It is renewed every third of
+    /// this time while its guard lives, for a day at most. After a crash the lock is free when the lease
+    /// ends. Must be at least 5 ms, and should be seconds. Defaults to 10 s.
     pub fn lock_lease(mut self, ttl: Duration) -> Self {
         self.lock_lease = ttl;
         self
     }
 
-    /// Sets how long the server remembers the last fencing token of a lock's name that nobody takes any
-    /// more, and never shorter than the lock's TTL; some 130 bytes of its memory for each name. Above
-    /// zero. Defaults to 7 days.
+    /// Sets how long the server remembers the last fencing token of a lock that nobody takes any more,
+    /// which is never shorter than the lock's TTL. Each name takes some 130 bytes of the server's memory
+    /// meanwhile. Must be above zero. Defaults to 7 days.
     ///
-    /// Tokens rise with the server's time too. So shorten it if lock names are many and used once; what
-    /// is lost is only that tokens still rise after the server's clock was put back for longer than this.
+    /// Shorten it if lock names are many and used once. Tokens rise with the server's time too, so all
+    /// that is lost is that they still rise after the server's clock was set back by more than this.
     pub fn lock_fence_ttl(mut self, ttl: Duration) -> Self {
         self.lock_fence_ttl = ttl;
         self
     }
 
-    /// Sets the longest wait for a lock, where its options do not say. Defaults to none.
+    /// Sets the default of [`LockOptions::blocking_timeout`](crate::LockOptions::blocking_timeout): the
+    /// longest wait for a lock. Defaults to `None`, which has no bound.
     pub fn lock_blocking_timeout(mut self, timeout: Option<Duration>) -> Self {
         self.lock = self.lock.blocking_timeout(timeout);
         self
     }
 
-    /// Sets where the time of decisions comes from. Defaults to the server's own clock, which all processes
-    /// share. With a clock that is given, all processes must agree, and the server keeps each state for
-    /// an hour at least, since it cannot know when it is over.
+    /// Sets the clock of decisions. Defaults to the server's own, which all processes share. With any
+    /// other clock all processes must agree on the time, and the server keeps each state for an hour at
+    /// least, because it cannot know when the state expires.
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.clock = Some(Arc::new(clock));
         self
     }
 
-    /// Sets the longest that one call takes, with connecting, redirections and safe retries;
-    /// above zero. Keep it below the throttle's deadline, and its error says more. Defaults to
+    /// Sets the timeout of one call, with connecting, redirections and safe retries. Must be above zero.
+    /// Keep it below the throttle's deadline, so that an error tells what was slow. Defaults to
     /// [`Redis::DEFAULT_COMMAND_TIMEOUT`].
     pub fn command_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// Sets the longest time that one attempt to connect takes; above zero. Attempts go on in the
-    /// background, so it may be longer than a call. It is also how long a silent connection has to answer
-    /// a probe, 1 s at most. Defaults to 250 ms: raise it if the server is far away.
+    /// Sets the timeout of one attempt to connect. Must be above zero. Attempts go on in the background,
+    /// so it may be longer than a call. It is also the time that a silent connection has to answer a
+    /// probe, for which it counts as 1 s at most. Defaults to 250 ms: raise it if the server is far away.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self
@@ -260,15 +262,16 @@ impl RedisBuilder {
         self
     }
 
-    /// Sets the most calls that wait for the answers of one server at the same time; more fail at once as
-    /// overloaded. Each node of a cluster has its own count. Above zero. Defaults to 10,000.
+    /// Sets the maximum number of calls in flight to one server; further calls fail at once with
+    /// [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded). Each node of a cluster has its own count.
+    /// Must be above zero. Defaults to 10,000.
     pub fn max_in_flight(mut self, calls: usize) -> Self {
         self.max_in_flight = calls;
         self
     }
 
-    /// Checks everything and makes the backend. Connects to nothing: that is done by `initialize` (a
-    /// lifespan), or else by the first hit.
+    /// Checks the settings and builds the backend. Does not connect: `initialize` (a lifespan) does, or
+    /// else the first hit.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! Removing all states and values of a namespace, in small steps, so that others hardly wait.
+//! Removes all states and values of a namespace in small steps, so that other clients hardly wait.
 
 use std::time::Duration;
 

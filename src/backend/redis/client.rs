@@ -1,4 +1,4 @@
-//! [`Client`]: one command and its answer, within a time, with what may safely be tried again.
+//! [`Client`]: sends one command within a time limit, and retries where that is safe.
 
 use std::time::Duration;
 

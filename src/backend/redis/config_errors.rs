@@ -1,5 +1,5 @@
-//! Mistakes of whoever sets it up, which look like an outage if nobody looks closer. Trying again helps
-//! none of them, and no error policy may hide them.
+//! Configuration mistakes that look like an outage. Retrying helps none of them, and no error policy may
+//! hide them.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! [`Connect`]: what makes the connections of a [`Supervised`](super::supervisor::Supervised).
+//! [`Connect`]: makes the connections of a [`Supervised`](super::supervisor::Supervised).
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! [`Connection`]: what the backend sends its commands on, whichever kind it is.
+//! [`Connection`]: a multiplexed connection, of any kind that a factory may return.
 
 use std::fmt;
 

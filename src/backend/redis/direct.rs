@@ -1,4 +1,4 @@
-//! [`DirectServer`]: a server by its URL, and the settings that a connection to it is made with.
+//! [`DirectServer`]: a server by its URL, with the settings of its connections.
 
 use std::fmt;
 use std::time::Duration;

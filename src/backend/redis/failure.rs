@@ -1,5 +1,5 @@
-//! What a failure of the client or the server means: its kind, whether the command may have run, and
-//! whether trying again can help.
+//! Classifies failures of the client or the server: their kind, whether the command may have run, and
+//! whether a retry can help.
 
 use redis::{RedisError, ServerErrorKind};
 

@@ -1,4 +1,4 @@
-//! Asking several servers the same thing at once, where one that is silent must not hold up the answer.
+//! Asks several servers the same thing at once, so that a silent one does not hold up the result.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! [`InFlight`]: how many calls wait at the same time, and a bound of them.
+//! [`InFlight`]: counts the calls in flight, up to a bound.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

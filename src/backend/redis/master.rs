@@ -1,4 +1,4 @@
-//! [`Master`]: a server that keeps locks, with what is to be released on it.
+//! [`Master`]: a server that keeps locks, with the releases that are due on it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,4 +1,5 @@
-//! [`Redis`]: state on a Redis server, a cluster, or what sentinels name. Feature `redis`.
+//! [`Redis`]: state on a Redis server, on a cluster, or on the master that sentinels name. Feature
+//! `redis`.
 //!
 //! # What is promised
 //!
@@ -154,7 +155,7 @@ struct RedisInner {
 }
 
 impl Redis {
-    /// The longest that one call takes by default; shorter than the deadline of a hit.
+    /// Default timeout of one call; shorter than the deadline of a hit.
     pub const DEFAULT_COMMAND_TIMEOUT: Duration = Duration::from_millis(200);
 
     /// Creates a backend on one server, with the default settings.

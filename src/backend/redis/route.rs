@@ -1,4 +1,4 @@
-//! [`Route`]: which server a command goes to.
+//! [`Route`]: the server that a command goes to.
 
 /// Which server a command goes to. On a single server there is only one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

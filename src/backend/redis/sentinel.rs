@@ -1,4 +1,4 @@
-//! [`Sentinels`]: who the master of a service is, and a connection to it.
+//! [`Sentinels`]: finds the master of a service, and connects to it.
 
 use std::fmt;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! [`Servers`]: what stands behind a client, one server or a cluster of them.
+//! [`Servers`]: one server, or a cluster of them.
 
 use std::fmt;
 use std::time::Duration;

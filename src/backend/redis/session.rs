@@ -1,4 +1,4 @@
-//! [`Session`]: one connection as long as it lasts, and whether it still answers.
+//! [`Session`]: one connection for as long as it lasts, and its unanswered calls.
 
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

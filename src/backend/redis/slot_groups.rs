@@ -1,4 +1,4 @@
-//! Which keys may go together in one command: on a cluster those of one slot.
+//! Groups keys by slot: on a cluster the keys of one command must be in one slot.
 
 /// Returns the slot of a key: by its hash tag if it has one, which is what stands in its first braces
 /// and is not empty.

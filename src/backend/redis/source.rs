@@ -1,4 +1,4 @@
-//! [`Source`]: where connections come from.
+//! [`Source`]: the origin of connections, a URL, a factory or a connection of the user's.
 
 use std::fmt;
 use std::future::Future;

@@ -1,5 +1,5 @@
-//! What is looked at once, when the backend is initialized: whether the server is there and what about
-//! it the operator should know.
+//! Checks at initialization: whether the servers are ready, and settings of theirs that the operator
+//! should know of.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

@@ -1,4 +1,4 @@
-//! [`Cluster`]: a connection to each node of a cluster, and which of them a command goes to.
+//! [`Cluster`]: a connection to each node of a cluster, and the routing of commands.
 //!
 //! Each node has its own [`Supervised`], so a node that is silent or gone concerns only its own keys. Who
 //! serves which slot is asked of all known nodes at once: at first, when a node redirects a command or

@@ -1,4 +1,4 @@
-//! [`Seeds`]: the nodes that the user named, and what all nodes are connected with.
+//! [`Seeds`]: the nodes that the user named, and the settings for connections to all nodes.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! [`SlotTable`]: the nodes of a cluster with their connections, and which of them serves a slot.
+//! [`SlotTable`]: the nodes of a cluster with their connections, and the node of each slot.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! [`View`]: who serves which slots, as one node sees it.
+//! [`View`]: the slot owners as one node sees them.
 
 use redis::{Cmd, Value};
 

@@ -1,4 +1,4 @@
-//! How a throttle asks its backend: the key, the deadline, and the error policy.
+//! The path from a throttle to its backend: the key, the deadline, and the error policy.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -37,8 +37,8 @@ impl Throttle {
         }
     }
 
-    /// Asks at once or by waiting, without a policy.
-    pub(super) async fn ask(
+    /// Applies a step: on the fast path if there is one, else within the deadline. No policy decides.
+    pub(super) async fn apply(
         &self,
         backend: &dyn Backend,
         key: &[KeyPart<'_>],

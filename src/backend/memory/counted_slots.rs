@@ -1,6 +1,8 @@
+//! Counts keys, not slots.
+//!
 //! A key takes one place in the budget, however many limits it has. One of its slots is marked as the
-//! counted one. When that slot is removed, another slot of the key takes the mark over; only if there
-//! is none the place is free.
+//! counted one. When that slot is removed, another slot of the key takes the mark over; if there is
+//! none, the place is free.
 
 use super::budget::Budget;
 use super::orphans::{Orphan, Orphans};
