@@ -48,7 +48,7 @@ impl LimitAnswer {
         remaining: u32::MAX,
     };
 
-    #[inline(always)]
+    #[inline]
     pub(super) fn new(limit: &Limit, answer: Answer, asked_at: Timestamp) -> Self {
         let from_now =
             |instant: Timestamp| instant.as_micros().saturating_sub(asked_at.as_micros());
@@ -102,7 +102,7 @@ impl LimitAnswer {
     }
 
     /// Orders by what a decision names: smaller is named before larger.
-    #[inline(always)]
+    #[inline]
     pub(super) fn rank(&self) -> (u8, u64) {
         match self.wait {
             NEVER => (0, 0),

@@ -49,7 +49,7 @@ impl InlineDecision {
     }
 
     /// Of one limit. `took` is the cost if it was to be taken, and 0 else.
-    #[inline(always)]
+    #[inline]
     pub(crate) fn of_one(
         limit: &Limit,
         answer: Answer,
@@ -61,7 +61,7 @@ impl InlineDecision {
     }
 
     /// As [`of_one`](Self::of_one), of two limits.
-    #[inline(always)]
+    #[inline]
     pub(crate) fn of_two(
         limits: [&Limit; 2],
         answers: [Answer; 2],
@@ -78,7 +78,7 @@ impl InlineDecision {
     }
 
     /// With the answer of the limit that it names.
-    #[inline(always)]
+    #[inline]
     pub(super) fn naming(named: u8, answer: LimitAnswer, at: Timestamp, took: u32) -> Self {
         let denial = match answer.wait {
             ALLOWED => None,
@@ -95,13 +95,13 @@ impl InlineDecision {
         }
     }
 
-    #[inline(always)]
+    #[inline]
     pub(crate) const fn is_allowed(&self) -> bool {
         self.denial.is_none()
     }
 
     /// The denial waits at least this long. A denial that no wait ends stays as it is.
-    #[inline(always)]
+    #[inline]
     pub(crate) fn wait_at_least(self, min_retry_after: u64) -> Self {
         Self { least_wait: min_retry_after.min(LONGEST_WAIT), ..self }
     }
@@ -118,14 +118,14 @@ impl InlineDecision {
     }
 
     /// Binds it to a throttle, and of an allowed hit to its key.
-    #[inline(always)]
+    #[inline]
     pub(crate) fn bound_to(self, fingerprint: u64) -> Self {
         Self { bound_to: fingerprint, ..self }
     }
 }
 
 impl From<InlineDecision> for Decision {
-    #[inline(always)]
+    #[inline]
     fn from(inline: InlineDecision) -> Self {
         Self { inline, more: Extra(None) }
     }

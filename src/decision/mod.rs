@@ -60,7 +60,7 @@ pub struct Decision {
 struct Extra(Option<Box<More>>);
 
 impl Drop for Extra {
-    #[inline(always)]
+    #[inline]
     fn drop(&mut self) {
         #[cold]
         #[inline(never)]
@@ -116,7 +116,7 @@ struct More {
 impl Decision {
     /// Makes the decision over some limits from the answer of each. `took` is the cost if it was to be
     /// taken, and 0 else. The instants are the caller's, and that at which the hit counted.
-    #[inline(always)]
+    #[inline]
     pub(crate) fn over(
         limits: &[Limit],
         answers: &[Answer],
@@ -306,7 +306,7 @@ impl Decision {
     }
 
     /// The same with other figures.
-    #[inline(always)]
+    #[inline]
     pub(crate) fn map(mut self, change: impl FnOnce(InlineDecision) -> InlineDecision) -> Self {
         self.inline = change(self.inline);
         self

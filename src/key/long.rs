@@ -44,7 +44,7 @@ fn hex(bytes: [u8; 8]) -> [u8; 16] {
 
 /// Returns the parts as they are if they have at most [`MAX_KEY_BYTES`], and else, out of `room`, those
 /// of their digest.
-#[inline(always)]
+#[inline]
 pub(crate) fn bounded<'a>(
     parts: &'a [KeyPart<'a>],
     room: &'a mut Option<Digest>,

@@ -74,7 +74,7 @@ const _: () = assert!(MAX_LIMITS <= 8, "a bit for each limit");
 
 impl<const N: usize> Applied<N> {
     /// The decision for a caller whose clock says `asked_at`.
-    #[inline(always)]
+    #[inline]
     pub(crate) fn decision(&self, step: &Step<'_>, asked_at: Timestamp) -> Decision {
         let answers = &self.answers[..step.limits().len()];
         step.decision(answers, asked_at, self.at)
@@ -102,7 +102,7 @@ type Unreadable = (usize, CorruptState);
 /// Runs a step; a cell that its strategy cannot read starts over, and the error is returned beside.
 ///
 /// `None` if a strategy cannot even read a fresh state: then nothing is changed.
-#[inline(always)]
+#[inline]
 pub(crate) fn apply_healing<const N: usize>(
     step: &Step<'_>,
     cells: &mut [Cell],
@@ -125,7 +125,7 @@ pub(crate) fn apply_healing<const N: usize>(
 /// Runs a step on the cells of its limits, in the same order. All or nothing.
 ///
 /// After an error all cells are as they were.
-#[inline(always)]
+#[inline]
 fn apply<const N: usize>(
     step: &Step<'_>,
     cells: &mut [Cell],
@@ -142,7 +142,7 @@ fn apply<const N: usize>(
 }
 
 /// Runs an operation over several limits: a hit is taken of all if all would let it pass, and else of none.
-#[inline(always)]
+#[inline]
 pub(crate) fn all_or_nothing<R, E>(
     op: Op,
     mut run: impl FnMut(Op) -> Result<R, E>,
@@ -169,7 +169,7 @@ fn run_drafts<const N: usize>(
     Ok(applied)
 }
 
-#[inline(always)]
+#[inline]
 fn run<const N: usize>(
     step: &Step<'_>,
     op: Op,
@@ -189,7 +189,7 @@ fn run<const N: usize>(
 }
 
 /// One limit of a step; returns whether the cell was changed.
-#[inline(always)]
+#[inline]
 fn run_one(
     limit: &Limit,
     cell: &mut Cell,
@@ -217,7 +217,7 @@ fn run_one(
     Ok((answer, changed))
 }
 
-#[inline(always)]
+#[inline]
 fn run_live(
     limit: &Limit,
     cell: &mut Cell,
@@ -313,13 +313,13 @@ fn step_words(
 }
 
 /// The answer of a limit that remembers nothing.
-#[inline(always)]
+#[inline]
 fn stateless(verdict: Verdict, remaining: u32, at: Timestamp) -> Answer {
     Answer { verdict, remaining, reset_at: at }
 }
 
 /// The answer of a limit of 0.
-#[inline(always)]
+#[inline]
 fn deny_all(demand: Demand, op: Op, at: Timestamp) -> Answer {
     let passes = demand.cost_u32() == 0 || matches!(op, Op::Refund { .. });
     stateless(if passes { Verdict::Allowed } else { Verdict::Never }, 0, at)

@@ -149,7 +149,7 @@ impl<'a> Step<'a> {
         self.op
     }
 
-    #[inline(always)]
+    #[inline]
     pub(crate) const fn demand(&self) -> Demand {
         self.demand
     }
@@ -212,7 +212,7 @@ impl<'a> Step<'a> {
     /// `asked_at` is the caller's time, to which the decision's waits are relative; `at` is the instant
     /// at which the step counted: that, or the latest that the key has seen. Without limits the hit
     /// passes.
-    #[inline(always)]
+    #[inline]
     pub fn decision(&self, answers: &[Answer], asked_at: Timestamp, at: Timestamp) -> Decision {
         let took = if self.op == Op::Take { self.cost() } else { 0 };
         Decision::over(self.limits, answers, (asked_at, at), took)

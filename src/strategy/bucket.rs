@@ -195,7 +195,7 @@ impl<U: Units> Bucket<U> {
     }
 
     /// `units` in units of 1/period; they are at most the capacity, so it fits.
-    #[inline(always)]
+    #[inline]
     fn fee(&self, units: u64) -> U {
         U::product(units, self.period)
     }
@@ -204,28 +204,28 @@ impl<U: Units> Bucket<U> {
 impl<U: Units> Meter for Bucket<U> {
     type Count = U;
 
-    #[inline(always)]
+    #[inline]
     fn pack(used: U) -> u64 {
         used.div_floor(1)
     }
 
-    #[inline(always)]
+    #[inline]
     fn unpack(packed: u64) -> U {
         U::product(packed, 1)
     }
 
-    #[inline(always)]
+    #[inline]
     fn settle(&self, used: U, last: Timestamp, now: Timestamp) -> U {
         let elapsed = now.as_micros().saturating_sub(last.as_micros());
         used.saturating_sub(U::saturating_product(elapsed, self.limit))
     }
 
-    #[inline(always)]
+    #[inline]
     fn capacity(&self) -> u64 {
         self.capacity
     }
 
-    #[inline(always)]
+    #[inline]
     fn admit(&self, used: U, _now: Timestamp, demand: Demand) -> Option<U> {
         let fits = used <= self.full.saturating_sub(self.fee(demand.needed()));
         fits.then(|| used.plus(self.fee(demand.cost())))
@@ -236,19 +236,19 @@ impl<U: Units> Meter for Bucket<U> {
         (used != U::default()).then(|| used.saturating_sub(fee))
     }
 
-    #[inline(always)]
+    #[inline]
     fn retry_at(&self, used: U, now: Timestamp, needed: u64) -> Timestamp {
         let excess = used.saturating_sub(self.full.saturating_sub(self.fee(needed)));
         now.saturating_add_micros(excess.div_ceil(self.limit))
     }
 
-    #[inline(always)]
+    #[inline]
     fn remaining(&self, used: U, _now: Timestamp) -> u32 {
         let whole = self.burst_used.saturating_sub(used).div_floor(self.period);
         u32::try_from(whole).unwrap_or(u32::MAX)
     }
 
-    #[inline(always)]
+    #[inline]
     fn reset_at(&self, used: U, now: Timestamp) -> Timestamp {
         now.saturating_add_micros(used.div_ceil(self.limit))
     }
@@ -286,32 +286,32 @@ pub(crate) trait Units: Copy + Default + PartialEq + PartialOrd + fmt::Debug {
 }
 
 impl Units for u64 {
-    #[inline(always)]
+    #[inline]
     fn saturating_product(a: u64, b: u64) -> Self {
         a.saturating_mul(b)
     }
 
-    #[inline(always)]
+    #[inline]
     fn product(a: u64, b: u64) -> Self {
         a.saturating_mul(b)
     }
 
-    #[inline(always)]
+    #[inline]
     fn plus(self, other: Self) -> Self {
         self.saturating_add(other)
     }
 
-    #[inline(always)]
+    #[inline]
     fn saturating_sub(self, other: Self) -> Self {
         self.saturating_sub(other)
     }
 
-    #[inline(always)]
+    #[inline]
     fn div_floor(self, by: u64) -> u64 {
         self / by
     }
 
-    #[inline(always)]
+    #[inline]
     fn div_ceil(self, by: u64) -> u64 {
         u64::div_ceil(self, by)
     }

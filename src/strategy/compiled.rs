@@ -1,6 +1,11 @@
 //! [`CompiledLimit`]: a limit prepared to run, and [`AnyMeter`]: any strategy whose state of a key is one
 //! number.
 
+#![expect(
+    clippy::inline_always,
+    reason = "without it a hit over two limits takes 1.05x the time: docs/performance.md"
+)]
+
 use std::any::Any;
 
 use super::bucket::Bucket;
@@ -100,7 +105,7 @@ impl CompiledLimit {
     }
 
     /// Returns whether its state fits a packed count.
-    #[inline(always)]
+    #[inline]
     pub(crate) const fn is_packed(&self) -> bool {
         matches!(self, Self::Packed(_))
     }

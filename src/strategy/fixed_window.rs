@@ -54,12 +54,12 @@ impl FixedMeter {
         Self { limit: rate.limit(), period: rate.period_micros() }
     }
 
-    #[inline(always)]
+    #[inline]
     fn window_start(&self, at: Timestamp) -> u64 {
         at.as_micros() - at.as_micros() % self.period
     }
 
-    #[inline(always)]
+    #[inline]
     fn boundary(&self, now: Timestamp) -> Timestamp {
         Timestamp::from_micros(self.window_start(now) + self.period)
     }
@@ -68,27 +68,27 @@ impl FixedMeter {
 impl Meter for FixedMeter {
     type Count = u32;
 
-    #[inline(always)]
+    #[inline]
     fn pack(count: u32) -> u64 {
         u64::from(count)
     }
 
-    #[inline(always)]
+    #[inline]
     fn unpack(packed: u64) -> u32 {
         u32::try_from(packed).unwrap_or(u32::MAX)
     }
 
-    #[inline(always)]
+    #[inline]
     fn settle(&self, count: u32, last: Timestamp, now: Timestamp) -> u32 {
         if last.as_micros() >= self.window_start(now) { count } else { 0 }
     }
 
-    #[inline(always)]
+    #[inline]
     fn capacity(&self) -> u64 {
         self.limit.into()
     }
 
-    #[inline(always)]
+    #[inline]
     fn admit(&self, count: u32, _now: Timestamp, demand: Demand) -> Option<u32> {
         let fits = u64::from(count) + demand.needed() <= self.limit.into();
         fits.then(|| count + demand.cost_u32())
@@ -99,17 +99,17 @@ impl Meter for FixedMeter {
         (same_window && count > 0).then(|| count.saturating_sub(cost))
     }
 
-    #[inline(always)]
+    #[inline]
     fn retry_at(&self, _count: u32, now: Timestamp, _needed: u64) -> Timestamp {
         self.boundary(now)
     }
 
-    #[inline(always)]
+    #[inline]
     fn remaining(&self, count: u32, _now: Timestamp) -> u32 {
         self.limit.saturating_sub(count)
     }
 
-    #[inline(always)]
+    #[inline]
     fn reset_at(&self, count: u32, now: Timestamp) -> Timestamp {
         if count == 0 { now } else { self.boundary(now) }
     }

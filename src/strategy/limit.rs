@@ -164,17 +164,17 @@ impl Limit {
     }
 
     /// Returns whether anything is stored for it: not for an unlimited rate, nor for a limit of 0.
-    #[inline(always)]
+    #[inline]
     pub(crate) const fn has_state(&self) -> bool {
         !self.compiled.is_stateless()
     }
 
-    #[inline(always)]
+    #[inline]
     pub(crate) fn is_per_hit(&self) -> bool {
         self.per_hit
     }
 
-    #[inline(always)]
+    #[inline]
     pub(crate) fn compiled(&self) -> &CompiledLimit {
         &self.compiled
     }

@@ -4,6 +4,11 @@
 //! order, is written here once: a backend that keeps the count in a table slot and one that stores
 //! words run the same code.
 
+#![expect(
+    clippy::inline_always,
+    reason = "without it a hit over two limits takes 1.03x the time: docs/performance.md"
+)]
+
 use super::{Answer, CorruptState, Op, State, Verdict};
 use crate::clock::Timestamp;
 
@@ -16,35 +21,35 @@ pub(crate) struct Demand {
 
 impl Demand {
     /// A demand of `cost` units.
-    #[inline(always)]
+    #[inline]
     pub(crate) const fn of(cost: u32) -> Self {
         Self { cost, leave: 0 }
     }
 
     /// A demand of `cost` units that passes only if `leave` more would.
-    #[inline(always)]
+    #[inline]
     pub(crate) const fn leaving(cost: u32, leave: u32) -> Self {
         Self { cost, leave }
     }
 
     /// The units that are taken.
-    #[inline(always)]
+    #[inline]
     pub(crate) fn cost(self) -> u64 {
         u64::from(self.cost)
     }
 
-    #[inline(always)]
+    #[inline]
     pub(crate) const fn cost_u32(self) -> u32 {
         self.cost
     }
 
-    #[inline(always)]
+    #[inline]
     pub(crate) const fn leave(self) -> u32 {
         self.leave
     }
 
     /// The units that must be there.
-    #[inline(always)]
+    #[inline]
     pub(crate) fn needed(self) -> u64 {
         u64::from(self.cost) + u64::from(self.leave)
     }

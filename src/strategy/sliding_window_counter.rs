@@ -62,13 +62,13 @@ impl SlidingMeter {
         Self { limit: rate.limit(), period: rate.period_micros() }
     }
 
-    #[inline(always)]
+    #[inline]
     fn window_start(&self, at: Timestamp) -> u64 {
         at.as_micros() - at.as_micros() % self.period
     }
 
     /// Returns what the previous window still counts for.
-    #[inline(always)]
+    #[inline]
     fn faded(&self, previous: u32, now: Timestamp) -> u32 {
         let left = self.period - now.as_micros() % self.period;
         let weighted = match u64::from(previous).checked_mul(left) {
@@ -82,7 +82,7 @@ impl SlidingMeter {
         u32::try_from(weighted).unwrap_or(u32::MAX)
     }
 
-    #[inline(always)]
+    #[inline]
     fn used(&self, count: TwoWindows, now: Timestamp) -> u64 {
         u64::from(self.faded(count.previous, now)) + u64::from(count.current)
     }
@@ -105,18 +105,18 @@ impl SlidingMeter {
 impl Meter for SlidingMeter {
     type Count = TwoWindows;
 
-    #[inline(always)]
+    #[inline]
     fn pack(count: TwoWindows) -> u64 {
         u64::from(count.previous) << 32 | u64::from(count.current)
     }
 
-    #[inline(always)]
+    #[inline]
     #[expect(clippy::cast_possible_truncation, reason = "the two halves are meant")]
     fn unpack(packed: u64) -> TwoWindows {
         TwoWindows { previous: (packed >> 32) as u32, current: packed as u32 }
     }
 
-    #[inline(always)]
+    #[inline]
     fn settle(&self, count: TwoWindows, last: Timestamp, now: Timestamp) -> TwoWindows {
         let (last, start) = (last.as_micros(), self.window_start(now));
         if last >= start {
@@ -128,12 +128,12 @@ impl Meter for SlidingMeter {
         }
     }
 
-    #[inline(always)]
+    #[inline]
     fn capacity(&self) -> u64 {
         self.limit.into()
     }
 
-    #[inline(always)]
+    #[inline]
     fn admit(&self, count: TwoWindows, now: Timestamp, demand: Demand) -> Option<TwoWindows> {
         let fits = self.used(count, now) + demand.needed() <= self.limit.into();
         fits.then(|| TwoWindows { current: count.current + demand.cost_u32(), ..count })
@@ -163,13 +163,13 @@ impl Meter for SlidingMeter {
         Timestamp::from_micros(at)
     }
 
-    #[inline(always)]
+    #[inline]
     fn remaining(&self, count: TwoWindows, now: Timestamp) -> u32 {
         let left = u64::from(self.limit).saturating_sub(self.used(count, now));
         u32::try_from(left).unwrap_or(u32::MAX)
     }
 
-    #[inline(always)]
+    #[inline]
     fn reset_at(&self, count: TwoWindows, now: Timestamp) -> Timestamp {
         let start = self.window_start(now);
         let at = if count.current > 0 {

@@ -27,7 +27,7 @@ impl Throttle {
         hash ^ inner.seed ^ current.unwrap_or_default()
     }
 
-    #[inline(always)]
+    #[inline]
     pub(super) fn backend(&self) -> Result<Cow<'_, Arc<dyn Backend>>, Error> {
         match &self.inner.backend {
             Some(backend) => Ok(Cow::Borrowed(backend)),

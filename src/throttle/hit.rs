@@ -189,7 +189,7 @@ impl Throttle {
     /// The backend's fast path, if it has one; `None`, with nothing done, to take the other.
     ///
     /// A key that is too long to be stored needs its digest, and is not found on the fast path.
-    #[inline(always)]
+    #[inline]
     fn try_prepared(&self, key: &(impl ToKey + ?Sized)) -> Option<InlineDecision> {
         let inner = &*self.inner;
         let prepared = inner.prepared.as_ref()?;
@@ -243,7 +243,7 @@ impl Throttle {
     }
 
     /// Finishes a decision: binds it to this throttle, and a denial waits the least time. Each goes through here.
-    #[inline(always)]
+    #[inline]
     fn finish(
         &self,
         key: &[KeyPart<'_>],

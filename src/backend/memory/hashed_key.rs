@@ -1,5 +1,10 @@
 //! [`HashedKey`]: the parts of a key with their hash.
 
+#![expect(
+    clippy::inline_always,
+    reason = "without it a hit takes 1.12x the time: docs/performance.md"
+)]
+
 use std::hash::{BuildHasher, Hasher};
 
 use ahash::RandomState;

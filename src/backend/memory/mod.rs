@@ -157,7 +157,7 @@ impl InMemory {
 }
 
 impl MemoryInner {
-    #[inline(always)]
+    #[inline]
     fn now(&self) -> Timestamp {
         match &self.system_clock {
             Some(clock) => clock.now(),

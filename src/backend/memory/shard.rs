@@ -1,5 +1,10 @@
 //! One shard: its tables, and the operations on them under its lock.
 
+#![expect(
+    clippy::inline_always,
+    reason = "without it a hit takes 1.03x the time: docs/performance.md"
+)]
+
 use std::convert::Infallible;
 
 use super::budget::Budget;
@@ -172,7 +177,7 @@ impl Shard {
     }
 
     /// Writes a packed count. If it is a new slot, it is the counted one of its key where `counted`.
-    #[inline(always)]
+    #[inline]
     fn write_small(
         &mut self,
         state: StateRef<'_>,
@@ -333,7 +338,7 @@ impl Shard {
 
     /// Takes a place in the budget if this is the first slot of its key, after sweeping a few buckets.
     /// Returns whether it took one.
-    #[inline(always)]
+    #[inline]
     pub(super) fn take_place(
         &mut self,
         state: StateRef<'_>,

@@ -23,7 +23,7 @@ impl ShortKey {
     /// Marks several parts, in the shape.
     const SEVERAL: u8 = 0b10_0000;
 
-    #[inline(always)]
+    #[inline]
     pub(super) fn of(parts: &[KeyPart<'_>]) -> Option<Self> {
         match parts {
             [part] => Self::of_one(part.as_bytes()),
@@ -32,7 +32,7 @@ impl ShortKey {
     }
 
     /// Overlapping reads, because a copy of unknown length is a loop or a call.
-    #[inline(always)]
+    #[inline]
     fn of_one(bytes: &[u8]) -> Option<Self> {
         let length = bytes.len();
         if length > MOST {
@@ -100,7 +100,7 @@ impl ShortKey {
     }
 
     /// The keyed hash.
-    #[inline(always)]
+    #[inline]
     pub(super) fn hash(&self, hasher: &RandomState) -> u64 {
         let mut state = hasher.build_hasher();
         let [low, high] = self.words;

@@ -80,46 +80,46 @@ pub(super) struct Slot {
 const _: () = assert!(size_of::<Slot>() == 36);
 const _: () = assert!(Timestamp::MAX.as_micros() < u64::MAX >> FLAG_BITS);
 
-#[inline(always)]
+#[inline]
 fn joined(halves: [u32; 2]) -> u64 {
     u64::from(halves[0]) | u64::from(halves[1]) << 32
 }
 
-#[inline(always)]
+#[inline]
 #[expect(clippy::cast_possible_truncation, reason = "the two halves are meant")]
 fn halves(whole: u64) -> [u32; 2] {
     [whole as u32, (whole >> 32) as u32]
 }
 
 impl Slot {
-    #[inline(always)]
+    #[inline]
     pub(super) fn new(key: &ShortKey, state_id: u32, count: u64, last: Timestamp) -> Self {
         let meta = last.as_micros() << FLAG_BITS | u64::from(key.shape);
         Self { count: halves(count), meta: halves(meta), state_id, key: key.words.map(halves) }
     }
 
-    #[inline(always)]
+    #[inline]
     pub(super) fn is(&self, key: &ShortKey, state_id: u32) -> bool {
         self.state_id == state_id && self.key() == *key
     }
 
-    #[inline(always)]
+    #[inline]
     pub(super) fn key(&self) -> ShortKey {
         let shape = (joined(self.meta) & SHAPE) as u8;
         ShortKey { words: self.key.map(joined), shape }
     }
 
-    #[inline(always)]
+    #[inline]
     pub(super) fn state_id(&self) -> u32 {
         self.state_id
     }
 
-    #[inline(always)]
+    #[inline]
     pub(super) fn count(&self) -> u64 {
         joined(self.count)
     }
 
-    #[inline(always)]
+    #[inline]
     pub(super) fn last(&self) -> Timestamp {
         Timestamp::from_micros(joined(self.meta) >> FLAG_BITS)
     }
@@ -134,7 +134,7 @@ impl Slot {
         self.meta = halves(joined(self.meta) | COUNTED);
     }
 
-    #[inline(always)]
+    #[inline]
     pub(super) fn write(&mut self, count: u64, last: Timestamp) {
         let flags = joined(self.meta) & FLAGS;
         self.count = halves(count);
@@ -142,7 +142,7 @@ impl Slot {
     }
 
     /// As [`write`](Self::write), by another writer of the state.
-    #[inline(always)]
+    #[inline]
     pub(super) fn write_by(&mut self, state_id: u32, count: u64, last: Timestamp) {
         self.state_id = state_id;
         self.write(count, last);

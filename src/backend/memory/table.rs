@@ -67,7 +67,7 @@ impl<T: Hashed> Table<T> {
         self.main.len() + self.old.as_ref().map_or(0, |old| old.table.len())
     }
 
-    #[inline(always)]
+    #[inline]
     pub(super) fn find(&self, hash: u64, mut eq: impl FnMut(&T) -> bool) -> Option<&T> {
         match self.main.find(hash, &mut eq) {
             Some(found) => Some(found),
@@ -75,7 +75,7 @@ impl<T: Hashed> Table<T> {
         }
     }
 
-    #[inline(always)]
+    #[inline]
     pub(super) fn find_mut(&mut self, hash: u64, mut eq: impl FnMut(&T) -> bool) -> Option<&mut T> {
         match self.main.find_mut(hash, &mut eq) {
             Some(found) => Some(found),
@@ -84,7 +84,7 @@ impl<T: Hashed> Table<T> {
     }
 
     /// Returns where an item is. Good until the next call that inserts, removes or sweeps.
-    #[inline(always)]
+    #[inline]
     pub(super) fn locate(&self, hash: u64, mut eq: impl FnMut(&T) -> bool) -> Option<Spot> {
         match self.main.find_bucket_index(hash, &mut eq) {
             Some(index) => Some(Spot { index, old: false }),
@@ -96,7 +96,7 @@ impl<T: Hashed> Table<T> {
     }
 
     /// The item at a spot.
-    #[inline(always)]
+    #[inline]
     pub(super) fn at(&mut self, spot: Spot) -> Option<&mut T> {
         let table = if spot.old { &mut self.old.as_mut()?.table } else { &mut self.main };
         table.get_bucket_mut(spot.index)
