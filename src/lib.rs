@@ -163,8 +163,9 @@
 #![doc = include_str!("../docs/tables/features.md")]
 //!
 //! None is on by default.
-#![cfg_attr(not(feature = "redis"), doc = "\n[`Redis`]: guide::redis")]
-#![cfg_attr(not(feature = "memcached"), doc = "\n[`Memcached`]: guide::memcached")]
+//!
+#![cfg_attr(not(feature = "redis"), doc = "[`Redis`]: guide::redis")]
+#![cfg_attr(not(feature = "memcached"), doc = "[`Memcached`]: guide::memcached")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod ambient;

@@ -6,10 +6,11 @@
 //! `clear` and `close`, and [`Locks`] if it has any. All else has defaults: other values and counters, and
 //! [`apply`](Backend::apply), which makes exact decisions from these two. The suite in
 //! `traffik::conformance` (feature `conformance`) checks it, whole or by part.
-#![cfg_attr(not(feature = "redis"), doc = "\n[`Redis`]: crate::guide::redis")]
-#![cfg_attr(feature = "redis", doc = "\n[`Redis`]: crate::Redis")]
-#![cfg_attr(not(feature = "memcached"), doc = "\n[`Memcached`]: crate::guide::memcached")]
-#![cfg_attr(feature = "memcached", doc = "\n[`Memcached`]: crate::Memcached")]
+//!
+#![cfg_attr(not(feature = "redis"), doc = "[`Redis`]: crate::guide::redis")]
+#![cfg_attr(feature = "redis", doc = "[`Redis`]: crate::Redis")]
+#![cfg_attr(not(feature = "memcached"), doc = "[`Memcached`]: crate::guide::memcached")]
+#![cfg_attr(feature = "memcached", doc = "[`Memcached`]: crate::Memcached")]
 
 mod change;
 mod core;
