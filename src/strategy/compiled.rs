@@ -10,7 +10,7 @@ use std::any::Any;
 
 use super::bucket::Bucket;
 use super::fixed_window::FixedMeter;
-use super::meter::{self, Attempt, Demand, Meter, Metered};
+use super::meter::{self, Demand, Meter, Metered, Trial};
 use super::sliding_window_counter::SlidingMeter;
 use super::{
     Answer, CorruptState, FixedWindow, Gcra, LeakyBucket, Op, SlidingWindowCounter,
@@ -138,13 +138,13 @@ macro_rules! on_each {
 impl AnyMeter {
     /// Tries a demand on a packed count.
     #[inline(always)]
-    pub(crate) fn attempt(
+    pub(crate) fn try_demand(
         &self,
         (count, last): (u64, Timestamp),
         at: Timestamp,
         demand: Demand,
-    ) -> Attempt<u64> {
-        on_each!(self, meter => meter::attempt_packed(meter, count, last, at, demand))
+    ) -> Trial<u64> {
+        on_each!(self, meter => meter::try_packed(meter, count, last, at, demand))
     }
 
     /// One step on a packed count.

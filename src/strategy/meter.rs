@@ -121,7 +121,7 @@ pub(crate) struct Metered<C> {
 
 /// A demand that was tried on a count, before it is known whether it is taken.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Attempt<C> {
+pub(crate) struct Trial<C> {
     /// The count now.
     count: C,
     fit: Fit,
@@ -129,7 +129,7 @@ pub(crate) struct Attempt<C> {
     after: Option<C>,
 }
 
-impl<C> Attempt<C> {
+impl<C> Trial<C> {
     /// Returns what a hit or a peek makes of it.
     #[inline(always)]
     pub(crate) fn run(self, op: Op) -> Metered<C> {
@@ -142,13 +142,13 @@ impl<C> Attempt<C> {
 
 /// Tries a demand on a count that was written at `last`.
 #[inline(always)]
-fn attempt<P: Meter>(
+fn try_demand<P: Meter>(
     meter: &P,
     count: P::Count,
     last: Timestamp,
     now: Timestamp,
     demand: Demand,
-) -> Attempt<P::Count> {
+) -> Trial<P::Count> {
     let count = meter.settle(count, last, now);
     let (fit, after) = if demand.cost_u32() == 0 {
         (Fit::Now, None)
@@ -158,7 +158,7 @@ fn attempt<P: Meter>(
         let after = meter.admit(count, now, demand);
         (if after.is_some() { Fit::Now } else { Fit::Later }, after)
     };
-    Attempt { count, fit, after }
+    Trial { count, fit, after }
 }
 
 /// One step on a count.
@@ -172,7 +172,7 @@ pub(crate) fn run<P: Meter>(
     op: Op,
 ) -> Metered<P::Count> {
     let Op::Refund { taken_at } = op else {
-        return attempt(meter, count, last, now, demand).run(op);
+        return try_demand(meter, count, last, now, demand).run(op);
     };
     let count = meter.settle(count, last, now);
     let refunded = match demand.cost_u32() {
@@ -202,17 +202,17 @@ pub(crate) fn answer<P: Meter>(
     }
 }
 
-/// As [`attempt`], on a count that is packed.
+/// As [`try_demand`], on a count that is packed.
 #[inline(always)]
-pub(crate) fn attempt_packed<P: Meter>(
+pub(crate) fn try_packed<P: Meter>(
     meter: &P,
     count: u64,
     last: Timestamp,
     at: Timestamp,
     demand: Demand,
-) -> Attempt<u64> {
-    let Attempt { count, fit, after } = attempt(meter, P::unpack(count), last, at, demand);
-    Attempt { count: P::pack(count), fit, after: after.map(P::pack) }
+) -> Trial<u64> {
+    let Trial { count, fit, after } = try_demand(meter, P::unpack(count), last, at, demand);
+    Trial { count: P::pack(count), fit, after: after.map(P::pack) }
 }
 
 /// One step on a count that is packed.

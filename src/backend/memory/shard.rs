@@ -146,8 +146,8 @@ impl Shard {
             *stored = (slot.count(), slot.last());
         }
         let at = asked_at.max(stored[0].1).max(stored[1].1);
-        let first = meters[0].attempt(stored[0], at, demand);
-        let second = meters[1].attempt(stored[1], at, demand);
+        let first = meters[0].try_demand(stored[0], at, demand);
+        let second = meters[1].try_demand(stored[1], at, demand);
         let Ok(metered) = all_or_nothing::<_, Infallible>(
             Op::Take,
             |op| Ok([first.run(op), second.run(op)]),

@@ -1,6 +1,6 @@
 //! Decisions by a script: the arguments of one step, and the reply.
 //!
-//! The scripts repeat [`Step::evaluate`] in Lua, for our own strategies; `decide/tests.rs` holds the
+//! The scripts repeat [`Step::evaluate`] in Lua, for our own strategies; `decide/tests/` holds the
 //! two together. How the answers of several limits are joined is not repeated: the reply has each
 //! answer.
 
@@ -64,9 +64,9 @@ impl Request {
         argument.extend_from_slice(&asked_at.to_le_bytes());
         let mut needed = 0;
         for limit in step.limits() {
-            let rule = Rule::of(limit)?;
-            needed |= 1 << rule.file;
-            rule.write(limit, &mut argument);
+            let family = Family::of(limit)?;
+            needed |= 1 << family.file();
+            family.write(limit, &mut argument);
         }
         Some(Self { script: script(needed), argument })
     }
@@ -88,40 +88,59 @@ fn script(needed: usize) -> &'static Script {
     })
 }
 
-/// How the scripts keep a limit.
-struct Rule {
-    /// Its number in the scripts.
-    family: u8,
-    /// Its place in [`RULES`].
-    file: usize,
-    /// Units that a bucket lends beyond its burst.
-    debt: u32,
+/// The rule by which the scripts keep a limit, with its number there.
+#[derive(Clone, Copy)]
+#[repr(u8)]
+enum Family {
+    Bucket = 1,
+    FixedWindow = 2,
+    SlidingWindowCounter = 3,
+    SlidingWindowLog = 4,
+    Unlimited = 5,
+    DenyAll = 6,
 }
 
-impl Rule {
+impl Family {
+    /// The rule that keeps a limit; `None` for a user's own strategy.
     fn of(limit: &Limit) -> Option<Self> {
-        let (family, file, debt) = match (limit.compiled(), limit.builtin()) {
-            (CompiledLimit::Unlimited, _) => (5, 4, 0),
-            (CompiledLimit::DenyAll, _) => (6, 4, 0),
-            (_, Some(Builtin::Bucket { debt })) => (1, 0, debt),
-            (_, Some(Builtin::FixedWindow)) => (2, 1, 0),
-            (_, Some(Builtin::SlidingWindowCounter)) => (3, 2, 0),
-            (_, Some(Builtin::SlidingWindowLog)) => (4, 3, 0),
-            (_, None) => return None,
-        };
-        Some(Self { family, file, debt })
+        Some(match limit.compiled() {
+            CompiledLimit::Unlimited => Self::Unlimited,
+            CompiledLimit::DenyAll => Self::DenyAll,
+            _ => match limit.builtin()? {
+                Builtin::Bucket { .. } => Self::Bucket,
+                Builtin::FixedWindow => Self::FixedWindow,
+                Builtin::SlidingWindowCounter => Self::SlidingWindowCounter,
+                Builtin::SlidingWindowLog => Self::SlidingWindowLog,
+            },
+        })
     }
 
-    fn write(&self, limit: &Limit, argument: &mut Vec<u8>) {
+    /// Its place in [`RULES`].
+    const fn file(self) -> usize {
+        match self {
+            Self::Bucket => 0,
+            Self::FixedWindow => 1,
+            Self::SlidingWindowCounter => 2,
+            Self::SlidingWindowLog => 3,
+            Self::Unlimited | Self::DenyAll => 4,
+        }
+    }
+
+    /// Writes a limit as a script reads it.
+    fn write(self, limit: &Limit, argument: &mut Vec<u8>) {
         let rate = limit.rate();
         let burst = rate.effective_burst();
+        let debt = match limit.builtin() {
+            Some(Builtin::Bucket { debt }) => debt,
+            _ => 0,
+        };
         // The highest bit: a rate that the hit brought.
-        argument.push(self.family | u8::from(limit.is_per_hit()) << 7);
+        argument.push(self as u8 | u8::from(limit.is_per_hit()) << 7);
         argument.extend_from_slice(&limit.strategy_id().raw().to_le_bytes());
         argument.extend_from_slice(&rate.period_micros().to_le_bytes());
         argument.extend_from_slice(&rate.limit().to_le_bytes());
         argument.extend_from_slice(&burst.to_le_bytes());
-        argument.extend_from_slice(&(u64::from(burst) + u64::from(self.debt)).to_le_bytes());
+        argument.extend_from_slice(&(u64::from(burst) + u64::from(debt)).to_le_bytes());
     }
 }
 

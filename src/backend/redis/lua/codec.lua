@@ -1,4 +1,4 @@
--- The stored form of a key's state: twin of src/strategy/codec.rs, which describes the bytes.
+-- The stored form of a key's state: twin of src/step/codec.rs, which describes the bytes.
 --
 -- KEYS, ARGV: none. Gives the functions of the files after it:
 --   decode(value)  the parts, in order; nothing if it is not a list of parts

@@ -1,5 +1,5 @@
 -- One step in its general form: several limits, or a value with the parts of several, or a value
--- that cannot be read. Twin of `Step::decide` in src/strategy/step.rs.
+-- that cannot be read. Twin of `Step::evaluate` in src/step/mod.rs.
 --
 -- KEYS: none. ARGV[1]: as decide.lua describes. Gives decide.lua the function
 --   several(value, asked_at, op, cost, needed, taken_at)

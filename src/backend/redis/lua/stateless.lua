@@ -1,4 +1,4 @@
--- Limits that remember nothing: twin of `stateless` and `deny_all` in src/strategy/step.rs.
+-- Limits that remember nothing: twin of `stateless` and `deny_all` in src/step/apply.rs.
 --
 -- KEYS, ARGV: none; two rules, as arithmetic.lua describes.
 
