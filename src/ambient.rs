@@ -12,7 +12,7 @@ tokio::task_local! {
     static CURRENT: Arc<dyn Backend>;
 }
 
-/// Makes `backend` the current one for throttles that were built without, while `work` runs.
+/// Makes `backend` the current backend while `work` runs, for throttles that were built without one.
 ///
 /// It is asked for at each hit, so a test or a tenant can bring its own. A task that `work` spawns does
 /// not inherit it.

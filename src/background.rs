@@ -1,4 +1,4 @@
-//! Background tasks. The only module that spawns.
+//! Background tasks. The only module that spawns any that outlive a call.
 //!
 //! A task is as alive as its runtime. A current-thread runtime runs its tasks only inside of `block_on`:
 //! when it stands idle between two calls, all of them do, and so does everything that waits for them on
@@ -115,8 +115,11 @@ fn has_threads(runtime: &Handle) -> bool {
 
 #[cfg(any(feature = "redis", feature = "memcached"))]
 mod own {
+    use std::io;
+    use std::sync::Arc;
+
     use parking_lot::Mutex;
-    use tokio::runtime::{Builder, Handle};
+    use tokio::runtime::{Builder, Handle, Runtime};
 
     /// Returns the runtime of our own thread; `None` if the system gives us no thread.
     pub(super) fn runtime() -> Option<Handle> {
@@ -124,12 +127,50 @@ mod own {
         let mut own = OWN.lock();
         if own.is_none() {
             let runtime = Builder::new_current_thread().enable_all().build().ok()?;
-            let handle = runtime.handle().clone();
-            let forever = move || runtime.block_on(std::future::pending::<()>());
-            std::thread::Builder::new().name("traffik".into()).spawn(forever).ok()?;
-            *own = Some(handle);
+            *own = run_forever(runtime, |work| {
+                std::thread::Builder::new().name("traffik".into()).spawn(work).map(drop)
+            });
         }
         own.clone()
+    }
+
+    /// Hands a runtime to a thread; `None` if there is none to be had.
+    fn run_forever(
+        runtime: Runtime,
+        spawn: impl FnOnce(Box<dyn FnOnce() + Send>) -> io::Result<()>,
+    ) -> Option<Handle> {
+        let handle = runtime.handle().clone();
+        let runtime = Arc::new(Mutex::new(Some(runtime)));
+        let taken = Arc::clone(&runtime);
+        let forever = move || {
+            let runtime = taken.lock().take();
+            if let Some(runtime) = runtime {
+                runtime.block_on(std::future::pending::<()>());
+            }
+        };
+        if spawn(Box::new(forever)).is_ok() {
+            return Some(handle);
+        }
+        // The caller may be inside of a runtime, where a drop that waits is a panic.
+        if let Some(runtime) = runtime.lock().take() {
+            runtime.shutdown_background();
+        }
+        None
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[tokio::test]
+        async fn without_a_thread_there_is_no_runtime_and_no_panic() {
+            let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+            let refused = |work| {
+                drop(work);
+                Err(io::ErrorKind::WouldBlock.into())
+            };
+            assert!(run_forever(runtime, refused).is_none());
+        }
     }
 }
 

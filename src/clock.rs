@@ -72,7 +72,7 @@ impl<C: Clock + ?Sized> Clock for Arc<C> {
     }
 }
 
-/// A monotonic clock, set by the wall clock once, when it is made.
+/// A monotonic clock, which is set by the wall clock when it is created.
 ///
 /// It reads the processor's time stamp counter where that is reliable, which takes a few nanoseconds
 /// and no system call. It never goes back and does not follow later changes of the wall clock, so it
@@ -150,7 +150,7 @@ pub struct ManualClock {
 }
 
 impl ManualClock {
-    /// Starts at 2024-01-01 00:00:00 UTC, a boundary of every window up to a day.
+    /// Starts at 2024-01-01 00:00:00 UTC, a boundary of windows of a second, a minute, an hour and a day.
     #[must_use]
     pub fn new() -> Self {
         Self::at(Timestamp::from_micros(1_704_067_200_000_000))
@@ -169,7 +169,8 @@ impl ManualClock {
 
     /// Moves forward by `duration`, rounded up to the microsecond.
     pub fn advance(&self, duration: Duration) {
-        self.set(self.now().saturating_add(duration));
+        let later = |now| Some(Timestamp::from_micros(now).saturating_add(duration).as_micros());
+        let _ = self.micros.fetch_update(Ordering::SeqCst, Ordering::SeqCst, later);
     }
 }
 

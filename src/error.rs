@@ -30,7 +30,7 @@ struct Details {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Effect {
-    /// It did not happen. Only such an operation is ever tried again by itself.
+    /// It did not happen. Of decisions and changes of values only such are ever retried by themselves.
     NotApplied,
     /// It may have happened: a timeout, or a connection lost after a byte was sent. A hit counts as
     /// used and not admitted.
@@ -120,6 +120,11 @@ impl BackendError {
     pub fn with_effect(mut self, effect: Effect) -> Self {
         self.0.effect = effect;
         self
+    }
+
+    /// After some parts of an operation were done, the rest of which failed.
+    pub(crate) fn after(self, done: usize) -> Self {
+        if done > 0 { self.with_effect(Effect::Ambiguous) } else { self }
     }
 
     /// Adds what a reader needs to know: no secret, and foreign bytes escaped.

@@ -45,7 +45,7 @@ impl HitOptions {
     /// The options under which another throttle would be asked the same.
     pub(crate) fn of(step: &Step<'_>) -> Self {
         let rates = step.limits().iter().map(|limit| *limit.rate());
-        Self::new().cost(step.cost()).leave(step.left()).replace_rates(rates)
+        Self::new().cost(step.cost()).leave(step.units_to_leave()).replace_rates(rates)
     }
 
     pub(crate) fn cost_or_zero(&self) -> u32 {

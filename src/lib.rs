@@ -22,7 +22,7 @@
 //!     Outcome::Denied { retry_after } => {
 //!         println!("429, Retry-After: {}", retry_after.as_secs_f64().ceil());
 //!     }
-//!     Outcome::Never => println!("403: this limit is 0, or the cost above it"),
+//!     Outcome::Never => println!("403: this limit is 0, or the cost above the burst"),
 //! }
 //! assert_eq!(decision.remaining(), 149);
 //!
@@ -34,14 +34,14 @@
 //! # What a limit is
 //!
 //! A limit is a **rate** and a strategy that keeps it. A rate is a number of units in a period, such as
-//! `100/min`; with a bucket it also has a **burst**, the units that can pass at once after a pause, such as
-//! `100/min burst 150`. A **hit** costs one unit, or as many as you say: let the cost be what the work costs you,
-//! such as rows of an export. Each **key** has its own count, and each throttle its own keys.
+//! `100/min`; with a bucket it also has a **burst**, the units that can pass at once after a pause, such
+//! as `100/min burst 150`. A **hit** costs one unit, or as many as you say: let the cost be what the work
+//! costs you, such as rows of an export. Each **key** has its own count, and each throttle its own keys.
 //!
 //! To choose them, begin with what your service can bear: the rate is what a client may do for hours, the burst
 //! what it may do in the first second after a pause. A burst equal to the limit, the default, suits most
-//! APIs. For work that hurts at once, such as sending a message, choose a small one. A client that should
-//! use a quota whenever it likes has a fixed window of a day instead.
+//! APIs. For work that hurts at once, such as sending a message, choose a small one. If clients may
+//! spend their quota at any time of the day, use a fixed window of a day instead.
 //!
 //! # Guarantees
 //!
@@ -100,8 +100,8 @@
 //!
 //! # Which backend
 //!
-//! Begin with [`InMemory`]: it is exact, costs well under a microsecond a hit, and is what tests use. Its counts
-//! are those of one process, and end with it.
+//! Begin with [`InMemory`]: it is exact, costs well under a microsecond a hit, and is what tests use. Its
+//! counts are those of one process, and end with it.
 //!
 //! Take `Redis` when several processes share a limit, or when it must survive a restart. A hit is one round
 //! trip, exact over any number of processes, by the server's time.
@@ -126,7 +126,7 @@
 //! deadline, 250 ms by default, plus the limit of the error handler if there is one. A mistake of the
 //! program or its operator, such as a closed backend or a wrong password, is always an `Err`.
 //!
-//! A lifespan fails when its store is away. A service that must start all the same begins with
+//! A lifespan fails to begin if its store cannot be reached. A service that must start all the same begins with
 //! [`Start::Degraded`](lifespan::Start::Degraded): the backend goes on connecting, and the error policy
 //! decides until then.
 //!
@@ -137,18 +137,19 @@
 //!   higher limit forgets sooner what both have counted, and the lower limit then holds for nobody.
 //! * A key is opaque bytes in up to four parts: `hit(("tenant-7", user_id))`. Parts are never joined
 //!   to one text, so no two keys meet that differ in a part or its place. A key may have any length.
-//!   [`Exempt`] passes uncounted, an absent key does not: [`ExemptIfNone`] is for who wants that.
+//!   [`Exempt`] is never limited. A missing key is not exempt, unless you wrap it in [`ExemptIfNone`].
 //! * Only bytes count, not types: an address and a text of the same four bytes are one key. Where keys of
 //!   several kinds meet in one throttle, say which: `("user", name)` and `("address", address)`.
 //! * A backend's **namespace** separates applications on one store: use one for each application and
-//!   environment, such as `shop:prod`. Ending a non-persistent lifespan clears the whole namespace: the
-//!   default in memory, and not on Redis and Memcached.
+//!   environment, such as `shop:prod`. The end of the last lifespan of a backend that is not persistent
+//!   clears the whole namespace: the default in memory, and not on Redis and Memcached.
 //!
 //! # Locks
 //!
 //! A backend has locks too, for work that only one may do at a time: [`Locks::lock`] returns a guard, and
-//! dropping it releases the lock. On a server a lock has a TTL, so a holder that was paused for longer still runs
-//! while another has it. Give the guard's [`fencing_token`](LockGuard::fencing_token) to what you protect.
+//! dropping it releases the lock. On a server a lock has a TTL, so a holder that was paused for longer
+//! still runs while another has it. Give the guard's [`fencing_token`](LockGuard::fencing_token) to what
+//! you protect.
 //!
 //! # Testing your service
 //!

@@ -192,7 +192,8 @@ impl FailureContext {
         self.options.cost_or_zero()
     }
 
-    /// Returns the limits of the hit, in order: the throttle's, or those that the hit brought.
+    /// Returns the limits of the hit, in order: the throttle's, and those that the hit brought beside or
+    /// instead of them.
     #[must_use]
     pub fn limits(&self) -> &[Limit] {
         &self.limits
@@ -218,7 +219,7 @@ pub(crate) async fn decide(
     throttle: &Arc<str>,
     failure: impl FnOnce(BackendError) -> FailureContext,
     error: BackendError,
-    log: &LogThrottle,
+    log: &LogLimiter,
 ) -> Result<Decision, Error> {
     if error.kind().bypasses_policy() {
         return Err(error.into());
@@ -268,13 +269,13 @@ async fn ask(handler: &ErrorHandler, failure: FailureContext) -> Decision {
 
 /// Lets one log line through in a second, and counts the others.
 #[derive(Debug, Default)]
-pub(crate) struct LogThrottle {
+pub(crate) struct LogLimiter {
     /// Milliseconds of the runtime's monotonic time, from an arbitrary start.
     next: AtomicU64,
     suppressed: AtomicU64,
 }
 
-impl LogThrottle {
+impl LogLimiter {
     /// Returns how many lines were suppressed before this one; `None` if it is one of them.
     fn pass(&self) -> Option<u64> {
         static START: std::sync::OnceLock<tokio::time::Instant> = std::sync::OnceLock::new();

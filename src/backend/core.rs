@@ -25,7 +25,8 @@ pub struct BackendCore {
     clock: Arc<dyn Clock>,
     lifespans: Lifespans,
     stats: [AtomicU64; Stat::COUNT],
-    /// A number of this store alone; of a shared one it is the same in every backend on it.
+    /// A number of this store alone; a shared one has that of its backend and namespace, so it is the same
+    /// in every process.
     store_id: u64,
 }
 
@@ -117,7 +118,7 @@ impl BackendCore {
 
     /// Sets the default options of locks. Defaults to [`LockOptions::new`].
     #[must_use]
-    pub fn lock(mut self, lock: LockOptions) -> Self {
+    pub fn lock_defaults(mut self, lock: LockOptions) -> Self {
         self.lock = lock;
         self
     }

@@ -2,10 +2,10 @@
 //!
 #![doc = include_str!("../../docs/tables/backends.md")]
 //!
-//! A backend of your own implements [`HasCore`], of [`Values`] `get` and `compare_and_set`, of [`Backend`]
-//! `clear` and `close`, and [`Locks`] if it has any. All else has defaults: other values and counters, and
-//! [`apply`](Backend::apply), which makes exact decisions from these two. The suite in
-//! `traffik::conformance` (feature `conformance`) checks it, whole or by part.
+//! A backend of your own implements [`HasCore`], of [`Values`] `get` and `compare_and_set`, of
+//! [`Backend`] `clear` and `close`, and [`Locks`], whose defaults refuse. All else has defaults: other
+//! values and counters, and [`apply`](Backend::apply), which makes exact decisions from these two. The
+//! suite in `traffik::conformance` (feature `conformance`) checks it, whole or by part.
 //!
 #![cfg_attr(not(feature = "redis"), doc = "[`Redis`]: crate::guide::redis")]
 #![cfg_attr(feature = "redis", doc = "[`Redis`]: crate::Redis")]
@@ -65,7 +65,8 @@ pub type Result<T, E = BackendError> = std::result::Result<T, E>;
 ///   and a TTL of zero removes the value at once. An expired value reads as missing. A store drops no value
 ///   early, unless its docs say that it can (eviction).
 /// * **Effect.** An error tells whether the operation may have happened; see [`Effect`](crate::Effect).
-///   Nothing ambiguous is retried.
+///   No decision that may have happened is retried; what may be repeated without harm (`clear`, the release
+///   of a lock) is.
 /// * **Cancel safety.** A future of these traits may be dropped at any await. The operation may then have
 ///   happened or not; no later call reads its reply, and no lock stays held by it.
 /// * **After [`close`](Self::close)** every method fails with

@@ -35,7 +35,8 @@ pub(crate) fn push_key(out: &mut Vec<u8>, key: &Key<'_>, separator: u8) {
     }
 }
 
-/// Returns the stored name of a throttle's key, by `name`; `None` for one that is exempt, of which nothing is stored.
+/// Returns the stored name of a throttle's key, by `name`; `None` for one that is exempt, of which
+/// nothing is stored.
 pub(crate) fn stored_name(
     throttle: &str,
     key: &impl ToKey,

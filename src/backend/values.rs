@@ -268,8 +268,8 @@ pub trait Values: HasCore {
     /// # }
     /// ```
     async fn multi_set(&self, pairs: &[(Key<'_>, &[u8])], ttl: Option<Duration>) -> Result<()> {
-        for (key, value) in pairs {
-            self.set(key, value, ttl).await?;
+        for (done, (key, value)) in pairs.iter().enumerate() {
+            self.set(key, value, ttl).await.map_err(|error| error.after(done))?;
         }
         Ok(())
     }

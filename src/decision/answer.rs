@@ -13,8 +13,9 @@ pub enum Outcome {
     Allowed,
     /// The hit does not pass now.
     Denied {
-        /// The least wait after which the same hit passes if nobody else comes, in microseconds rounded
-        /// up.
+        /// The least wait after which the same hit passes if nobody else comes; where no limit denied it
+        /// (a full memory, an error policy) or the throttle has a `min_retry_after`, what these say, in
+        /// microseconds rounded up.
         retry_after: Duration,
     },
     /// The hit costs more than can ever pass at once; waiting does not help.

@@ -1,15 +1,15 @@
 //! [`InlineDecision`]: a decision that fits without heap memory.
 //!
 //! It is copied and has nothing to drop, so a hit in memory hands it on in registers. A [`Decision`] in
-//! its place lies in memory wherever something might unwind: 40 ns a hit instead of 22, on the machine
-//! of `docs/performance.md`.
+//! its place lies in memory wherever something might unwind: 40 ns a hit instead of 22, on
+//! another machine than that of `docs/performance.md`.
 
 use super::answer::{ALLOWED, LONGEST_WAIT, LimitAnswer, NEVER, Outcome};
 use super::{DecidedBy, Decision, Denial, Extra};
 use crate::clock::Timestamp;
 use crate::strategy::{Answer, Limit};
 
-/// A decision over at most two limits.
+/// A decision with the answers of up to two limits, which is all that it has of more.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct InlineDecision {
     pub(super) denial: Option<Denial>,
@@ -103,7 +103,7 @@ impl InlineDecision {
     /// The denial waits at least this long. A denial that no wait ends stays as it is.
     #[inline]
     pub(crate) fn wait_at_least(self, min_retry_after: u64) -> Self {
-        Self { least_wait: min_retry_after.min(LONGEST_WAIT), ..self }
+        Self { least_wait: self.least_wait.max(min_retry_after.min(LONGEST_WAIT)), ..self }
     }
 
     /// Returns what a service branches on.

@@ -93,9 +93,9 @@ pub enum Denial {
 pub enum DecidedBy {
     /// The limits, by the backend's state.
     Backend,
-    /// Nobody needed to: the key was exempt.
+    /// No limit was asked, because the key is exempt.
     Exempt,
-    /// Nobody needed to: the rate is unlimited.
+    /// No limit was asked, because the rate is unlimited.
     Unlimited,
     /// The backend was full, and its overflow rule decided.
     Overflow,
@@ -197,7 +197,7 @@ impl Decision {
         InlineDecision { denial, named, answer, bound_to: throttle, ..unasked }.into()
     }
 
-    /// Returns what a service branches on.
+    /// Returns the outcome: allowed, denied for now, or never.
     #[must_use]
     #[inline]
     pub const fn outcome(&self) -> Outcome {

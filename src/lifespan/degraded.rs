@@ -64,15 +64,17 @@ async fn connect(backend: Weak<dyn Backend>) {
                 return;
             }
             Err(error) if error.kind() == ErrorKind::Closed => return,
-            Err(error) if error.kind().bypasses_policy() && !mistake_reported => {
-                mistake_reported = true;
-                error!(
-                    backend = name,
-                    namespace,
-                    %error,
-                    "the backend of a lifespan that began without its store is misconfigured; \
-                     each hit is an error"
-                );
+            Err(error) if error.kind().bypasses_policy() => {
+                if !mistake_reported {
+                    mistake_reported = true;
+                    error!(
+                        backend = name,
+                        namespace,
+                        %error,
+                        "the backend of a lifespan that began without its store is misconfigured; \
+                         each hit is an error"
+                    );
+                }
             }
             Err(error) if !reported => {
                 reported = true;

@@ -36,7 +36,7 @@ use crate::error::{BackendError, ErrorKind};
 use crate::on_drop::OnDrop;
 use crate::unwind;
 
-/// Runs `work` in a lifespan of `backend`, and closes it on every way out.
+/// Runs `work` in a lifespan of `backend`, and closes it when `work` returns or panics.
 ///
 /// A panic of `work` goes on after the close. If `work` returns and the close fails, that error is
 /// returned and the result of `work` is dropped.
@@ -247,9 +247,9 @@ impl Lifespan {
     /// only ends this one.
     ///
     /// A backend on a server is persistent unless it was built with `persistent(false)`; one in memory is
-    /// not. Locks that were dropped are released before, or at least asked for. Against a server that
-    /// does not answer it takes no longer than the backend's own time for one call; to clear such a one
-    /// is tried for about a second.
+    /// not. Waits for the time of one call at most until guards that were dropped are released;
+    /// other releases go on in the background. Clearing is tried up to five times, each for the time of
+    /// one call, before it fails.
     ///
     /// ```
     /// use traffik::{InMemory, LifespanExt};

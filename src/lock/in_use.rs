@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, ReentrantMutex};
 
 type Work = Box<dyn FnOnce() + Send>;
 
@@ -17,6 +17,8 @@ pub(crate) struct InUse {
     count: AtomicUsize,
     /// What is done when nobody is left.
     when_free: Mutex<Option<Work>>,
+    /// Held while that is done. The work may drop users, and so come back here.
+    doing: ReentrantMutex<()>,
 }
 
 /// One who is counted, as long as it lives.
@@ -38,14 +40,17 @@ impl InUse {
         }
     }
 
-    /// Takes back what [`when_free`](Self::when_free) was given, if it is not done yet.
+    /// Takes back what [`when_free`](Self::when_free) was given, if it is not done yet; waits for its end if
+    /// it has begun. What the caller does next comes after it.
     pub(crate) fn stay(&self) {
+        let _done = self.doing.lock();
         let work = self.when_free.lock().take();
         drop(work);
     }
 
     fn run(&self) {
-        // Not under the lock.
+        let _doing = self.doing.lock();
+        // Not under that lock: the work may come back here.
         let work = self.when_free.lock().take();
         if let Some(work) = work {
             work();
@@ -76,6 +81,25 @@ impl fmt::Debug for InUse {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_stays_comes_after_work_that_has_begun() {
+        let in_use = Arc::new(InUse::default());
+        let (opened, opens) = std::sync::mpsc::channel();
+        let user = in_use.enter();
+        let other = Arc::clone(&in_use);
+        in_use.when_free(move || {
+            let stays = std::thread::spawn(move || {
+                other.stay();
+                let _ = opened.send(());
+            });
+            // Long enough for a thread that does not wait.
+            let early = opens.recv_timeout(std::time::Duration::from_millis(300));
+            assert!(early.is_err(), "opened while the work closes");
+            drop(stays);
+        });
+        drop(user);
+    }
 
     #[test]
     fn the_work_is_done_once_and_only_when_nobody_is_left() {

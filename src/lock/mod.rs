@@ -73,8 +73,8 @@ pub enum LockError {
     Backend(#[from] BackendError),
 }
 
-/// A lock that is held. Dropping it releases it as well as can be done without waiting, with the TTL
-/// as backstop; [`release`](Self::release) tells whether it was still ours.
+/// A lock that is held. Dropping the guard releases the lock in the background; if that fails, the TTL
+/// frees it. [`release`](Self::release) tells whether it was still ours.
 #[must_use = "a guard that is dropped at once protects nothing"]
 pub struct LockGuard {
     held: Arc<Held>,
@@ -129,8 +129,8 @@ impl LockGuard {
         self.held.lock.fencing_token()
     }
 
-    /// Returns whether the lock is still ours as far as this process can know: false from before the
-    /// moment at which the backend frees it.
+    /// Returns `true` if the lock is still ours, as far as this process can tell; turns `false` before the
+    /// backend frees the lock.
     ///
     /// It goes by this machine's monotonic clock. On many systems that clock stands still while the
     /// machine is suspended (a laptop that sleeps, a virtual machine that is paused or moved), and the
@@ -175,7 +175,7 @@ impl LockGuard {
     /// Returns another guard of the same lock, for a nested call that takes it too. The lock is free when
     /// the last guard is gone.
     ///
-    /// Entering again is explicit: who shares a task does not thereby share a lock.
+    /// Re-entry is explicit: code in the same task does not share the lock by itself.
     pub fn reenter(&self) -> Self {
         self.held.guards.fetch_add(1, Ordering::AcqRel);
         Self { held: Arc::clone(&self.held), released: false }

@@ -44,7 +44,7 @@ impl LockOptions {
     /// Defaults to the backend's `lock_ttl`, which defaults to `None`.
     ///
     /// `None` means no expiry in memory. On a server it means a lease, which is renewed while the guard
-    /// lives.
+    /// lives, for a day at most.
     pub const fn ttl(mut self, ttl: Option<Duration>) -> Self {
         self.ttl = Some(ttl);
         self

@@ -21,6 +21,7 @@ use tracing::debug;
 
 use crate::background::{self, Home};
 use crate::clock::monotonic_now;
+use crate::error::{BackendError, ErrorKind};
 use crate::{random, timer};
 
 /// Releases under way at the same time that are asked for the first time, and again.
@@ -67,6 +68,15 @@ pub(crate) enum ReleaseOutcome {
     Refused,
 }
 
+impl ReleaseOutcome {
+    pub(crate) fn of_error(error: &BackendError) -> Self {
+        match error.kind() {
+            ErrorKind::Unavailable | ErrorKind::Timeout | ErrorKind::Overloaded => Self::NoAnswer,
+            _ => Self::Refused,
+        }
+    }
+}
+
 /// What is known of a lock that is to be released.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Asked {
@@ -74,7 +84,7 @@ pub(crate) struct Asked {
     /// Whether the server has said that we hold it. If not, "not yours" may be true only until the
     /// request for the lock arrives.
     pub(crate) granted: bool,
-    /// When the server was asked for the lock.
+    /// When the server was asked for the lock, or granted it.
     pub(crate) at: Instant,
     /// When its TTL has freed it.
     pub(crate) until: Instant,
@@ -102,7 +112,7 @@ pub(crate) struct Releaser {
 struct Pending {
     queue: Mutex<ReleaseQueue>,
     wake: Notify,
-    /// Notified when a release has ended.
+    /// Notified when a release has ended, or may have been dropped.
     ended: Notify,
     /// The last release got no answer.
     is_silent: AtomicBool,
@@ -215,6 +225,8 @@ async fn work(shared: &Arc<Pending>, home: Home) {
             }
             (releases, due, queue.is_empty() && queue.closed_at.is_some())
         };
+        // Some may have been dropped, because their time is over.
+        shared.ended.notify_waiters();
         if is_over {
             return;
         }
@@ -430,7 +442,7 @@ mod tests {
             let other = Arc::clone(&releaser);
             let foreign = std::thread::spawn(move || send(&other, held(), released));
             let foreign = foreign.join().unwrap();
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            releaser.drained(TTL).await;
             foreign
         });
         assert_eq!(times(&foreign), 1, "handed over from a plain thread");
@@ -440,7 +452,7 @@ mod tests {
         assert_eq!(times(&late), 0, "no runtime, no panic");
         runtime().block_on(async {
             releaser.start();
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            releaser.drained(TTL).await;
         });
         assert_eq!(times(&late), 1, "by a task of the next runtime");
     }
@@ -501,6 +513,11 @@ mod tests {
         releaser.drained(TTL).await;
         assert!(done.iter().all(|done| times(done) == 1));
         assert!(times(&silent) >= 1 && start.elapsed() < Duration::from_secs(1));
+        let start = monotonic_now();
+        let over = Asked { until: start, ..held() };
+        let never = send(&releaser, over, |_| ReleaseOutcome::NoAnswer);
+        releaser.drained(TTL).await;
+        assert_eq!((times(&never), start.elapsed()), (0, Duration::ZERO), "its TTL is over");
         let hangs = || async { std::future::pending().await };
         releaser.send(held(), hangs);
         let start = monotonic_now();

@@ -137,7 +137,15 @@ fn apply<const N: usize>(
         op if step.limits().len() == 1 => run(step, op, cells, at),
         // Can find a corrupt cell after it has changed another.
         Op::Refund { .. } => run_drafts(step, cells, at),
-        op => all_or_nothing(op, |op| run(step, op, cells, at), Applied::is_allowed),
+        op => {
+            // A user's own strategy may read a state on a peek and not on a hit.
+            let is_custom = step.limits().iter().any(|limit| limit.compiled().is_custom());
+            let run = |op| match op {
+                Op::Take if is_custom => run_drafts(step, cells, at),
+                op => run(step, op, cells, at),
+            };
+            all_or_nothing(op, run, Applied::is_allowed)
+        }
     }
 }
 

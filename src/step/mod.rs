@@ -139,7 +139,7 @@ impl<'a> Step<'a> {
 
     /// Returns the units that must be left after the cost for the hit to pass.
     #[must_use]
-    pub const fn left(&self) -> u32 {
+    pub const fn units_to_leave(&self) -> u32 {
         self.demand.leave()
     }
 

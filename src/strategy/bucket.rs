@@ -33,8 +33,8 @@ impl TokenBucket {
         Self { max_debt: 0 }
     }
 
-    /// Lets hits overdraw the bucket by up to `units`, to be earned back before anything counts as
-    /// remaining. Defaults to 0.
+    /// Lets hits overdraw the bucket by up to `units`. The debt must be refilled before anything remains.
+    /// Defaults to 0.
     #[must_use]
     pub const fn max_debt(mut self, units: u32) -> Self {
         self.max_debt = units;

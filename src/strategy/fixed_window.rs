@@ -42,6 +42,12 @@ impl Strategy for FixedWindow {
     }
 }
 
+/// Returns when the window of an instant began, in microseconds since the epoch.
+#[inline]
+pub(super) fn window_start(at: Timestamp, period: u64) -> u64 {
+    at.as_micros() - at.as_micros() % period
+}
+
 /// The arithmetic of fixed windows for one rate, over the hits in the window of the last one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FixedMeter {
@@ -55,13 +61,8 @@ impl FixedMeter {
     }
 
     #[inline]
-    fn window_start(&self, at: Timestamp) -> u64 {
-        at.as_micros() - at.as_micros() % self.period
-    }
-
-    #[inline]
     fn boundary(&self, now: Timestamp) -> Timestamp {
-        Timestamp::from_micros(self.window_start(now) + self.period)
+        Timestamp::from_micros(window_start(now, self.period) + self.period)
     }
 }
 
@@ -80,7 +81,7 @@ impl Meter for FixedMeter {
 
     #[inline]
     fn settle(&self, count: u32, last: Timestamp, now: Timestamp) -> u32 {
-        if last.as_micros() >= self.window_start(now) { count } else { 0 }
+        if last.as_micros() >= window_start(now, self.period) { count } else { 0 }
     }
 
     #[inline]
@@ -95,7 +96,7 @@ impl Meter for FixedMeter {
     }
 
     fn refund(&self, count: u32, taken_at: Timestamp, now: Timestamp, cost: u32) -> Option<u32> {
-        let same_window = self.window_start(taken_at) == self.window_start(now);
+        let same_window = window_start(taken_at, self.period) == window_start(now, self.period);
         (same_window && count > 0).then(|| count.saturating_sub(cost))
     }
 

@@ -1,6 +1,6 @@
 //! [`Meter`]: strategies whose state of a key fits one number.
 //!
-//! Such a strategy answers four small questions about its count. What a step is made of, in which
+//! Such a strategy answers small questions about its count. What a step is made of, in which
 //! order, is written here once: a backend that keeps the count in a table slot and one that stores
 //! words run the same code.
 

@@ -185,7 +185,8 @@ impl StrategyId {
     /// Makes an identifier from a name, by 32-bit FNV-1a with the highest bit set; those of the built-in
     /// strategies have it clear.
     ///
-    /// Two strategies of one throttle whose names give the same one are a build error.
+    /// Two strategies of one throttle whose names give the same one are a build error if their periods are
+    /// equal too.
     #[must_use]
     pub const fn of(name: &str) -> Self {
         let bytes = name.as_bytes();

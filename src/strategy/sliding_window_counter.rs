@@ -1,5 +1,6 @@
 //! The sliding window counter: two fixed windows, of which the older one fades.
 
+use super::fixed_window::window_start;
 use super::meter::{self, Demand, Meter};
 use super::{Answer, CorruptState, LimitError, Op, State, Strategy, StrategyId};
 use crate::clock::Timestamp;
@@ -62,11 +63,6 @@ impl SlidingMeter {
         Self { limit: rate.limit(), period: rate.period_micros() }
     }
 
-    #[inline]
-    fn window_start(&self, at: Timestamp) -> u64 {
-        at.as_micros() - at.as_micros() % self.period
-    }
-
     /// Returns what the previous window still counts for.
     #[inline]
     fn faded(&self, previous: u32, now: Timestamp) -> u32 {
@@ -118,7 +114,7 @@ impl Meter for SlidingMeter {
 
     #[inline]
     fn settle(&self, count: TwoWindows, last: Timestamp, now: Timestamp) -> TwoWindows {
-        let (last, start) = (last.as_micros(), self.window_start(now));
+        let (last, start) = (last.as_micros(), window_start(now, self.period));
         if last >= start {
             count
         } else if last + self.period >= start {
@@ -146,13 +142,13 @@ impl Meter for SlidingMeter {
         now: Timestamp,
         cost: u32,
     ) -> Option<TwoWindows> {
-        let same_window = self.window_start(taken_at) == self.window_start(now);
+        let same_window = window_start(taken_at, self.period) == window_start(now, self.period);
         (same_window && count.current > 0)
             .then(|| TwoWindows { current: count.current.saturating_sub(cost), ..count })
     }
 
     fn retry_at(&self, count: TwoWindows, now: Timestamp, needed: u64) -> Timestamp {
-        let start = self.window_start(now);
+        let start = window_start(now, self.period);
         let room = self.limit.saturating_sub(u32::try_from(needed).unwrap_or(u32::MAX));
         let at = if let Some(room) = room.checked_sub(count.current) {
             start + self.fades_to(count.previous, room)
@@ -171,7 +167,7 @@ impl Meter for SlidingMeter {
 
     #[inline]
     fn reset_at(&self, count: TwoWindows, now: Timestamp) -> Timestamp {
-        let start = self.window_start(now);
+        let start = window_start(now, self.period);
         let at = if count.current > 0 {
             start + self.period + self.fades_to(count.current, 0)
         } else {

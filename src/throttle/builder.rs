@@ -10,7 +10,7 @@ use crate::backend::{self, Backend};
 use crate::clock::micros_ceil;
 use crate::error::BuildError;
 use crate::excerpt::Excerpt;
-use crate::on_error::{LogThrottle, OnError};
+use crate::on_error::{LogLimiter, OnError};
 use crate::random;
 use crate::rate::{Rate, RateError};
 use crate::step::MAX_LIMITS;
@@ -243,7 +243,7 @@ impl ThrottleBuilder {
                 deadline: self.deadline,
                 min_retry_after: micros_ceil(self.min_retry_after),
                 cost: self.cost,
-                log: LogThrottle::default(),
+                log: LogLimiter::default(),
             }),
         })
     }

@@ -242,7 +242,7 @@ impl Throttle {
         }
     }
 
-    /// Finishes a decision: binds it to this throttle, and a denial waits the least time. Each goes through here.
+    /// Finishes a decision of the limits: binds it to this throttle, and a denial waits the least time.
     #[inline]
     fn finish(
         &self,

@@ -13,7 +13,7 @@ pub use builder::{IntoRate, ThrottleBuilder};
 
 use crate::backend::{Backend, Prepared};
 use crate::decision::Decision;
-use crate::on_error::{LogThrottle, OnError};
+use crate::on_error::{LogLimiter, OnError};
 use crate::strategy::Limit;
 
 /// A named limit: asks its backend whether a key may pass.
@@ -57,7 +57,7 @@ struct ThrottleInner {
     deadline: Duration,
     min_retry_after: u64,
     cost: u32,
-    log: LogThrottle,
+    log: LogLimiter,
 }
 
 impl Throttle {
@@ -67,9 +67,8 @@ impl Throttle {
     /// Starts a throttle called `name` (its uid): 1 to 128 bytes without control characters.
     ///
     /// Two throttles of the same name on one backend share what they count, and should have the same
-    /// rates: each goes by its own, and what one has counted reads as expired when the other's rate has
-    /// it so. A name is configuration and never user input: a backend keeps what it knows of each name
-    /// for its whole life.
+    /// rates: each applies its own, so what one has counted may read as expired by the other. A name is
+    /// configuration and never user input: a backend keeps what it knows of each name for its whole life.
     pub fn builder(name: impl Into<String>) -> ThrottleBuilder {
         ThrottleBuilder::new(name.into())
     }

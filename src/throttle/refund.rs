@@ -32,7 +32,8 @@ impl Throttle {
     /// # Errors
     ///
     /// [`Error::WrongReceipt`] for a receipt of another key, of a throttle with another name or other
-    /// strategies and periods, or of another store; when the backend fails. No policy applies. The receipt
+    /// strategies and periods, or of another store (shared ones are told
+    /// apart by backend and namespace); when the backend fails. No policy applies. The receipt
     /// is used up in any case: what was ambiguous is not given back twice.
     ///
     /// # Cancel safety

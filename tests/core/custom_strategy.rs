@@ -6,8 +6,8 @@ use traffik::backend::Stat;
 use traffik::step::{Step, StepError};
 use traffik::strategy::{Answer, CorruptState, Op, State, Verdict};
 use traffik::{
-    Denial, Error, ErrorKind, HasCore, InMemory, Limit, ManualClock, OnError, Rate, Strategy,
-    Throttle, Timestamp,
+    Denial, Error, ErrorKind, FixedWindow, HasCore, InMemory, Limit, ManualClock, OnError, Rate,
+    Strategy, Throttle, Timestamp,
 };
 
 const DAY: u64 = 86_400_000_000;
@@ -144,4 +144,48 @@ async fn f30_a_state_of_another_form_is_reported_once_and_starts_afresh() {
     );
     let next = newer.hit("a").await.unwrap();
     assert_eq!((next.is_allowed(), next.remaining()), (true, 0), "it held the hit before");
+}
+
+/// Reads a state that is not fresh when it peeks, and not when it takes.
+#[derive(Debug)]
+struct Moody;
+
+impl Strategy for Moody {
+    fn evaluate(
+        &self,
+        _: &Rate,
+        state: &mut State,
+        now: Timestamp,
+        _: u32,
+        op: Op,
+    ) -> Result<Answer, CorruptState> {
+        if op == Op::Take {
+            if !state.is_fresh() {
+                return Err(CorruptState("not today"));
+            }
+            state.set(&[1]);
+        }
+        let reset_at = now.saturating_add(Duration::from_secs(60));
+        Ok(Answer { verdict: Verdict::Allowed, remaining: 1, reset_at })
+    }
+}
+
+/// The limits before the one that could not be read are taken once.
+#[tokio::test]
+async fn a_state_that_is_read_by_a_peek_alone_takes_nothing_twice() {
+    let backend = InMemory::new();
+    let throttle = Throttle::builder("moody")
+        .limit("10/30d", FixedWindow::new())
+        .limit("5/min", Moody)
+        .backend(backend)
+        .on_error(OnError::Raise)
+        .build()
+        .unwrap();
+    for hit in 1..=4 {
+        let failed = throttle.hit("a").await.is_err();
+        assert_eq!(failed, hit > 1, "hit {hit}");
+        let left = throttle.peek("a").await.unwrap();
+        let left = left.answers().next().unwrap().remaining();
+        assert_eq!(left, 10 - hit, "after hit {hit}");
+    }
 }

@@ -219,6 +219,25 @@ async fn a_value_that_is_set_with_no_time_to_live_needs_no_place() {
     assert_eq!(backend.key_count(), 1, "the place of the removed value is free");
 }
 
+/// Its own place is the room that a value needs which takes the place of an expired one.
+#[tokio::test]
+async fn an_expired_value_gives_its_place_to_the_next_of_its_key() {
+    const MOST: usize = 20_000;
+    let clock = ManualClock::new();
+    let backend = backend(&clock, MOST, Overflow::Deny);
+    let (one, two) = (Key::value("one"), Key::value("two"));
+    backend.multi_set(&[(one, b"1"), (two, b"1")], Some(secs(1))).await.unwrap();
+    for number in 2..MOST as u64 {
+        backend.set(&Key::value(&number.to_be_bytes()), b"kept", None).await.unwrap();
+    }
+    clock.advance(secs(2));
+    backend.set(&one, b"2", None).await.unwrap();
+    backend.multi_set(&[(two, b"2")], None).await.unwrap();
+    assert_eq!(backend.key_count(), MOST);
+    let error = backend.set(&Key::value("new"), b"1", None).await.unwrap_err();
+    assert!(error.to_string().contains("max_keys is reached"), "{error}");
+}
+
 /// An adaptive limiter brings ever new rates to a hot key; what is over does not pile up.
 #[tokio::test]
 async fn rates_that_are_over_do_not_pile_up_on_a_key() {

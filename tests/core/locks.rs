@@ -145,7 +145,7 @@ async fn extend_keeps_waiters_waiting() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn locks_that_nobody_holds_take_no_memory_of_the_clear() {
+async fn a_clear_leaves_a_lock_that_is_held() {
     let backend = backend(LockKind::Unfair);
     let guard = backend.lock("a", LockOptions::new()).await.unwrap();
     backend.clear().await.unwrap();

@@ -21,3 +21,4 @@ mod on_error;
 mod readme;
 mod runtime;
 mod settings;
+mod value_defaults;

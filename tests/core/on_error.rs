@@ -174,6 +174,24 @@ async fn a_limit_of_another_throttle_is_not_named_as_this_ones() {
     assert!(throttle.denied_by(&denied).is_none());
 }
 
+#[tokio::test(start_paused = true)]
+async fn the_wait_of_the_throttle_that_a_handler_asks_is_kept() {
+    let least = Duration::from_secs(3600);
+    for (inner, outer) in [(least, Duration::ZERO), (Duration::ZERO, least)] {
+        let spare = Throttle::builder("spare").rate("1/s").backend(InMemory::new());
+        let spare = spare.min_retry_after(inner).build().unwrap();
+        let policy = OnError::handler(move |failure| {
+            let spare = spare.clone();
+            async move { spare.hit(failure.key()).await.unwrap() }
+        });
+        let backend = Failing::new(DOWN).with_policy(policy);
+        let throttle = Throttle::builder("main").rate("5/s").backend(backend);
+        let throttle = throttle.min_retry_after(outer).build().unwrap();
+        assert!(throttle.hit("a").await.unwrap().is_allowed());
+        assert_eq!(wait_of(&throttle.hit("a").await.unwrap()), Some(least));
+    }
+}
+
 /// A customer whose plan is brought by each hit keeps it in the fallback.
 #[tokio::test(start_paused = true)]
 async fn a_handler_makes_the_same_hit_elsewhere() {

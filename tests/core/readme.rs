@@ -20,7 +20,7 @@ async fn the_first_example_runs() -> Outcomes {
     match decision.outcome() {
         Outcome::Allowed => {} // serve; decision.remaining() units are left
         Outcome::Denied { retry_after } => {} // 429 Too Many Requests, Retry-After: retry_after
-        Outcome::Never => {}   // 403: the limit is 0, or the cost above it
+        Outcome::Never => {}   // 403: the limit is 0, or the cost above the burst
     }
 
     life.close().await?;

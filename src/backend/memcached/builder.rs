@@ -209,7 +209,7 @@ impl MemcachedBuilder {
             .persistent(self.persistent)
             .shared(true)
             .on_error(self.on_error.clone())
-            .lock(self.lock);
+            .lock_defaults(self.lock);
         Ok(Memcached::from_parts(&self, core, addresses))
     }
 

@@ -185,12 +185,7 @@ impl Hold {
                         ReleaseOutcome::Released
                     }
                     Ok(Rewritten::Lost) => ReleaseOutcome::NotOurs,
-                    Err(error) => match error.kind() {
-                        ErrorKind::Unavailable | ErrorKind::Timeout | ErrorKind::Overloaded => {
-                            ReleaseOutcome::NoAnswer
-                        }
-                        _ => ReleaseOutcome::Refused,
-                    },
+                    Err(error) => ReleaseOutcome::of_error(&error),
                 }
             }
         });

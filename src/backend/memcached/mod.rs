@@ -40,8 +40,8 @@
 //! A lock is an item that only one process can add, released and extended by `cas`, so never another's.
 //! It is **best effort**: an evicted lock or a restarted server lets a second holder in while the first
 //! still believes to hold it, and for that reason [`fencing_token`](LockGuard::fencing_token) is `None`.
-//! Use one for work that is only wasted when done twice. [`is_valid`](LockGuard::is_valid) goes by the
-//! monotonic clock, from before the server was asked.
+//! Use one only where doing the work twice is wasteful but harmless. [`is_valid`](LockGuard::is_valid)
+//! goes by the monotonic clock, from before the server was asked.
 //!
 //! Without a TTL a lock is a lease of [`lock_lease`](MemcachedBuilder::lock_lease), renewed every third
 //! of it while the guard lives, for a day at most. Acquisitions, renewals and the releases of dropped
@@ -229,7 +229,8 @@ impl Memcached {
     ///
     /// In the order of the builder: the node's address, and what went wrong if it does not answer. Hits on
     /// the keys of such a node fail, and those of the others do not.
-    /// [`ready`](Backend::ready) fails only when no node answers.
+    /// [`ready`](Backend::ready) fails only when
+    /// no node answers, or one is misconfigured.
     ///
     /// ```no_run
     /// # async fn example(backend: traffik::Memcached) {
@@ -375,8 +376,9 @@ impl Values for Memcached {
     }
 
     async fn multi_set(&self, pairs: &[(Key<'_>, &[u8])], ttl: Option<Duration>) -> Result<()> {
-        for (key, value) in pairs {
-            self.update("multi_set", key, change::set(value, ttl)).await?;
+        for (done, (key, value)) in pairs.iter().enumerate() {
+            let set = self.update("multi_set", key, change::set(value, ttl)).await;
+            set.map_err(|error| error.after(done))?;
         }
         Ok(())
     }

@@ -30,7 +30,7 @@ impl PendingHit {
             name,
             limits: step.limits().to_vec(),
             cost: step.cost(),
-            leave: step.left(),
+            leave: step.units_to_leave(),
             op: step.op(),
             answer,
         };

@@ -1,4 +1,4 @@
-//! State that belongs to one runtime: its connections, and its queues of hits.
+//! State that belongs to one runtime: its connections, and the turns of its tasks.
 //!
 //! A socket and its timer work only while the runtime in which they were made runs, and who stands still
 //! in one runtime must not hold up another. So each has its own, which ends with it.

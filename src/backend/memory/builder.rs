@@ -149,8 +149,8 @@ impl InMemoryBuilder {
     /// Expired entries make room: a bucket that is full again, a window that is past, an expired value. A
     /// hit that finds no free slot looks at up to 512 slots for one. If all are in use, a new key gets
     /// the [`overflow`](Self::overflow) decision. A key in use is never evicted, and always has the room
-    /// that its limits need: memory grows to `max_keys` times the number of limits at most, and the 32
-    /// rates that hits may bring to a key.
+    /// that its limits need: memory grows to `max_keys` times the number of limits at most, and the
+    /// rates that hits bring to a key (32 that count, and some that are over).
     pub fn max_keys(mut self, keys: Option<usize>) -> Self {
         self.max_keys = keys;
         self
@@ -211,7 +211,7 @@ impl InMemoryBuilder {
         let core = BackendCore::new(super::NAME, self.namespace.clone(), clock)?
             .persistent(self.persistent)
             .on_error(self.on_error.clone())
-            .lock(self.lock);
+            .lock_defaults(self.lock);
         Ok(InMemory::from_parts(self, core, system))
     }
 }

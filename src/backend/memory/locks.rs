@@ -176,7 +176,6 @@ impl LockTable {
         match queue.holder() {
             None if first || kind == LockKind::Unfair => {
                 let holder = self.take(ticket.name, ttl);
-                // Not woken by the leaving of this place, since the lock is held now.
                 TryTake::Taken(holder)
             }
             // Only the first sets a timer; it wakes the next when it leaves.

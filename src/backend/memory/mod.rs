@@ -59,7 +59,7 @@ fn failed(operation: &'static str, kind: ErrorKind) -> BackendError {
 /// Cheap to clone; clones are the same backend. It works as soon as it is built. A
 /// [`lifespan`](crate::LifespanExt::lifespan) adds the cleanup task and clears it at the end.
 ///
-/// Each operation is atomic, also [`multi_get`](Values::multi_get) and
+/// Each operation but [`clear`](Backend::clear) is atomic, also [`multi_get`](Values::multi_get) and
 /// [`multi_set`](Values::multi_set). TTLs count in microseconds of the backend's clock; locks count
 /// in the runtime's monotonic time. Memory is bounded by
 /// [`max_keys`](InMemoryBuilder::max_keys).
@@ -102,8 +102,8 @@ impl InMemory {
     }
 
     /// Sweeps the next 512 table slots and removes expired entries. Returns `true` when a full pass is
-    /// complete. A table that is being moved to another size is moved on instead, and swept in the next
-    /// pass.
+    /// complete. If a table is being resized, the call goes on with that, and the table is
+    /// swept in the next pass.
     ///
     /// The cleanup task does this by itself during a lifespan. Without one, or with a
     /// [`cleanup_frequency`](InMemoryBuilder::cleanup_frequency) of `None`, call it when it suits. It

@@ -166,8 +166,9 @@ impl StateIds {
         let info = info.unwrap_or_else(|| self.add(&throttled, writer, meter));
         let uses_words =
             matches!(limit.compiled(), CompiledLimit::Wide(_) | CompiledLimit::Words { .. });
-        if uses_words && !info.needs_words() {
-            let writers = throttled.writers.read();
+        if uses_words {
+            // All at once: who finds its own flag set here may write words, which no other must overlook.
+            let writers = throttled.writers.write();
             let same = writers.values().filter_map(|id| self.get(*id));
             let same = same.filter(|other| other.is_state_of(&info));
             same.for_each(|other| other.needs_words.store(true, Ordering::Relaxed));

@@ -80,7 +80,11 @@ impl ValueTable {
         let mut new: Vec<Vec<u8>> = pairs.iter().map(|(key, _)| key.encode()).collect();
         new.sort_unstable();
         new.dedup();
+        // Those that have expired give their places to the new ones.
         new.retain(|encoded| open.find(encoded).is_none());
+        for encoded in &new {
+            open.delete(encoded, budget);
+        }
         let taken = new.len();
         open.take(taken, "multi_set", budget)?;
         let mut inserted = 0;
@@ -113,6 +117,10 @@ impl ValueTable {
                 Some(expires) if expires <= now => open.delete(&encoded, budget),
                 expires => {
                     let taken = usize::from(is_new);
+                    if is_new {
+                        // One that has expired gives its place to the new one.
+                        open.delete(&encoded, budget);
+                    }
                     open.take(taken, operation, budget)?;
                     let inserted = open.put(encoded, bytes, expires);
                     budget.give_back(taken.saturating_sub(usize::from(inserted)));
@@ -180,7 +188,8 @@ impl Open<'_> {
         if budget.take(count) {
             return Ok(());
         }
-        Err(failed(operation, ErrorKind::Full))
+        let message = "max_keys is reached; raise it, or let values expire";
+        Err(failed(operation, ErrorKind::Full).with_message(message))
     }
 
     fn sweep(&mut self, buckets: usize, budget: &Budget) -> usize {

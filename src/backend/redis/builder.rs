@@ -49,7 +49,7 @@ pub struct RedisBuilder {
     pub(super) lock_lease: Duration,
     pub(super) lock_fence_ttl: Duration,
     clock: Option<Arc<dyn Clock>>,
-    pub(super) timeout: Duration,
+    pub(super) command_timeout: Duration,
     pub(super) connect_timeout: Duration,
     pub(super) initialize_timeout: Duration,
     pub(super) max_in_flight: usize,
@@ -78,7 +78,7 @@ impl RedisBuilder {
             lock_lease: DEFAULT_LEASE,
             lock_fence_ttl: DEFAULT_FENCE_TTL,
             clock: None,
-            timeout: Redis::DEFAULT_COMMAND_TIMEOUT,
+            command_timeout: Redis::DEFAULT_COMMAND_TIMEOUT,
             connect_timeout: Duration::from_millis(250),
             initialize_timeout: Duration::from_secs(5),
             max_in_flight: 10_000,
@@ -214,12 +214,12 @@ impl RedisBuilder {
         self
     }
 
-    /// Sets how long the server remembers the last fencing token of a lock that nobody takes any more,
-    /// which is never shorter than the lock's TTL. Each name takes some 130 bytes of the server's memory
+    /// Sets how long after a lock was last taken the server remembers its fencing token, which is never
+    /// shorter than the TTL that it was taken with. Each name takes some 130 bytes of the server's memory
     /// meanwhile. Must be above zero. Defaults to 7 days.
     ///
-    /// Shorten it if lock names are many and used once. Tokens rise with the server's time too, so all
-    /// that is lost is that they still rise after the server's clock was set back by more than this.
+    /// Shorten it if lock names are many and used once. Tokens rise with the server's time too, so they
+    /// may fail to rise only after the server's clock was set back by more than this.
     pub fn lock_fence_ttl(mut self, ttl: Duration) -> Self {
         self.lock_fence_ttl = ttl;
         self
@@ -244,7 +244,7 @@ impl RedisBuilder {
     /// Keep it below the throttle's deadline, so that an error tells what was slow. Defaults to
     /// [`Redis::DEFAULT_COMMAND_TIMEOUT`].
     pub fn command_timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = timeout;
+        self.command_timeout = timeout;
         self
     }
 
@@ -286,7 +286,7 @@ impl RedisBuilder {
             .persistent(self.persistent)
             .shared(true)
             .on_error(self.on_error.clone())
-            .lock(self.lock);
+            .lock_defaults(self.lock);
         let lock_sources = self.lock_sources()?;
         Ok(Redis::from_parts(self, target, lock_sources, core, given_clock))
     }
@@ -319,7 +319,7 @@ impl RedisBuilder {
 
     fn check_times(&self) -> Result<(), BuildError> {
         let above_zero = [
-            ("timeout", self.timeout),
+            ("command_timeout", self.command_timeout),
             ("connect_timeout", self.connect_timeout),
             ("initialize_timeout", self.initialize_timeout),
             ("lock_fence_ttl", self.lock_fence_ttl),

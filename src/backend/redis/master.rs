@@ -9,7 +9,6 @@ use tokio::time::Instant;
 use super::node::LockNode;
 use crate::background::Home;
 use crate::clock::monotonic_now;
-use crate::error::ErrorKind;
 use crate::lock::{Asked, Lane, ReleaseOutcome, Releaser, User, WaitQueue};
 
 #[derive(Debug)]
@@ -72,12 +71,7 @@ impl Master {
                         ReleaseOutcome::Released
                     }
                     Ok(false) => ReleaseOutcome::NotOurs,
-                    Err(error) => match error.kind() {
-                        ErrorKind::Unavailable | ErrorKind::Timeout | ErrorKind::Overloaded => {
-                            ReleaseOutcome::NoAnswer
-                        }
-                        _ => ReleaseOutcome::Refused,
-                    },
+                    Err(error) => ReleaseOutcome::of_error(&error),
                 }
             }
         });

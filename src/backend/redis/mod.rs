@@ -3,7 +3,7 @@
 //!
 //! # What is promised
 //!
-//! * **One decision is one command**: a script that runs the same rules as everywhere else on the
+//! * **One decision is one command** (of our own strategies): a script that runs the same rules as everywhere else on the
 //!   server, for several limits too. It is exact over any number of processes.
 //! * **Time** is the server's. Processes need not agree on it.
 //! * **An answer or an error within the time**, [`RedisBuilder::command_timeout`]. What may have run is never
@@ -20,10 +20,11 @@
 //!
 //! # Primitives
 //!
-//! Each is one command and atomic. On a cluster, [`multi_get`](Values::multi_get),
-//! [`multi_set`](Values::multi_set) and [`clear`](Backend::clear) are split by slot, and each slot's
-//! part is atomic by itself. `multi_set` of more than 1,000 pairs or 1 MiB is split too, so that hits are
-//! not held up; if a part fails, others may be set. A TTL has milliseconds.
+//! Each is one command and atomic; `multi_set` with a TTL of zero is one for each key. On a cluster,
+//! [`multi_get`](Values::multi_get), [`multi_set`](Values::multi_set) and [`clear`](Backend::clear) are
+//! split by slot, and each slot's part is atomic by itself. `multi_set` of more than 1,000 pairs or 1 MiB
+//! is split too, so that hits are not held up; if a part fails, others may be set. A TTL has
+//! milliseconds.
 //!
 //! `clear` looks through the whole key space in small steps, on every master, and removes the states and
 //! values of its namespace; what is added meanwhile may stay. A step that is slow or loses its connection
@@ -91,7 +92,7 @@ use self::node::LockNode;
 use self::redlock::Quorum;
 use self::servers::{ServerSpec, Servers};
 use self::source::Source;
-use self::startup::CheckedServers;
+use self::startup::StartupCheck;
 use crate::backend::{
     Backend, BackendCore, HasCore, Locks, Result, Ttl, Values, names, optimistic,
 };
@@ -143,9 +144,9 @@ struct RedisInner {
     client: Arc<Client>,
     keys: Arc<Keys>,
     locks: Arc<RedisLocks>,
-    own: CheckedServers,
+    own: StartupCheck,
     /// Other servers, which keep the locks.
-    lock_masters: Vec<CheckedServers>,
+    lock_masters: Vec<StartupCheck>,
     initialize_timeout: Duration,
     closed: AtomicBool,
     /// Whether `initialize` has found that all is as it should be, or `ready` in its place.
@@ -182,14 +183,14 @@ impl Redis {
         let checked = |target: ServerSpec| {
             let ports = target.ports();
             let servers = Servers::new(target, builder.connect_timeout);
-            let client = Client::new(servers, builder.timeout, builder.max_in_flight);
-            CheckedServers::new(Arc::new(client), ports)
+            let client = Client::new(servers, builder.command_timeout, builder.max_in_flight);
+            StartupCheck::new(Arc::new(client), ports)
         };
         let keys = Arc::new(Keys::new(core.namespace()));
         let own = checked(target);
         let of_locks = lock_sources.into_iter().map(|source| ServerSpec::One(Box::new(source)));
-        let lock_masters: Vec<CheckedServers> = of_locks.map(checked).collect();
-        let node = |server: &CheckedServers| {
+        let lock_masters: Vec<StartupCheck> = of_locks.map(checked).collect();
+        let node = |server: &StartupCheck| {
             let (client, keys) = (Arc::clone(&server.client), Arc::clone(&keys));
             LockNode::new(client, keys, builder.lock_fence_ttl)
         };

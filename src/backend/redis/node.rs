@@ -95,9 +95,15 @@ impl LockNode {
     }
 
     /// Raises the fence to a token that other servers agreed on. Returns `true` if the lock is still ours.
-    pub(super) async fn raise(&self, name: &str, owner: &str, token: u64) -> Result<bool> {
+    pub(super) async fn raise(
+        &self,
+        name: &str,
+        owner: &str,
+        token: u64,
+        ttl: Duration,
+    ) -> Result<bool> {
         let LockKeys { lock, fence } = self.keys.of_lock(name);
-        let (token, fence_ttl) = (token.to_string(), millis(self.fence_ttl));
+        let (token, fence_ttl) = (token.to_string(), millis(self.fence_ttl.max(ttl)));
         let arguments = [owner.as_bytes(), token.as_bytes(), fence_ttl.as_bytes()];
         self.flag(&RAISE_FENCE, &[&lock, &fence], &arguments).await
     }

@@ -191,8 +191,9 @@ impl RedisInner {
         ttl: Option<Duration>,
     ) -> Result<()> {
         if ttl == Some(Duration::ZERO) {
-            for (key, _) in pairs {
-                self.remove("multi_set", key).await?;
+            for (done, (key, _)) in pairs.iter().enumerate() {
+                let removed = self.remove("multi_set", key).await;
+                removed.map_err(|error| error.after(done))?;
             }
             return Ok(());
         }
@@ -209,21 +210,17 @@ impl RedisInner {
         };
         // A server does all that has come on a connection before it looks at the next one: so one chunk
         // after the other, or a few for many servers.
-        let at_once = if groups.len() > 1 { CHUNKS_AT_ONCE } else { 1 };
         let mut setting = Vec::new();
         for group in &groups {
             setting.extend(chunks(group, size).into_iter().map(set));
         }
+        let at_once = if groups.len() > 1 { CHUNKS_AT_ONCE.min(setting.len()) } else { 1 };
         let mut replies = stream::iter(setting).buffer_unordered(at_once);
-        let mut some_are_set = false;
+        // Others may be under way when one fails.
+        let mut set = at_once - 1;
         while let Some(reply) = replies.next().await {
-            match reply {
-                Ok(_) => some_are_set = true,
-                Err(error) if some_are_set => {
-                    return Err(error.with_effect(Effect::Ambiguous));
-                }
-                Err(error) => return Err(error),
-            }
+            reply.map_err(|error| error.after(set))?;
+            set += 1;
         }
         Ok(())
     }

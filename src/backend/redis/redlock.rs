@@ -134,7 +134,7 @@ impl Quorum {
             .iter()
             .map(|place| {
                 let node = self.masters[place.master].node.within(time_of_one(wanted.ttl));
-                async move { node.raise(&wanted.name, &wanted.owner, token).await }
+                async move { node.raise(&wanted.name, &wanted.owner, token, wanted.ttl).await }
             })
             .collect();
         let mut raised = 0;

@@ -33,7 +33,7 @@ const MOST_KEYS: usize = 3;
 const MINORITY: Duration = Duration::from_secs(1);
 
 /// Servers that are looked at before they are used.
-pub(super) struct CheckedServers {
+pub(super) struct StartupCheck {
     pub(super) client: Arc<Client>,
     /// The ports that the user named.
     ports: Vec<ConnectionAddr>,
@@ -45,7 +45,7 @@ struct NotReady {
     is_read_only: bool,
 }
 
-impl CheckedServers {
+impl StartupCheck {
     pub(super) fn new(client: Arc<Client>, ports: Vec<ConnectionAddr>) -> Self {
         Self { client, ports }
     }

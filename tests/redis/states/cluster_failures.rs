@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
-use traffik::{Backend, Effect, Error, ErrorKind, Redis, Throttle};
+use traffik::{Backend, Effect, Error, ErrorKind, Key, Redis, Throttle, Values};
 
 use super::cluster::{slot_of, used};
 use super::world::{eventually, hasty, heals_for, patient, refused_for, throttle};
@@ -219,6 +219,19 @@ async fn f12_a_cluster_client_survives_kills_of_its_connections() {
         patient().command_timeout(Duration::from_secs(1)).cluster(cluster.urls()).build().unwrap();
     backend.initialize().await.unwrap();
     survives_kills(&cluster, &backend).await;
+}
+
+/// Of values in many slots some are set when a node is away, whichever error comes first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f12_values_of_which_one_node_is_away_may_have_been_set() {
+    let mut cluster = RedisCluster::start(3, 0);
+    let backend = hasty().cluster(cluster.urls()).build().unwrap();
+    backend.initialize().await.unwrap();
+    cluster.node(0).kill();
+    let names: Vec<String> = (0..60).map(|number| format!("v{number}")).collect();
+    let pairs: Vec<_> = names.iter().map(|name| (Key::value(name), &b"1"[..])).collect();
+    let error = backend.multi_set(&pairs, None).await.unwrap_err();
+    assert_eq!(error.effect(), Effect::Ambiguous, "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,8 +1,6 @@
 //! What a lifespan does on a shared server: what it leaves behind, how it starts and ends while the
 //! server is away or silent.
 
-use std::time::Duration;
-
 use traffik::lifespan::{LifespanOptions, Start};
 use traffik::{
     Backend, DecidedBy, ErrorKind, Lifespan, LifespanExt, LockOptions, Locks, OnError, Redis,
@@ -130,9 +128,11 @@ async fn a_degraded_one_that_is_closed_before_the_server_is_back_stays_closed() 
     server.kill();
     let backend = hasty().url(server.url()).build().unwrap();
     let life = begins_degraded(&log, &backend).await;
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    assert_eq!(tasks(), 1, "one goes on connecting");
     life.close().await.unwrap();
     server.restart();
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    eventually("it has given up", async || tasks() == 0).await;
     assert_eq!(backend_error(throttle(&backend).hit("a").await).kind(), ErrorKind::Closed);
     assert!(!log.text().contains("the store answers now"), "{}", log.text());
 }

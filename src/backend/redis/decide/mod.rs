@@ -59,7 +59,7 @@ impl Request {
         let mut argument = Vec::with_capacity(25 + 29 * step.limits().len());
         argument.push(op);
         argument.extend_from_slice(&step.cost().to_le_bytes());
-        argument.extend_from_slice(&step.left().to_le_bytes());
+        argument.extend_from_slice(&step.units_to_leave().to_le_bytes());
         argument.extend_from_slice(&taken_at.as_micros().to_le_bytes());
         argument.extend_from_slice(&asked_at.to_le_bytes());
         let mut needed = 0;
