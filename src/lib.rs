@@ -126,6 +126,9 @@
 //! deadline, 250 ms by default, plus the limit of the error handler if there is one. A mistake of the
 //! program or its operator, such as a closed backend or a wrong password, is always an `Err`.
 //!
+//! A backend on a server is used inside of a tokio runtime with its time driver. Elsewhere each call is a
+//! clear error, or the end of the process if that was built with `panic = "abort"`.
+//!
 //! A lifespan fails to begin if its store cannot be reached. A service that must start all the same begins with
 //! [`Start::Degraded`](lifespan::Start::Degraded): the backend goes on connecting, and the error policy
 //! decides until then.

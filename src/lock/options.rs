@@ -68,7 +68,7 @@ impl LockOptions {
         self.ttl.flatten()
     }
 
-    /// Returns the request for the lock of that name, with `defaults` (a backend's
+    /// Returns the request for the lock called `name`, with `defaults` (a backend's
     /// [`lock_options`](crate::backend::BackendCore::lock_options)) for what is not set. For authors of
     /// backends.
     ///
