@@ -93,13 +93,11 @@ impl Task {
 }
 
 /// Starts work on the caller's runtime that ends by itself. Returns whether there is a runtime for it.
-#[cfg(any(feature = "memcached", feature = "redis", test))]
 pub(crate) fn start_detached(work: impl Future<Output = ()> + Send + 'static) -> bool {
     start_detached_on(Home::Caller, work)
 }
 
 /// Starts work that ends by itself. Returns whether there is a runtime for it.
-#[cfg(any(feature = "redis", feature = "memcached", test))]
 pub(crate) fn start_detached_on(
     home: Home,
     work: impl Future<Output = ()> + Send + 'static,

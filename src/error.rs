@@ -7,7 +7,7 @@ use thiserror::Error;
 use crate::decision::Decision;
 use crate::key::KeyError;
 use crate::rate::RateError;
-use crate::strategy::LimitError;
+use crate::strategy::{LimitError, Op};
 
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
@@ -265,6 +265,29 @@ pub enum Error {
         "the receipt belongs to another throttle, key or store; refund it where its hit was made"
     )]
     WrongReceipt,
+    /// Less was taken than was to be given back.
+    #[error("the receipt has {taken} units; give back at most that, not {asked}")]
+    #[non_exhaustive]
+    ReceiptUnits {
+        /// The units that the receipt still has.
+        taken: u32,
+        /// The units that were to be given back.
+        asked: u32,
+    },
+    /// A user's own strategy does not do that operation.
+    #[error(
+        "throttle {throttle:?}: the strategy of limit {limit:?} does not do {op:?}; use a built-in \
+         strategy, or let it do that and say so in Strategy::supports"
+    )]
+    #[non_exhaustive]
+    Unsupported {
+        /// The throttle's name.
+        throttle: String,
+        /// The limit's name.
+        limit: String,
+        /// The operation.
+        op: Op,
+    },
     /// The hit was denied, and the caller wanted that as an error.
     #[error("rate limit exceeded: {0}")]
     Denied(Box<Decision>),

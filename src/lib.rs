@@ -82,7 +82,7 @@
 //!
 //! * **Hit, then do the work.** Of fifty callers that [`peek`](Throttle::peek) at the same time each is
 //!   told that there is room. A hit takes its unit in the same step. To count failures only, hit before
-//!   the attempt and [`refund`](Throttle::refund) when it succeeds.
+//!   the attempt and [`refund`](Throttle::refund) when it succeeds, or reserve a [`Permit`].
 //! * **Limits that belong together go into one throttle.** They are all or nothing, in one step.
 //! * **Of several throttles ask the narrow one first**, such as the client's before the service's. What a
 //!   throttle has let pass is counted there, also when the next one denies; give it back with its receipt.
@@ -93,6 +93,18 @@
 //! the throttle's ([`replace_rates`](HitOptions::replace_rates)), or added to them
 //! ([`add_rates`](HitOptions::add_rates)). A decision over several limits names the one that matters
 //! most, and has [each one's own answer](Decision::answers).
+//!
+//! # Costs known afterwards
+//!
+//! The tokens of a language model and the bytes of an answer are known when the work is done.
+//! [`Throttle::reserve`] takes an estimate and returns a [`Permit`]; [`settle`](Permit::settle) replaces it by
+//! what was used, in one step: the rest comes back, or what is missing is charged, also beyond the limit.
+//! A permit that is dropped keeps its units used, since the work may have happened, unless it is told to
+//! [give them back](PermitDrop::Refund). Estimate high where too much does harm, low where idle capacity does.
+//!
+//! [`Throttle::charge`] counts what has happened without asking, and [`Throttle::take_up_to`] takes as many
+//! units as there are. To count failures alone, reserve a unit before the attempt and refund it when that
+//! succeeds: see the example `login`.
 //!
 //! # Which strategy
 //!
@@ -208,7 +220,7 @@ pub use backend::memcached::Memcached;
 pub use backend::redis::Redis;
 pub use backend::{Backend, HasCore, InMemory, Locks, Ttl, Values};
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp, WallClock};
-pub use decision::{Allowed, DecidedBy, Decision, Denial, LimitAnswer, Outcome, Receipt};
+pub use decision::{Allowed, DecidedBy, Decision, Denial, LimitAnswer, Outcome, Receipt, Taken};
 pub use error::{BackendError, BuildError, Effect, Error, ErrorKind};
 pub use hit_options::HitOptions;
 pub use key::{Exempt, ExemptIfNone, Key, KeyError, ToKey};
@@ -220,4 +232,4 @@ pub use strategy::{
     FixedWindow, Gcra, LeakyBucket, Limit, SlidingWindowCounter, SlidingWindowLog, Strategy,
     TokenBucket,
 };
-pub use throttle::{IntoRate, Throttle, ThrottleBuilder};
+pub use throttle::{IntoRate, Permit, PermitDrop, Throttle, ThrottleBuilder};

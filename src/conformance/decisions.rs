@@ -53,6 +53,8 @@ fn mixes() -> Vec<Vec<Limit>> {
         vec![limit("1000000/h burst 2000000", Arc::new(Gcra::new()))],
         // Beyond what fits a packed count: 4e9 units of a month.
         vec![limit("4000000000/30d burst 4100000000", bucket())],
+        // Just within a packed count, which a charge then leaves.
+        vec![limit("290000/366d", bucket())],
         vec![limit("6/2500ms", Arc::new(FixedWindow::new()))],
         vec![limit("9/s", Arc::new(SlidingWindowCounter::new()))],
         vec![limit("5/s", Arc::new(SlidingWindowLog::new()))],
@@ -94,9 +96,12 @@ impl Strategy for EveryOther {
         let end = Timestamp::from_micros(start + period);
         let after = match op {
             Op::Refund { .. } => used.saturating_sub(u64::from(cost)),
-            Op::Peek | Op::Take => used + u64::from(cost),
+            Op::Peek | Op::Take | Op::Charge => used + u64::from(cost),
+            Op::TakeUpTo | Op::Drain => unreachable!("a step makes them of peeks and takes"),
         };
-        let verdict = if u64::from(cost) > capacity {
+        let verdict = if op == Op::Charge {
+            Verdict::Allowed
+        } else if u64::from(cost) > capacity {
             Verdict::Never
         } else if after > capacity {
             Verdict::Denied { retry_at: end }
@@ -110,6 +115,10 @@ impl Strategy for EveryOther {
         let used = if counts { after } else { used };
         let remaining = u32::try_from(capacity.saturating_sub(used)).unwrap_or(u32::MAX);
         Ok(Answer { verdict, remaining, reset_at: if used > 0 { end } else { now } })
+    }
+
+    fn supports(&self, _op: Op) -> bool {
+        true
     }
 }
 
@@ -155,7 +164,14 @@ async fn agrees_with_the_pure_function(harness: &dyn Harness, limits: &[Limit]) 
             let op = match (random.below(10), taken.take()) {
                 (0, Some(taken_at)) => Op::Refund { taken_at },
                 (1, _) => Op::Peek,
+                (2, _) => Op::Charge,
+                (3, _) => Op::TakeUpTo,
+                (4, _) if random.below(2) == 0 => Op::Drain,
                 _ => Op::Take,
+            };
+            let cost = match op {
+                Op::Charge if random.below(8) == 0 => u32::MAX,
+                _ => cost,
             };
             let leave =
                 if random.below(4) == 0 { u32::try_from(random.below(4)).unwrap_or(0) } else { 0 };
@@ -168,10 +184,13 @@ async fn agrees_with_the_pure_function(harness: &dyn Harness, limits: &[Limit]) 
                 "{limits:?}, timeline {timeline}, move {number}: {op:?} of {cost} at {:?}",
                 clock.now()
             );
+            // After a charge it may be thousands of years, and time ends in 2255.
+            const YEAR: Duration = Duration::from_secs(366 * 86_400);
             wait = match decision.outcome() {
                 Outcome::Denied { retry_after } => retry_after,
                 Outcome::Allowed | Outcome::Never => decision.reset_after(),
-            };
+            }
+            .min(YEAR);
             taken = decision.receipt().map(|receipt| receipt.taken_at());
         }
     }

@@ -4,6 +4,7 @@ mod allowed;
 mod answer;
 mod inline;
 mod receipt;
+mod taken;
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use std::time::Duration;
 pub use allowed::Allowed;
 pub use answer::{LimitAnswer, Outcome};
 pub use receipt::Receipt;
+pub use taken::Taken;
 
 use crate::clock::{Timestamp, micros_ceil};
 use crate::rate::Rate;

@@ -32,7 +32,7 @@ impl Receipt {
         Self { cost, taken_at, fingerprint, limits }
     }
 
-    /// Returns the cost that was taken, in units.
+    /// Returns the cost that was taken, in units, less what was given back of it.
     #[must_use]
     pub const fn cost(&self) -> u32 {
         self.cost
@@ -42,6 +42,13 @@ impl Receipt {
     #[must_use]
     pub const fn taken_at(&self) -> Timestamp {
         self.taken_at
+    }
+
+    /// Takes units off what is left to be given back; `false` if there are fewer.
+    pub(crate) fn spend(&mut self, units: u32) -> bool {
+        let left = self.cost.checked_sub(units);
+        self.cost = left.unwrap_or(self.cost);
+        left.is_some()
     }
 
     pub(crate) const fn fingerprint(&self) -> u64 {

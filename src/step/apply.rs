@@ -68,16 +68,25 @@ pub(crate) struct Applied<const N: usize> {
     /// Which cells were changed, one bit each. The others are to stay where they are.
     changed: u8,
     allowed: bool,
+    /// The units that were taken of each limit, for a receipt.
+    taken: u32,
 }
 
 const _: () = assert!(MAX_LIMITS <= 8, "a bit for each limit");
 
 impl<const N: usize> Applied<N> {
+    /// Of no limit.
+    #[inline]
+    const fn none(at: Timestamp) -> Self {
+        let unasked = stateless(Verdict::Allowed, u32::MAX, at);
+        Self { at, answers: [unasked; N], changed: 0, allowed: true, taken: 0 }
+    }
+
     /// The decision for a caller whose clock says `asked_at`.
     #[inline]
     pub(crate) fn decision(&self, step: &Step<'_>, asked_at: Timestamp) -> Decision {
         let answers = &self.answers[..step.limits().len()];
-        step.decision(answers, asked_at, self.at)
+        Decision::over(step.limits(), answers, (asked_at, self.at), self.taken)
     }
 
     /// Returns whether any cell was changed.
@@ -132,19 +141,131 @@ fn apply<const N: usize>(
     asked_at: Timestamp,
 ) -> Result<Applied<N>, Unreadable> {
     let at = cells.iter().map(Cell::last).fold(asked_at, Timestamp::max);
+    let demand = step.demand();
     match step.op() {
+        Op::TakeUpTo => take_up_to(step, cells, at),
+        Op::Drain => on_drafts(cells, |cells| drain(step, cells, at)),
         // One limit passes or not, all by itself.
-        op if step.limits().len() == 1 => run(step, op, cells, at),
+        op if step.limits().len() == 1 => run(step, (demand, op), cells, at),
         // Can find a corrupt cell after it has changed another.
-        Op::Refund { .. } => run_drafts(step, cells, at),
-        op => {
-            // A user's own strategy may read a state on a peek and not on a hit.
-            let is_custom = step.limits().iter().any(|limit| limit.compiled().is_custom());
-            let run = |op| match op {
-                Op::Take if is_custom => run_drafts(step, cells, at),
-                op => run(step, op, cells, at),
+        op @ (Op::Refund { .. } | Op::Charge) => {
+            on_drafts(cells, |cells| run(step, (demand, op), cells, at))
+        }
+        op => take(step, (demand, op), cells, at),
+    }
+}
+
+/// Takes or peeks, over several limits.
+#[inline]
+fn take<const N: usize>(
+    step: &Step<'_>,
+    (demand, op): (Demand, Op),
+    cells: &mut [Cell],
+    at: Timestamp,
+) -> Result<Applied<N>, Unreadable> {
+    // A user's own strategy may read a state on a peek and not on a hit.
+    let is_custom = step.limits().iter().any(|limit| limit.compiled().is_custom());
+    let run = |op| match op {
+        Op::Take if is_custom => on_drafts(cells, |cells| run(step, (demand, op), cells, at)),
+        op => run(step, (demand, op), cells, at),
+    };
+    all_or_nothing(op, run, Applied::is_allowed)
+}
+
+/// Takes as many units as all limits have, up to the cost; if there are none, answers for one.
+#[cold]
+fn take_up_to<const N: usize>(
+    step: &Step<'_>,
+    cells: &mut [Cell],
+    at: Timestamp,
+) -> Result<Applied<N>, Unreadable> {
+    let mut room = u64::MAX;
+    for (index, (limit, cell)) in step.limits().iter().zip(&*cells).enumerate() {
+        room = room.min(room_of(limit, cell, at).map_err(|error| (index, error))?);
+    }
+    let leave = step.demand().leave();
+    let most = u64::from(step.demand().cost_u32()).min(room.saturating_sub(leave.into()));
+    let units = u32::try_from(most).unwrap_or(u32::MAX);
+    match units {
+        0 => {
+            let demand = Demand::leaving(step.demand().cost_u32().min(1), leave);
+            run(step, (demand, Op::Peek), cells, at)
+        }
+        units => take(step, (Demand::leaving(units, leave), Op::Take), cells, at),
+    }
+}
+
+/// Takes all that each limit has, whatever the others have.
+fn drain<const N: usize>(
+    step: &Step<'_>,
+    cells: &mut [Cell],
+    at: Timestamp,
+) -> Result<Applied<N>, Unreadable> {
+    let mut applied = Applied::none(at);
+    for (index, (limit, cell)) in step.limits().iter().zip(cells).enumerate() {
+        let (answer, is_changed) = drain_one(limit, cell, at).map_err(|error| (index, error))?;
+        applied.answers[index] = answer;
+        applied.changed |= u8::from(is_changed) << index;
+    }
+    Ok(applied)
+}
+
+fn drain_one(
+    limit: &Limit,
+    cell: &mut Cell,
+    at: Timestamp,
+) -> Result<(Answer, bool), CorruptState> {
+    if limit.has_state() {
+        let mut live = if cell.reset_at > at { cell.clone() } else { cell.fresh_like() };
+        let mut drained = None;
+        // A bucket with a burst and a debt may have more than one hit can take, but not thrice as much.
+        for _ in 0..3 {
+            let room = room_of_live(limit, &live, at)?;
+            let demand = Demand::of(u32::try_from(room).unwrap_or(u32::MAX));
+            let (answer, is_changed) = run_live(limit, &mut live, at, demand, Op::Take)?;
+            if !is_changed {
+                break;
+            }
+            drained = Some(answer);
+        }
+        if let Some(answer) = drained {
+            *cell = Cell { form: live.form, reset_at: Timestamp::MAX };
+            return Ok((answer, true));
+        }
+    }
+    run_one(limit, cell, at, Demand::of(0), Op::Peek)
+}
+
+/// Returns the whole units of a limit that would pass at once.
+fn room_of(limit: &Limit, cell: &Cell, at: Timestamp) -> Result<u64, CorruptState> {
+    match cell.reset_at > at {
+        true => room_of_live(limit, cell, at),
+        false => room_of_live(limit, &cell.fresh_like(), at),
+    }
+}
+
+/// As [`room_of`], of a cell that is not over.
+fn room_of_live(limit: &Limit, cell: &Cell, at: Timestamp) -> Result<u64, CorruptState> {
+    match (limit.compiled(), &cell.form) {
+        (CompiledLimit::Unlimited, _) => Ok(u64::MAX),
+        (CompiledLimit::DenyAll, _) => Ok(0),
+        (CompiledLimit::Packed(meter), Form::Packed { count, last }) => {
+            Ok(meter.room((*count, *last), at))
+        }
+        (CompiledLimit::Packed(meter), Form::Words(state)) => meter.room_of_words(state, at),
+        (CompiledLimit::Wide(bucket), Form::Words(state)) => {
+            meter::room_of_words(bucket, state, at)
+        }
+        (CompiledLimit::Wide(bucket), Form::Packed { .. }) => {
+            meter::room_of_words(bucket, &State::default(), at)
+        }
+        (CompiledLimit::Words { .. }, form) => {
+            let mut state = match form {
+                Form::Words(state) => state.clone(),
+                Form::Packed { .. } => State::default(),
             };
-            all_or_nothing(op, run, Applied::is_allowed)
+            let answer = limit.strategy().evaluate(limit.rate(), &mut state, at, 0, Op::Peek)?;
+            Ok(answer.remaining.into())
         }
     }
 }
@@ -165,14 +286,14 @@ pub(crate) fn all_or_nothing<R, E>(
     run(op)
 }
 
+/// Runs on copies of the cells, which take their place if that succeeds.
 #[cold]
-fn run_drafts<const N: usize>(
-    step: &Step<'_>,
+fn on_drafts<const N: usize>(
     cells: &mut [Cell],
-    at: Timestamp,
+    run: impl FnOnce(&mut [Cell]) -> Result<Applied<N>, Unreadable>,
 ) -> Result<Applied<N>, Unreadable> {
     let mut drafts = cells.to_vec();
-    let applied = run(step, step.op(), &mut drafts, at)?;
+    let applied = run(&mut drafts)?;
     cells.clone_from_slice(&drafts);
     Ok(applied)
 }
@@ -180,15 +301,17 @@ fn run_drafts<const N: usize>(
 #[inline]
 fn run<const N: usize>(
     step: &Step<'_>,
-    op: Op,
+    (demand, op): (Demand, Op),
     cells: &mut [Cell],
     at: Timestamp,
 ) -> Result<Applied<N>, Unreadable> {
-    let unasked = stateless(Verdict::Allowed, u32::MAX, at);
-    let mut applied = Applied { at, answers: [unasked; N], changed: 0, allowed: true };
+    let mut applied = Applied::none(at);
+    if matches!(op, Op::Take | Op::Charge) {
+        applied.taken = demand.cost_u32();
+    }
     for (index, (limit, cell)) in step.limits().iter().zip(cells).enumerate() {
         let (answer, changed) =
-            run_one(limit, cell, at, step.demand(), op).map_err(|error| (index, error))?;
+            run_one(limit, cell, at, demand, op).map_err(|error| (index, error))?;
         applied.changed |= u8::from(changed) << index;
         applied.allowed &= answer.verdict == Verdict::Allowed;
         applied.answers[index] = answer;
@@ -236,6 +359,23 @@ fn run_live(
     match (limit.compiled(), &mut cell.form) {
         (CompiledLimit::Unlimited, _) => Ok((stateless(Verdict::Allowed, u32::MAX, at), false)),
         (CompiledLimit::DenyAll, _) => Ok((deny_all(demand, op, at), false)),
+        (CompiledLimit::Packed(meter), Form::Packed { count, last }) if op == Op::Charge => {
+            match meter.charge((*count, *last), at, demand.cost_u32()) {
+                Some(metered) => {
+                    if metered.changed {
+                        (*count, *last) = (metered.count, at);
+                    }
+                    Ok((meter.answer(metered, at, Demand::of(0)), metered.changed))
+                }
+                // Only words can hold it.
+                None => {
+                    let mut state = meter.words(*count, *last);
+                    let done = run_words(limit, &mut state, at, demand, op)?;
+                    cell.form = Form::Words(state);
+                    Ok(done)
+                }
+            }
+        }
         (CompiledLimit::Packed(meter), Form::Packed { count, last }) => {
             let metered = meter.run((*count, *last), at, demand, op);
             if metered.changed {
@@ -273,8 +413,10 @@ fn run_words(
         let changed = match op {
             Op::Peek => false,
             // Also with equal words: that there was a hit, and when, is part of the state.
-            Op::Take => answer.verdict == Verdict::Allowed,
+            Op::Take | Op::Charge => answer.verdict == Verdict::Allowed,
             Op::Refund { .. } => draft.words() != state.words(),
+            // A step makes them of peeks and takes.
+            Op::TakeUpTo | Op::Drain => false,
         };
         if changed {
             draft.touch(at);
@@ -283,7 +425,7 @@ fn run_words(
         return Ok((answer, changed));
     }
     let answer = step_words(limit, state, at, demand, op)?;
-    let changed = op == Op::Take && answer.verdict == Verdict::Allowed;
+    let changed = matches!(op, Op::Take | Op::Charge) && answer.verdict == Verdict::Allowed;
     if changed {
         state.touch(at);
     }
@@ -305,7 +447,7 @@ fn step_words(
         CompiledLimit::Unlimited | CompiledLimit::DenyAll | CompiledLimit::Words { .. } => {}
     }
     let cost = demand.cost_u32();
-    if demand.leave() == 0 || cost == 0 || matches!(op, Op::Refund { .. }) {
+    if demand.leave() == 0 || cost == 0 || matches!(op, Op::Refund { .. } | Op::Charge) {
         return strategy.evaluate(rate, state, at, cost, op);
     }
     // Units are left behind by asking for more than is taken.
@@ -322,13 +464,13 @@ fn step_words(
 
 /// The answer of a limit that remembers nothing.
 #[inline]
-fn stateless(verdict: Verdict, remaining: u32, at: Timestamp) -> Answer {
+const fn stateless(verdict: Verdict, remaining: u32, at: Timestamp) -> Answer {
     Answer { verdict, remaining, reset_at: at }
 }
 
 /// The answer of a limit of 0.
 #[inline]
 fn deny_all(demand: Demand, op: Op, at: Timestamp) -> Answer {
-    let passes = demand.cost_u32() == 0 || matches!(op, Op::Refund { .. });
+    let passes = demand.cost_u32() == 0 || matches!(op, Op::Refund { .. } | Op::Charge);
     stateless(if passes { Verdict::Allowed } else { Verdict::Never }, 0, at)
 }

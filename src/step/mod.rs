@@ -157,8 +157,12 @@ impl<'a> Step<'a> {
     /// Returns the first limit that can never let the hit pass, by its index, as far as that is known
     /// without a state.
     pub(crate) fn never_passes(&self) -> Option<usize> {
-        let takes = !matches!(self.op, Op::Refund { .. });
-        self.limits.iter().position(|limit| takes && limit.can_never_pass(self.demand))
+        let demand = match self.op {
+            Op::Peek | Op::Take => self.demand,
+            Op::TakeUpTo => Demand::leaving(self.cost().min(1), self.units_to_leave()),
+            Op::Refund { .. } | Op::Charge | Op::Drain => return None,
+        };
+        self.limits.iter().position(|limit| limit.can_never_pass(demand))
     }
 
     /// Decides on a stored value: the pure function behind every backend that stores bytes.
@@ -214,8 +218,18 @@ impl<'a> Step<'a> {
     /// passes.
     #[inline]
     pub fn decision(&self, answers: &[Answer], asked_at: Timestamp, at: Timestamp) -> Decision {
-        let took = if self.op == Op::Take { self.cost() } else { 0 };
-        Decision::over(self.limits, answers, (asked_at, at), took)
+        let took = if matches!(self.op, Op::Take | Op::Charge) { self.cost() } else { 0 };
+        self.decision_taking(took, answers, (asked_at, at))
+    }
+
+    /// As [`decision`](Self::decision), where that many units were taken if it passes.
+    pub(crate) fn decision_taking(
+        &self,
+        took: u32,
+        answers: &[Answer],
+        instants: (Timestamp, Timestamp),
+    ) -> Decision {
+        Decision::over(self.limits, answers, instants, took)
     }
 
     /// Returns whether a hit that passes would bring more rates to its key than count at the same time.
@@ -226,7 +240,7 @@ impl<'a> Step<'a> {
     ) -> bool {
         let brought = |limit: &&Limit| limit.is_per_hit() && limit.has_state();
         let mut brought = self.limits.iter().filter(brought).peekable();
-        let takes = self.cost() > 0 && !matches!(self.op, Op::Refund { .. });
+        let takes = self.cost() > 0 && !matches!(self.op, Op::Refund { .. } | Op::Drain);
         if !takes || !applied.is_allowed() || brought.peek().is_none() {
             return false;
         }

@@ -17,6 +17,10 @@ use crate::rate::Rate;
 /// The longest time in which a bucket may fill: 100 years of 365.25 days, in microseconds.
 const MAX_FILL_MICROS: u128 = 36_525 * 86_400 * 1_000_000;
 
+/// What is used is less than this, in units: a burst and a debt of `u32::MAX` each fit, and charges are held
+/// below it.
+const MOST_UNITS: u64 = 1 << 33;
+
 /// A bucket of tokens that refills all the time. The default strategy.
 ///
 /// A key starts with a full bucket: `burst` tokens pass at once. Then `limit` tokens come back in each
@@ -103,6 +107,10 @@ macro_rules! bucket_strategy {
 
             fn id(&self) -> StrategyId {
                 StrategyId::BUCKET
+            }
+
+            fn supports(&self, _op: Op) -> bool {
+                true
             }
 
             fn check(&self, rate: &Rate) -> Result<(), LimitError> {
@@ -231,6 +239,14 @@ impl<U: Units> Meter for Bucket<U> {
         fits.then(|| used.plus(self.fee(demand.cost())))
     }
 
+    fn charge(&self, used: U, _now: Timestamp, cost: u32) -> Option<U> {
+        used.held_sum(cost, self.period)
+    }
+
+    fn room(&self, used: U, _now: Timestamp) -> u64 {
+        self.full.saturating_sub(used).div_floor(self.period)
+    }
+
     fn refund(&self, used: U, _taken_at: Timestamp, _now: Timestamp, cost: u32) -> Option<U> {
         let fee = U::saturating_product(u64::from(cost), self.period);
         (used != U::default()).then(|| used.saturating_sub(fee))
@@ -255,8 +271,7 @@ impl<U: Units> Meter for Bucket<U> {
 
     fn load(&self, words: &[u64]) -> Result<U, CorruptState> {
         match *words {
-            // Most units ever: a burst and a debt of u32::MAX each.
-            [whole, part] if whole < 1 << 33 && part < self.period => {
+            [whole, part] if whole < MOST_UNITS && part < self.period => {
                 Ok(U::product(whole, self.period).plus(U::product(part, 1)))
             }
             [_, _] => Err(CorruptState("bucket: used or fraction out of range")),
@@ -278,6 +293,8 @@ pub(crate) trait Units: Copy + Default + PartialEq + PartialOrd + fmt::Debug {
     /// `a * b`; the caller knows that it fits.
     fn product(a: u64, b: u64) -> Self;
     fn plus(self, other: Self) -> Self;
+    /// `self + units * period`, held below [`MOST_UNITS`]; `None` if it does not fit.
+    fn held_sum(self, units: u32, period: u64) -> Option<Self>;
     fn saturating_sub(self, other: Self) -> Self;
     /// Held at `u64::MAX`.
     fn div_floor(self, by: u64) -> u64;
@@ -299,6 +316,10 @@ impl Units for u64 {
     #[inline]
     fn plus(self, other: Self) -> Self {
         self.saturating_add(other)
+    }
+
+    fn held_sum(self, units: u32, period: u64) -> Option<Self> {
+        u128::from(self).held_sum(units, period).and_then(|sum| Self::try_from(sum).ok())
     }
 
     #[inline]
@@ -328,6 +349,11 @@ impl Units for u128 {
 
     fn plus(self, other: Self) -> Self {
         self.saturating_add(other)
+    }
+
+    fn held_sum(self, units: u32, period: u64) -> Option<Self> {
+        let most = Self::from(MOST_UNITS) * Self::from(period) - 1;
+        Some((self + Self::from(units) * Self::from(period)).min(most))
     }
 
     fn saturating_sub(self, other: Self) -> Self {

@@ -159,6 +159,30 @@ impl AnyMeter {
         on_each!(self, meter => meter::run_packed(meter, count, last, at, demand, op))
     }
 
+    /// A charge to a packed count; `None` if only words can hold what it makes of it.
+    pub(crate) fn charge(
+        &self,
+        (count, last): (u64, Timestamp),
+        at: Timestamp,
+        cost: u32,
+    ) -> Option<Metered<u64>> {
+        on_each!(self, meter => meter::charge_packed(meter, count, last, at, cost))
+    }
+
+    /// Returns the whole units that pass at once, of a packed count.
+    pub(crate) fn room(&self, (count, last): (u64, Timestamp), at: Timestamp) -> u64 {
+        on_each!(self, meter => meter::room_packed(meter, count, last, at))
+    }
+
+    /// As [`room`](Self::room), of the words of a count.
+    pub(crate) fn room_of_words(&self, state: &State, at: Timestamp) -> Result<u64, CorruptState> {
+        match self {
+            Self::Bucket(meter) => meter::room_of_words(&meter.widened(), state, at),
+            Self::Fixed(meter) => meter::room_of_words(meter, state, at),
+            Self::Sliding(meter) => meter::room_of_words(meter, state, at),
+        }
+    }
+
     /// The answer after a step on a packed count.
     #[inline(always)]
     pub(crate) fn answer(&self, metered: Metered<u64>, at: Timestamp, demand: Demand) -> Answer {

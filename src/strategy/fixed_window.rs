@@ -37,6 +37,10 @@ impl Strategy for FixedWindow {
         StrategyId::FIXED_WINDOW
     }
 
+    fn supports(&self, _op: Op) -> bool {
+        true
+    }
+
     fn check(&self, rate: &Rate) -> Result<(), LimitError> {
         LimitError::refuse_burst(rate)
     }
@@ -93,6 +97,14 @@ impl Meter for FixedMeter {
     fn admit(&self, count: u32, _now: Timestamp, demand: Demand) -> Option<u32> {
         let fits = u64::from(count) + demand.needed() <= self.limit.into();
         fits.then(|| count + demand.cost_u32())
+    }
+
+    fn charge(&self, count: u32, _now: Timestamp, cost: u32) -> Option<u32> {
+        Some(count.saturating_add(cost))
+    }
+
+    fn room(&self, count: u32, now: Timestamp) -> u64 {
+        self.remaining(count, now).into()
     }
 
     fn refund(&self, count: u32, taken_at: Timestamp, now: Timestamp, cost: u32) -> Option<u32> {

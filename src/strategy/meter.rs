@@ -76,6 +76,12 @@ pub(crate) trait Meter {
     /// 1, and it needs at most the capacity.
     fn admit(&self, count: Self::Count, now: Timestamp, demand: Demand) -> Option<Self::Count>;
 
+    /// The count after `cost` is used at `now`, whatever is left; `None` if its form cannot hold that.
+    fn charge(&self, count: Self::Count, now: Timestamp, cost: u32) -> Option<Self::Count>;
+
+    /// Whole units that pass at `now` at once, with what a bucket lends.
+    fn room(&self, count: Self::Count, now: Timestamp) -> u64;
+
     /// The count after `cost` is given back, or `None` if nothing can be.
     fn refund(
         &self,
@@ -161,7 +167,7 @@ fn try_demand<P: Meter>(
     Trial { count, fit, after }
 }
 
-/// One step on a count.
+/// A hit, a peek or a refund on a count; a charge goes by [`charge`].
 #[inline(always)]
 pub(crate) fn run<P: Meter>(
     meter: &P,
@@ -180,6 +186,56 @@ pub(crate) fn run<P: Meter>(
         cost => meter.refund(count, taken_at, now, cost),
     };
     Metered { count: refunded.unwrap_or(count), fit: Fit::Now, changed: refunded.is_some() }
+}
+
+/// A charge of `cost` to a count; `None` if its form cannot hold that.
+fn charge<P: Meter>(
+    meter: &P,
+    count: P::Count,
+    last: Timestamp,
+    now: Timestamp,
+    cost: u32,
+) -> Option<Metered<P::Count>> {
+    let count = meter.settle(count, last, now);
+    let after = match cost {
+        0 => count,
+        cost => meter.charge(count, now, cost)?,
+    };
+    Some(Metered { count: after, fit: Fit::Now, changed: cost > 0 })
+}
+
+/// As [`charge`], to a count that is packed.
+pub(crate) fn charge_packed<P: Meter>(
+    meter: &P,
+    count: u64,
+    last: Timestamp,
+    now: Timestamp,
+    cost: u32,
+) -> Option<Metered<u64>> {
+    let Metered { count, fit, changed } = charge(meter, P::unpack(count), last, now, cost)?;
+    Some(Metered { count: P::pack(count), fit, changed })
+}
+
+/// Returns the whole units that pass at `now` at once, of a count that is packed.
+pub(crate) fn room_packed<P: Meter>(meter: &P, count: u64, last: Timestamp, now: Timestamp) -> u64 {
+    meter.room(meter.settle(P::unpack(count), last, now), now)
+}
+
+/// As [`room_packed`], of stored words.
+pub(crate) fn room_of_words<P: Meter>(
+    meter: &P,
+    state: &State,
+    now: Timestamp,
+) -> Result<u64, CorruptState> {
+    let count = of_words(meter, state)?;
+    Ok(meter.room(meter.settle(count, state.last(), now), now))
+}
+
+fn of_words<P: Meter>(meter: &P, state: &State) -> Result<P::Count, CorruptState> {
+    match state.words() {
+        [] => Ok(P::Count::default()),
+        words => meter.load(words),
+    }
 }
 
 /// The answer after a step.
@@ -244,11 +300,12 @@ pub(crate) fn evaluate_words<P: Meter>(
     demand: Demand,
     op: Op,
 ) -> Result<Answer, CorruptState> {
-    let count = match state.words() {
-        [] => P::Count::default(),
-        words => meter.load(words)?,
+    let count = of_words(meter, state)?;
+    let metered = match op {
+        Op::Charge => charge(meter, count, state.last(), now, demand.cost_u32())
+            .ok_or(CorruptState("a count beyond all bounds"))?,
+        op => run(meter, count, state.last(), now, demand, op),
     };
-    let metered = run(meter, count, state.last(), now, demand, op);
     if metered.changed {
         meter.store(metered.count, state);
     }

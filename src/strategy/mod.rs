@@ -79,6 +79,15 @@ pub trait Strategy: Any + fmt::Debug + Send + Sync {
         StrategyId::of(std::any::type_name::<Self>())
     }
 
+    /// Returns whether this strategy does that operation.
+    ///
+    /// Defaults to [`Op::Peek`], [`Op::Take`] and [`Op::Refund`], and to what a step makes of these. An
+    /// operation that it does not do is an error of the call, and never reaches
+    /// [`evaluate`](Self::evaluate). A strategy that does [`Op::Charge`] says so here.
+    fn supports(&self, op: Op) -> bool {
+        !matches!(op, Op::Charge)
+    }
+
     /// Refuses a rate that this strategy cannot keep.
     ///
     /// Defaults to accepting any.
@@ -109,6 +118,10 @@ impl Strategy for Arc<dyn Strategy> {
         (**self).id()
     }
 
+    fn supports(&self, op: Op) -> bool {
+        (**self).supports(op)
+    }
+
     fn check(&self, rate: &Rate) -> Result<(), LimitError> {
         (**self).check(rate)
     }
@@ -131,6 +144,15 @@ pub enum Op {
     Peek,
     /// Consume the cost if it passes.
     Take,
+    /// Consume the cost, whatever is left: it counts what has happened. Always passes. A bucket goes into
+    /// debt, a window counts beyond its limit, each up to a bound that no real cost reaches.
+    Charge,
+    /// Consume as many units of the cost as would pass, perhaps none. A step makes it of peeks and a take;
+    /// a strategy is not asked for it.
+    TakeUpTo,
+    /// Consume all units that would pass, of each limit by itself; the cost has no meaning. A step makes it
+    /// of peeks and takes; a strategy is not asked for it.
+    Drain,
     /// Give back what a hit took.
     Refund {
         /// The instant at which it was taken. Window strategies give back only in the same window.

@@ -39,6 +39,10 @@ impl Strategy for SlidingWindowCounter {
         StrategyId::SLIDING_WINDOW_COUNTER
     }
 
+    fn supports(&self, _op: Op) -> bool {
+        true
+    }
+
     fn check(&self, rate: &Rate) -> Result<(), LimitError> {
         LimitError::refuse_burst(rate)
     }
@@ -133,6 +137,14 @@ impl Meter for SlidingMeter {
     fn admit(&self, count: TwoWindows, now: Timestamp, demand: Demand) -> Option<TwoWindows> {
         let fits = self.used(count, now) + demand.needed() <= self.limit.into();
         fits.then(|| TwoWindows { current: count.current + demand.cost_u32(), ..count })
+    }
+
+    fn charge(&self, count: TwoWindows, _now: Timestamp, cost: u32) -> Option<TwoWindows> {
+        Some(TwoWindows { current: count.current.saturating_add(cost), ..count })
+    }
+
+    fn room(&self, count: TwoWindows, now: Timestamp) -> u64 {
+        self.remaining(count, now).into()
     }
 
     fn refund(

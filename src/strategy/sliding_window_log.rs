@@ -54,6 +54,11 @@ impl Strategy for SlidingWindowLog {
             let log = Log::read(state, rate, now)?;
             return Ok(log.answer(Verdict::Allowed, log.live));
         }
+        if op == Op::Charge {
+            let live = log.charge(state, cost);
+            let charged = Log { newest: Some(now), ..log };
+            return Ok(charged.answer(Verdict::Allowed, live));
+        }
         if cost > log.limit {
             return Ok(log.answer(Verdict::Never, log.live));
         }
@@ -71,6 +76,10 @@ impl Strategy for SlidingWindowLog {
 
     fn id(&self) -> StrategyId {
         StrategyId::SLIDING_WINDOW_LOG
+    }
+
+    fn supports(&self, _op: Op) -> bool {
+        true
     }
 
     fn check(&self, rate: &Rate) -> Result<(), LimitError> {
@@ -190,6 +199,22 @@ impl Log {
                 state.push(u64::from(cost));
             }
         }
+    }
+
+    /// Counts what has happened; returns the units that count then. A full log merges it into its newest
+    /// entry, which moves to now: so there are never more entries than the limit has units.
+    fn charge(&self, state: &mut State, cost: u32) -> u32 {
+        let cost = cost.min(u32::MAX - self.live);
+        if self.live < self.limit {
+            self.take(state, cost);
+            return self.live + cost;
+        }
+        self.drop_expired(state, u64::from(self.live) + u64::from(cost));
+        if let Some([at, count]) = state.last_two_mut() {
+            *at = self.now.as_micros();
+            *count += u64::from(cost);
+        }
+        self.live + cost
     }
 
     /// Gives back up to `cost` of what was taken at that instant.

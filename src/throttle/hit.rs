@@ -221,7 +221,11 @@ impl Throttle {
         }
     }
 
-    async fn run(&self, key: &(impl ToKey + ?Sized), step: &Step<'_>) -> Result<Decision, Error> {
+    pub(super) async fn run(
+        &self,
+        key: &(impl ToKey + ?Sized),
+        step: &Step<'_>,
+    ) -> Result<Decision, Error> {
         let parts = key.to_key();
         let Some(parts) = parts.as_slice()? else { return Ok(Decision::pass(DecidedBy::Exempt)) };
         let mut room = None;
@@ -244,7 +248,7 @@ impl Throttle {
 
     /// Finishes a decision of the limits: binds it to this throttle, and a denial waits the least time.
     #[inline]
-    fn finish(
+    pub(super) fn finish(
         &self,
         key: &[KeyPart<'_>],
         inline: InlineDecision,

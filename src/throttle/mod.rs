@@ -3,13 +3,16 @@
 mod backend_call;
 mod builder;
 mod hit;
+mod permit;
 mod refund;
+mod usage;
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use builder::{IntoRate, ThrottleBuilder};
+pub use permit::{Permit, PermitDrop};
 
 use crate::backend::{Backend, Prepared};
 use crate::decision::Decision;

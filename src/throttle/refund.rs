@@ -40,18 +40,74 @@ impl Throttle {
     ///
     /// When dropped, it may have been given back or not.
     pub async fn refund(&self, key: impl ToKey, receipt: Receipt) -> Result<(), Error> {
+        let limits = receipt.limits().unwrap_or(&self.inner.limits);
+        let op = Op::Refund { taken_at: receipt.taken_at() };
+        let step = Step::of_apart(limits, receipt.cost(), op);
+        self.change(&key, receipt.fingerprint(), &step).await
+    }
+
+    /// Gives back some units of what a hit took, by the rules of [`refund`](Self::refund). The receipt keeps
+    /// the others.
+    ///
+    /// ```
+    /// use traffik::{HitOptions, InMemory, Throttle};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let throttle = Throttle::builder("doc:part").rate("9/min").backend(InMemory::new()).build()?;
+    /// let batch = throttle.enforce_with("alice", HitOptions::new().cost(5)).await?;
+    /// if let Some(mut receipt) = batch.receipt() {
+    ///     throttle.refund_part("alice", &mut receipt, 2).await?; // three were enough
+    ///     assert_eq!(receipt.cost(), 3);
+    /// }
+    /// assert_eq!(throttle.peek("alice").await?.remaining(), 6);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ReceiptUnits`] if the receipt has fewer, and as for [`refund`](Self::refund). The units are off
+    /// the receipt also when the backend fails.
+    ///
+    /// # Cancel safety
+    ///
+    /// When dropped, they may have been given back or not; they are off the receipt once it was polled.
+    pub async fn refund_part(
+        &self,
+        key: impl ToKey,
+        receipt: &mut Receipt,
+        units: u32,
+    ) -> Result<(), Error> {
+        let taken = receipt.cost();
+        if !receipt.spend(units) {
+            return Err(Error::ReceiptUnits { taken, asked: units });
+        }
+        let limits = receipt.limits().unwrap_or(&self.inner.limits);
+        let op = Op::Refund { taken_at: receipt.taken_at() };
+        let step = Step::of_apart(limits, units, op);
+        self.change(&key, receipt.fingerprint(), &step).await
+    }
+
+    /// Changes what a receipt of that fingerprint stands for. No policy applies.
+    pub(super) async fn change(
+        &self,
+        key: &(impl ToKey + ?Sized),
+        fingerprint: u64,
+        step: &Step<'_>,
+    ) -> Result<(), Error> {
         let parts = key.to_key();
         let Some(parts) = parts.as_slice()? else { return Err(Error::WrongReceipt) };
         let mut room = None;
         let key = key::bounded(parts, &mut room);
         let backend = self.backend()?;
-        if self.fingerprint(key, &**backend) != receipt.fingerprint() {
+        if self.fingerprint(key, &**backend) != fingerprint {
             return Err(Error::WrongReceipt);
         }
-        let limits = receipt.limits().unwrap_or(&self.inner.limits);
-        let op = Op::Refund { taken_at: receipt.taken_at() };
-        let step = Step::of_apart(limits, receipt.cost(), op);
-        self.apply(&**backend, key, &step).await.map(drop).map_err(Error::from)
+        if step.cost() == 0 {
+            return Ok(());
+        }
+        self.apply(&**backend, key, step).await.map(drop).map_err(Error::from)
     }
 
     /// Forgets what was counted for a key, under every rate.

@@ -21,4 +21,5 @@ mod on_error;
 mod readme;
 mod runtime;
 mod settings;
+mod usage;
 mod value_defaults;

@@ -44,6 +44,13 @@ async fn the_other_examples_run() -> Outcomes {
     let plan = HitOptions::new().replace_rates([Rate::per_minute(600)]).cost(5).leave(20);
     let decision = throttle.hit_with(("tenant-7", user_id), plan).await?;
 
+    let tokens = Throttle::builder("tokens").rate("1000/min").backend(InMemory::new()).build()?;
+
+    let permit = tokens.reserve("tenant-7", 400).await?; // an estimate, or a denial as an error
+    let used = 150; // the model's answer says how many
+    permit.settle(used).await?;
+
+    assert_eq!(tokens.peek("tenant-7").await?.remaining(), 850);
     assert_eq!(
         (throttle.limits()[0].name(), throttle.limits()[1].name()),
         ("burst".into(), "daily".into())
@@ -67,7 +74,7 @@ fn its_code_is_that_of_the_tests_above() {
     let (readme, tests) = (read("README.md"), without_space(&read("tests/core/readme.rs")));
     let blocks: Vec<_> =
         readme.split("```rust\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
-    assert_eq!(blocks.len(), 3, "add a test for a new example");
+    assert_eq!(blocks.len(), 4, "add a test for a new example");
     for block in blocks {
         assert!(tests.contains(&without_space(block)), "not in tests/core/readme.rs:\n{block}");
     }

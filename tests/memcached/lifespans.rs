@@ -8,7 +8,7 @@ use traffik::{
 };
 
 use crate::world::{PATIENCE, builder, url};
-use test_support::remote::silent_under_load;
+use test_support::remote::{permits_settle_and_give_back, silent_under_load};
 use test_support::servers::MemcachedServer;
 use test_support::servers::wait::{self, now};
 
@@ -164,4 +164,11 @@ fn f29_dropped_against_a_silent_server_in_and_out_of_a_runtime_it_never_blocks()
     runtime.shutdown_background();
     drop(life);
     server.resume();
+}
+
+#[tokio::test]
+async fn estimates_are_settled_and_dropped_permits_give_back() {
+    let server = MemcachedServer::start();
+    let backend = builder(&server).build().unwrap();
+    permits_settle_and_give_back(&throttle(&backend, OnError::Raise)).await;
 }

@@ -207,6 +207,11 @@ impl MemoryInner {
                 Err(failed("apply", ErrorKind::Corrupt))
             }
             Ruling::TooManyRates => Err(failed("apply", ErrorKind::TooManyRates)),
+            Ruling::NoRoom => {
+                self.note_overflow();
+                let message = "max_keys is reached, so this cannot be counted; raise it";
+                Err(failed("apply", ErrorKind::Full).with_message(message))
+            }
         }
     }
 

@@ -167,13 +167,18 @@ impl StateIds {
         let uses_words =
             matches!(limit.compiled(), CompiledLimit::Wide(_) | CompiledLimit::Words { .. });
         if uses_words {
-            // All at once: who finds its own flag set here may write words, which no other must overlook.
-            let writers = throttled.writers.write();
-            let same = writers.values().filter_map(|id| self.get(*id));
-            let same = same.filter(|other| other.is_state_of(&info));
-            same.for_each(|other| other.needs_words.store(true, Ordering::Relaxed));
+            self.require_words(&info);
         }
         info
+    }
+
+    /// From now on the state is written as words, whoever writes it.
+    pub(super) fn require_words(&self, info: &StateInfo) {
+        // All at once: who finds its own flag set may write words, which no other must overlook.
+        let writers = info.throttled.writers.write();
+        let same = writers.values().filter_map(|id| self.get(*id));
+        let same = same.filter(|other| other.is_state_of(info));
+        same.for_each(|other| other.needs_words.store(true, Ordering::Relaxed));
     }
 
     /// Returns a writer of each state that any throttle called `throttle` has had.

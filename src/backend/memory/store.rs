@@ -17,7 +17,7 @@ use super::state_ids::{StateIds, StateInfo};
 use super::values::ValueTable;
 use crate::clock::Timestamp;
 use crate::decision::{Decision, InlineDecision};
-use crate::step::{Cell, MAX_LIMITS, Step, apply_healing};
+use crate::step::{Cell, Form, MAX_LIMITS, Step, apply_healing};
 use crate::strategy::meter::{self, Demand, Meter};
 use crate::strategy::{AnyMeter, CompiledLimit, Limit, Op};
 use crate::sync::{AtomicUsize, Mutex};
@@ -53,6 +53,8 @@ pub(super) enum Ruling {
     Corrupt,
     /// Hits brought more rates to the key than can count.
     TooManyRates,
+    /// No more keys fit, and what is to be counted can be neither denied nor let pass uncounted.
+    NoRoom,
 }
 
 impl Store {
@@ -107,6 +109,9 @@ impl Store {
         match attempt() {
             Ok(ruling) => ruling,
             Err(NoRoom) => self.make_room_and(asked_at, attempt).unwrap_or_else(|NoRoom| {
+                if matches!(step.op(), Op::Charge | Op::Drain) {
+                    return Ruling::NoRoom;
+                }
                 let admit = self.overflow == Overflow::Allow;
                 let rate = step.limits()[0].rate();
                 Ruling::Overflowed(Decision::overflow(rate, admit, OVERFLOW_WAIT_MICROS))
@@ -298,6 +303,10 @@ impl Store {
             if cell.is_fresh() || reset_at <= applied.at {
                 shard.remove(state, Some(limit), &self.budget);
             } else {
+                if limit.compiled().is_packed() && matches!(cell.form, Form::Words(_)) {
+                    // A charge made it more than a packed count can hold.
+                    self.ids.require_words(state.info);
+                }
                 shard.store(state, limit, (cell, reset_at), asked_at, &mut counted);
             }
         }

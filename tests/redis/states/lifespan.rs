@@ -10,7 +10,7 @@ use super::world::{
     CAPACITY, LONG, Log, SHORT, backend_error, eventually, hasty, heals, patient, throttle,
     with_policy,
 };
-use test_support::remote::silent_under_load;
+use test_support::remote::{permits_settle_and_give_back, silent_under_load};
 use test_support::servers::RedisServer;
 use test_support::servers::wait::now;
 
@@ -231,4 +231,11 @@ fn f28_a_degraded_start_ends_with_its_runtime() {
         drop(runtime);
         drop(life);
     }
+}
+
+#[tokio::test]
+async fn estimates_are_settled_and_dropped_permits_give_back() {
+    let server = RedisServer::start();
+    let backend = patient().url(server.url()).build().unwrap();
+    permits_settle_and_give_back(&throttle(&backend)).await;
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use traffik::lifespan::{LifespanOptions, Start};
 use traffik::{
-    Backend, BackendError, Effect, Error, ErrorKind, Key, LifespanExt, OnError, Throttle,
+    Backend, BackendError, Effect, Error, ErrorKind, Key, LifespanExt, OnError, PermitDrop,
+    Throttle,
 };
 
 use crate::plain::{block_on, without_timer};
@@ -92,6 +93,29 @@ pub async fn silent_under_load(throttle: &Throttle, server: &Instance) -> tokio:
     let all_wait = async || waiting.load(Ordering::SeqCst) == TASKS;
     eventually("each task waits for the server", Duration::from_secs(10), all_wait).await;
     load
+}
+
+/// Estimates are settled, and dropped permits give back by a task.
+pub async fn permits_settle_and_give_back(throttle: &Throttle) {
+    let left = async || throttle.peek("permits").await.unwrap().remaining();
+    let before = left().await;
+    let reserve = async |units| throttle.reserve("permits", units).await.unwrap();
+    reserve(10).await.settle(4).await.unwrap();
+    assert_eq!(left().await, before - 4);
+    reserve(10).await.settle(16).await.unwrap();
+    assert_eq!(left().await, before - 20);
+    let _ = throttle.charge("permits", 5).await.unwrap();
+    assert_eq!(left().await, before - 25);
+    let permit = reserve(10).await.on_drop(PermitDrop::Refund);
+    assert_eq!(left().await, before - 35);
+    drop(permit);
+    let given_back = async || left().await == before - 25;
+    eventually("the permit is given back", Duration::from_secs(10), given_back).await;
+    let taken = throttle.take_up_to("permits", 7).await.unwrap();
+    assert_eq!((taken.units(), left().await), (7, before - 32));
+    throttle.drain("permits").await.unwrap();
+    assert_eq!(left().await, 0);
+    assert_eq!(throttle.take_up_to("permits", 7).await.unwrap().units(), 0);
 }
 
 /// A rolling reload inside one process, under load, and without any when the new lifespan begins

@@ -50,15 +50,19 @@ impl Request {
             return None;
         }
         let (op, taken_at) = match step.op() {
+            Op::Drain => (5, Timestamp::ZERO),
             _ if step.cost() == 0 => (0, Timestamp::ZERO),
             Op::Peek => (0, Timestamp::ZERO),
             Op::Take => (1, Timestamp::ZERO),
             Op::Refund { taken_at } => (2, taken_at),
+            Op::Charge => (3, Timestamp::ZERO),
+            Op::TakeUpTo => (4, Timestamp::ZERO),
         };
         let asked_at = asked_at.map_or(SERVER_TIME, Timestamp::as_micros);
         let mut argument = Vec::with_capacity(25 + 29 * step.limits().len());
         argument.push(op);
-        argument.extend_from_slice(&step.cost().to_le_bytes());
+        let cost = if step.op() == Op::Drain { 0 } else { step.cost() };
+        argument.extend_from_slice(&cost.to_le_bytes());
         argument.extend_from_slice(&step.units_to_leave().to_le_bytes());
         argument.extend_from_slice(&taken_at.as_micros().to_le_bytes());
         argument.extend_from_slice(&asked_at.to_le_bytes());
@@ -174,7 +178,7 @@ fn parse(step: &Step<'_>, reply: &Value) -> Option<Result<Decision, Refusal>> {
     if let Some(refusal) = read_refusal(step, integer(refused)?)? {
         return Some(Err(refusal));
     }
-    let (numbers, []) = numbers.as_chunks::<REPLY_LIMIT>() else { return None };
+    let (numbers, rest) = numbers.as_chunks::<REPLY_LIMIT>();
     if numbers.len() != step.limits().len() {
         return None;
     }
@@ -182,7 +186,15 @@ fn parse(step: &Step<'_>, reply: &Value) -> Option<Result<Decision, Refusal>> {
     for numbers in numbers {
         answers.push(read_answer(numbers)?);
     }
-    Some(Ok(step.decision(&answers, instant(asked_at)?, instant(at)?)))
+    let (asked_at, at) = (instant(asked_at)?, instant(at)?);
+    Some(Ok(match (rest, step.op()) {
+        ([], _) => step.decision(&answers, asked_at, at),
+        ([taken], Op::TakeUpTo) => {
+            let taken = u32::try_from(integer(taken)?).ok()?;
+            step.decision_taking(taken, &answers, (asked_at, at))
+        }
+        _ => return None,
+    }))
 }
 
 fn read_answer([verdict, remaining, reset_at]: &[Value; REPLY_LIMIT]) -> Option<Answer> {

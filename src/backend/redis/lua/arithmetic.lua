@@ -14,7 +14,7 @@
 --     at        the instant that counts
 --     cost      in units; 0 only for a peek
 --     needed    in units: the cost, and what must be left after it
---     op        0 peek, 1 take, 2 refund of what was taken at `taken_at`
+--     op        0 peek, 1 take, 2 refund of what was taken at `taken_at`, 3 charge, whatever is left
 --     period    in microseconds
 --     limit, burst, capacity  in units
 --   returns nothing if the words are corrupt, else

@@ -49,6 +49,11 @@ rules[1] = function(value, from, length, whole, part, last, at, cost, needed, op
     if whole < 0 then
       whole, part = 0, 0
     end
+  elseif op == 3 then
+    whole, changed = whole + cost, true
+    if whole >= 8589934592 then
+      whole, part = 8589934591, period - 1
+    end
   elseif cost > 0 then
     local room = capacity - needed
     if room < 0 then

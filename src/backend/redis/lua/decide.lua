@@ -2,7 +2,8 @@
 --
 -- KEYS[1]  the key of the value.
 -- ARGV[1]  packed numbers, little-endian:
---   op        u8   0 peek (also for a cost of 0), 1 take, 2 refund
+--   op        u8   0 peek (also for a cost of 0), 1 take, 2 refund, 3 charge, 4 take up to the cost,
+--                  5 drain
 --   cost      u32  units
 --   leave     u32  units that must be left after the cost
 --   taken_at  u64  microseconds since the epoch; for a refund
@@ -25,6 +26,8 @@
 --   verdict   0 it passes, -1 it never will, else the instant from which on it passes
 --   remaining units that would pass now, after this
 --   reset_at  from when on it answers like a fresh one
+-- and last, only if units are taken up to the cost:
+--   taken     how many
 
 local op, cost, leave, taken_at, asked_at, family, tag, period, limit, burst, capacity =
   struct.unpack('<BI4I4I8I8BI4I8I4I4I8', ARGV[1])
@@ -59,7 +62,8 @@ if long then
 end
 
 -- The usual case first: one limit, and a value that holds nothing but its part.
-local length, last, over_at, first, second, alone = 0, 0, 0, nil, nil, #ARGV[1] == 54
+local length, last, over_at, first, second = 0, 0, 0, nil, nil
+local alone = #ARGV[1] == 54 and op < 4
 if alone and value then
   local version, count, its_tag, its_period, its_limit, its_burst
   if size >= 58 then

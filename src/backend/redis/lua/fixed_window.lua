@@ -26,6 +26,11 @@ rules[2] = function(value, from, length, count, _, last, at, cost, needed, op, t
         count = 0
       end
     end
+  elseif op == 3 then
+    count, changed = count + cost, true
+    if count > 4294967295 then
+      count = 4294967295
+    end
   elseif cost > 0 and needed > limit then
     verdict = -1
   elseif cost > 0 then

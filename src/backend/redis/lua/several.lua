@@ -47,6 +47,44 @@ local function several(value, asked_at, op, cost, needed, taken_at)
     }
   end
 
+  -- The whole units of a limit that would pass at once; nil if its words are corrupt.
+  local function room_of(mine, at)
+    local _, room = mine.rule(
+      value, mine.from, mine.over_at > at and mine.length or 0, mine.first, mine.second, mine.last,
+      at, 0, 0, 0, 0, mine.period, mine.limit, mine.capacity, mine.capacity)
+    return room
+  end
+
+  -- As what all limits are run. Up to so many units are as many as all limits have; if there are none,
+  -- the answer is that for one.
+  local units, leave, taken = cost, needed - cost, nil
+  local function begin()
+    if op ~= 4 then
+      return op
+    end
+    local room, index = units, 1
+    while index <= count do
+      local mine, at = limits[index], asked_at
+      for other = 1, count do
+        at = math.max(at, limits[other].last)
+      end
+      local its_room = room_of(mine, at)
+      if its_room == 4294967295 and not mine.has_state then
+        -- Unlimited.
+        index = index + 1
+      elseif its_room then
+        room, index = math.min(room, its_room - leave), index + 1
+      else
+        corrupt, mine.last, mine.length = index + 1, 0, 0
+        room, index = units, 1
+      end
+    end
+    taken = math.max(room, 0)
+    cost = math.max(taken, 1)
+    needed = cost + leave
+    return taken > 0 and 1 or 0
+  end
+
   -- Runs all limits. If that must be done again it says as what: from the start because one was
   -- corrupt, or as a peek because one denied a hit, so that nothing is taken of the others.
   local reply = {0, 0, 0}
@@ -61,12 +99,19 @@ local function several(value, asked_at, op, cost, needed, taken_at)
     reply[1], reply[2] = asked_at, at
     for index = 1, count do
       local mine, verdict, remaining, reset_at = limits[index], nil, nil, nil
+      local its_cost, its_needed, its_op = cost, needed, what
+      if what == 5 then
+        -- All that it has, whatever the others have.
+        its_cost = mine.has_state and room_of(mine, at) or 0
+        its_needed, its_op = its_cost, its_cost > 0 and 1 or 0
+      end
       verdict, remaining, reset_at, mine.words, mine.one, mine.two, mine.three = mine.rule(
         value, mine.from, mine.over_at > at and mine.length or 0, mine.first, mine.second, mine.last,
-        at, cost, needed, what, taken_at, mine.period, mine.limit, mine.burst, mine.capacity)
+        at, its_cost, its_needed, its_op, taken_at, mine.period, mine.limit, mine.burst,
+        mine.capacity)
       if not verdict then
         corrupt, mine.last, mine.length = index + 1, 0, 0
-        return op
+        return begin()
       elseif what == 1 and verdict ~= 0 and count > 1 then
         return 0
       end
@@ -79,11 +124,12 @@ local function several(value, asked_at, op, cost, needed, taken_at)
         verdict, remaining, reset_at
     end
   end
-  local what = op
+  local what = begin()
   repeat
     what = run(what)
   until not what
   reply[3] = corrupt
+  reply[3 * count + 4] = taken
 
   -- At most 32 rates that hits brought can count at the same time.
   if op ~= 2 and cost > 0 then

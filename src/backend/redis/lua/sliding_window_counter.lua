@@ -39,6 +39,11 @@ rules[3] = function(value, from, length, previous, current, last, at, cost, need
         current = 0
       end
     end
+  elseif op == 3 then
+    current, changed = current + cost, true
+    if current > 4294967295 then
+      current = 4294967295
+    end
   elseif cost > 0 and needed > limit then
     verdict = -1
   elseif cost > 0 then

@@ -47,7 +47,7 @@ rules[4] = function(value, from, length, total, _, last, at, cost, needed, op, t
     end
   end
 
-  local verdict, words, one, two, three = 0, nil, nil, nil, nil
+  local verdict, take, words, one, two, three = 0, false, nil, nil, nil, nil
   if op == 2 then
     if live > 0 and at < MAX and taken_at + period > at then
       -- The first pair that is not before that instant.
@@ -79,6 +79,11 @@ rules[4] = function(value, from, length, total, _, last, at, cost, needed, op, t
         return verdict, remaining, reset_at, #one / 8, one, '', ''
       end
     end
+  elseif op == 3 then
+    take = true
+    if cost > 4294967295 - live then
+      cost = 4294967295 - live
+    end
   elseif cost > 0 and needed > limit then
     verdict = -1
   elseif cost > 0 then
@@ -96,22 +101,26 @@ rules[4] = function(value, from, length, total, _, last, at, cost, needed, op, t
         verdict = MAX
       end
     elseif op == 1 then
-      if live == 0 then
-        words, one, two, three = 3, struct.pack('<I8', cost), '', struct.pack('<I8I8', at, cost)
-      else
-        local kept, count = entries, cost
-        if newest == at then
-          kept, count = entries - 1, newest_count + cost
-        end
-        one = struct.pack('<I8', live + cost)
-        words, two = 3 + 2 * (kept - expired), pairs_from + 16 * expired
-        if #value >= pairs_from + 16 * entries - 1 then
-          two = string.sub(value, two, pairs_from + 16 * kept - 1)
-        end
-        three = struct.pack('<I8I8', at, count)
-      end
-      live, newest = live + cost, at
+      take = true
     end
+  end
+  if take then
+    if live == 0 then
+      words, one, two, three = 3, struct.pack('<I8', cost), '', struct.pack('<I8I8', at, cost)
+    else
+      local kept, count = entries, cost
+      -- A full log, which only a charge finds here, merges into its newest entry.
+      if newest == at or live >= limit then
+        kept, count = entries - 1, newest_count + cost
+      end
+      one = struct.pack('<I8', live + cost)
+      words, two = 3 + 2 * (kept - expired), pairs_from + 16 * expired
+      if #value >= pairs_from + 16 * entries - 1 then
+        two = string.sub(value, two, pairs_from + 16 * kept - 1)
+      end
+      three = struct.pack('<I8I8', at, count)
+    end
+    live, newest = live + cost, at
   end
 
   local remaining = limit - live

@@ -9,5 +9,5 @@ end
 
 -- A limit of 0.
 rules[6] = function(value, from, length, first, second, last, at, cost, needed, op)
-  return (cost == 0 or op == 2) and 0 or -1, 0, at
+  return (cost == 0 or op == 2 or op == 3) and 0 or -1, 0, at
 end

@@ -148,8 +148,11 @@ impl<'a> Timeline<'a> {
             2 => u32::try_from(random.below(u64::from(burst) + 1)).unwrap(),
             _ => random.pick(&[1, 1, 1, 2]),
         };
-        let (cost, op) = match random.below(8) {
+        let (cost, op) = match random.below(12) {
             0 => (cost, Op::Peek),
+            8 => (cost, Op::Charge),
+            9 => (cost, Op::TakeUpTo),
+            10 if random.one_in(2) => (0, Op::Drain),
             1 | 2 => {
                 let somewhere =
                     Timestamp::from_micros(self.now - self.now.min(random.below(9_000)));
