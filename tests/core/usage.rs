@@ -338,3 +338,28 @@ fn a_permit_keeps_settles_or_gives_back_with_and_without_a_runtime() {
     assert_eq!(left[0], [90, 80, 80, 77, 64, 64, 54, 54]);
     assert_eq!(left[0], left[1]);
 }
+
+/// A full log has no place for another instant, so what is charged counts from now on with its newest entry.
+#[tokio::test]
+async fn a_full_log_merges_a_charge_into_its_newest_entry() {
+    let (log, clock) = throttle("3/min", SlidingWindowLog::new());
+    for _ in 0..3 {
+        assert!(log.hit("a").await.unwrap().is_allowed());
+        clock.advance(Duration::from_secs(1));
+    }
+    // At 3 s: one unit each at 0 s and 1 s, and three at 3 s.
+    let _ = log.charge("a", 2).await.unwrap();
+    assert_eq!(wait_of(&log.hit("a").await.unwrap()), Some(Duration::from_secs(60)));
+    clock.advance(Duration::from_secs(59));
+    assert!(log.hit("a").await.unwrap().is_denied(), "three are left of five");
+    clock.advance(Duration::from_secs(1));
+    assert_eq!(remaining(&log).await, 3);
+
+    let (log, clock) = throttle("3/min", SlidingWindowLog::new());
+    let _ = log.charge("a", 2).await.unwrap();
+    clock.advance(Duration::from_secs(1));
+    // Not full yet: an entry of its own, beyond the limit.
+    let _ = log.charge("a", 2).await.unwrap();
+    clock.advance(Duration::from_secs(59));
+    assert_eq!(remaining(&log).await, 1, "the first two are over");
+}
