@@ -274,6 +274,15 @@ pub enum Error {
         /// The units that were to be given back.
         asked: u32,
     },
+    /// As many callers as may wait already do.
+    #[error("throttle {throttle:?}: {waiters} callers wait already, as many as max_waiters lets")]
+    #[non_exhaustive]
+    TooManyWaiters {
+        /// The throttle's name.
+        throttle: String,
+        /// How many wait.
+        waiters: usize,
+    },
     /// A user's own strategy does not do that operation.
     #[error(
         "throttle {throttle:?}: the strategy of limit {limit:?} does not do {op:?}; use a built-in \

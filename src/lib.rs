@@ -232,4 +232,4 @@ pub use strategy::{
     FixedWindow, Gcra, LeakyBucket, Limit, SlidingWindowCounter, SlidingWindowLog, Strategy,
     TokenBucket,
 };
-pub use throttle::{IntoRate, Permit, PermitDrop, Throttle, ThrottleBuilder};
+pub use throttle::{Acquire, IntoRate, Permit, PermitDrop, Throttle, ThrottleBuilder};

@@ -97,7 +97,9 @@ impl Strategy for EveryOther {
         let after = match op {
             Op::Refund { .. } => used.saturating_sub(u64::from(cost)),
             Op::Peek | Op::Take | Op::Charge => used + u64::from(cost),
-            Op::TakeUpTo | Op::Drain => unreachable!("a step makes them of peeks and takes"),
+            Op::TakeUpTo | Op::Reserve { .. } | Op::Drain => {
+                unreachable!("a step makes them of others")
+            }
         };
         let verdict = if op == Op::Charge {
             Verdict::Allowed
@@ -117,8 +119,8 @@ impl Strategy for EveryOther {
         Ok(Answer { verdict, remaining, reset_at: if used > 0 { end } else { now } })
     }
 
-    fn supports(&self, _op: Op) -> bool {
-        true
+    fn supports(&self, op: Op) -> bool {
+        !matches!(op, Op::Reserve { .. })
     }
 }
 
@@ -138,6 +140,10 @@ impl Reference {
         }
         evaluation.decision
     }
+}
+
+fn reserves(limit: &Limit) -> bool {
+    limit.strategy().supports(Op::Reserve { within: Duration::ZERO })
 }
 
 async fn agrees_with_the_pure_function(harness: &dyn Harness, limits: &[Limit]) {
@@ -167,6 +173,9 @@ async fn agrees_with_the_pure_function(harness: &dyn Harness, limits: &[Limit]) 
                 (2, _) => Op::Charge,
                 (3, _) => Op::TakeUpTo,
                 (4, _) if random.below(2) == 0 => Op::Drain,
+                (5, _) if limits.iter().all(reserves) => {
+                    Op::Reserve { within: Duration::from_millis(random.below(4_000)) }
+                }
                 _ => Op::Take,
             };
             let cost = match op {

@@ -100,6 +100,11 @@ impl InlineDecision {
         self.denial.is_none()
     }
 
+    /// Returns whether a hit that is denied for now was taken in advance.
+    pub(crate) const fn is_reserved(&self) -> bool {
+        self.denial.is_some() && self.taken > 0
+    }
+
     /// The denial waits at least this long. A denial that no wait ends stays as it is.
     #[inline]
     pub(crate) fn wait_at_least(self, min_retry_after: u64) -> Self {

@@ -199,6 +199,16 @@ impl Decision {
         InlineDecision { denial, named, answer, bound_to: throttle, ..unasked }.into()
     }
 
+    /// Returns the denial of a hit that was taken in advance at that instant: its wait is that for its turn.
+    pub(crate) fn reserving(self, taken: u32, at: Timestamp) -> Self {
+        self.map(|inline| InlineDecision { taken, taken_at: at, ..inline })
+    }
+
+    /// Returns whether a hit that is denied for now was taken in advance.
+    pub(crate) const fn is_reserved(&self) -> bool {
+        self.inline.is_reserved()
+    }
+
     /// Returns the outcome: allowed, denied for now, or never.
     #[must_use]
     #[inline]

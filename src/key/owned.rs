@@ -33,6 +33,15 @@ impl OwnedKey {
         Ok(Self { parts: parts.as_slice()?.map(owned) })
     }
 
+    /// Returns the parts as one sequence of bytes, different for different keys.
+    pub(crate) fn encoded(&self) -> Vec<u8> {
+        let mut encoded = Vec::new();
+        for part in self.parts() {
+            super::push_prefixed(&mut encoded, part);
+        }
+        encoded
+    }
+
     pub(crate) fn of(parts: &[KeyPart<'_>]) -> Self {
         let parts = parts.iter().map(|part| part.as_bytes().to_vec()).collect();
         Self { parts: Some(parts) }

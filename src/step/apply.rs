@@ -70,6 +70,8 @@ pub(crate) struct Applied<const N: usize> {
     allowed: bool,
     /// The units that were taken of each limit, for a receipt.
     taken: u32,
+    /// They were taken in advance: the answers are denials, with the wait for its turn.
+    reserved: bool,
 }
 
 const _: () = assert!(MAX_LIMITS <= 8, "a bit for each limit");
@@ -79,14 +81,15 @@ impl<const N: usize> Applied<N> {
     #[inline]
     const fn none(at: Timestamp) -> Self {
         let unasked = stateless(Verdict::Allowed, u32::MAX, at);
-        Self { at, answers: [unasked; N], changed: 0, allowed: true, taken: 0 }
+        Self { at, answers: [unasked; N], changed: 0, allowed: true, taken: 0, reserved: false }
     }
 
     /// The decision for a caller whose clock says `asked_at`.
     #[inline]
     pub(crate) fn decision(&self, step: &Step<'_>, asked_at: Timestamp) -> Decision {
         let answers = &self.answers[..step.limits().len()];
-        Decision::over(step.limits(), answers, (asked_at, self.at), self.taken)
+        let decision = Decision::over(step.limits(), answers, (asked_at, self.at), self.taken);
+        if self.reserved { decision.reserving(self.taken, self.at) } else { decision }
     }
 
     /// Returns whether any cell was changed.
@@ -144,6 +147,7 @@ fn apply<const N: usize>(
     let demand = step.demand();
     match step.op() {
         Op::TakeUpTo => take_up_to(step, cells, at),
+        Op::Reserve { within } => reserve(step, cells, at, asked_at.saturating_add(within)),
         Op::Drain => on_drafts(cells, |cells| drain(step, cells, at)),
         // One limit passes or not, all by itself.
         op if step.limits().len() == 1 => run(step, (demand, op), cells, at),
@@ -170,6 +174,36 @@ fn take<const N: usize>(
         op => run(step, (demand, op), cells, at),
     };
     all_or_nothing(op, run, Applied::is_allowed)
+}
+
+/// Takes what passes now, or what passes at the latest then; of all limits or of none.
+#[cold]
+fn reserve<const N: usize>(
+    step: &Step<'_>,
+    cells: &mut [Cell],
+    at: Timestamp,
+    latest: Timestamp,
+) -> Result<Applied<N>, Unreadable> {
+    let demand = step.demand();
+    let peeked: Applied<N> = run(step, (demand, Op::Peek), cells, at)?;
+    if peeked.allowed {
+        return take(step, (demand, Op::Take), cells, at);
+    }
+    let verdicts = peeked.answers[..step.limits().len()].iter().map(|answer| answer.verdict);
+    let in_time = |verdict| match verdict {
+        Verdict::Allowed => true,
+        Verdict::Denied { retry_at } => retry_at <= latest,
+        Verdict::Never => false,
+    };
+    if !verdicts.clone().all(in_time) {
+        return Ok(peeked);
+    }
+    let mut charged = on_drafts(cells, |cells| run::<N>(step, (demand, Op::Charge), cells, at))?;
+    for (answer, verdict) in charged.answers.iter_mut().zip(verdicts) {
+        answer.verdict = verdict;
+    }
+    (charged.allowed, charged.reserved) = (false, true);
+    Ok(charged)
 }
 
 /// Takes as many units as all limits have, up to the cost; if there are none, answers for one.
@@ -415,8 +449,8 @@ fn run_words(
             // Also with equal words: that there was a hit, and when, is part of the state.
             Op::Take | Op::Charge => answer.verdict == Verdict::Allowed,
             Op::Refund { .. } => draft.words() != state.words(),
-            // A step makes them of peeks and takes.
-            Op::TakeUpTo | Op::Drain => false,
+            // A step makes them of others.
+            Op::TakeUpTo | Op::Reserve { .. } | Op::Drain => false,
         };
         if changed {
             draft.touch(at);

@@ -158,7 +158,7 @@ impl<'a> Step<'a> {
     /// without a state.
     pub(crate) fn never_passes(&self) -> Option<usize> {
         let demand = match self.op {
-            Op::Peek | Op::Take => self.demand,
+            Op::Peek | Op::Take | Op::Reserve { .. } => self.demand,
             Op::TakeUpTo => Demand::leaving(self.cost().min(1), self.units_to_leave()),
             Op::Refund { .. } | Op::Charge | Op::Drain => return None,
         };

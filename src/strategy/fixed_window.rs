@@ -37,8 +37,8 @@ impl Strategy for FixedWindow {
         StrategyId::FIXED_WINDOW
     }
 
-    fn supports(&self, _op: Op) -> bool {
-        true
+    fn supports(&self, op: Op) -> bool {
+        !matches!(op, Op::Reserve { .. })
     }
 
     fn check(&self, rate: &Rate) -> Result<(), LimitError> {

@@ -20,6 +20,7 @@ mod state;
 use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use thiserror::Error;
 
@@ -85,7 +86,7 @@ pub trait Strategy: Any + fmt::Debug + Send + Sync {
     /// operation that it does not do is an error of the call, and never reaches
     /// [`evaluate`](Self::evaluate). A strategy that does [`Op::Charge`] says so here.
     fn supports(&self, op: Op) -> bool {
-        !matches!(op, Op::Charge)
+        !matches!(op, Op::Charge | Op::Reserve { .. })
     }
 
     /// Refuses a rate that this strategy cannot keep.
@@ -150,6 +151,13 @@ pub enum Op {
     /// Consume as many units of the cost as would pass, perhaps none. A step makes it of peeks and a take;
     /// a strategy is not asked for it.
     TakeUpTo,
+    /// Consume the cost now if it passes now, or else in advance if it passes within that time: the answer
+    /// is a denial with the wait for its turn, after which it is the caller's. A step makes it of peeks and
+    /// charges, and only for buckets; a strategy is not asked for it.
+    Reserve {
+        /// The longest wait.
+        within: Duration,
+    },
     /// Consume all units that would pass, of each limit by itself; the cost has no meaning. A step makes it
     /// of peeks and takes; a strategy is not asked for it.
     Drain,

@@ -39,8 +39,8 @@ impl Strategy for SlidingWindowCounter {
         StrategyId::SLIDING_WINDOW_COUNTER
     }
 
-    fn supports(&self, _op: Op) -> bool {
-        true
+    fn supports(&self, op: Op) -> bool {
+        !matches!(op, Op::Reserve { .. })
     }
 
     fn check(&self, rate: &Rate) -> Result<(), LimitError> {

@@ -78,8 +78,8 @@ impl Strategy for SlidingWindowLog {
         StrategyId::SLIDING_WINDOW_LOG
     }
 
-    fn supports(&self, _op: Op) -> bool {
-        true
+    fn supports(&self, op: Op) -> bool {
+        !matches!(op, Op::Reserve { .. })
     }
 
     fn check(&self, rate: &Rate) -> Result<(), LimitError> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::line::Lines;
 use super::{Throttle, ThrottleInner};
 use crate::backend::{self, Backend};
 use crate::clock::micros_ceil;
@@ -244,6 +245,7 @@ impl ThrottleBuilder {
                 min_retry_after: micros_ceil(self.min_retry_after),
                 cost: self.cost,
                 log: LogLimiter::default(),
+                lines: Lines::default(),
             }),
         })
     }

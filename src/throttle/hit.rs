@@ -254,7 +254,7 @@ impl Throttle {
         inline: InlineDecision,
         fingerprint: impl FnOnce() -> u64,
     ) -> InlineDecision {
-        if inline.is_allowed() {
+        if inline.is_allowed() || inline.is_reserved() {
             return inline.bound_to(fingerprint());
         }
         let inline = inline.wait_at_least(self.inner.min_retry_after).bound_to(self.inner.id);

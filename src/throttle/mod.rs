@@ -1,8 +1,10 @@
 //! [`Throttle`]: a named limit, and the handle that a service holds.
 
+mod acquire;
 mod backend_call;
 mod builder;
 mod hit;
+mod line;
 mod permit;
 mod refund;
 mod usage;
@@ -11,9 +13,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use acquire::Acquire;
 pub use builder::{IntoRate, ThrottleBuilder};
 pub use permit::{Permit, PermitDrop};
 
+use self::line::Lines;
 use crate::backend::{Backend, Prepared};
 use crate::decision::Decision;
 use crate::on_error::{LogLimiter, OnError};
@@ -61,6 +65,8 @@ struct ThrottleInner {
     min_retry_after: u64,
     cost: u32,
     log: LogLimiter,
+    /// Those who wait for their turn.
+    lines: Lines,
 }
 
 impl Throttle {

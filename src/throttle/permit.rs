@@ -100,7 +100,7 @@ impl Throttle {
 }
 
 impl Permit {
-    fn of(throttle: Throttle, key: OwnedKey, decision: Decision) -> Self {
+    pub(super) fn of(throttle: Throttle, key: OwnedKey, decision: Decision) -> Self {
         let receipt = decision.receipt();
         let units = receipt.as_ref().map_or(0, Receipt::cost);
         Self { throttle, key, units, receipt, on_drop: PermitDrop::default() }

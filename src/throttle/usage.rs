@@ -163,7 +163,7 @@ impl Throttle {
     }
 
     /// Refuses an operation that a strategy does not do.
-    fn require(&self, limits: &[Limit], op: Op) -> Result<(), Error> {
+    pub(super) fn require(&self, limits: &[Limit], op: Op) -> Result<(), Error> {
         match limits.iter().find(|limit| !limit.strategy().supports(op)) {
             None => Ok(()),
             Some(limit) => Err(Error::Unsupported {

@@ -6,6 +6,7 @@
     reason = "a test fails by it, and measures paused time"
 )]
 
+mod acquire;
 mod concurrency;
 mod custom_strategy;
 mod decisions;

@@ -57,6 +57,7 @@ impl Request {
             Op::Refund { taken_at } => (2, taken_at),
             Op::Charge => (3, Timestamp::ZERO),
             Op::TakeUpTo => (4, Timestamp::ZERO),
+            Op::Reserve { within } => (6, Timestamp::ZERO.saturating_add(within)),
         };
         let asked_at = asked_at.map_or(SERVER_TIME, Timestamp::as_micros);
         let mut argument = Vec::with_capacity(25 + 29 * step.limits().len());
@@ -189,9 +190,15 @@ fn parse(step: &Step<'_>, reply: &Value) -> Option<Result<Decision, Refusal>> {
     let (asked_at, at) = (instant(asked_at)?, instant(at)?);
     Some(Ok(match (rest, step.op()) {
         ([], _) => step.decision(&answers, asked_at, at),
-        ([taken], Op::TakeUpTo) => {
+        ([taken], Op::TakeUpTo | Op::Reserve { .. }) => {
             let taken = u32::try_from(integer(taken)?).ok()?;
-            step.decision_taking(taken, &answers, (asked_at, at))
+            let decision = step.decision_taking(taken, &answers, (asked_at, at));
+            match step.op() {
+                Op::Reserve { .. } if taken > 0 && decision.is_denied() => {
+                    decision.reserving(taken, at)
+                }
+                _ => decision,
+            }
         }
         _ => return None,
     }))

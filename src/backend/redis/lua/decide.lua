@@ -3,10 +3,10 @@
 -- KEYS[1]  the key of the value.
 -- ARGV[1]  packed numbers, little-endian:
 --   op        u8   0 peek (also for a cost of 0), 1 take, 2 refund, 3 charge, 4 take up to the cost,
---                  5 drain
+--                  5 drain, 6 take in advance
 --   cost      u32  units
 --   leave     u32  units that must be left after the cost
---   taken_at  u64  microseconds since the epoch; for a refund
+--   taken_at  u64  microseconds since the epoch, for a refund; for 6 the longest wait, in microseconds
 --   asked_at  u64  microseconds since the epoch; 2^53 for the time of this server
 --   then for each limit, one to eight times:
 --   family    u8   which rule: 1 bucket, 2 fixed window, 3 sliding window counter,
@@ -26,8 +26,8 @@
 --   verdict   0 it passes, -1 it never will, else the instant from which on it passes
 --   remaining units that would pass now, after this
 --   reset_at  from when on it answers like a fresh one
--- and last, only if units are taken up to the cost:
---   taken     how many
+-- and last, only for 4 and 6:
+--   taken     how many units
 
 local op, cost, leave, taken_at, asked_at, family, tag, period, limit, burst, capacity =
   struct.unpack('<BI4I4I8I8BI4I8I4I4I8', ARGV[1])

@@ -58,8 +58,45 @@ local function several(value, asked_at, op, cost, needed, taken_at)
   -- As what all limits are run. Up to so many units are as many as all limits have; if there are none,
   -- the answer is that for one.
   local units, leave, taken = cost, needed - cost, nil
+  -- In advance only if each limit lets it pass in time; what each says is its answer then.
+  local turns
+  local function begin_reservation()
+    local at, verdicts, passes, index = asked_at, {}, true, 1
+    turns, taken = nil, 0
+    for other = 1, count do
+      at = math.max(at, limits[other].last)
+    end
+    while index <= count do
+      local mine = limits[index]
+      local live = mine.over_at > at
+      local verdict = mine.rule(
+        value, mine.from, live and mine.length or 0, mine.first, mine.second, mine.last, at, cost,
+        needed, 0, 0, mine.period, mine.limit, mine.burst, mine.capacity)
+      if not verdict then
+        corrupt, mine.last, mine.length = index + 1, 0, 0
+        return begin_reservation()
+      end
+      if live and mine.length > 0 and verdict > mine.over_at then
+        verdict = mine.over_at
+      end
+      verdicts[index], passes, index = verdict, passes and verdict == 0, index + 1
+    end
+    if passes then
+      taken = units
+      return 1
+    end
+    for other = 1, count do
+      if verdicts[other] < 0 or verdicts[other] > asked_at + taken_at then
+        return 0
+      end
+    end
+    turns, taken = verdicts, units
+    return 3
+  end
   local function begin()
-    if op ~= 4 then
+    if op == 6 then
+      return begin_reservation()
+    elseif op ~= 4 then
       return op
     end
     local room, index = units, 1
@@ -121,7 +158,7 @@ local function several(value, asked_at, op, cost, needed, taken_at)
         reset_at = reset_at < mine.over_at and reset_at or mine.over_at
       end
       reply[3 * index + 1], reply[3 * index + 2], reply[3 * index + 3] =
-        verdict, remaining, reset_at
+        turns and turns[index] or verdict, remaining, reset_at
     end
   end
   local what = begin()

@@ -153,6 +153,10 @@ impl<'a> Timeline<'a> {
             8 => (cost, Op::Charge),
             9 => (cost, Op::TakeUpTo),
             10 if random.one_in(2) => (0, Op::Drain),
+            11 => {
+                let most = random.pick(&[1_000, 1_000_000, 1 << 40]);
+                (cost, Op::Reserve { within: std::time::Duration::from_micros(random.below(most)) })
+            }
             1 | 2 => {
                 let somewhere =
                     Timestamp::from_micros(self.now - self.now.min(random.below(9_000)));

@@ -1,0 +1,165 @@
+//! Waiting for one's turn: in order, in time, and with nothing lost by those who go away.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+use traffik::{Clock, Error, FixedWindow, InMemory, Outcome, Throttle, Timestamp, TokenBucket};
+
+/// The time of the runtime, which a test holds.
+#[derive(Debug)]
+struct RuntimeClock(Instant);
+
+impl Clock for RuntimeClock {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_micros(1_704_067_200_000_000).saturating_add(self.0.elapsed())
+    }
+}
+
+fn throttle(rate: &str) -> Throttle {
+    let backend = InMemory::builder().clock(RuntimeClock(Instant::now())).build().unwrap();
+    Throttle::builder("acquire").rate(rate).backend(backend).build().unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hundred_leave_in_order_each_at_its_instant() {
+    let throttle = throttle("10/s burst 1");
+    let (start, left) = (Instant::now(), Arc::new(Mutex::new(Vec::new())));
+    let mut tasks = JoinSet::new();
+    for number in 0..100u64 {
+        let (throttle, left) = (throttle.clone(), Arc::clone(&left));
+        tasks.spawn(async move {
+            let permit = throttle.acquire("a").await.unwrap();
+            assert_eq!(permit.units(), 1);
+            left.lock().push((number, start.elapsed().as_millis()));
+        });
+        tokio::task::yield_now().await;
+    }
+    // Those who do not wait see what is reserved as used.
+    let Outcome::Denied { retry_after } = throttle.hit("a").await.unwrap().outcome() else {
+        panic!("all is reserved");
+    };
+    assert_eq!(retry_after.as_millis(), 10_000);
+    tasks.join_all().await;
+    let left = left.lock();
+    for (number, (who, millis)) in (0..).zip(&*left) {
+        assert_eq!(*who, number, "{left:?}");
+        let ideal = u128::from(number) * 100;
+        assert!((ideal..=ideal + 2).contains(millis), "{who} left after {millis} ms");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_turn_that_comes_too_late_is_refused_at_once_and_takes_nothing() {
+    let throttle = throttle("10/s burst 1");
+    let start = Instant::now();
+    throttle.acquire("a").await.unwrap().commit();
+    let late = throttle.acquire("a").timeout(Duration::from_millis(99)).await;
+    assert!(matches!(late, Err(Error::Denied(_))), "{late:?}");
+    assert_eq!(start.elapsed(), Duration::ZERO);
+    let permit = throttle.acquire("a").timeout(Duration::from_millis(100)).await.unwrap();
+    permit.commit();
+    assert!(start.elapsed() >= Duration::from_millis(100), "{:?}", start.elapsed());
+    let never = throttle.acquire("a").cost(2).await.unwrap_err();
+    let Error::Denied(decision) = never else { panic!("{never}") };
+    assert_eq!(decision.outcome(), Outcome::Never);
+    let deadline = Instant::now() + Duration::from_millis(500);
+    throttle.acquire("a").deadline(deadline).await.unwrap().commit();
+}
+
+#[tokio::test(start_paused = true)]
+async fn more_than_may_wait_are_refused_at_once() {
+    let throttle = throttle("10/s burst 1");
+    throttle.acquire("a").await.unwrap().commit();
+    let waiting = {
+        let throttle = throttle.clone();
+        tokio::spawn(async move { throttle.acquire("a").max_waiters(1).await.map(drop) })
+    };
+    tokio::task::yield_now().await;
+    let refused = throttle.acquire("a").max_waiters(1).await.unwrap_err();
+    assert!(matches!(refused, Error::TooManyWaiters { waiters: 1, .. }), "{refused}");
+    throttle.acquire("b").max_waiters(1).await.unwrap().commit();
+    waiting.await.unwrap().unwrap();
+    throttle.acquire("a").max_waiters(1).await.unwrap().commit();
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_gives_up_lets_those_behind_move_up() {
+    let throttle = throttle("10/s burst 1");
+    let start = Instant::now();
+    throttle.acquire("a").await.unwrap().commit();
+    let mut tasks = Vec::new();
+    for _ in 0..6 {
+        let throttle = throttle.clone();
+        tasks.push(tokio::spawn(async move {
+            throttle.acquire("a").await.unwrap().commit();
+            start.elapsed().as_millis()
+        }));
+        tokio::task::yield_now().await;
+    }
+    sleep(Duration::from_millis(150)).await;
+    // The second and the fourth; the first has left.
+    tasks.remove(3).abort();
+    tasks.remove(1).abort();
+    let mut left = Vec::new();
+    for task in tasks {
+        left.push(task.await.unwrap());
+    }
+    let ideal = [100, 200, 300, 400];
+    assert!(
+        left.iter().zip(ideal).all(|(left, ideal)| (ideal..ideal + 4).contains(left)),
+        "{left:?}"
+    );
+    assert_eq!(throttle.peek("a").await.unwrap().remaining(), 0);
+    sleep(Duration::from_millis(100)).await;
+    assert_eq!(throttle.peek("a").await.unwrap().remaining(), 1, "the last instant was given back");
+}
+
+#[tokio::test(start_paused = true)]
+async fn cancellations_lose_nothing_and_wedge_nobody() {
+    let throttle = throttle("1000/s burst 10");
+    let mut random = 7u64;
+    let mut next = move |end: u64| {
+        random =
+            random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (random >> 33) % end
+    };
+    let (start, mut tasks) = (Instant::now(), JoinSet::new());
+    for _ in 0..if std::env::var_os("TRAFFIK_SOAK").is_some() { 100_000 } else { 5_000 } {
+        let throttle = throttle.clone();
+        let (cost, patience) = (1 + next(3) as u32, Duration::from_micros(next(40_000)));
+        tasks.spawn(async move {
+            let permit = timeout(patience, throttle.acquire("a").cost(cost)).await;
+            match permit {
+                Ok(permit) => {
+                    permit.unwrap().commit();
+                    u64::from(cost)
+                }
+                Err(_) => 0,
+            }
+        });
+        if next(4) == 0 {
+            sleep(Duration::from_micros(next(2_000))).await;
+        }
+    }
+    let used: u64 = tasks.join_all().await.into_iter().sum();
+    let elapsed = start.elapsed();
+    let most = 10 + elapsed.as_micros() as u64 / 1000 + 1;
+    assert!(used <= most, "{used} of {most} in {elapsed:?}");
+    assert!(used * 10 >= most * 8, "{used} of {most}: those behind did not move up");
+    sleep(Duration::from_millis(20)).await;
+    assert_eq!(throttle.peek("a").await.unwrap().remaining(), 10, "nothing stays reserved");
+}
+
+#[tokio::test]
+async fn windows_say_that_they_cannot_reserve() {
+    let throttle = Throttle::builder("w").limit("5/s", FixedWindow::new());
+    let throttle = throttle.backend(InMemory::new()).build().unwrap();
+    let refused = throttle.acquire("a").await.unwrap_err();
+    assert!(matches!(refused, Error::Unsupported { .. }), "{refused}");
+    let lends = Throttle::builder("l").limit("5/s", TokenBucket::new().max_debt(3));
+    let lends = lends.backend(InMemory::new()).build().unwrap();
+    lends.acquire("a").cost(8).await.unwrap().commit();
+}
