@@ -207,6 +207,7 @@ pub mod strategy;
 mod sync;
 mod throttle;
 mod timer;
+mod turns;
 mod unwind;
 
 #[cfg(feature = "redis")]

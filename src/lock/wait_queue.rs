@@ -3,22 +3,16 @@
 //! In the process it is first come, first served. Across processes nothing is promised: the client that
 //! asks first after a release has the lock, and the pauses between are random so that nobody always
 //! loses.
-//!
-//! A future may be kept without being polled, and its runtime may stand idle. Such a waiter cannot ask, so
-//! it is passed over when it is overdue, and does not keep a free lock from those behind it.
 
-use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
-use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
-use tokio::sync::Notify;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{LockError, LockRequest, MAX_WAITERS};
 use crate::clock::monotonic_now;
 use crate::error::{BackendError, ErrorKind};
+use crate::turns::Turns;
 use crate::{random, timer};
 
 const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
@@ -27,29 +21,11 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 const LEAST_PAUSE: Duration = Duration::from_millis(1);
 /// Before the end of a wait, so that the last try has the time for its answer.
 const LAST_TRY: Duration = Duration::from_millis(20);
-/// How late a waiter may be to ask before those behind it pass it over.
-const OVERDUE: Duration = Duration::from_millis(500);
-
 /// The waiters of this process, by the lock's name.
 #[derive(Debug)]
 pub(crate) struct WaitQueue {
     backend: &'static str,
-    queues: Mutex<HashMap<Box<str>, Queue, ahash::RandomState>>,
-}
-
-/// The waiters for one lock, in the order in which they came.
-#[derive(Debug, Default)]
-struct Queue {
-    waiters: BTreeMap<u64, Waiter>,
-    next: u64,
-}
-
-#[derive(Debug)]
-struct Waiter {
-    /// Notified when it may be its turn, and when the lock was released in this process.
-    wake: Arc<Notify>,
-    /// When it asks the server next, if it is polled; `None` before its first turn.
-    asks_at: Option<Instant>,
+    turns: Turns,
 }
 
 /// What one try came to.
@@ -62,7 +38,7 @@ pub(crate) enum Attempt<T> {
 
 impl WaitQueue {
     pub(crate) fn new(backend: &'static str) -> Self {
-        Self { backend, queues: Mutex::default() }
+        Self { backend, turns: Turns::default() }
     }
 
     /// Tries until the lock is taken or the request's time is over, which ends a try that is under way too.
@@ -85,13 +61,10 @@ impl WaitQueue {
         }
         let late = || request.refusal();
         let deadline = request.deadline();
-        let ticket = match self.join(name) {
-            Ok(ticket) => ticket,
-            Err(error) => {
-                // A caller that retries at once must not keep the others from going on.
-                tokio::task::yield_now().await;
-                return Err(error.into());
-            }
+        let Ok(ticket) = self.turns.join(name.as_bytes(), MAX_WAITERS) else {
+            // A caller that retries at once must not keep the others from going on.
+            tokio::task::yield_now().await;
+            return Err(BackendError::new(self.backend, "lock", ErrorKind::Overloaded).into());
         };
         let mut longest = SHORTEST_PAUSE;
         loop {
@@ -112,7 +85,7 @@ impl WaitQueue {
             };
             ticket.asks_at(monotonic_now() + pause);
             // Woken early by a release in this process. If not, the pause is over: ask again.
-            let woken = timeout(pause, ticket.wake.notified()).await.is_ok();
+            let woken = timeout(pause, ticket.woken()).await.is_ok();
             if !woken && left.is_some_and(|left| left <= LAST_TRY) {
                 return Err(late());
             }
@@ -121,49 +94,7 @@ impl WaitQueue {
 
     /// Wakes the waiters of this process: the lock was released in it.
     pub(crate) fn released(&self, name: &str) {
-        if let Some(queue) = self.queues.lock().get_mut(name) {
-            queue.wake_first();
-        }
-    }
-
-    fn join(&self, name: &str) -> Result<Ticket<'_>, BackendError> {
-        let mut queues = self.queues.lock();
-        let queue = match queues.get_mut(name) {
-            Some(queue) => queue,
-            None => queues.entry(name.into()).or_default(),
-        };
-        if queue.waiters.len() >= MAX_WAITERS {
-            return Err(BackendError::new(self.backend, "lock", ErrorKind::Overloaded));
-        }
-        let (number, wake) = (queue.next, Arc::new(Notify::new()));
-        queue.next += 1;
-        queue.waiters.insert(number, Waiter { wake: Arc::clone(&wake), asks_at: None });
-        Ok(Ticket { waiting: self, name: name.into(), number, wake })
-    }
-}
-
-impl Queue {
-    /// Returns when it is that waiter's turn if those before it are not polled; `None` if it is now.
-    fn turn_of(&mut self, number: u64, now: Instant) -> Option<Instant> {
-        for (_, waiter) in self.waiters.range_mut(..number) {
-            // It can ask from now on.
-            let overdue = *waiter.asks_at.get_or_insert(now) + OVERDUE;
-            if overdue > now {
-                return Some(overdue);
-            }
-        }
-        None
-    }
-
-    /// Wakes the first, and those that come after it while it is overdue.
-    fn wake_first(&mut self) {
-        let now = monotonic_now();
-        for waiter in self.waiters.values_mut() {
-            waiter.wake.notify_one();
-            if *waiter.asks_at.get_or_insert(now) + OVERDUE > now {
-                return;
-            }
-        }
+        self.turns.wake_first(name.as_bytes());
     }
 }
 
@@ -175,62 +106,12 @@ async fn within<F: Future>(deadline: Option<Instant>, work: F) -> Option<F::Outp
     }
 }
 
-/// A place in a queue. Leaving it wakes whoever is first then, and removes a queue that is empty.
-struct Ticket<'a> {
-    waiting: &'a WaitQueue,
-    name: Box<str>,
-    number: u64,
-    wake: Arc<Notify>,
-}
-
-impl Ticket<'_> {
-    /// Waits for its turn to ask; `None` if the deadline comes first.
-    async fn turn(&self, deadline: Option<Instant>) -> Option<()> {
-        loop {
-            let now = monotonic_now();
-            let turn = match self.waiting.queues.lock().get_mut(&self.name) {
-                Some(queue) => queue.turn_of(self.number, now),
-                None => None,
-            };
-            let Some(turn) = turn else {
-                self.asks_at(now);
-                return Some(());
-            };
-            if deadline.is_some_and(|deadline| deadline <= now) {
-                return None;
-            }
-            let until = deadline.map_or(turn, |deadline| deadline.min(turn));
-            drop(timeout_at(until, self.wake.notified()).await);
-        }
-    }
-
-    /// Notes when it asks the server next.
-    fn asks_at(&self, instant: Instant) {
-        let mut queues = self.waiting.queues.lock();
-        let waiter =
-            queues.get_mut(&self.name).and_then(|queue| queue.waiters.get_mut(&self.number));
-        if let Some(waiter) = waiter {
-            waiter.asks_at = Some(instant);
-        }
-    }
-}
-
-impl Drop for Ticket<'_> {
-    fn drop(&mut self) {
-        let mut queues = self.waiting.queues.lock();
-        let Some(queue) = queues.get_mut(&self.name) else { return };
-        queue.waiters.remove(&self.number);
-        if queue.waiters.is_empty() {
-            queues.remove(&self.name);
-        } else {
-            queue.wake_first();
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+    use parking_lot::Mutex;
 
     use super::*;
     use crate::lock::LockOptions;
@@ -271,7 +152,7 @@ mod tests {
         queue.released("a");
         tasks.join_all().await;
         assert_eq!(*order.lock(), (0..20).collect::<Vec<_>>());
-        assert!(queue.queues.lock().is_empty(), "no queue is left");
+        assert!(queue.turns.is_empty(), "no queue is left");
     }
 
     #[tokio::test(start_paused = true)]
@@ -286,7 +167,7 @@ mod tests {
         assert!(matches!(first, Err(LockError::TimedOut { .. })), "{first:?}");
         assert!(matches!(second, Err(LockError::TimedOut { .. })), "{second:?}");
         assert_eq!(start.elapsed().as_millis(), 700);
-        assert!(queue.queues.lock().is_empty(), "no queue is left");
+        assert!(queue.turns.is_empty(), "no queue is left");
     }
 
     #[tokio::test(start_paused = true)]
@@ -365,6 +246,6 @@ mod tests {
         // Polled again, it has its turn.
         still.await.unwrap();
         drop(also_still);
-        assert!(queue.queues.lock().is_empty(), "no queue is left");
+        assert!(queue.turns.is_empty(), "no queue is left");
     }
 }

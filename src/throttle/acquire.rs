@@ -3,17 +3,18 @@
 use std::fmt;
 use std::future::IntoFuture;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use super::Throttle;
-use super::line::Place;
 use super::permit::{Permit, PermitDrop};
 use crate::background;
 use crate::clock::monotonic_now;
-use crate::decision::{Decision, Outcome};
+use crate::decision::{Decision, Denial, Outcome};
 use crate::error::Error;
 use crate::key::{OwnedKey, ToKey};
 use crate::step::Step;
@@ -67,17 +68,30 @@ impl<'a> Acquire<'a> {
         self
     }
 
+    async fn run(self) -> Result<Permit, Error> {
+        let reserves = Op::Reserve { within: FOREVER };
+        let mut limits = self.throttle.inner.limits.iter();
+        if limits.all(|limit| limit.strategy().supports(reserves)) {
+            self.reserve().await
+        } else {
+            self.ask_again().await
+        }
+    }
+
+    /// Takes its units in advance, and waits for their turn: the store is asked once.
     async fn reserve(self) -> Result<Permit, Error> {
         let Self { throttle, key, cost, deadline, most_waiters } = self;
         let (key, limits) = (key?, &throttle.inner.limits);
-        throttle.require(limits, Op::Reserve { within: FOREVER })?;
         let saves = saved_by(limits, cost);
         let line = throttle.inner.lines.join(key.encoded(), most_waiters, saves);
-        let place = line.map_err(|waiters| Error::TooManyWaiters {
-            throttle: throttle.inner.name.to_string(),
-            waiters,
-        })?;
-        let decision = ask(throttle, &key, cost, deadline, &place).await?;
+        let place = line.map_err(|waiters| too_many(throttle, waiters))?;
+        let question = move |throttle: Throttle, key: OwnedKey| async move {
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(monotonic_now()));
+            let within = left.unwrap_or(FOREVER).min(FOREVER);
+            let step = Step::of_apart(&throttle.inner.limits, cost, Op::Reserve { within });
+            throttle.run(&key, &step).await
+        };
+        let decision = ask(throttle, &key, Some(place.asking()), question).await?;
         let answered = monotonic_now();
         let wait = match decision.outcome() {
             Outcome::Allowed => None,
@@ -91,31 +105,65 @@ impl<'a> Acquire<'a> {
         }
         Ok(permit.on_drop(PermitDrop::Keep))
     }
+
+    /// Waits in a queue of which the first asks, and asks again when the store has said that it may pass.
+    async fn ask_again(self) -> Result<Permit, Error> {
+        let Self { throttle, key, cost, deadline, most_waiters } = self;
+        let key = key?;
+        let name = key.encoded();
+        let ticket = throttle.inner.turns.join(&name, most_waiters);
+        let ticket = ticket.map_err(|waiters| too_many(throttle, waiters))?;
+        loop {
+            // Who is still behind others when its time is over asks once, for the reason.
+            let is_over = ticket.turn(deadline).await.is_none();
+            let question = move |throttle: Throttle, key: OwnedKey| async move {
+                let step = Step::of_apart(&throttle.inner.limits, cost, Op::Take);
+                throttle.run(&key, &step).await
+            };
+            let decision = ask(throttle, &key, None, question).await?;
+            let turn = match decision.outcome() {
+                Outcome::Allowed => return Ok(Permit::of(throttle.clone(), key, decision)),
+                Outcome::Denied { retry_after } => monotonic_now() + retry_after,
+                Outcome::Never => return Err(Error::Denied(Box::new(decision))),
+            };
+            let is_late = deadline.is_some_and(|deadline| turn > deadline);
+            // A policy, or a full memory, decides at once.
+            if is_over || is_late || decision.denial() != Some(Denial::Limited) {
+                return Err(Error::Denied(Box::new(decision)));
+            }
+            ticket.asks_at(turn);
+            sleep_until(turn).await;
+        }
+    }
 }
 
-/// Reserves at the store. The answer of a question whose caller goes away is still read, and given back.
-async fn ask(
+/// Asks the store, under that lock if there is one. The answer of a question whose caller goes away is still
+/// read, and given back.
+async fn ask<F>(
     throttle: &Throttle,
     key: &OwnedKey,
-    cost: u32,
-    deadline: Option<Instant>,
-    place: &Place<'_>,
-) -> Result<Decision, Error> {
-    if throttle.inner.prepared.is_some() {
-        return reserve_within(throttle, key, cost, deadline).await;
+    turn: Option<Arc<tokio::sync::Mutex<()>>>,
+    question: impl FnOnce(Throttle, OwnedKey) -> F + Send + 'static,
+) -> Result<Decision, Error>
+where
+    F: Future<Output = Result<Decision, Error>> + Send,
+{
+    // In memory there is no await at which a caller could go away.
+    if throttle.inner.prepared.is_some() || Handle::try_current().is_err() {
+        return question(throttle.clone(), key.clone()).await;
     }
     let (answer, answered) = oneshot::channel();
-    let (owner, its_key, asking) = (throttle.clone(), key.clone(), place.asking());
-    let question = async move {
-        let _asking = asking.lock().await;
-        let decision = reserve_within(&owner, &its_key, cost, deadline).await;
+    let (throttle, key) = (throttle.clone(), key.clone());
+    background::start_detached(async move {
+        let _turn = match &turn {
+            Some(turn) => Some(turn.lock().await),
+            None => None,
+        };
+        let decision = question(throttle.clone(), key.clone()).await;
         if let Err(Ok(decision)) = answer.send(decision) {
-            drop(Permit::of(owner, its_key, decision).on_drop(PermitDrop::Refund));
+            drop(Permit::of(throttle, key, decision).on_drop(PermitDrop::Refund));
         }
-    };
-    if !background::start_detached(question) {
-        return reserve_within(throttle, key, cost, deadline).await;
-    }
+    });
     match answered.await {
         Ok(decision) => decision,
         // The runtime is shutting down.
@@ -123,16 +171,8 @@ async fn ask(
     }
 }
 
-async fn reserve_within(
-    throttle: &Throttle,
-    key: &OwnedKey,
-    cost: u32,
-    deadline: Option<Instant>,
-) -> Result<Decision, Error> {
-    let left = deadline.map(|deadline| deadline.saturating_duration_since(monotonic_now()));
-    let within = left.unwrap_or(FOREVER).min(FOREVER);
-    let step = Step::of_apart(&throttle.inner.limits, cost, Op::Reserve { within });
-    throttle.run(key, &step).await
+fn too_many(throttle: &Throttle, waiters: usize) -> Error {
+    Error::TooManyWaiters { throttle: throttle.inner.name.to_string(), waiters }
 }
 
 /// By how much others pass sooner, at the least, without a hit of that cost.
@@ -151,7 +191,7 @@ impl<'a> IntoFuture for Acquire<'a> {
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send + 'a>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(self.reserve())
+        Box::pin(self.run())
     }
 }
 

@@ -16,6 +16,7 @@ use crate::random;
 use crate::rate::{Rate, RateError};
 use crate::step::MAX_LIMITS;
 use crate::strategy::{self, Limit, PartId, Strategy, TokenBucket};
+use crate::turns::Turns;
 
 /// The most bytes of the name of a throttle or a limit.
 const MAX_NAME: usize = 128;
@@ -246,6 +247,7 @@ impl ThrottleBuilder {
                 cost: self.cost,
                 log: LogLimiter::default(),
                 lines: Lines::default(),
+                turns: Turns::default(),
             }),
         })
     }

@@ -22,6 +22,7 @@ use crate::backend::{Backend, Prepared};
 use crate::decision::Decision;
 use crate::on_error::{LogLimiter, OnError};
 use crate::strategy::Limit;
+use crate::turns::Turns;
 
 /// A named limit: asks its backend whether a key may pass.
 ///
@@ -65,8 +66,10 @@ struct ThrottleInner {
     min_retry_after: u64,
     cost: u32,
     log: LogLimiter,
-    /// Those who wait for their turn.
+    /// Those who have reserved their turn.
     lines: Lines,
+    /// Those of whom one of each key asks at a time.
+    turns: Turns,
 }
 
 impl Throttle {

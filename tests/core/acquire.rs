@@ -153,12 +153,30 @@ async fn cancellations_lose_nothing_and_wedge_nobody() {
     assert_eq!(throttle.peek("a").await.unwrap().remaining(), 10, "nothing stays reserved");
 }
 
+#[tokio::test(start_paused = true)]
+async fn of_those_who_wait_for_a_window_one_asks_and_all_leave_in_order() {
+    let backend = InMemory::builder().clock(RuntimeClock(Instant::now())).build().unwrap();
+    let throttle = Throttle::builder("w").limit("5/s", FixedWindow::new()).backend(backend);
+    let throttle = throttle.build().unwrap();
+    let (start, left) = (Instant::now(), Arc::new(Mutex::new(Vec::new())));
+    let mut tasks = JoinSet::new();
+    for number in 0..23u64 {
+        let (throttle, left) = (throttle.clone(), Arc::clone(&left));
+        tasks.spawn(async move {
+            throttle.acquire("a").await.unwrap().commit();
+            left.lock().push((number, start.elapsed().as_millis() / 1000));
+        });
+        tokio::task::yield_now().await;
+    }
+    let late = throttle.acquire("a").timeout(Duration::from_millis(500)).await;
+    assert!(matches!(late, Err(Error::Denied(_))), "{late:?}");
+    tasks.join_all().await;
+    let expected: Vec<_> = (0..23).map(|number| (number, u128::from(number / 5))).collect();
+    assert_eq!(*left.lock(), expected, "five in each window");
+}
+
 #[tokio::test]
-async fn windows_say_that_they_cannot_reserve() {
-    let throttle = Throttle::builder("w").limit("5/s", FixedWindow::new());
-    let throttle = throttle.backend(InMemory::new()).build().unwrap();
-    let refused = throttle.acquire("a").await.unwrap_err();
-    assert!(matches!(refused, Error::Unsupported { .. }), "{refused}");
+async fn what_a_bucket_lends_is_there_at_once() {
     let lends = Throttle::builder("l").limit("5/s", TokenBucket::new().max_debt(3));
     let lends = lends.backend(InMemory::new()).build().unwrap();
     lends.acquire("a").cost(8).await.unwrap().commit();
