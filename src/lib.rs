@@ -106,6 +106,14 @@
 //! units as there are. To count failures alone, reserve a unit before the attempt and refund it when that
 //! succeeds: see the example `login`.
 //!
+//! # Waiting
+//!
+//! [`Throttle::acquire`] waits until a hit passes, for workers that send as fast as they may. With bucket
+//! strategies it reserves its turn: the store is asked once, callers leave in order, and no other process takes
+//! the turn. Set a [`timeout`](Acquire::timeout) where somebody waits for the answer: a turn that comes too late
+//! is refused at once. A server that must answer should not wait at all: hit, and tell the client when to come
+//! back.
+//!
 //! # Which strategy
 //!
 #![doc = include_str!("../docs/tables/strategies.md")]

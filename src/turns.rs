@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::clock::monotonic_now;
 
 /// How late a waiter may be to ask before those behind it pass it over.
-const OVERDUE: Duration = Duration::from_millis(500);
+pub(crate) const OVERDUE: Duration = Duration::from_millis(500);
 
 /// The queues, by name.
 #[derive(Debug, Default)]

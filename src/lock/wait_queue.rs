@@ -115,6 +115,7 @@ mod tests {
 
     use super::*;
     use crate::lock::LockOptions;
+    use crate::turns::OVERDUE;
 
     fn request(options: LockOptions) -> LockRequest {
         options.resolve("a", LockOptions::new()).unwrap()

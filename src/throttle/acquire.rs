@@ -35,6 +35,48 @@ pub struct Acquire<'a> {
 
 impl Throttle {
     /// Waits until a hit passes, in the order in which callers come.
+    ///
+    /// Await what it returns, after setting a [`cost`](Acquire::cost), a [`timeout`](Acquire::timeout) or
+    /// [`max_waiters`](Acquire::max_waiters). It ends with a [`Permit`], whose units are counted.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use traffik::{Error, InMemory, Throttle};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let mails = Throttle::builder("mails").rate("500/s burst 1").backend(InMemory::new()).build()?;
+    /// for _ in 0..3 {
+    ///     mails.acquire("smtp").await?.commit();
+    ///     // ... send one ...
+    /// }
+    /// match mails.acquire("smtp").cost(1).timeout(Duration::from_secs(2)).await {
+    ///     Ok(permit) => permit.commit(),
+    ///     Err(Error::Denied(decision)) => println!("too late: {decision}"),
+    ///     Err(error) => return Err(error.into()),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// * **Buckets reserve.** The store is asked once: the units are taken in advance if their turn comes in
+    ///   time, and the caller sleeps until it does. So a hit and a peek see what is reserved as used, and a
+    ///   turn is never taken by another. A caller that goes away while it waits gives its units back, and
+    ///   those behind it in this process move up.
+    /// * **Windows and a user's own strategies** cannot lend from what comes. Of the callers in this process
+    ///   one asks at a time, again when the store has said that it may pass. Between processes no order is
+    ///   promised.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Denied`] at once if the turn comes after the timeout, if the cost can never pass, or if the
+    /// error policy or a full memory denies. [`Error::TooManyWaiters`]. And as for [`hit`](Self::hit).
+    ///
+    /// # Cancel safety
+    ///
+    /// May be dropped at any await. What was reserved is given back: in memory at once, on a server by a task
+    /// of the runtime, if the server answers.
     pub fn acquire(&self, key: impl ToKey) -> Acquire<'_> {
         let key = OwnedKey::new(&key).map_err(Error::from);
         let cost = self.inner.cost;

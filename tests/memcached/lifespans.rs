@@ -8,7 +8,9 @@ use traffik::{
 };
 
 use crate::world::{PATIENCE, builder, url};
-use test_support::remote::{permits_settle_and_give_back, silent_under_load};
+use test_support::remote::{
+    callers_who_go_away_lose_nothing, permits_settle_and_give_back, silent_under_load,
+};
 use test_support::servers::MemcachedServer;
 use test_support::servers::wait::{self, now};
 
@@ -171,4 +173,10 @@ async fn estimates_are_settled_and_dropped_permits_give_back() {
     let server = MemcachedServer::start();
     let backend = builder(&server).build().unwrap();
     permits_settle_and_give_back(&throttle(&backend, OnError::Raise)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f22_who_goes_away_gives_back_what_was_reserved() {
+    let server = MemcachedServer::start();
+    callers_who_go_away_lose_nothing(builder(&server).build().unwrap()).await;
 }

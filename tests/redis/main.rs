@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
+mod acquire;
 mod conformance;
 mod exact;
 mod faults;

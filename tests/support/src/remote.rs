@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use traffik::lifespan::{LifespanOptions, Start};
 use traffik::{
-    Backend, BackendError, Effect, Error, ErrorKind, Key, LifespanExt, OnError, PermitDrop,
-    Throttle,
+    Backend, BackendError, Effect, Error, ErrorKind, FixedWindow, Key, LifespanExt, OnError,
+    PermitDrop, Throttle, TokenBucket,
 };
 
 use crate::plain::{block_on, without_timer};
@@ -116,6 +116,39 @@ pub async fn permits_settle_and_give_back(throttle: &Throttle) {
     throttle.drain("permits").await.unwrap();
     assert_eq!(left().await, 0);
     assert_eq!(throttle.take_up_to("permits", 7).await.unwrap().units(), 0);
+}
+
+/// Callers that wait for a permit and are dropped at any moment leave nothing taken.
+pub async fn callers_who_go_away_lose_nothing(backend: impl Backend + Clone) {
+    const UNITS: u32 = 1_000_000;
+    for window in [false, true] {
+        let builder = Throttle::builder(if window { "window" } else { "bucket" });
+        let rate = format!("{UNITS}/366d");
+        let builder = match window {
+            true => builder.limit(rate.as_str(), FixedWindow::new()),
+            false => builder.limit(rate.as_str(), TokenBucket::new()),
+        };
+        let throttle = builder.backend(backend.clone()).deadline(Duration::from_secs(5));
+        let throttle = throttle.build().unwrap();
+        throttle.acquire("a").await.unwrap().refund().await.unwrap();
+        let mut tasks = tokio::task::JoinSet::new();
+        for number in 0..400u64 {
+            let throttle = throttle.clone();
+            tasks.spawn(async move {
+                let patience = Duration::from_micros(number * 7919 % 4_000);
+                match tokio::time::timeout(patience, throttle.acquire("a")).await {
+                    Ok(permit) => {
+                        permit.unwrap().commit();
+                        1
+                    }
+                    Err(_) => 0,
+                }
+            });
+        }
+        let taken: u32 = tasks.join_all().await.into_iter().sum();
+        let left = async || throttle.peek("a").await.unwrap().remaining() == UNITS - taken;
+        eventually("what was not given out is given back", Duration::from_secs(10), left).await;
+    }
 }
 
 /// A rolling reload inside one process, under load, and without any when the new lifespan begins
