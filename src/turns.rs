@@ -123,6 +123,7 @@ impl Ticket<'_> {
     }
 
     /// Waits until it is woken, because it may be its turn.
+    #[cfg(any(feature = "redis", feature = "memcached", test))]
     pub(crate) async fn woken(&self) {
         self.wake.notified().await;
     }

@@ -129,7 +129,8 @@ async fn cancellations_lose_nothing_and_wedge_nobody() {
     let (start, mut tasks) = (Instant::now(), JoinSet::new());
     for _ in 0..if std::env::var_os("TRAFFIK_SOAK").is_some() { 100_000 } else { 5_000 } {
         let throttle = throttle.clone();
-        let (cost, patience) = (1 + next(3) as u32, Duration::from_micros(next(40_000)));
+        let (cost, patience) =
+            (1 + u32::try_from(next(3)).unwrap(), Duration::from_micros(next(40_000)));
         tasks.spawn(async move {
             let permit = timeout(patience, throttle.acquire("a").cost(cost)).await;
             match permit {
@@ -146,7 +147,7 @@ async fn cancellations_lose_nothing_and_wedge_nobody() {
     }
     let used: u64 = tasks.join_all().await.into_iter().sum();
     let elapsed = start.elapsed();
-    let most = 10 + elapsed.as_micros() as u64 / 1000 + 1;
+    let most = 10 + u64::try_from(elapsed.as_millis()).unwrap() + 1;
     assert!(used <= most, "{used} of {most} in {elapsed:?}");
     assert!(used * 10 >= most * 8, "{used} of {most}: those behind did not move up");
     sleep(Duration::from_millis(20)).await;
