@@ -190,8 +190,10 @@ async fn ask<F>(
 where
     F: Future<Output = Result<Decision, Error>> + Send,
 {
-    // In memory there is no await at which a caller could go away.
-    if throttle.inner.prepared.is_some() || Handle::try_current().is_err() {
+    // In memory there is no await at which a caller could go away; and a task does not inherit the backend
+    // that is current.
+    let is_own = throttle.inner.backend.is_some() && throttle.inner.prepared.is_none();
+    if !is_own || Handle::try_current().is_err() {
         return question(throttle.clone(), key.clone()).await;
     }
     let (answer, answered) = oneshot::channel();

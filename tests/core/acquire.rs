@@ -182,3 +182,17 @@ async fn what_a_bucket_lends_is_there_at_once() {
     let lends = lends.backend(InMemory::new()).build().unwrap();
     lends.acquire("a").cost(8).await.unwrap().commit();
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_backend_that_is_current_is_asked() {
+    let throttle = Throttle::builder("current").rate("10/s burst 1").build().unwrap();
+    let backend = InMemory::builder().clock(RuntimeClock(Instant::now())).build().unwrap();
+    let start = Instant::now();
+    traffik::ambient::with_backend(backend, async {
+        for _ in 0..3 {
+            throttle.acquire("a").await.unwrap().commit();
+        }
+    })
+    .await;
+    assert_eq!(start.elapsed().as_millis() / 10, 20);
+}
