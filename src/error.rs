@@ -274,6 +274,13 @@ pub enum Error {
         /// The units that were to be given back.
         asked: u32,
     },
+    /// The turn of a caller that waits did not come in time. Nothing was taken.
+    #[error("throttle {throttle:?}: the turn did not come in time")]
+    #[non_exhaustive]
+    TimedOut {
+        /// The throttle's name.
+        throttle: String,
+    },
     /// As many callers as may wait already do.
     #[error("throttle {throttle:?}: {waiters} callers wait already, as many as max_waiters lets")]
     #[non_exhaustive]

@@ -4,15 +4,17 @@
 
 mod apply;
 pub(crate) mod codec;
+mod operation;
 
 use std::time::Duration;
 
 use thiserror::Error;
 
 use self::apply::Applied;
-pub(crate) use self::apply::{Cell, Form, all_or_nothing, apply_healing};
+pub(crate) use self::apply::{Cell, Form, all_or_nothing};
 pub(crate) use self::codec::MAX_PARTS;
 use self::codec::Part;
+pub(crate) use self::operation::apply_healing;
 use crate::clock::Timestamp;
 use crate::decision::Decision;
 use crate::strategy::meter::Demand;

@@ -6,19 +6,19 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::runtime::Handle;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Throttle;
 use super::permit::{Permit, PermitDrop};
 use crate::background;
 use crate::clock::monotonic_now;
 use crate::decision::{Decision, Denial, Outcome};
-use crate::error::Error;
+use crate::error::{BackendError, Effect, Error, ErrorKind};
 use crate::key::{OwnedKey, ToKey};
 use crate::step::Step;
 use crate::strategy::{Limit, Op};
+use crate::timer;
 
 /// The longest wait that is asked of a store: a hundred years.
 const FOREVER: Duration = Duration::from_secs(36_525 * 86_400);
@@ -71,7 +71,9 @@ impl Throttle {
     /// # Errors
     ///
     /// [`Error::Denied`] at once if the turn comes after the timeout, if the cost can never pass, or if the
-    /// error policy or a full memory denies. [`Error::TooManyWaiters`]. And as for [`hit`](Self::hit).
+    /// error policy or a full memory denies. [`Error::TimedOut`] after the timeout, for a window strategy and a
+    /// caller that is still behind others. [`Error::TooManyWaiters`]. An error outside of a tokio runtime with
+    /// its time driver, on each backend. And as for [`hit`](Self::hit).
     ///
     /// # Cancel safety
     ///
@@ -91,7 +93,7 @@ impl<'a> Acquire<'a> {
         self
     }
 
-    /// Sets the longest wait. Defaults to none. If the turn comes later, the hit is denied at once.
+    /// Sets the longest wait, from now. Defaults to none. If the turn comes later, the hit is denied at once.
     pub fn timeout(self, timeout: Duration) -> Self {
         let deadline = monotonic_now().checked_add(timeout);
         Self { deadline, ..self }
@@ -111,6 +113,8 @@ impl<'a> Acquire<'a> {
     }
 
     async fn run(self) -> Result<Permit, Error> {
+        // Before anything is taken whose turn could not be waited for.
+        timer::require(self.throttle.backend()?.core().name(), "acquire")?;
         let reserves = Op::Reserve { within: FOREVER };
         let mut limits = self.throttle.inner.limits.iter();
         if limits.all(|limit| limit.strategy().supports(reserves)) {
@@ -156,8 +160,8 @@ impl<'a> Acquire<'a> {
         let ticket = throttle.inner.turns.join(&name, most_waiters);
         let ticket = ticket.map_err(|waiters| too_many(throttle, waiters))?;
         loop {
-            // Who is still behind others when its time is over asks once, for the reason.
-            let is_over = ticket.turn(deadline).await.is_none();
+            let late = || Error::TimedOut { throttle: throttle.inner.name.to_string() };
+            ticket.turn(deadline).await.ok_or_else(late)?;
             let question = move |throttle: Throttle, key: OwnedKey| async move {
                 let step = Step::of_apart(&throttle.inner.limits, cost, Op::Take);
                 throttle.run(&key, &step).await
@@ -170,7 +174,7 @@ impl<'a> Acquire<'a> {
             };
             let is_late = deadline.is_some_and(|deadline| turn > deadline);
             // A policy, or a full memory, decides at once.
-            if is_over || is_late || decision.denial() != Some(Denial::Limited) {
+            if is_late || decision.denial() != Some(Denial::Limited) {
                 return Err(Error::Denied(Box::new(decision)));
             }
             ticket.asks_at(turn);
@@ -179,8 +183,8 @@ impl<'a> Acquire<'a> {
     }
 }
 
-/// Asks the store, under that lock if there is one. The answer of a question whose caller goes away is still
-/// read, and given back.
+/// Asks the store, one after the other for those with the same lock. The answer of a question whose caller goes
+/// away is still read, and given back.
 async fn ask<F>(
     throttle: &Throttle,
     key: &OwnedKey,
@@ -193,14 +197,16 @@ where
     // In memory there is no await at which a caller could go away; and a task does not inherit the backend
     // that is current.
     let is_own = throttle.inner.backend.is_some() && throttle.inner.prepared.is_none();
-    if !is_own || Handle::try_current().is_err() {
+    if !is_own {
         return question(throttle.clone(), key.clone()).await;
     }
     let (answer, answered) = oneshot::channel();
+    let name = throttle.backend()?.core().name();
     let (throttle, key) = (throttle.clone(), key.clone());
     background::start_detached(async move {
+        // No longer than a question takes: the one before may stand on a runtime that nobody runs.
         let _turn = match &turn {
-            Some(turn) => Some(turn.lock().await),
+            Some(turn) => timeout(throttle.inner.deadline, turn.lock()).await.ok(),
             None => None,
         };
         let decision = question(throttle.clone(), key.clone()).await;
@@ -208,11 +214,13 @@ where
             drop(Permit::of(throttle, key, decision).on_drop(PermitDrop::Refund));
         }
     });
-    match answered.await {
-        Ok(decision) => decision,
-        // The runtime is shutting down.
-        Err(_) => std::future::pending().await,
-    }
+    // None comes if a user's strategy panicked, or the runtime is being shut down.
+    answered.await.unwrap_or_else(|_| {
+        let error = BackendError::new(name, "acquire", ErrorKind::Other);
+        let message =
+            "the question ended without an answer: a strategy panicked, or the runtime ended";
+        Err(error.with_effect(Effect::Ambiguous).with_message(message).into())
+    })
 }
 
 fn too_many(throttle: &Throttle, waiters: usize) -> Error {

@@ -17,14 +17,14 @@ pub(super) struct Lines(Mutex<HashMap<Box<[u8]>, Line, ahash::RandomState>>);
 /// Those who wait for one key, in the order in which they came.
 #[derive(Debug, Default)]
 struct Line {
-    waiters: BTreeMap<u64, Arc<Waiter>>,
+    waiters: BTreeMap<u64, Arc<Reservation>>,
     next: u64,
     /// Held by whoever asks the store: one at a time, so that turns come in the order of the line.
     asking: Arc<tokio::sync::Mutex<()>>,
 }
 
 #[derive(Debug, Default)]
-struct Waiter {
+struct Reservation {
     /// When it is its turn; `None` until the store has said.
     turn: Mutex<Option<Instant>>,
     /// Notified when the turn has moved up.
@@ -33,11 +33,11 @@ struct Waiter {
 
 /// A place in a line, until it is dropped. Dropped before its turn it lets those behind it move up.
 #[derive(Debug)]
-pub(super) struct Place<'a> {
+pub(super) struct ReservationGuard<'a> {
     lines: &'a Lines,
     key: Box<[u8]>,
     number: u64,
-    waiter: Arc<Waiter>,
+    waiter: Arc<Reservation>,
     asking: Arc<tokio::sync::Mutex<()>>,
     /// By how much those behind it come sooner without it.
     saves: Duration,
@@ -50,7 +50,7 @@ impl Lines {
         key: Vec<u8>,
         most: usize,
         saves: Duration,
-    ) -> Result<Place<'_>, usize> {
+    ) -> Result<ReservationGuard<'_>, usize> {
         let mut lines = self.0.lock();
         let key: Box<[u8]> = key.into();
         let line = lines.entry(key.clone()).or_default();
@@ -61,16 +61,16 @@ impl Lines {
             }
             return Err(waiting);
         }
-        let (number, waiter) = (line.next, Arc::new(Waiter::default()));
+        let (number, waiter) = (line.next, Arc::new(Reservation::default()));
         line.next += 1;
         line.waiters.insert(number, Arc::clone(&waiter));
         let asking = Arc::clone(&line.asking);
         drop(lines);
-        Ok(Place { lines: self, key, number, waiter, asking, saves })
+        Ok(ReservationGuard { lines: self, key, number, waiter, asking, saves })
     }
 }
 
-impl Place<'_> {
+impl ReservationGuard<'_> {
     /// Returns the lock under which the store is asked for this line.
     pub(super) fn asking(&self) -> Arc<tokio::sync::Mutex<()>> {
         Arc::clone(&self.asking)
@@ -91,7 +91,7 @@ impl Place<'_> {
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for ReservationGuard<'_> {
     fn drop(&mut self) {
         let mut lines = self.lines.0.lock();
         let Some(line) = lines.get_mut(&self.key) else { return };

@@ -1,12 +1,21 @@
 //! Waiting for one's turn: in order, in time, and with nothing lost by those who go away.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use parking_lot::Mutex;
+use test_support::plain::without_timer;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
-use traffik::{Clock, Error, FixedWindow, InMemory, Outcome, Throttle, Timestamp, TokenBucket};
+use traffik::backend::{BackendCore, Result};
+use traffik::step::Step;
+use traffik::strategy::{Answer, CorruptState, Op, State};
+use traffik::{
+    Backend, Clock, Decision, Error, ErrorKind, FixedWindow, HasCore, InMemory, Key, Locks,
+    Outcome, Rate, Strategy, Throttle, Timestamp, TokenBucket, Ttl, Values,
+};
 
 /// The time of the runtime, which a test holds.
 #[derive(Debug)]
@@ -170,7 +179,7 @@ async fn of_those_who_wait_for_a_window_one_asks_and_all_leave_in_order() {
         tokio::task::yield_now().await;
     }
     let late = throttle.acquire("a").timeout(Duration::from_millis(500)).await;
-    assert!(matches!(late, Err(Error::Denied(_))), "{late:?}");
+    assert!(matches!(late, Err(Error::TimedOut { .. })), "{late:?}");
     tasks.join_all().await;
     let expected: Vec<_> = (0..23).map(|number| (number, u128::from(number / 5))).collect();
     assert_eq!(*left.lock(), expected, "five in each window");
@@ -195,4 +204,142 @@ async fn the_backend_that_is_current_is_asked() {
     })
     .await;
     assert_eq!(start.elapsed().as_millis() / 10, 20);
+}
+
+/// Counts the hits that it decides, and panics if it is told to.
+#[derive(Debug, Default)]
+struct Counted {
+    hits: Arc<AtomicU32>,
+    panics: bool,
+}
+
+impl Strategy for Counted {
+    fn evaluate(
+        &self,
+        rate: &Rate,
+        state: &mut State,
+        now: Timestamp,
+        cost: u32,
+        op: Op,
+    ) -> Result<Answer, CorruptState> {
+        assert!(!self.panics, "part of the test");
+        if op == Op::Peek {
+            self.hits.fetch_add(1, Ordering::SeqCst);
+        }
+        FixedWindow::new().evaluate(rate, state, now, cost, op)
+    }
+}
+
+/// As a backend on a server: without the fast path, and its first answer may never come.
+#[derive(Debug, Default)]
+struct Remote {
+    inner: InMemory,
+    hangs_once: AtomicBool,
+}
+
+impl HasCore for Remote {
+    fn core(&self) -> &BackendCore {
+        self.inner.core()
+    }
+}
+
+#[async_trait]
+impl Values for Remote {
+    async fn get(&self, key: &Key<'_>) -> Result<Option<Vec<u8>>> {
+        self.inner.get(key).await
+    }
+    async fn compare_and_set(
+        &self,
+        key: &Key<'_>,
+        expected: Option<&[u8]>,
+        new: Option<&[u8]>,
+        ttl: Ttl,
+    ) -> Result<bool> {
+        self.inner.compare_and_set(key, expected, new, ttl).await
+    }
+}
+
+impl Locks for Remote {}
+
+#[async_trait]
+impl Backend for Remote {
+    async fn clear(&self) -> Result<()> {
+        self.inner.clear().await
+    }
+    async fn close(&self) -> Result<()> {
+        self.inner.close().await
+    }
+    async fn apply(&self, key: &Key<'_>, step: &Step<'_>) -> Result<Decision> {
+        if self.hangs_once.swap(false, Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
+        self.inner.apply(key, step).await
+    }
+}
+
+#[test]
+fn without_a_runtime_it_is_a_clear_error_and_takes_nothing() {
+    for strategy in
+        [Arc::new(TokenBucket::new()) as Arc<dyn Strategy>, Arc::new(FixedWindow::new())]
+    {
+        let builder = Throttle::builder("plain").limit("5/h", strategy);
+        let throttle = builder.backend(InMemory::new()).build().unwrap();
+        for outcome in without_timer(async || throttle.acquire("a").await.map(drop)) {
+            let Err(Error::Backend(error)) = outcome else { panic!("{outcome:?}") };
+            assert_eq!(error.kind(), ErrorKind::Misconfigured, "{error}");
+        }
+        let [left, _] = without_timer(async || throttle.peek("a").await.unwrap().remaining());
+        assert_eq!(left, 5);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_whose_time_is_over_in_the_queue_ask_nothing() {
+    let hits = Arc::new(AtomicU32::new(0));
+    let strategy = Counted { hits: Arc::clone(&hits), panics: false };
+    let throttle = Throttle::builder("w").limit("1/min", strategy).backend(InMemory::new());
+    let throttle = throttle.build().unwrap();
+    throttle.acquire("a").await.unwrap().commit();
+    let first = {
+        let throttle = throttle.clone();
+        tokio::spawn(async move { throttle.acquire("a").await.map(drop) })
+    };
+    tokio::task::yield_now().await;
+    let before = hits.load(Ordering::SeqCst);
+    let mut tasks = JoinSet::new();
+    for _ in 0..50 {
+        let throttle = throttle.clone();
+        tasks.spawn(async move {
+            throttle.acquire("a").timeout(Duration::from_millis(500)).await.map(drop)
+        });
+    }
+    for late in tasks.join_all().await {
+        assert!(matches!(late, Err(Error::TimedOut { .. })), "{late:?}");
+    }
+    assert_eq!(hits.load(Ordering::SeqCst), before);
+    first.abort();
+}
+
+#[tokio::test]
+async fn a_strategy_that_panics_is_an_error_of_its_caller_and_no_hang() {
+    let throttle =
+        Throttle::builder("p").limit("5/min", Counted { panics: true, ..Counted::default() });
+    let throttle = throttle.backend(Remote::default()).build().unwrap();
+    let waited = timeout(Duration::from_secs(10), throttle.acquire("a")).await.unwrap();
+    assert!(matches!(waited, Err(Error::Backend(_))), "{waited:?}");
+}
+
+/// The question of one who went away stands on a runtime that nobody runs.
+#[test]
+fn a_runtime_that_stands_idle_keeps_no_turn_from_others() {
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let backend = Remote { hangs_once: AtomicBool::new(true), ..Remote::default() };
+    let throttle = Throttle::builder("idle").rate("5/h").backend(backend).build().unwrap();
+    let idle = runtime();
+    let acquire = async |patience: Duration| timeout(patience, throttle.acquire("a")).await;
+    let gone = idle.block_on(acquire(Duration::from_millis(20)));
+    assert!(gone.is_err(), "{gone:?}");
+    let permit = runtime().block_on(acquire(Duration::from_secs(10)));
+    permit.expect("it is not held up").unwrap().commit();
+    drop(idle);
 }

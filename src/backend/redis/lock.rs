@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::keys::Keys;
-use super::master::{self, Acquired, Freed, Master, Place, Taken, Traces, Wanted};
+use super::master::{self, Acquired, Acquisition, Freed, Master, Place, Traces, Wanted};
 use super::node::{Grant, LockNode};
 use super::redlock::Quorum;
 use super::{NAME, failed};
@@ -97,7 +97,7 @@ impl RedisLocks {
         name: &Arc<str>,
         ttl: Duration,
         user: &User,
-    ) -> Result<Attempt<(Wanted, Taken)>, LockError> {
+    ) -> Result<Attempt<(Wanted, Acquisition)>, LockError> {
         // A new owner for each try: the late release of one must not release what the next has taken.
         let (name, owner) = (Arc::clone(name), random::id().into());
         let wanted = Wanted { name, owner, ttl, _user: user.clone() };
@@ -229,7 +229,11 @@ async fn acquire_on(
                 // It took longer than the lock lasts.
                 return Ok(Acquired::Held(None));
             }
-            Ok(Acquired::Taken(Taken { fence: Some(token), valid_until, places: traces.keep() }))
+            Ok(Acquired::Taken(Acquisition {
+                fence: Some(token),
+                valid_until,
+                places: traces.keep(),
+            }))
         }
         Ok(Grant::Held(left)) => {
             traces.none_on(0);

@@ -30,7 +30,7 @@ pub(super) struct Wanted {
 
 /// A lock that was taken.
 #[derive(Debug)]
-pub(super) struct Taken {
+pub(super) struct Acquisition {
     pub(super) fence: Option<u64>,
     pub(super) valid_until: Instant,
     pub(super) places: Vec<Place>,
@@ -39,7 +39,7 @@ pub(super) struct Taken {
 /// The outcome of asking for a lock.
 #[derive(Debug)]
 pub(super) enum Acquired {
-    Taken(Taken),
+    Taken(Acquisition),
     /// Not had: held by another, for that long if that is known.
     Held(Option<Duration>),
 }

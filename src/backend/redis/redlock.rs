@@ -13,7 +13,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
 
 use super::failed;
-use super::master::{Acquired, Master, Place, Taken, Traces, Wanted};
+use super::master::{Acquired, Acquisition, Master, Place, Traces, Wanted};
 use super::node::{Grant, LockNode, valid_until};
 use crate::backend::Result;
 use crate::clock::monotonic_now;
@@ -77,7 +77,11 @@ impl Quorum {
         if votes.granted >= self.majority() && monotonic_now() < until {
             let fence = self.agree_on(wanted, traces.places(), votes.token).await;
             let fence = fence.filter(|_| monotonic_now() < until);
-            return Ok(Acquired::Taken(Taken { fence, valid_until: until, places: traces.keep() }));
+            return Ok(Acquired::Taken(Acquisition {
+                fence,
+                valid_until: until,
+                places: traces.keep(),
+            }));
         }
         self.withdraw(wanted, &mut traces).await;
         match votes.error {
