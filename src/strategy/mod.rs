@@ -82,9 +82,11 @@ pub trait Strategy: Any + fmt::Debug + Send + Sync {
 
     /// Returns whether this strategy does that operation.
     ///
-    /// Defaults to [`Op::Peek`], [`Op::Take`] and [`Op::Refund`], and to what a step makes of these. An
-    /// operation that it does not do is an error of the call, and never reaches
-    /// [`evaluate`](Self::evaluate). A strategy that does [`Op::Charge`] says so here.
+    /// Defaults to [`Op::Peek`], [`Op::Take`] and [`Op::Refund`], and to what a step makes of these. A charge
+    /// that a strategy does not do is an error of the call, and never reaches
+    /// [`evaluate`](Self::evaluate); where it does not do [`Op::Reserve`],
+    /// [`Throttle::acquire`](crate::Throttle::acquire) asks again instead. A strategy that does
+    /// [`Op::Charge`] says so here.
     fn supports(&self, op: Op) -> bool {
         !matches!(op, Op::Charge | Op::Reserve { .. })
     }
