@@ -25,7 +25,7 @@ use memcache_async::ascii::Protocol;
 use serde_json::{Value, json};
 use test_support::servers::MemcachedServer;
 use traffik::{FixedWindow, Limit, Memcached, Throttle, TokenBucket};
-use traffik_peers::{machine, output};
+use traffik_peers::{batches, machine, output};
 
 const TASKS: usize = 64;
 const KEYS: usize = 100;
@@ -198,11 +198,17 @@ fn main() {
         let ratio = of(name) / of(base);
         println!("{name} / {base}: {ratio:.2} (goal {goal:.2})");
     }
-    let path = write(&head, &cases, quick);
+    let backend =
+        Memcached::builder().port(server.port()).command_timeout(DEADLINE).build().unwrap();
+    let batched = Throttle::builder("many").limit("1000000000/h", FixedWindow::new());
+    let batched = batched.backend(backend).deadline(DEADLINE).build().unwrap();
+    let note = runtime.block_on(batches::compare("fixed window", &batched, rounds));
+    println!("{note}");
+    let path = write(&head, &cases, &note, quick);
     println!("\nwritten to {}", path.display());
 }
 
-fn write(head: &[String], cases: &[Case], quick: bool) -> PathBuf {
+fn write(head: &[String], cases: &[Case], note: &str, quick: bool) -> PathBuf {
     let of = |name: &str| cases.iter().find(|case| case.name == name).unwrap().median();
     let rates: Value = cases
         .iter()
@@ -216,7 +222,7 @@ fn write(head: &[String], cases: &[Case], quick: bool) -> PathBuf {
         })
         .collect();
     let report = json!({
-        "head": head, "tasks": TASKS, "quick": quick, "per_second": rates, "goals": goals,
+        "head": head, "tasks": TASKS, "quick": quick, "per_second": rates, "goals": goals, "note": note,
     });
     output::write(env!("CARGO_TARGET_TMPDIR"), "memcached.json", &report).unwrap()
 }

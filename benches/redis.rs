@@ -31,7 +31,7 @@ use traffik::{
     FixedWindow, Key, LockOptions, Locks, Rate, Redis, SlidingWindowCounter, SlidingWindowLog,
     Strategy, Throttle, Values,
 };
-use traffik_peers::{machine, output};
+use traffik_peers::{batches, machine, output};
 
 const TASKS: usize = 64;
 
@@ -142,6 +142,9 @@ async fn measure(quick: bool, wanted: Vec<String>) {
     }
     notes.extend(commands_per_hit(&server, &backend).await);
     notes.push(stalled_master(&masters).await);
+    let bucket =
+        throttle(&backend, "bucket", traffik::TokenBucket::new(), Rate::per_hour(1_000_000_000));
+    notes.push(batches::compare("token bucket", &bucket, rounds).await);
     report(&head, &cases, &notes);
 }
 

@@ -172,7 +172,6 @@ impl BackendError {
     }
 
     /// The same failure for another who waited for the same answer; without its cause.
-    #[cfg(feature = "memcached")]
     pub(crate) fn shared(&self) -> Self {
         let Details { backend, operation, kind, effect, ref message, .. } = *self.0;
         Self(Box::new(Details {

@@ -94,6 +94,8 @@
 //! ([`add_rates`](HitOptions::add_rates)). A decision over several limits names the one that matters
 //! most, and has [each one's own answer](Decision::answers).
 //!
+//! [`Throttle::hit_many`] hits many keys, each by itself, in few questions to the store.
+//!
 //! # Costs known afterwards
 //!
 //! The tokens of a language model and the bytes of an answer are known when the work is done.
@@ -203,6 +205,7 @@ mod error;
 mod excerpt;
 pub mod guide;
 mod hit_options;
+mod join;
 pub mod key;
 pub mod lifespan;
 pub mod lock;

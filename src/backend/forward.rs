@@ -106,6 +106,9 @@ macro_rules! forward {
             async fn apply(&self, key: &Key<'_>, step: &Step<'_>) -> Result<Decision> {
                 (**self).apply(key, step).await
             }
+            async fn apply_many(&self, steps: &[(Key<'_>, Step<'_>)]) -> Vec<Result<Decision>> {
+                (**self).apply_many(steps).await
+            }
             async fn forget(&self, key: &Key<'_>) -> Result<()> {
                 (**self).forget(key).await
             }

@@ -187,6 +187,37 @@ pub trait Backend: Values + Locks {
         optimistic::apply(self.core(), &optimistic::ByValues(self), key, step).await
     }
 
+    /// Decides several steps, each by itself, with as few questions to the store as it needs. Returns a
+    /// decision or an error for each, in their order.
+    ///
+    /// Steps of one key count in the order in which they are given. The default applies one after the other.
+    ///
+    /// ```
+    /// use traffik::key::KeyPart;
+    /// use traffik::step::Step;
+    /// use traffik::strategy::{Limit, Op};
+    /// use traffik::{Backend, InMemory, Key, Rate, TokenBucket};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let limits = [Limit::new(Rate::per_minute(5), TokenBucket::new())?];
+    /// let (alice, bob) = ([KeyPart::bytes(b"alice")], [KeyPart::bytes(b"bob")]);
+    /// let hit = Step::new(&limits, 1, Op::Take);
+    /// let steps = [(Key::new("api", &alice), hit), (Key::new("api", &bob), hit)];
+    /// for decision in InMemory::new().apply_many(&steps).await {
+    ///     assert_eq!(decision?.remaining(), 4);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    async fn apply_many(&self, steps: &[(Key<'_>, Step<'_>)]) -> Vec<Result<Decision>> {
+        let mut decisions = Vec::with_capacity(steps.len());
+        for (key, step) in steps {
+            decisions.push(self.apply(key, step).await);
+        }
+        decisions
+    }
+
     /// Forgets all limits of a throttle's key.
     async fn forget(&self, key: &Key<'_>) -> Result<()> {
         self.delete(key).await.map(drop)

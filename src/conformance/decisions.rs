@@ -32,7 +32,7 @@ pub(super) async fn run(harness: &dyn Harness) {
 }
 
 /// The limits that the suite runs: each built-in strategy, a user's own, and several together.
-fn mixes() -> Vec<Vec<Limit>> {
+pub(super) fn mixes() -> Vec<Vec<Limit>> {
     let limit = |rate: &str, strategy: Arc<dyn Strategy>| {
         let rate: Rate = rate.parse().expect("a valid rate");
         Limit::new(rate, strategy).expect("a valid limit")
@@ -126,12 +126,12 @@ impl Strategy for EveryOther {
 
 /// What a store of bytes would hold, by the pure function alone.
 #[derive(Default)]
-struct Reference {
+pub(super) struct Reference {
     stored: Option<Vec<u8>>,
 }
 
 impl Reference {
-    fn apply(&mut self, step: &Step<'_>, now: Timestamp) -> Decision {
+    pub(super) fn apply(&mut self, step: &Step<'_>, now: Timestamp) -> Decision {
         let evaluation = step.evaluate(self.stored.as_deref(), now).expect("its own bytes");
         match evaluation.write {
             None => {}

@@ -28,6 +28,7 @@
 mod decisions;
 mod lifecycle;
 mod locks;
+mod many;
 mod values;
 
 use std::sync::Arc;
@@ -125,8 +126,8 @@ pub async fn values(harness: &dyn Harness) {
     values::run(harness).await;
 }
 
-/// Checks [`Backend::apply`] and [`Backend::forget`]: step by step against the pure function, and under
-/// concurrency.
+/// Checks [`Backend::apply`], [`Backend::apply_many`] and [`Backend::forget`]: step by step against the pure
+/// function, and under concurrency.
 ///
 /// ```no_run
 /// # use traffik::conformance::{self, Harness};
@@ -140,6 +141,7 @@ pub async fn values(harness: &dyn Harness) {
 /// When the backend breaks its contract.
 pub async fn decisions(harness: &dyn Harness) {
     decisions::run(harness).await;
+    many::run(harness).await;
 }
 
 /// Checks [`Locks`](crate::Locks). A backend that has none leaves this part out.

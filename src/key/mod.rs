@@ -13,7 +13,7 @@ use std::fmt;
 
 use thiserror::Error;
 
-pub(crate) use long::bounded;
+pub(crate) use long::{Digest, bounded};
 pub use owned::OwnedKey;
 
 use crate::excerpt::Excerpt;

@@ -6,14 +6,43 @@ use std::sync::Arc;
 use super::Throttle;
 use crate::ambient;
 use crate::backend::Backend;
-use crate::decision::Decision;
+use crate::decision::{DecidedBy, Decision};
 use crate::error::{BackendError, Error};
 use crate::hit_options::HitOptions;
-use crate::key::{Key, KeyPart, OwnedKey};
+use crate::key::{self, Digest, Key, KeyPart, KeyParts, OwnedKey};
 use crate::on_error::{self, FailureContext};
 use crate::random;
 use crate::step::Step;
 use crate::timer::Deadline;
+
+/// A key that the backend is asked about.
+#[derive(Clone, Copy)]
+pub(super) struct AskedKey<'k> {
+    /// As it was given.
+    pub(super) own: &'k [KeyPart<'k>],
+    /// As it is stored: that, or its digest.
+    pub(super) stored: &'k [KeyPart<'k>],
+}
+
+impl<'k> AskedKey<'k> {
+    /// Returns what the backend is asked about for that key and step. If there is no need to ask: what is
+    /// decided, or why the key is refused.
+    pub(super) fn new(
+        parts: &'k KeyParts<'k>,
+        room: &'k mut Option<Digest>,
+        step: &Step<'_>,
+    ) -> Result<Self, Result<Decision, Error>> {
+        let own = match parts.as_slice() {
+            Ok(Some(own)) => own,
+            Ok(None) => return Err(Ok(Decision::pass(DecidedBy::Exempt))),
+            Err(error) => return Err(Err(error.into())),
+        };
+        if step.limits().iter().all(|limit| limit.rate().is_unlimited()) {
+            return Err(Ok(Decision::pass(DecidedBy::Unlimited)));
+        }
+        Ok(Self { own, stored: key::bounded(own, room) })
+    }
+}
 
 impl Throttle {
     /// Returns what a receipt of the key is bound to, where `backend` is the one that was asked.

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use super::Throttle;
+use super::backend_call::AskedKey;
+use crate::backend::Backend;
 use crate::decision::{Allowed, DecidedBy, Decision, InlineDecision};
-use crate::error::Error;
+use crate::error::{BackendError, Error};
 use crate::hit_options::HitOptions;
-use crate::key::{self, KeyPart, ToKey};
+use crate::key::{KeyPart, ToKey};
 use crate::step::{MAX_LIMITS, Step};
 use crate::strategy::{Limit, Op};
 
@@ -205,19 +207,36 @@ impl Throttle {
         options: &HitOptions,
         op: Op,
     ) -> Result<Decision, Error> {
-        let cost = options.cost.unwrap_or(self.inner.cost);
-        if options.rates.is_empty() && !options.replaces {
-            let step = Step::of_apart(&self.inner.limits, cost, op).leave(options.leave);
-            return self.run(key, &step).await;
-        }
-        let limits = self.limits_of(options)?;
-        let step = Step::of_apart(&limits, cost, op).leave(options.leave);
+        let limits = self.brought_by(options)?;
+        let step = self.step_of(options, limits.as_deref(), op);
         let decision = self.run(key, &step).await?;
+        Ok(self.with_brought(decision, limits.as_ref()))
+    }
+
+    /// Returns the step of a hit with these options, and with these limits if it brought some.
+    pub(super) fn step_of<'a>(
+        &'a self,
+        options: &HitOptions,
+        brought: Option<&'a [Limit]>,
+        op: Op,
+    ) -> Step<'a> {
+        let limits = brought.unwrap_or(&self.inner.limits);
+        let cost = options.cost.unwrap_or(self.inner.cost);
+        Step::of_apart(limits, cost, op).leave(options.leave)
+    }
+
+    /// Keeps the limits that a hit brought in its decision, if that is about them.
+    pub(super) fn with_brought(
+        &self,
+        decision: Decision,
+        limits: Option<&Arc<[Limit]>>,
+    ) -> Decision {
+        let Some(limits) = limits else { return decision };
         let is_of_these = decision.is_bound_to(self.inner.id);
         match decision.decided_by() {
-            DecidedBy::Backend => Ok(decision.with_limits(limits)),
-            _ if is_of_these => Ok(decision.with_limits(limits)),
-            _ => Ok(decision),
+            DecidedBy::Backend => decision.with_limits(Arc::clone(limits)),
+            _ if is_of_these => decision.with_limits(Arc::clone(limits)),
+            _ => decision,
         }
     }
 
@@ -226,21 +245,31 @@ impl Throttle {
         key: &(impl ToKey + ?Sized),
         step: &Step<'_>,
     ) -> Result<Decision, Error> {
-        let parts = key.to_key();
-        let Some(parts) = parts.as_slice()? else { return Ok(Decision::pass(DecidedBy::Exempt)) };
-        let mut room = None;
-        let key = key::bounded(parts, &mut room);
-        if step.limits().iter().all(|limit| limit.rate().is_unlimited()) {
-            return Ok(Decision::pass(DecidedBy::Unlimited));
-        }
+        let (parts, mut room) = (key.to_key(), None);
+        let key = match AskedKey::new(&parts, &mut room, step) {
+            Ok(key) => key,
+            Err(decided) => return decided,
+        };
         let backend = self.backend()?;
-        match self.apply(&**backend, key, step).await {
+        let outcome = self.apply(&**backend, key.stored, step).await;
+        self.conclude(&**backend, key, step, outcome).await
+    }
+
+    /// Makes the decision about a key of what the backend said.
+    pub(super) async fn conclude(
+        &self,
+        backend: &dyn Backend,
+        key: AskedKey<'_>,
+        step: &Step<'_>,
+        outcome: Result<Decision, BackendError>,
+    ) -> Result<Decision, Error> {
+        match outcome {
             Ok(decision) => {
-                let fingerprint = || self.fingerprint(key, &**backend);
-                Ok(decision.map(|inline| self.finish(key, inline, fingerprint)))
+                let fingerprint = || self.fingerprint(key.stored, backend);
+                Ok(decision.map(|inline| self.finish(key.stored, inline, fingerprint)))
             }
             Err(error) => {
-                let decision = self.decide_by_policy(&**backend, parts, step, error).await?;
+                let decision = self.decide_by_policy(backend, key.own, step, error).await?;
                 Ok(decision.map(|inline| inline.wait_at_least(self.inner.min_retry_after)))
             }
         }
@@ -275,9 +304,12 @@ impl Throttle {
         );
     }
 
-    /// The limits of a hit that brings rates. One that equals an own limit is that limit, and one that
-    /// comes twice counts once.
-    fn limits_of(&self, options: &HitOptions) -> Result<Arc<[Limit]>, Error> {
+    /// The limits of a hit that brings rates; `None` if it brings none. One that equals an own limit is
+    /// that limit, and one that comes twice counts once.
+    pub(super) fn brought_by(&self, options: &HitOptions) -> Result<Option<Arc<[Limit]>>, Error> {
+        if options.rates.is_empty() && !options.replaces {
+            return Ok(None);
+        }
         let own = &self.inner.limits;
         let mut limits: Vec<Limit> = if options.replaces { Vec::new() } else { own.to_vec() };
         for rate in &options.rates {
@@ -296,7 +328,7 @@ impl Throttle {
             count if count > MAX_LIMITS => {
                 format!("it would have {count} limits; a hit has at most {MAX_LIMITS}")
             }
-            _ => return Ok(limits.into()),
+            _ => return Ok(Some(limits.into())),
         };
         Err(Error::HitOptions { throttle: self.inner.name.to_string(), problem })
     }

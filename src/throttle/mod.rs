@@ -5,6 +5,7 @@ mod backend_call;
 mod builder;
 mod hit;
 mod line;
+mod many;
 mod permit;
 mod refund;
 mod usage;

@@ -2,9 +2,10 @@
 //! [`Throttle::take_up_to`] and [`Throttle::drain`].
 
 use super::Throttle;
-use crate::decision::{DecidedBy, Decision, Receipt, Taken};
+use super::backend_call::AskedKey;
+use crate::decision::{Decision, Receipt, Taken};
 use crate::error::Error;
-use crate::key::{self, ToKey};
+use crate::key::ToKey;
 use crate::step::Step;
 use crate::strategy::{Limit, Op};
 
@@ -149,13 +150,11 @@ impl Throttle {
 
     /// Runs a step that counts what has happened: no policy decides about it.
     async fn count(&self, key: &(impl ToKey + ?Sized), step: &Step<'_>) -> Result<Decision, Error> {
-        let parts = key.to_key();
-        let Some(parts) = parts.as_slice()? else { return Ok(Decision::pass(DecidedBy::Exempt)) };
-        let mut room = None;
-        let key = key::bounded(parts, &mut room);
-        if step.limits().iter().all(|limit| limit.rate().is_unlimited()) {
-            return Ok(Decision::pass(DecidedBy::Unlimited));
-        }
+        let (parts, mut room) = (key.to_key(), None);
+        let key = match AskedKey::new(&parts, &mut room, step) {
+            Ok(key) => key.stored,
+            Err(decided) => return decided,
+        };
         let backend = self.backend()?;
         let decision = self.apply(&**backend, key, step).await?;
         let fingerprint = || self.fingerprint(key, &**backend);

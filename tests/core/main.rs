@@ -18,6 +18,7 @@ mod full_memory;
 mod keys;
 mod lifespan;
 mod locks;
+mod many;
 mod on_error;
 mod readme;
 mod runtime;

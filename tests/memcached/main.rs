@@ -14,6 +14,7 @@ mod faults;
 mod hostile;
 mod lifespans;
 mod locks;
+mod many;
 mod nodes;
 mod round_trips;
 mod runtime;

@@ -9,4 +9,5 @@ mod conformance;
 mod exact;
 mod faults;
 mod locks;
+mod many;
 mod states;

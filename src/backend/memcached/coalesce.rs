@@ -78,29 +78,25 @@ impl MemcachedInner {
         name: String,
         step: &Step<'_>,
     ) -> Result<Decision> {
-        match self.enqueue(name, step)?.await {
-            Ok(Ok(decision)) => decision,
-            Ok(Err(panic)) => resume_unwind(panic),
-            Err(_dropped) => Err(errors::runtime_is_gone(OPERATION)),
-        }
+        let (pending, receiver) = PendingHit::new(name, step);
+        self.enqueue(pending);
+        answer_of(receiver).await
     }
 
-    fn enqueue(
-        self: &Arc<Self>,
-        name: String,
-        step: &Step<'_>,
-    ) -> Result<oneshot::Receiver<HitResult>> {
-        let runtime = Handle::try_current().map_err(|_| errors::no_runtime(OPERATION))?.id();
-        let hash = random::hasher().hash_one((runtime, &name));
-        let (pending, receiver) = PendingHit::new(name, step);
+    /// Leaves a hit to the task that decides on its key.
+    pub(super) fn enqueue(self: &Arc<Self>, pending: PendingHit) {
+        let Ok(runtime) = Handle::try_current() else {
+            return pending.fail(&errors::no_runtime(OPERATION));
+        };
+        let hash = random::hasher().hash_one((runtime.id(), &pending.name));
         {
             let mut shard = self.coalescer.shard(hash).lock();
             if let Some(waiting) = shard.get_mut(&hash) {
-                if waiting.len() >= MAX_WAITING {
-                    return Err(errors::failed(OPERATION, ErrorKind::Overloaded));
+                if waiting.len() < MAX_WAITING {
+                    return waiting.push(pending);
                 }
-                waiting.push(pending);
-                return Ok(receiver);
+                drop(shard);
+                return pending.fail(&errors::failed(OPERATION, ErrorKind::Overloaded));
             }
             shard.insert(hash, Vec::new());
         }
@@ -112,7 +108,6 @@ impl MemcachedInner {
             inner.lead(hash, vec![pending]).await;
             leave.defuse();
         });
-        Ok(receiver)
     }
 
     /// Decides what is asked of a key until nobody waits.
@@ -125,5 +120,14 @@ impl MemcachedInner {
                 None => return,
             }
         }
+    }
+}
+
+/// Waits for the answer to a hit. A panic of its strategy goes on here.
+pub(super) async fn answer_of(receiver: oneshot::Receiver<HitResult>) -> Result<Decision> {
+    match receiver.await {
+        Ok(Ok(decision)) => decision,
+        Ok(Err(panic)) => resume_unwind(panic),
+        Err(_dropped) => Err(errors::runtime_is_gone(OPERATION)),
     }
 }

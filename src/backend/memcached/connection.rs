@@ -14,6 +14,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::gets_command::gets_many;
 use super::protocol::{Command, Reply};
 use super::reply::NoReply;
+use super::store_command::store_many;
 use super::stream::{GuardedStream, Socket};
 use crate::clock::monotonic_now;
 
@@ -94,6 +95,7 @@ impl ServerConnection {
 async fn ask(stream: &mut GuardedStream<'_>, command: &Command<'_>) -> io::Result<Reply> {
     match *command {
         Command::GetsMany(keys) => gets_many(stream, keys).await,
+        Command::StoreMany(items) => Box::pin(store_many(stream, items)).await,
         Command::Version => {
             Box::pin(Protocol::new(stream).version()).await.map(|_version| Reply::Done)
         }

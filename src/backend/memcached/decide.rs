@@ -17,7 +17,7 @@ use crate::strategy::StrategyId;
 
 pub(super) const OPERATION: &str = "apply";
 
-type Evaluated = std::result::Result<Evaluation, StepError>;
+pub(super) type Evaluated = std::result::Result<Evaluation, StepError>;
 
 impl MemcachedInner {
     pub(super) async fn apply(
@@ -31,7 +31,7 @@ impl MemcachedInner {
 }
 
 /// Refuses a log that does not fit an item when it is full: not on that day, but at its first hit.
-fn check_size(step: &Step<'_>) -> Result<()> {
+pub(super) fn check_size(step: &Step<'_>) -> Result<()> {
     /// Bytes of an entry, and of all that is not one.
     const ENTRY: u64 = 16;
     const REST: u64 = 1024;
@@ -91,9 +91,9 @@ async fn drain(
     fail(batch, &optimistic::contended(&inner.core, OPERATION));
 }
 
-fn fail(batch: Vec<PendingHit>, error: &BackendError) {
+pub(super) fn fail(batch: Vec<PendingHit>, error: &BackendError) {
     for pending in batch {
-        pending.answer(Ok(Err(error.shared())));
+        pending.fail(error);
     }
 }
 
@@ -107,7 +107,18 @@ async fn attempt(
     let now = inner.core.clock().now();
     let stored = loaded.item.as_ref().map(|item| &item.value[..]);
     let (evaluated, last) = evaluate(batch, stored, now);
-    let change = match last.and_then(|last| optimistic::write_of(&evaluated[last])) {
+    let write = last.and_then(|last| optimistic::write_of(&evaluated[last]));
+    let written = item.store(&loaded, change_of(inner, write, now), now).await?;
+    Ok(written.then_some(evaluated))
+}
+
+/// Returns what becomes of an item when its state is written.
+pub(super) fn change_of(
+    inner: &MemcachedInner,
+    write: Option<&Write>,
+    now: Timestamp,
+) -> ItemChange {
+    match write {
         None => ItemChange::Keep,
         Some(Write::Put { value, ttl }) => {
             // A clock that is moved by hand may step back, and find again what was over.
@@ -115,14 +126,12 @@ async fn attempt(
             ItemChange::Put { value: value.clone(), ends_at: Some(ends_at) }
         }
         Some(Write::Delete) => ItemChange::Remove,
-    };
-    let written = item.store(&loaded, change, now).await?;
-    Ok(written.then_some(evaluated))
+    }
 }
 
 /// Evaluates each on what the one before it left, and says which of them wrote last. Whose strategy
 /// panics is told so, and is no longer in the batch.
-fn evaluate(
+pub(super) fn evaluate(
     batch: &mut Vec<PendingHit>,
     stored: Option<&[u8]>,
     now: Timestamp,

@@ -42,7 +42,7 @@ impl Failed {
 }
 
 /// The server's own refusal leaves no doubt: nothing happened.
-fn refused(operation: &'static str, line: &str) -> BackendError {
+pub(super) fn refused(operation: &'static str, line: &str) -> BackendError {
     let (kind, advice) = match line {
         _ if line.starts_with("SERVER_ERROR out of memory") => (ErrorKind::Full, ""),
         _ if line.starts_with("SERVER_ERROR object too large") => (ErrorKind::OutOfRange, ""),

@@ -20,6 +20,7 @@
 //! | a hit that passes, a refund | 2: `gets`, `cas` (`add` for a new key) |
 //! | a hit that is denied, a peek | 1 |
 //! | several hits on one key at the same time in one process | 2 for up to 256 of them |
+//! | hits on many keys by [`hit_many`](crate::Throttle::hit_many) | 2 for some 60 keys of one node |
 //!
 //! Each attempt that lost against another process is two more. It is made again at once, at most 256
 //! times or until the throttle's deadline; then it is [`ErrorKind::Contended`], for the policy. A process
@@ -104,6 +105,7 @@ mod health;
 mod item;
 mod keys;
 mod lock;
+mod many;
 mod nodes;
 mod pace;
 mod pending;
@@ -113,6 +115,7 @@ mod primitives;
 mod protocol;
 mod reply;
 mod store;
+mod store_command;
 mod stream;
 
 use std::fmt;
@@ -429,5 +432,12 @@ impl Backend for Memcached {
 
     async fn apply(&self, key: &Key<'_>, step: &Step<'_>) -> Result<Decision> {
         self.open("apply")?.apply(key, step).await
+    }
+
+    async fn apply_many(&self, steps: &[(Key<'_>, Step<'_>)]) -> Vec<Result<Decision>> {
+        match self.open("apply") {
+            Ok(inner) => inner.apply_many(steps).await,
+            Err(error) => steps.iter().map(|_| Err(error.shared())).collect(),
+        }
     }
 }

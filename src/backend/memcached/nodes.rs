@@ -13,6 +13,7 @@ use super::pool::Pool;
 use super::protocol::{Command, Reply};
 use crate::backend::Result;
 use crate::clock::monotonic_now;
+use crate::error::Effect;
 
 pub(super) struct Nodes {
     nodes: Vec<Node>,
@@ -119,7 +120,13 @@ impl Nodes {
             let harmless = !failed.sent || command.is_read();
             // Nothing happened, and the connection was an old one: that alone is tried again.
             if !(harmless && pooled.was_used() && failed.is_of_the_connection()) {
-                return Err(failed.into_backend_error(operation, !command.is_read()));
+                // Of several items those before a refusal may be written.
+                let is_partial = failed.sent && matches!(command, Command::StoreMany(_));
+                let error = failed.into_backend_error(operation, !command.is_read());
+                return Err(match is_partial {
+                    true => error.with_effect(Effect::Ambiguous),
+                    false => error,
+                });
             }
         }
         Err(errors::unreachable(operation, io::ErrorKind::NotConnected.into()))

@@ -6,6 +6,7 @@ use tokio::sync::oneshot;
 
 use crate::backend::Result;
 use crate::decision::Decision;
+use crate::error::BackendError;
 use crate::step::Step;
 use crate::strategy::{Limit, Op};
 
@@ -44,6 +45,10 @@ impl PendingHit {
     /// Returns whether the answer is still wanted.
     pub(super) fn is_wanted(&self) -> bool {
         !self.answer.is_closed()
+    }
+
+    pub(super) fn fail(self, error: &BackendError) {
+        self.answer(Ok(Err(error.shared())));
     }
 
     pub(super) fn answer(self, outcome: HitResult) {

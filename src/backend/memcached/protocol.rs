@@ -30,7 +30,19 @@ pub(super) enum Command<'a> {
         version: u64,
         exptime: u32,
     },
+    /// `Add` and `Cas` of several items, at least one, without waiting in between.
+    StoreMany(&'a [StoredItem<'a>]),
     FlushAll,
+}
+
+/// An item that is written, if it is as it was.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct StoredItem<'a> {
+    pub(super) key: &'a str,
+    pub(super) value: &'a [u8],
+    /// `None` if there was none.
+    pub(super) version: Option<u64>,
+    pub(super) exptime: u32,
 }
 
 /// An answer.
@@ -43,10 +55,22 @@ pub(super) enum Reply {
     Found(HashMap<String, Vec<u8>>),
     /// To `GetsMany`: the values and versions, in the order of the command.
     Values(Vec<Option<(Vec<u8>, u64)>>),
+    /// To `StoreMany`: what became of each, in the order of the command.
+    Stored(Vec<StoreOutcome>),
     /// There is no such item.
     Missing,
     /// There is one (for `add`), or it was changed (for `cas`).
     Changed,
+}
+
+/// What became of an item that was to be written.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum StoreOutcome {
+    Done,
+    /// It is not as it was.
+    Changed,
+    /// By the server, in its words.
+    Refused(String),
 }
 
 impl Command<'_> {

@@ -6,7 +6,7 @@
 
 use std::io;
 
-use super::protocol::{Command, MAX_VALUE};
+use super::protocol::{Command, MAX_VALUE, StoreOutcome};
 
 /// Above the longest line of a reply: a key of 250 bytes and four numbers.
 const MAX_LINE: usize = 512;
@@ -31,6 +31,8 @@ pub(super) struct ReplyCheck<'a> {
     value: usize,
     /// How many of the command's keys were answered, or passed over for they have no value.
     keys: usize,
+    /// How many items of `StoreMany` were answered.
+    stored: usize,
     is_whole: bool,
     no_answer: Option<NoReply>,
 }
@@ -38,7 +40,7 @@ pub(super) struct ReplyCheck<'a> {
 impl<'a> ReplyCheck<'a> {
     pub(super) fn to(command: &'a Command<'a>) -> Self {
         let line = Vec::new();
-        Self { command, line, value: 0, keys: 0, is_whole: false, no_answer: None }
+        Self { command, line, value: 0, keys: 0, stored: 0, is_whole: false, no_answer: None }
     }
 
     /// Returns whether its last byte came in.
@@ -84,7 +86,7 @@ impl<'a> ReplyCheck<'a> {
         if end.is_some() {
             let line = std::mem::take(&mut self.line);
             let line = line.strip_suffix(LINE_END).ok_or("a line without its end")?;
-            self.is_whole = !self.announces(line)?;
+            self.is_whole = !self.announces(line)? && !self.is_one_of_many(line);
             if self.is_whole {
                 self.end(line)?;
             }
@@ -111,6 +113,15 @@ impl<'a> ReplyCheck<'a> {
         Ok(true)
     }
 
+    /// Returns whether a line is the answer to one item of several, and not to the last.
+    fn is_one_of_many(&mut self, line: &[u8]) -> bool {
+        let Command::StoreMany(items) = self.command else { return false };
+        // Any other line ends the reply.
+        let is_answer = StoreOutcome::read(line).is_some();
+        self.stored += usize::from(is_answer);
+        is_answer && self.stored < items.len()
+    }
+
     /// Returns how many bytes belonged to a value.
     fn pass_value(&mut self, bytes: &[u8]) -> Result<usize, &'static str> {
         let part = &bytes[..self.value.min(bytes.len())];
@@ -131,15 +142,32 @@ impl<'a> ReplyCheck<'a> {
             Command::Gets(_) | Command::GetMany(_) | Command::GetsMany(_) => line == b"END",
             Command::Add { .. } => [&b"STORED"[..], b"NOT_STORED"].contains(&line),
             Command::Cas { .. } => [&b"STORED"[..], b"EXISTS", b"NOT_FOUND"].contains(&line),
+            Command::StoreMany(_) => StoreOutcome::read(line).is_some(),
             Command::FlushAll => line == b"OK",
         };
-        if is_refusal(line) {
+        // That of one item among several is the answer to it.
+        if is_refusal(line) && !(fits && matches!(self.command, Command::StoreMany(_))) {
             let line = String::from_utf8_lossy(line).into_owned();
             self.no_answer = Some(NoReply::Refused(line));
         } else if !fits {
             return Err("an answer that does not fit the command");
         }
         Ok(())
+    }
+}
+
+impl StoreOutcome {
+    /// `None` for a line that is no answer to an item.
+    pub(super) fn read(line: &[u8]) -> Option<Self> {
+        match line {
+            b"STORED" => Some(Self::Done),
+            b"NOT_STORED" | b"EXISTS" | b"NOT_FOUND" => Some(Self::Changed),
+            // After it the server goes on with the next item; not so after other errors.
+            _ if line.starts_with(b"SERVER_ERROR") => {
+                Some(Self::Refused(String::from_utf8_lossy(line).into_owned()))
+            }
+            _ => None,
+        }
     }
 }
 
@@ -175,6 +203,7 @@ fn number(digits: &[u8]) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::protocol::StoredItem;
     use super::*;
     use proptest::prelude::*;
 
@@ -182,6 +211,10 @@ mod tests {
     const ADD: Command<'_> = Command::Add { key: "a", value: b"x", exptime: 0 };
     const TWO: Command<'_> = Command::GetsMany(&["a", "b"]);
     const FIND: Command<'_> = Command::GetMany(&["a", "b"]);
+    const STORE: Command<'_> = Command::StoreMany(&[
+        StoredItem { key: "a", value: b"x", version: Some(1), exptime: 0 },
+        StoredItem { key: "b", value: b"x", version: None, exptime: 0 },
+    ]);
 
     /// Returns whether a reply is whole, when it comes in such pieces.
     fn passes(command: Command<'_>, bytes: &[u8], chunk: usize) -> Result<bool, NoReply> {
@@ -215,6 +248,9 @@ mod tests {
             (CAS, b"NOT_FOUND\r\n"),
             (ADD, b"STORED\r\n"),
             (ADD, b"NOT_STORED\r\n"),
+            (STORE, b"STORED\r\nNOT_STORED\r\n"),
+            (STORE, b"SERVER_ERROR out of memory storing object\r\nEXISTS\r\n"),
+            (STORE, b"NOT_FOUND\r\nSERVER_ERROR object too large for cache\r\n"),
         ] {
             assert_eq!(passes_in_pieces(command, bytes), Ok(true), "{}", bytes.escape_ascii());
             for end in 0..bytes.len() {
@@ -237,6 +273,9 @@ mod tests {
             (CAS, b"STORED\n"),
             (ADD, b"EXISTS\r\n"),
             (ADD, b"END\r\n"),
+            (STORE, b"STORED\r\nEND\r\n"),
+            (STORE, b"STORED\r\nSTORED\r\nSTORED\r\n"),
+            (STORE, b"STORED\nSTORED\r\n"),
             (Command::Version, b"STORED\r\n"),
             (TWO, b"STORED\r\n"),
             (TWO, b"VALUE c 0 1 7\r\nx\r\nEND\r\n"),
@@ -258,6 +297,11 @@ mod tests {
             let refused = passes_in_pieces(TWO, format!("{before}{line}\r\n").as_bytes());
             assert_eq!(refused, Err(NoReply::Refused(line.to_owned())));
         }
+        // After these nobody knows where the next command of the same write begins.
+        for line in ["ERROR", "CLIENT_ERROR bad data chunk"] {
+            let refused = passes_in_pieces(STORE, format!("STORED\r\n{line}\r\n").as_bytes());
+            assert_eq!(refused, Err(NoReply::Refused(line.to_owned())));
+        }
     }
 
     #[test]
@@ -275,6 +319,7 @@ mod tests {
         fn f31_no_reply_makes_it_panic(reply: Vec<u8>, chunk in 1usize..20) {
             let _ = passes(TWO, &reply, chunk);
             let _ = passes(Command::Version, &reply, chunk);
+            let _ = passes(STORE, &[b"STORED\r\n", &reply[..]].concat(), chunk);
             let _ = passes(TWO, &[b"VALUE a ", &reply[..]].concat(), chunk);
             let _ = passes(TWO, &[b"VALUE a 0 3 1\r\n", &reply[..]].concat(), chunk);
         }

@@ -38,6 +38,27 @@ pub(super) enum ItemChange {
     Remove,
 }
 
+/// A write that goes with others.
+#[derive(Debug)]
+pub(super) enum PreparedWrite {
+    /// Nothing has to be written.
+    None,
+    /// The node has no generation yet.
+    Unseeded,
+    Item {
+        bytes: Vec<u8>,
+        exptime: u32,
+        version: Option<u64>,
+    },
+}
+
+/// What has to be written.
+enum ItemWrite {
+    None,
+    Put { value: Vec<u8>, ends_at: Option<Timestamp> },
+    Remove,
+}
+
 impl<'a> ItemRef<'a> {
     pub(super) fn new(inner: &'a MemcachedInner, operation: &'static str, name: &'a str) -> Self {
         Self { inner, operation, node: inner.nodes.index_of(name), name }
@@ -71,20 +92,12 @@ impl<'a> ItemRef<'a> {
         change: ItemChange,
         now: Timestamp,
     ) -> Result<bool> {
-        let (item, exptime) = match (change, loaded.version) {
-            (ItemChange::Keep, _) | (ItemChange::Remove, None) => return Ok(true),
-            (ItemChange::Put { ends_at: Some(end), .. }, None) if end <= now => return Ok(true),
-            (ItemChange::Remove, Some(_)) => (Vec::new(), LONG_PAST),
-            (ItemChange::Put { ends_at: Some(end), .. }, Some(_)) if end <= now => {
-                (Vec::new(), LONG_PAST)
-            }
-            (ItemChange::Put { value, ends_at }, _) => {
-                if value.len() > MAX_STORED {
-                    return Err(errors::too_large(self.operation, value.len(), MAX_STORED));
-                }
+        let (item, exptime) = match self.write_of(loaded, change, now)? {
+            ItemWrite::None => return Ok(true),
+            ItemWrite::Remove => (Vec::new(), LONG_PAST),
+            ItemWrite::Put { value, ends_at } => {
                 let Some(generation) = self.stamp(loaded).await? else { return Ok(false) };
-                let item = Item { generation, ends_at, value };
-                (item.encode(), self.inner.exptime_policy.exptime(ends_at, now))
+                self.encode(generation, value, ends_at, now)
             }
         };
         let (key, value) = (self.name, &item[..]);
@@ -97,6 +110,56 @@ impl<'a> ItemRef<'a> {
             Reply::Changed | Reply::Missing => Ok(false),
             _ => Err(errors::unexpected(self.operation)),
         }
+    }
+
+    /// Returns what has to be written so that a change holds.
+    fn write_of(&self, loaded: &Loaded, change: ItemChange, now: Timestamp) -> Result<ItemWrite> {
+        let (value, ends_at) = match change {
+            ItemChange::Keep => return Ok(ItemWrite::None),
+            ItemChange::Put { value, ends_at } if ends_at.is_none_or(|end| end > now) => {
+                (value, ends_at)
+            }
+            ItemChange::Put { .. } | ItemChange::Remove => {
+                let is_there = loaded.version.is_some();
+                return Ok(if is_there { ItemWrite::Remove } else { ItemWrite::None });
+            }
+        };
+        match value.len() {
+            ..=MAX_STORED => Ok(ItemWrite::Put { value, ends_at }),
+            length => Err(errors::too_large(self.operation, length, MAX_STORED)),
+        }
+    }
+
+    /// Prepares a write beside others. Not where the first generation has to be begun.
+    pub(super) fn prepare(
+        &self,
+        loaded: &Loaded,
+        change: ItemChange,
+        now: Timestamp,
+    ) -> Result<PreparedWrite> {
+        let (bytes, exptime) = match self.write_of(loaded, change, now)? {
+            ItemWrite::None => return Ok(PreparedWrite::None),
+            ItemWrite::Put { .. } if matches!(loaded.generation, Generation::Missing { .. }) => {
+                return Ok(PreparedWrite::Unseeded);
+            }
+            ItemWrite::Put { value, ends_at } => {
+                self.encode(loaded.generation.stamp(), value, ends_at, now)
+            }
+            ItemWrite::Remove => (Vec::new(), LONG_PAST),
+        };
+        Ok(PreparedWrite::Item { bytes, exptime, version: loaded.version })
+    }
+
+    /// Returns the bytes of a new item and its expiry.
+    fn encode(
+        &self,
+        generation: Option<u64>,
+        value: Vec<u8>,
+        ends_at: Option<Timestamp>,
+        now: Timestamp,
+    ) -> (Vec<u8>, u32) {
+        let item = Item { generation, ends_at, value };
+        (item.encode(), self.inner.exptime_policy.exptime(ends_at, now))
     }
 
     /// Returns what a new item carries. `None` if somebody has just begun a generation, which was not read.
@@ -114,6 +177,29 @@ impl<'a> ItemRef<'a> {
 }
 
 impl MemcachedInner {
+    /// As [`ItemRef::load`], of some items of one node, fewer than the keys of a command.
+    pub(super) async fn load_each(
+        &self,
+        operation: &'static str,
+        node: usize,
+        names: &[&str],
+    ) -> Result<Vec<Loaded>> {
+        let mut keys = names.to_vec();
+        keys.extend(self.generation_key.as_deref());
+        let found = self.nodes.call(node, operation, Command::GetsMany(&keys)).await?;
+        let Reply::Values(mut found) = found else { return Err(errors::unexpected(operation)) };
+        let generation = match &self.generation_key {
+            None => Generation::Untracked,
+            Some(_) => Generation::of(found.pop().flatten()),
+        };
+        let loaded = found.into_iter().map(|found| {
+            let (item, version) = found.unzip();
+            let item = item.map(Item::decode).filter(|item| generation.has(item.generation));
+            Loaded { item, version, generation }
+        });
+        Ok(loaded.collect())
+    }
+
     /// Some items of one node, fewer than the keys of a command, in the order of their names.
     pub(super) async fn load_many(
         &self,

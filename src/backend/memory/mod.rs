@@ -360,6 +360,10 @@ impl Backend for InMemory {
         self.inner.apply(key, step)
     }
 
+    async fn apply_many(&self, steps: &[(Key<'_>, Step<'_>)]) -> Vec<Result<Decision>> {
+        steps.iter().map(|(key, step)| self.inner.apply(key, step)).collect()
+    }
+
     async fn forget(&self, key: &Key<'_>) -> Result<()> {
         let (inner, _) = self.open("forget")?;
         let hashed = HashedKey::new(inner.hasher(), key.parts());

@@ -45,6 +45,11 @@ impl Client {
         self.timeout
     }
 
+    /// Returns the most calls that one server is asked at the same time.
+    pub(super) fn max_in_flight(&self) -> usize {
+        self.max_in_flight
+    }
+
     /// Returns a route to each server that keys are written to.
     pub(super) async fn masters(&self, operation: &'static str) -> Result<Vec<Route>> {
         let deadline = monotonic_now() + self.timeout;
@@ -101,9 +106,12 @@ impl Client {
         let deadline = monotonic_now() + time;
         let cmd = script.by_hash(keys, arguments);
         let with_source = || script.by_source(keys, arguments);
-        // All keys of a script are of one slot.
-        let route = keys.first().map(|key| self.servers.route(key)).unwrap_or_default();
-        self.persist(&cmd, Some(&with_source), route, deadline).await
+        self.persist(&cmd, Some(&with_source), self.route_of(keys), deadline).await
+    }
+
+    /// Returns the way of a script. All its keys are of one slot.
+    pub(super) fn route_of(&self, keys: &[&[u8]]) -> Route {
+        keys.first().map(|key| self.servers.route(key)).unwrap_or_default()
     }
 
     /// Tries until the command has run, may have run, or can not.
@@ -160,7 +168,7 @@ impl Client {
 
     async fn attempt(&self, cmd: &Cmd, route: &Route, deadline: Instant) -> Result<Value, Failure> {
         let mut session = self.session(route, deadline).await?;
-        let _place = session.enter(self.max_in_flight).await?;
+        let _place = session.enter(1, self.max_in_flight).await?;
         let outcome = session.call(cmd, route.is_asking(), deadline).await;
         outcome.map_err(|failure| self.servers.judge(&session, failure))
     }
@@ -169,7 +177,7 @@ impl Client {
         if let Some(session) = self.servers.up(route) {
             return Ok(session);
         }
-        let _place = self.unconnected.enter(self.max_in_flight).await?;
+        let _place = self.unconnected.enter(1, self.max_in_flight).await?;
         let session = timeout_at(deadline, self.servers.session(route)).await;
         session.unwrap_or_else(|_elapsed| Err(unsent()))
     }

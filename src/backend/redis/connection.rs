@@ -3,7 +3,7 @@
 use std::fmt;
 
 use redis::aio::{ConnectionLike, ConnectionManager, MultiplexedConnection};
-use redis::{Cmd, RedisResult, Value};
+use redis::{Cmd, Pipeline, RedisResult, Value};
 
 /// A connection of the `redis` crate that many tasks may use at the same time.
 ///
@@ -33,13 +33,22 @@ impl Connection {
     pub(super) async fn send_asking(&mut self, cmd: &Cmd) -> RedisResult<Value> {
         let mut pipeline = redis::pipe();
         pipeline.cmd("ASKING").add_command(cmd.clone());
-        let replies = match &mut self.0 {
-            Kind::Multiplexed(connection) => {
-                connection.send_packed_commands(&pipeline, 0, 2).await?
-            }
-            Kind::Managed(connection) => connection.req_packed_commands(&pipeline, 0, 2).await?,
-        };
+        let replies = self.send_all(&pipeline, 2).await?;
         replies.into_iter().next_back().unwrap_or(Value::Nil).extract_error()
+    }
+
+    /// Sends so many commands in one write. Returns the reply to each, which may be an error.
+    pub(super) async fn send_all(
+        &mut self,
+        commands: &Pipeline,
+        count: usize,
+    ) -> RedisResult<Vec<Value>> {
+        match &mut self.0 {
+            Kind::Multiplexed(connection) => {
+                connection.send_packed_commands(commands, 0, count).await
+            }
+            Kind::Managed(connection) => connection.req_packed_commands(commands, 0, count).await,
+        }
     }
 }
 

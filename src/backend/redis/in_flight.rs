@@ -10,16 +10,19 @@ use crate::error::{Effect, ErrorKind};
 #[derive(Debug, Default)]
 pub(super) struct InFlight(Arc<AtomicUsize>);
 
-/// One of them, as long as it lives.
+/// Some of them, as long as it lives.
 #[derive(Debug)]
-pub(super) struct InFlightCall(Arc<AtomicUsize>);
+pub(super) struct InFlightCall {
+    all: Arc<AtomicUsize>,
+    count: usize,
+}
 
 impl InFlight {
-    /// Counts one more call in flight, unless the bound is reached.
-    pub(super) async fn enter(&self, most: usize) -> Result<InFlightCall, Failure> {
-        let before = self.0.fetch_add(1, Ordering::Relaxed);
-        let place = InFlightCall(Arc::clone(&self.0));
-        if before < most {
+    /// Counts so many more calls in flight, unless there are then more than the bound.
+    pub(super) async fn enter(&self, count: usize, most: usize) -> Result<InFlightCall, Failure> {
+        let before = self.0.fetch_add(count, Ordering::Relaxed);
+        let place = InFlightCall { all: Arc::clone(&self.0), count };
+        if before + count <= most {
             return Ok(place);
         }
         drop(place);
@@ -34,6 +37,6 @@ impl InFlight {
 
 impl Drop for InFlightCall {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.all.fetch_sub(self.count, Ordering::Relaxed);
     }
 }

@@ -3,8 +3,10 @@
 //!
 //! # What is promised
 //!
-//! * **One decision is one command** (of our own strategies): a script that runs the same rules as everywhere else on the
-//!   server, for several limits too. It is exact over any number of processes.
+//! * **One decision is one command** (of our own strategies): a script that runs the same rules as everywhere
+//!   else on the server, for several limits too. It is exact over any number of processes.
+//!   Hits on many keys by [`hit_many`](crate::Throttle::hit_many) share scripts of up to 32 keys, on a cluster
+//!   those of one slot, and are written together.
 //! * **Time** is the server's. Processes need not agree on it.
 //! * **An answer or an error within the time**, [`RedisBuilder::command_timeout`]. What may have run is never
 //!   tried again: such a hit counts as used and not admitted.
@@ -49,6 +51,7 @@ mod config_errors;
 mod connect;
 mod connection;
 mod decide;
+mod decisions;
 mod direct;
 mod failure;
 mod fenced;
@@ -59,6 +62,7 @@ mod keys;
 mod lock;
 mod master;
 mod node;
+mod pipeline;
 mod primitives;
 mod redlock;
 mod route;
@@ -79,13 +83,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use tokio::time::timeout;
 
 pub use builder::{LockType, RedisBuilder};
 pub use connection::Connection;
 
 use self::client::Client;
-use self::decide::Refusal;
 use self::keys::Keys;
 use self::lock::{Keeper, RedisLocks};
 use self::node::LockNode;
@@ -93,12 +95,10 @@ use self::redlock::Quorum;
 use self::servers::{ServerSpec, Servers};
 use self::source::Source;
 use self::startup::StartupCheck;
-use crate::backend::{
-    Backend, BackendCore, HasCore, Locks, Result, Ttl, Values, names, optimistic,
-};
+use crate::backend::{Backend, BackendCore, HasCore, Locks, Result, Ttl, Values, names};
 use crate::clock::{Clock, Timestamp};
 use crate::decision::Decision;
-use crate::error::{BackendError, BuildError, Effect, ErrorKind};
+use crate::error::{BackendError, BuildError, ErrorKind};
 use crate::key::{Key, KeyError, ToKey};
 use crate::lock::{LockError, LockGuard, LockOptions};
 use crate::step::Step;
@@ -110,8 +110,6 @@ const NAME: &str = "redis";
 fn failed(operation: &'static str, kind: ErrorKind) -> BackendError {
     BackendError::new(NAME, operation, kind)
 }
-/// The time of a hit on a server that was a replica when it was last looked at.
-const TRY_OF_REPLICA: Duration = Duration::from_millis(25);
 
 /// A backend on Redis. Cheap to clone; clones are the same backend.
 ///
@@ -256,48 +254,6 @@ impl RedisInner {
     fn given_time(&self) -> Option<Timestamp> {
         self.given_clock.as_ref().map(|clock| clock.now())
     }
-
-    /// Decides a step; by a script within that time.
-    async fn apply(&self, key: &Key<'_>, step: &Step<'_>, time: Duration) -> Result<Decision> {
-        let Some(request) = decide::Request::new(step, self.given_time()) else {
-            // A user's own strategy has no script.
-            return optimistic::apply(&self.core, self, key, step).await;
-        };
-        let (key, argument) = (self.keys.of(key), &request.argument);
-        let ran = self.client.run_within(request.script, &[&key], &[argument], time).await;
-        let reply = ran.map_err(|failure| failure.into_error("apply"))?;
-        let decided = decide::read(step, &reply)
-            .map_err(|bad| primitives::unexpected("apply", &reply).with_cause(bad))?;
-        decided.map_err(|refusal| match refusal {
-            Refusal::Corrupt(cause) => optimistic::corrupt(&self.core, cause),
-            Refusal::TooManyRates => optimistic::too_many_rates(&self.core),
-        })
-    }
-}
-
-impl RedisInner {
-    /// Before all is known to be right, a refusal may be no outage: a replica refuses each write, and only a
-    /// look at it for some time tells that this is not a failover. Returns the error of a server that was
-    /// one when it was last looked at.
-    fn replica(&self) -> Option<BackendError> {
-        if self.is_checked.load(Ordering::Relaxed) {
-            return None;
-        }
-        let mistake = self.replica.lock().clone()?;
-        Some(failed("apply", ErrorKind::Misconfigured).with_message(mistake))
-    }
-
-    /// Returns the error of a hit, or that the server is a replica if that is known. A refusal is retried
-    /// until the time of the call is over, so on a busy machine a timeout is one, too.
-    fn or_replica(&self, error: BackendError) -> BackendError {
-        if !matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Timeout) {
-            return error;
-        }
-        match self.replica() {
-            None => error,
-            Some(replica) => replica.with_effect(error.effect()).with_cause(error),
-        }
-    }
 }
 
 impl fmt::Debug for Redis {
@@ -411,18 +367,13 @@ impl Backend for Redis {
     }
 
     async fn apply(&self, key: &Key<'_>, step: &Step<'_>) -> Result<Decision> {
-        let inner = self.open("apply")?;
-        let Some(replica) = inner.replica() else {
-            let outcome = inner.apply(key, step, inner.client.timeout()).await;
-            return outcome.map_err(|error| inner.or_replica(error));
-        };
-        // It may be a primary by now. But the throttle's deadline must not come first, for then the error
-        // policy would decide.
-        let outcome = inner.apply(key, step, TRY_OF_REPLICA);
-        match timeout(2 * TRY_OF_REPLICA, outcome).await {
-            Ok(outcome) => outcome.map_err(|error| inner.or_replica(error)),
-            // By a user's own strategy, in the midst of its reads and writes.
-            Err(_elapsed) => Err(replica.with_effect(Effect::Ambiguous)),
+        self.open("apply")?.decide(key, step).await
+    }
+
+    async fn apply_many(&self, steps: &[(Key<'_>, Step<'_>)]) -> Vec<Result<Decision>> {
+        match self.open("apply") {
+            Ok(inner) => inner.decide_many(steps).await,
+            Err(error) => steps.iter().map(|_| Err(error.shared())).collect(),
         }
     }
 }

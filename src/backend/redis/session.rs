@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use redis::{Cmd, Value};
+use redis::{Cmd, Pipeline, RedisResult, Value};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, timeout_at};
 
@@ -63,9 +63,14 @@ impl Session {
         self.health.address.as_ref()
     }
 
-    /// Counts a call in flight on this connection, unless the bound is reached.
-    pub(super) async fn enter(&self, most: usize) -> Result<InFlightCall, Failure> {
-        self.health.in_flight.enter(most).await
+    /// Returns whether it is the same connection.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.health, &other.health)
+    }
+
+    /// Counts so many calls in flight on this connection, unless there are then more than the bound.
+    pub(super) async fn enter(&self, count: usize, most: usize) -> Result<InFlightCall, Failure> {
+        self.health.in_flight.enter(count, most).await
     }
 
     /// Returns the number of answers so far.
@@ -108,36 +113,26 @@ impl Session {
         deadline: Instant,
     ) -> Result<Value, Failure> {
         let Self { connection, health } = self;
-        let mut call = Call::begin(health);
         let sent = async {
             if is_asking { connection.send_asking(cmd).await } else { connection.send(cmd).await }
         };
-        let mut sent = pin!(sent);
-        let soon = deadline.min(monotonic_now() + PATIENCE);
-        let outcome = match timeout_at(soon, &mut sent).await {
-            Ok(outcome) => outcome,
-            Err(_elapsed) => {
-                call.looks_silent();
-                let Ok(outcome) = timeout_at(deadline, sent).await else {
-                    return Err(Failure::new(ErrorKind::Timeout, Effect::Ambiguous));
-                };
-                outcome
-            }
-        };
-        call.is_over = true;
-        let failure = match outcome {
-            Ok(reply) => {
-                health.answered();
-                return Ok(reply);
-            }
-            Err(error) => Failure::of(error),
-        };
-        if failure.is_connection_lost {
-            health.lose();
-        } else {
-            health.answered();
-        }
-        Err(failure)
+        health.watch(sent, deadline).await
+    }
+
+    /// Sends so many commands in one write, and waits for all answers until the deadline. An answer may be
+    /// an error.
+    ///
+    /// # Cancel safety
+    ///
+    /// As for [`call`](Self::call).
+    pub(super) async fn call_all(
+        &mut self,
+        commands: &Pipeline,
+        count: usize,
+        deadline: Instant,
+    ) -> Result<Vec<Value>, Failure> {
+        let Self { connection, health } = self;
+        health.watch(connection.send_all(commands, count), deadline).await
     }
 }
 
@@ -162,6 +157,41 @@ fn lose_with_the_runtime(health: Weak<Health>, ended: oneshot::Receiver<()>) {
 }
 
 impl Health {
+    /// Waits for what was sent until the deadline, and doubts the connection if nothing is answered.
+    async fn watch<T>(
+        &self,
+        sent: impl Future<Output = RedisResult<T>>,
+        deadline: Instant,
+    ) -> Result<T, Failure> {
+        let mut call = Call::begin(self);
+        let mut sent = pin!(sent);
+        let soon = deadline.min(monotonic_now() + PATIENCE);
+        let outcome = match timeout_at(soon, &mut sent).await {
+            Ok(outcome) => outcome,
+            Err(_elapsed) => {
+                call.looks_silent();
+                let Ok(outcome) = timeout_at(deadline, sent).await else {
+                    return Err(Failure::new(ErrorKind::Timeout, Effect::Ambiguous));
+                };
+                outcome
+            }
+        };
+        call.is_over = true;
+        let failure = match outcome {
+            Ok(reply) => {
+                self.answered();
+                return Ok(reply);
+            }
+            Err(error) => Failure::of(error),
+        };
+        if failure.is_connection_lost {
+            self.lose();
+        } else {
+            self.answered();
+        }
+        Err(failure)
+    }
+
     fn answers(&self) -> u64 {
         self.answers.load(Ordering::Relaxed)
     }

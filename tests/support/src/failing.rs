@@ -20,6 +20,8 @@ pub enum Mode {
     Ambiguous,
     /// Never answers.
     Hang,
+    /// Is down for keys that begin with that part; others are decided in memory.
+    DownFor(&'static str),
 }
 
 /// Where a backend stops until it is let on, and what it was asked.
@@ -107,6 +109,9 @@ impl Failing {
                 Err(error.with_effect(Effect::Ambiguous))
             }
             Mode::Hang => std::future::pending().await,
+            Mode::DownFor(_) => {
+                Err(BackendError::new("failing", operation, ErrorKind::Unavailable))
+            }
         }
     }
 }
@@ -158,8 +163,13 @@ impl Backend for Failing {
     fn stop(&self) {
         self.gates.note("stop");
     }
-    async fn apply(&self, _key: &Key<'_>, _step: &Step<'_>) -> Result<Decision> {
-        self.fail("apply").await
+    async fn apply(&self, key: &Key<'_>, step: &Step<'_>) -> Result<Decision> {
+        match self.mode {
+            Mode::DownFor(part) if key.parts()[0].as_bytes() != part.as_bytes() => {
+                self.inner.apply(key, step).await
+            }
+            _ => self.fail("apply").await,
+        }
     }
     async fn forget(&self, _key: &Key<'_>) -> Result<()> {
         self.fail("forget").await

@@ -34,12 +34,17 @@ const RULES: [&str; 5] = [
     include_str!("../lua/stateless.lua"),
 ];
 
-/// A script to run on the key of a state, and its one argument.
+/// A step, for a script.
 #[derive(Debug)]
 pub(super) struct Request {
-    pub(super) script: &'static Script,
+    /// Those that it needs.
+    rules: Rules,
+    /// The step, as the script reads it.
     pub(super) argument: Vec<u8>,
 }
+
+/// Some of [`RULES`], one bit each.
+type Rules = usize;
 
 impl Request {
     /// For a step that is asked at that instant, or else at the server's own time.
@@ -67,30 +72,52 @@ impl Request {
         argument.extend_from_slice(&step.units_to_leave().to_le_bytes());
         argument.extend_from_slice(&taken_at.as_micros().to_le_bytes());
         argument.extend_from_slice(&asked_at.to_le_bytes());
-        let mut needed = 0;
+        let mut rules = 0;
         for limit in step.limits() {
             let family = Family::of(limit)?;
-            needed |= 1 << family.file();
+            rules |= 1 << family.file();
             family.write(limit, &mut argument);
         }
-        Some(Self { script: script(needed), argument })
+        Some(Self { rules, argument })
+    }
+
+    /// Returns the script that decides the step on its key.
+    pub(super) fn script(&self) -> &'static Script {
+        static SCRIPTS: Scripts = Scripts::new(include_str!("../lua/one.lua"));
+        SCRIPTS.with(self.rules)
+    }
+
+    /// Returns the script that decides steps on several keys, each by itself.
+    pub(super) fn script_for_each<'a>(requests: impl Iterator<Item = &'a Self>) -> &'static Script {
+        static SCRIPTS: Scripts = Scripts::new(include_str!("../lua/each.lua"));
+        SCRIPTS.with(requests.fold(0, |rules, request| rules | request.rules))
     }
 }
 
-/// The script with the rules whose bits are set.
-fn script(needed: usize) -> &'static Script {
-    static SCRIPTS: [OnceLock<Script>; 1 << RULES.len()] =
-        [const { OnceLock::new() }; 1 << RULES.len()];
-    SCRIPTS[needed].get_or_init(|| {
-        let rules = RULES.iter().enumerate().filter(|(file, _)| needed >> file & 1 == 1);
-        let frame = [
-            include_str!("../lua/codec.lua"),
-            include_str!("../lua/several.lua"),
-            include_str!("../lua/decide.lua"),
-        ];
-        let files = [include_str!("../lua/arithmetic.lua")].into_iter();
-        Script::compose(files.chain(rules.map(|(_, text)| *text)).chain(frame))
-    })
+/// The scripts with the same last file, one for each set of rules.
+struct Scripts {
+    last: &'static str,
+    made: [OnceLock<Script>; 1 << RULES.len()],
+}
+
+impl Scripts {
+    const fn new(last: &'static str) -> Self {
+        Self { last, made: [const { OnceLock::new() }; 1 << RULES.len()] }
+    }
+
+    fn with(&self, rules: Rules) -> &Script {
+        self.made[rules].get_or_init(|| {
+            let rules = RULES.iter().enumerate().filter(|(file, _)| rules >> file & 1 == 1);
+            let frame = [
+                include_str!("../lua/codec.lua"),
+                include_str!("../lua/several.lua"),
+                include_str!("../lua/decide.lua"),
+                self.last,
+            ];
+            let files = [include_str!("../lua/arithmetic.lua")].into_iter();
+            Script::compose(files.chain(rules.map(|(_, text)| *text)).chain(frame))
+        })
+    }
 }
 
 /// The rule by which the scripts keep a limit, with its number there.

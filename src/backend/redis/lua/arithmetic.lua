@@ -1,6 +1,7 @@
 -- Exact arithmetic on whole numbers: a number here is a double, exact below 2^53.
 --
 -- KEYS, ARGV: none. Gives to the files after it:
+--   key, argument    what is decided: the key of the value, and the step as decide.lua describes it
 --   MAX              the largest exact number, and the latest instant
 --   muldiv(a, b, m)  floor(a * b / m) and the rest of that division
 -- and the table in which each strategy puts its rule:
@@ -25,6 +26,7 @@
 --     one, two  those words; of three or more, they are in bytes and in up to three pieces:
 --     three     `one`, `two` and this. Of a value of which only the beginning was given, `two` is
 --               the number of the byte from which on its bytes are kept, so many as are missing
+local key, argument
 local rules = {}
 local MAX = 9007199254740991
 

@@ -1,7 +1,9 @@
 -- Decides one step on one key: reads the value, runs the rules of the limits, writes what they say.
 --
--- KEYS[1]  the key of the value.
--- ARGV[1]  packed numbers, little-endian:
+-- KEYS, ARGV: none. Gives one.lua, each.lua and all.lua the function
+--   decide(now, is_peek)
+-- which decides on `key` what `argument` says: as a peek if `is_peek`, and at the server's time `now`, if that
+-- was already read. The argument is packed numbers, little-endian:
 --   op        u8   0 peek (also for a cost of 0), 1 take, 2 refund, 3 charge, 4 take up to the cost,
 --                  5 drain, 6 take in advance
 --   cost      u32  units
@@ -29,118 +31,126 @@
 -- and last, only for 4 and 6:
 --   taken     how many units
 
-local op, cost, leave, taken_at, asked_at, family, tag, period, limit, burst, capacity =
-  struct.unpack('<BI4I4I8I8BI4I8I4I4I8', ARGV[1])
-local needed, brought_limit, brought_burst = cost + leave, 0, 0
-if family > 127 then
-  family, brought_limit, brought_burst = family - 128, limit, burst
-end
-local least_ttl = 3600000
-if asked_at > MAX then
-  local time = redis.call('TIME')
-  asked_at, least_ttl = time[1] * 1000000 + time[2], 1
-end
--- Of a log the first pairs are enough for a start.
-local long = family == 4 and op ~= 2
-local value
-if long then
-  value = redis.pcall('GETRANGE', KEYS[1], 0, 1023)
-  if value == '' then
-    -- Missing, or empty, which is not the same.
-    value = redis.call('GET', KEYS[1])
+local function decide(now, is_peek)
+  local op, cost, leave, taken_at, asked_at, family, tag, period, limit, burst, capacity =
+    struct.unpack('<BI4I4I8I8BI4I8I4I4I8', argument)
+  local needed, brought_limit, brought_burst = cost + leave, 0, 0
+  if family > 127 then
+    family, brought_limit, brought_burst = family - 128, limit, burst
   end
-else
-  value = redis.pcall('GET', KEYS[1])
-end
-if value and value.err and not string.find(value.err, 'WRONGTYPE', 1, true) then
-  return value
-end
-local size = value and #value or 0
-long = long and size == 1024
-if long then
-  size = redis.call('STRLEN', KEYS[1])
-end
-
--- The usual case first: one limit, and a value that holds nothing but its part.
-local length, last, over_at, first, second = 0, 0, 0, nil, nil
-local alone = #ARGV[1] == 54 and op < 4
-if alone and value then
-  local version, count, its_tag, its_period, its_limit, its_burst
-  if size >= 58 then
-    version, count, its_tag, its_period, its_limit, its_burst, last, over_at, length, first, second =
-      struct.unpack('<BBI4I8I4I4I8I8I4I8I8', value)
-  elseif size == 50 then
-    version, count, its_tag, its_period, its_limit, its_burst, last, over_at, length, first =
-      struct.unpack('<BBI4I8I4I4I8I8I4I8', value)
-  end
-  alone = family < 5 and version == 1 and count == 1 and its_tag == tag and its_period == period
-    and its_limit == brought_limit and its_burst == brought_burst
-    and last <= MAX and over_at <= MAX and size == 42 + 8 * length
-end
-
-local reply, bytes, matters_until, kept_from, tail
-if alone then
-  local at = last > asked_at and last or asked_at
-  if over_at <= at then
-    length = 0
-  end
-  local verdict, remaining, reset_at, words, one, two, three = rules[family](
-    value, 43, length, first, second, last, at, cost, needed, op, taken_at, period, limit, burst,
-    capacity)
-  if verdict then
-    if not words and length > 0 then
-      -- Written under another limit, perhaps, and over when its writer said.
-      verdict = verdict < over_at and verdict or over_at
-      reset_at = reset_at < over_at and reset_at or over_at
+  local least_ttl = 3600000
+  if asked_at > MAX then
+    if not now then
+      local time = redis.call('TIME')
+      now = time[1] * 1000000 + time[2]
     end
-    reply = {asked_at, at, 0, verdict, remaining, reset_at}
-    if words and reset_at > at then
-      bytes = struct.pack(
-        words == 2 and '<BBI4I8I4I4I8I8I4I8I8' or words == 1 and '<BBI4I8I4I4I8I8I4I8'
-          or '<BBI4I8I4I4I8I8I4',
-        1, 1, tag, period, brought_limit, brought_burst, at, reset_at, words, one, two)
-      if words > 2 and long and two ~= '' then
-        bytes, kept_from, tail = bytes .. one, two, three
-        size = 42 + 8 * words - #bytes - #tail
-      elseif words > 2 then
-        bytes = bytes .. one .. two .. three
-      end
-      matters_until = reset_at
-    elseif words then
-      bytes = ''
-    end
+    asked_at, least_ttl = now, 1
   end
-end
-if not reply then
+  if is_peek then
+    op = 0
+  end
+  -- Of a log the first pairs are enough for a start.
+  local long = family == 4 and op ~= 2
+  local value
   if long then
-    value = redis.call('GET', KEYS[1])
-  end
-  reply, bytes, matters_until = several(value, asked_at, op, cost, needed, taken_at)
-end
-
-if matters_until then
-  local micros = matters_until - asked_at
-  local ttl = (micros - micros % 1000) / 1000
-  if micros % 1000 > 0 then
-    ttl = ttl + 1
-  end
-  if ttl < least_ttl then
-    ttl = least_ttl
-  end
-  if kept_from == 51 then
-    -- Nothing goes at the front: the value is changed in its place.
-    redis.call('SETRANGE', KEYS[1], 0, bytes)
-    redis.call('SETRANGE', KEYS[1], 50 + size, tail)
-    redis.call('PEXPIRE', KEYS[1], ttl)
-  elseif kept_from then
-    local kept = redis.call('GETRANGE', KEYS[1], kept_from - 1, kept_from + size - 2)
-    redis.call('SET', KEYS[1], bytes, 'PX', ttl)
-    redis.call('APPEND', KEYS[1], kept)
-    redis.call('APPEND', KEYS[1], tail)
+    value = redis.pcall('GETRANGE', key, 0, 1023)
+    if value == '' then
+      -- Missing, or empty, which is not the same.
+      value = redis.call('GET', key)
+    end
   else
-    redis.call('SET', KEYS[1], bytes, 'PX', ttl)
+    value = redis.pcall('GET', key)
   end
-elseif bytes then
-  redis.call('DEL', KEYS[1])
+  if value and value.err and not string.find(value.err, 'WRONGTYPE', 1, true) then
+    return value
+  end
+  local size = value and #value or 0
+  long = long and size == 1024
+  if long then
+    size = redis.call('STRLEN', key)
+  end
+
+  -- The usual case first: one limit, and a value that holds nothing but its part.
+  local length, last, over_at, first, second = 0, 0, 0, nil, nil
+  local alone = #argument == 54 and op < 4
+  if alone and value then
+    local version, count, its_tag, its_period, its_limit, its_burst
+    if size >= 58 then
+      version, count, its_tag, its_period, its_limit, its_burst, last, over_at, length, first, second =
+        struct.unpack('<BBI4I8I4I4I8I8I4I8I8', value)
+    elseif size == 50 then
+      version, count, its_tag, its_period, its_limit, its_burst, last, over_at, length, first =
+        struct.unpack('<BBI4I8I4I4I8I8I4I8', value)
+    end
+    alone = family < 5 and version == 1 and count == 1 and its_tag == tag and its_period == period
+      and its_limit == brought_limit and its_burst == brought_burst
+      and last <= MAX and over_at <= MAX and size == 42 + 8 * length
+  end
+
+  local reply, bytes, matters_until, kept_from, tail
+  if alone then
+    local at = last > asked_at and last or asked_at
+    if over_at <= at then
+      length = 0
+    end
+    local verdict, remaining, reset_at, words, one, two, three = rules[family](
+      value, 43, length, first, second, last, at, cost, needed, op, taken_at, period, limit, burst,
+      capacity)
+    if verdict then
+      if not words and length > 0 then
+        -- Written under another limit, perhaps, and over when its writer said.
+        verdict = verdict < over_at and verdict or over_at
+        reset_at = reset_at < over_at and reset_at or over_at
+      end
+      reply = {asked_at, at, 0, verdict, remaining, reset_at}
+      if words and reset_at > at then
+        bytes = struct.pack(
+          words == 2 and '<BBI4I8I4I4I8I8I4I8I8' or words == 1 and '<BBI4I8I4I4I8I8I4I8'
+            or '<BBI4I8I4I4I8I8I4',
+          1, 1, tag, period, brought_limit, brought_burst, at, reset_at, words, one, two)
+        if words > 2 and long and two ~= '' then
+          bytes, kept_from, tail = bytes .. one, two, three
+          size = 42 + 8 * words - #bytes - #tail
+        elseif words > 2 then
+          bytes = bytes .. one .. two .. three
+        end
+        matters_until = reset_at
+      elseif words then
+        bytes = ''
+      end
+    end
+  end
+  if not reply then
+    if long then
+      value = redis.call('GET', key)
+    end
+    reply, bytes, matters_until = several(value, asked_at, op, cost, needed, taken_at)
+  end
+
+  if matters_until then
+    local micros = matters_until - asked_at
+    local ttl = (micros - micros % 1000) / 1000
+    if micros % 1000 > 0 then
+      ttl = ttl + 1
+    end
+    if ttl < least_ttl then
+      ttl = least_ttl
+    end
+    if kept_from == 51 then
+      -- Nothing goes at the front: the value is changed in its place.
+      redis.call('SETRANGE', key, 0, bytes)
+      redis.call('SETRANGE', key, 50 + size, tail)
+      redis.call('PEXPIRE', key, ttl)
+    elseif kept_from then
+      local kept = redis.call('GETRANGE', key, kept_from - 1, kept_from + size - 2)
+      redis.call('SET', key, bytes, 'PX', ttl)
+      redis.call('APPEND', key, kept)
+      redis.call('APPEND', key, tail)
+    else
+      redis.call('SET', key, bytes, 'PX', ttl)
+    end
+  elseif bytes then
+    redis.call('DEL', key)
+  end
+  return reply
 end
-return reply

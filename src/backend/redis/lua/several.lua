@@ -1,7 +1,7 @@
 -- One step in its general form: several limits, or a value with the parts of several, or a value
 -- that cannot be read. Twin of `Step::evaluate` in src/step/mod.rs.
 --
--- KEYS: none. ARGV[1]: as decide.lua describes. Gives decide.lua the function
+-- KEYS, ARGV: none. Reads the argument as decide.lua describes it. Gives decide.lua the function
 --   several(value, asked_at, op, cost, needed, taken_at)
 -- which returns the reply, the bytes to be stored ('' to delete the key, nil to leave it as it is),
 -- and the instant until which they matter.
@@ -16,10 +16,10 @@ local function several(value, asked_at, op, cost, needed, taken_at)
   end
 
   -- Each limit with its part of the value: `length` words from the byte `from`.
-  local limits, count = {}, (#ARGV[1] - 25) / 29
+  local limits, count = {}, (#argument - 25) / 29
   for index = 1, count do
     local family, tag, period, limit, burst, capacity =
-      struct.unpack('<BI4I8I4I4I8', ARGV[1], 29 * index - 3)
+      struct.unpack('<BI4I8I4I4I8', argument, 29 * index - 3)
     local brought_limit, brought_burst = 0, 0
     if family > 127 then
       family, brought_limit, brought_burst = family - 128, limit, burst

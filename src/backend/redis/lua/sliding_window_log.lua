@@ -1,6 +1,6 @@
 -- The sliding window log: twin of src/strategy/sliding_window_log.rs.
 --
--- KEYS[1]: the key, to read more of a long value. ARGV: none. A rule, as arithmetic.lua describes.
+-- KEYS, ARGV: none; a rule, as arithmetic.lua describes, which reads more of a long value by its key.
 -- Words: the sum of all counts, then a pair (instant, count) for each instant, oldest first.
 --
 -- A log can be long, and a long string in Lua costs far more than what is done with it. So pairs
@@ -11,7 +11,7 @@
 -- it is returned for the next pair.
 local function pair(window, from, at)
   if at + 15 - from >= #window then
-    window, from = redis.call('GETRANGE', KEYS[1], at - 1, at + 4094), at
+    window, from = redis.call('GETRANGE', key, at - 1, at + 4094), at
   end
   local instant, count = struct.unpack('<I8I8', window, at - from + 1)
   return instant, count, window, from

@@ -58,11 +58,11 @@ impl Server {
     /// Asks a request, and returns its reply, the value after it and its TTL in milliseconds.
     pub(super) fn ask(&mut self, key: &str, request: &Request) -> (Value, Option<Vec<u8>>, i64) {
         let mut pipeline = ::redis::pipe();
-        pipeline.add_command(request.script.by_hash(&[key.as_bytes()], &[&request.argument]));
+        pipeline.add_command(request.script().by_hash(&[key.as_bytes()], &[&request.argument]));
         pipeline.get(key).pttl(key);
         pipeline.query(&mut self.connection).unwrap_or_else(|error| {
             assert_eq!(error.code(), Some("NOSCRIPT"), "{error}");
-            let source = request.script.source();
+            let source = request.script().source();
             let mut load = ::redis::cmd("SCRIPT");
             let () = load.arg("LOAD").arg(source).query(&mut self.connection).unwrap();
             pipeline.query(&mut self.connection).unwrap()

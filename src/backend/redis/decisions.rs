@@ -1,0 +1,164 @@
+//! Decisions on the server: by a script, or by reads and writes for a user's own strategy.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures_util::{StreamExt, stream};
+use redis::Value;
+use tokio::time::timeout;
+
+use super::decide::{self, Refusal};
+use super::failure::Failure;
+use super::pipeline::ScriptCall;
+use super::{RedisInner, failed, primitives};
+use crate::backend::{Result, optimistic};
+use crate::decision::Decision;
+use crate::error::{BackendError, Effect, ErrorKind};
+use crate::key::Key;
+use crate::step::Step;
+
+/// The time of a hit on a server that was a replica when it was last looked at.
+const TRY_OF_REPLICA: Duration = Duration::from_millis(25);
+/// The most keys that a server is asked for in one write: others wait until all are decided.
+const AT_ONCE: usize = 128;
+/// The most keys of one script. Its own cost, about that of a decision, is then a small part.
+const KEYS_OF_SCRIPT: usize = 32;
+
+impl RedisInner {
+    /// Decides one step.
+    pub(super) async fn decide(&self, key: &Key<'_>, step: &Step<'_>) -> Result<Decision> {
+        let Some(replica) = self.replica() else {
+            let outcome = self.apply(key, step, self.client.timeout()).await;
+            return outcome.map_err(|error| self.or_replica(error));
+        };
+        // It may be a primary by now. But the throttle's deadline must not come first, for then the error
+        // policy would decide.
+        let outcome = self.apply(key, step, TRY_OF_REPLICA);
+        match timeout(2 * TRY_OF_REPLICA, outcome).await {
+            Ok(outcome) => outcome.map_err(|error| self.or_replica(error)),
+            // By a user's own strategy, in the midst of its reads and writes.
+            Err(_elapsed) => Err(replica.with_effect(Effect::Ambiguous)),
+        }
+    }
+
+    /// Decides several steps, each by itself.
+    pub(super) async fn decide_many(&self, steps: &[(Key<'_>, Step<'_>)]) -> Vec<Result<Decision>> {
+        let at_once = self.client.max_in_flight().min(AT_ONCE);
+        let mut decisions = Vec::with_capacity(steps.len());
+        for steps in steps.chunks(at_once) {
+            let requests: Option<Vec<_>> = steps
+                .iter()
+                .map(|(_, step)| decide::Request::new(step, self.given_time()))
+                .collect();
+            match requests {
+                Some(requests) if self.replica().is_none() => {
+                    self.run_scripts(steps, &requests, &mut decisions).await;
+                }
+                // Some by reads and writes, or with little time.
+                _ => {
+                    let mut asked = Vec::with_capacity(steps.len());
+                    for (key, step) in steps {
+                        asked.push(self.decide(key, step));
+                    }
+                    let mut asked = stream::iter(asked).buffered(at_once);
+                    while let Some(decision) = asked.next().await {
+                        decisions.push(decision);
+                    }
+                }
+            }
+        }
+        decisions
+    }
+
+    async fn run_scripts(
+        &self,
+        steps: &[(Key<'_>, Step<'_>)],
+        requests: &[decide::Request],
+        decisions: &mut Vec<Result<Decision>>,
+    ) {
+        let keys: Vec<Vec<u8>> = steps.iter().map(|(key, _)| self.keys.of(key)).collect();
+        let groups = self.client.servers().group(&keys);
+        let groups: Vec<&[usize]> =
+            groups.iter().flat_map(|group| group.chunks(KEYS_OF_SCRIPT)).collect();
+        let calls = groups.iter().map(|group| ScriptCall {
+            script: match group {
+                [index] => requests[*index].script(),
+                _ => decide::Request::script_for_each(group.iter().map(|index| &requests[*index])),
+            },
+            keys: group.iter().map(|index| &keys[*index][..]).collect(),
+            arguments: group.iter().map(|index| &requests[*index].argument[..]).collect(),
+        });
+        let outcomes = self.client.run_each(&calls.collect::<Vec<_>>()).await;
+        let mut replies: Vec<_> = steps.iter().map(|_| None).collect();
+        for (group, outcome) in groups.into_iter().zip(outcomes) {
+            for (index, reply) in group.iter().zip(separate(group.len(), outcome)) {
+                replies[*index] = Some(reply);
+            }
+        }
+        for ((_, step), reply) in steps.iter().zip(replies.into_iter().flatten()) {
+            let decision = self.read_reply(step, reply);
+            decisions.push(decision.map_err(|error| self.or_replica(error)));
+        }
+    }
+
+    /// Decides a step; by a script within that time.
+    async fn apply(&self, key: &Key<'_>, step: &Step<'_>, time: Duration) -> Result<Decision> {
+        let Some(request) = decide::Request::new(step, self.given_time()) else {
+            // A user's own strategy has no script.
+            return optimistic::apply(&self.core, self, key, step).await;
+        };
+        let (key, argument) = (self.keys.of(key), &request.argument);
+        self.read_reply(
+            step,
+            self.client.run_within(request.script(), &[&key], &[argument], time).await,
+        )
+    }
+
+    fn read_reply(&self, step: &Step<'_>, reply: Result<Value, Failure>) -> Result<Decision> {
+        let reply = reply.map_err(|failure| failure.into_error("apply"))?;
+        let decided = decide::read(step, &reply)
+            .map_err(|bad| primitives::unexpected("apply", &reply).with_cause(bad))?;
+        decided.map_err(|refusal| match refusal {
+            Refusal::Corrupt(cause) => optimistic::corrupt(&self.core, cause),
+            Refusal::TooManyRates => optimistic::too_many_rates(&self.core),
+        })
+    }
+
+    /// Before all is known to be right, a refusal may be no outage: a replica refuses each write, and only a
+    /// look at it for some time tells that this is not a failover. Returns the error of a server that was
+    /// one when it was last looked at.
+    fn replica(&self) -> Option<BackendError> {
+        if self.is_checked.load(Ordering::Relaxed) {
+            return None;
+        }
+        let mistake = self.replica.lock().clone()?;
+        Some(failed("apply", ErrorKind::Misconfigured).with_message(mistake))
+    }
+
+    /// Returns the error of a hit, or that the server is a replica if that is known. A refusal is retried
+    /// until the time of the call is over, so on a busy machine a timeout is one, too.
+    fn or_replica(&self, error: BackendError) -> BackendError {
+        if !matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Timeout) {
+            return error;
+        }
+        match self.replica() {
+            None => error,
+            Some(replica) => replica.with_effect(error.effect()).with_cause(error),
+        }
+    }
+}
+
+/// Returns the reply of each key of a script on so many.
+fn separate(keys: usize, outcome: Result<Value, Failure>) -> Vec<Result<Value, Failure>> {
+    let failure = match outcome {
+        Ok(reply) if keys == 1 => return vec![Ok(reply)],
+        Ok(Value::Array(replies)) if replies.len() == keys => {
+            let each = replies.into_iter().map(|reply| reply.extract_error().map_err(Failure::of));
+            return each.collect();
+        }
+        Ok(_) => Failure::new(ErrorKind::Other, Effect::Ambiguous)
+            .with_message("not as many replies as keys"),
+        Err(failure) => failure,
+    };
+    vec![Err(failure); keys]
+}

@@ -1,0 +1,185 @@
+//! [`Throttle::hit_many`]: independent hits on many keys, asked together.
+
+use super::Throttle;
+use super::backend_call::AskedKey;
+use crate::backend::Backend;
+use crate::decision::Decision;
+use crate::error::{BackendError, Effect, Error, ErrorKind};
+use crate::hit_options::HitOptions;
+use crate::join::join_all;
+use crate::key::{Key, KeyParts, ToKey};
+use crate::step::Step;
+use crate::strategy::Op;
+
+/// The most keys that the backend is asked for at once. Others must get through in between, and an answer
+/// must come within the deadline of a hit.
+const AT_ONCE: usize = 120;
+
+impl Throttle {
+    /// Counts a hit of the default cost on each key, and answers for each, in their order.
+    ///
+    /// The hits are independent: some may pass and others not. A backend on a server is asked for many at
+    /// a time, which takes little longer than asking for one. A key that comes twice is hit twice.
+    ///
+    /// ```
+    /// use traffik::{InMemory, Throttle};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let mails = Throttle::builder("doc:hit_many").rate("1/h").backend(InMemory::new()).build()?;
+    /// let receivers = ["alice", "bob", "alice"];
+    /// let mut send = Vec::new();
+    /// for (receiver, decision) in receivers.iter().zip(mails.hit_many(receivers).await) {
+    ///     if decision?.is_allowed() {
+    ///         send.push(*receiver);
+    ///     }
+    /// }
+    /// assert_eq!(send, ["alice", "bob"]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Of each hit as for [`hit`](Self::hit). The deadline is that of 120 hits, which are asked together; when
+    /// all of these fail, the store is not asked for the others, and the error policy decides about them too.
+    ///
+    /// # Cancel safety
+    ///
+    /// When dropped, any of the hits may have been counted or not.
+    pub async fn hit_many<K: ToKey>(
+        &self,
+        keys: impl IntoIterator<Item = K>,
+    ) -> Vec<Result<Decision, Error>> {
+        self.hit_many_with(keys, HitOptions::new()).await
+    }
+
+    /// Counts a hit on each key as [`hit_many`](Self::hit_many) does, all with the same cost or rates.
+    ///
+    /// ```
+    /// use traffik::{HitOptions, InMemory, Throttle};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let rows = Throttle::builder("doc:hit_many_with").rate("9/h").backend(InMemory::new()).build()?;
+    /// let decisions = rows.hit_many_with(["alice", "bob"], HitOptions::new().cost(5)).await;
+    /// for decision in decisions {
+    ///     assert_eq!(decision?.remaining(), 4);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Of each hit as for [`hit_with`](Self::hit_with), and else as for [`hit_many`](Self::hit_many).
+    ///
+    /// # Cancel safety
+    ///
+    /// As for [`hit_many`](Self::hit_many).
+    pub async fn hit_many_with<K: ToKey>(
+        &self,
+        keys: impl IntoIterator<Item = K>,
+        options: HitOptions,
+    ) -> Vec<Result<Decision, Error>> {
+        let keys: Vec<K> = keys.into_iter().collect();
+        let mut decisions = Vec::with_capacity(keys.len());
+        let brought = match self.brought_by(&options) {
+            Ok(brought) => brought,
+            Err(_) => {
+                // The same for each of them.
+                let errors = keys.iter().filter_map(|_| self.brought_by(&options).err());
+                decisions.extend(errors.map(Err));
+                return decisions;
+            }
+        };
+        let step = self.step_of(&options, brought.as_deref(), Op::Take);
+        let mut outage = None;
+        for keys in keys.chunks(AT_ONCE) {
+            let batch = self.hit_batch(keys, &step, &mut outage).await;
+            let brought = brought.as_ref();
+            let finished = |decision| self.with_brought(decision, brought);
+            decisions.extend(batch.into_iter().map(|decision| decision.map(finished)));
+        }
+        decisions
+    }
+
+    /// Hits as many keys as are asked for at once; of the backend if there is no outage.
+    async fn hit_batch<K: ToKey>(
+        &self,
+        keys: &[K],
+        step: &Step<'_>,
+        outage: &mut Option<BackendError>,
+    ) -> Vec<Result<Decision, Error>> {
+        let mut decisions = Vec::with_capacity(keys.len());
+        // In memory one after the other is as fast.
+        if self.inner.prepared.is_some() {
+            for key in keys {
+                decisions.push(self.run(key, step).await);
+            }
+            return decisions;
+        }
+        let keys: Vec<KeyParts<'_>> = keys.iter().map(ToKey::to_key).collect();
+        let mut rooms: Vec<_> = keys.iter().map(|_| None).collect();
+        let asked = keys.iter().zip(&mut rooms);
+        let asked = asked.map(|(key, room)| AskedKey::new(key, room, step));
+        let backend = match self.backend() {
+            Ok(backend) => backend,
+            Err(_) => {
+                let missing = || self.backend().map(|_| Decision::allow());
+                let decided =
+                    asked.map(|asked| asked.map_or_else(|decided| decided, |_| missing()));
+                decisions.extend(decided);
+                return decisions;
+            }
+        };
+        let (backend, asked): (_, Vec<_>) = (&**backend, asked.collect());
+        let steps = asked.iter().filter_map(|asked| asked.as_ref().ok());
+        let steps: Vec<_> =
+            steps.map(|asked| (Key::new(&self.inner.name, asked.stored), *step)).collect();
+        let mut outcomes = self.ask_many(backend, &steps, outage).await.into_iter();
+        // An error handler takes its time, for each of them the same.
+        let decided = asked.into_iter().map(|asked| {
+            let outcome = asked.map(|asked| (asked, outcomes.next()));
+            async move {
+                match outcome {
+                    Err(decided) => decided,
+                    Ok((asked, Some(outcome))) => {
+                        self.conclude(backend, asked, step, outcome).await
+                    }
+                    Ok((_, None)) => unreachable!("there is an outcome for each question"),
+                }
+            }
+        });
+        join_all(decided).await
+    }
+
+    /// Asks the backend, if there is no outage; notes one if all fail.
+    async fn ask_many(
+        &self,
+        backend: &dyn Backend,
+        steps: &[(Key<'_>, Step<'_>)],
+        outage: &mut Option<BackendError>,
+    ) -> Vec<Result<Decision, BackendError>> {
+        if let Some(error) = outage {
+            return steps.iter().map(|_| Err(error.shared())).collect();
+        }
+        let name = backend.core().name();
+        let answered = async { Ok(backend.apply_many(steps).await) };
+        let outcomes = match self.within_deadline(name, "apply_many", answered).await {
+            Ok(outcomes) if outcomes.len() == steps.len() => outcomes,
+            Ok(outcomes) => {
+                let message = format!("{} answers to {} questions", outcomes.len(), steps.len());
+                let error = BackendError::new(name, "apply_many", ErrorKind::Other);
+                let error = error.with_effect(Effect::Ambiguous).with_message(message);
+                steps.iter().map(|_| Err(error.shared())).collect()
+            }
+            Err(error) => steps.iter().map(|_| Err(error.shared())).collect(),
+        };
+        let failed = |outcome: &Result<_, BackendError>| outcome.is_err();
+        if let Some(Err(error)) = outcomes.first().filter(|_| outcomes.iter().all(failed)) {
+            *outage = Some(error.shared().with_effect(Effect::NotApplied));
+        }
+        outcomes
+    }
+}

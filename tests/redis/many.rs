@@ -1,0 +1,133 @@
+//! Hits on many keys at once: few commands, whatever happens to scripts, slots and servers.
+
+use std::time::Duration;
+
+use test_support::servers::{RedisCluster, RedisServer};
+use traffik::strategy::Strategy;
+use traffik::{
+    Effect, Error, FixedWindow, OnError, Redis, SlidingWindowLog, Throttle, TokenBucket,
+};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn throttle(backend: Redis, strategy: impl Strategy) -> Throttle {
+    let throttle = Throttle::builder("many").limit("2/h", strategy).backend(backend);
+    throttle.deadline(PATIENCE).on_error(OnError::Raise).build().unwrap()
+}
+
+fn on(server: &RedisServer) -> Redis {
+    Redis::builder().url(server.url()).command_timeout(PATIENCE).build().unwrap()
+}
+
+/// Each key passes twice and no more; asked for again and again, and each twice at once.
+async fn each_passes_twice(throttle: &Throttle, kind: &str, keys: u32, between: impl Fn(u32)) {
+    let names = || (0..keys).map(|key| (kind.to_owned(), key));
+    between(0);
+    for (number, decision) in
+        throttle.hit_many(names().chain(names())).await.into_iter().enumerate()
+    {
+        let decision = decision.unwrap();
+        let left = u32::from(number < keys as usize);
+        assert!(decision.is_allowed() && decision.remaining() == left, "{number}: {decision}");
+    }
+    for round in 1..4 {
+        between(round);
+        for decision in throttle.hit_many(names()).await {
+            assert!(decision.unwrap().is_denied());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_hundred_hits_take_four_scripts() {
+    let server = RedisServer::start();
+    let throttle = throttle(on(&server), TokenBucket::new());
+    // Its own source and that of the script for several, once.
+    let _ = throttle.hit_many(0..33u32).await;
+    let before = server.calls("evalsha");
+    for decision in throttle.hit_many(0..100u32).await {
+        assert!(decision.unwrap().is_allowed());
+    }
+    assert_eq!(server.calls("evalsha") - before, 4);
+    assert!(server.calls("eval") <= 2, "the source goes once");
+}
+
+#[tokio::test]
+async fn f03_scripts_that_the_server_forgets_change_nothing() {
+    let server = RedisServer::start();
+    let backend = on(&server);
+    let forget = |_| assert_eq!(server.cmd("SCRIPT FLUSH").text(), "OK");
+    each_passes_twice(&throttle(backend.clone(), TokenBucket::new()), "b", 300, forget).await;
+    each_passes_twice(&throttle(backend.clone(), FixedWindow::new()), "f", 300, forget).await;
+    each_passes_twice(&throttle(backend, SlidingWindowLog::new()), "l", 300, forget).await;
+}
+
+#[tokio::test]
+async fn on_a_cluster_each_server_is_asked_for_its_own() {
+    let mut cluster = RedisCluster::start(3, 0);
+    let backend = Redis::builder().cluster(cluster.urls()).command_timeout(PATIENCE);
+    let throttle = throttle(backend.build().unwrap(), TokenBucket::new());
+    each_passes_twice(&throttle, "all", 300, |_| {}).await;
+    // What a node says in the midst of a move is followed, key by key.
+    let slot = cluster.slot_of("traffik|t|many|moved|%00%00%00%00");
+    let to = (cluster.master_of_slot(slot) + 1) % 3;
+    each_passes_twice(&throttle, "moved", 300, |round| {
+        if round == 1 {
+            cluster.migrate(slot, to);
+        }
+    })
+    .await;
+    // A node that is gone fails its own keys alone.
+    cluster.node(0).kill();
+    let short = Redis::builder().cluster(cluster.urls()[1..].to_vec());
+    let short = self::throttle(
+        short.command_timeout(Duration::from_secs(1)).build().unwrap(),
+        FixedWindow::new(),
+    );
+    let decisions = short.hit_many((0..300u32).map(|key| ("gone", key))).await;
+    let served = decisions.iter().filter(|one| one.is_ok()).count();
+    assert!((100..300).contains(&served), "{served} of 300 keys are on the other two");
+}
+
+/// An error in the midst concerns the keys that it happened to, and says what may have happened.
+#[tokio::test]
+async fn a_refusal_by_the_server_is_of_all_and_nothing_happened() {
+    let server = RedisServer::start();
+    let throttle = throttle(on(&server), TokenBucket::new());
+    let _ = throttle.hit_many(0..100u32).await;
+    assert_eq!(server.cmd("CONFIG SET maxmemory 1").text(), "OK");
+    for decision in throttle.hit_many(0..100u32).await {
+        let Err(Error::Backend(error)) = decision else { panic!("{decision:?}") };
+        assert_eq!(error.effect(), Effect::NotApplied, "{error}");
+        assert!(error.to_string().contains("OOM"), "{error}");
+    }
+    assert_eq!(server.cmd("CONFIG SET maxmemory 0").text(), "OK");
+    for decision in throttle.hit_many(0..100u32).await {
+        assert_eq!(decision.unwrap().remaining(), 0, "the second hit of each");
+    }
+}
+
+#[tokio::test]
+async fn f04_a_silent_server_ends_all_in_the_time_of_one() {
+    let server = RedisServer::start();
+    let backend = Redis::builder().url(server.url()).build().unwrap();
+    let throttle = Throttle::builder("many").rate("2/h").backend(backend).on_error(OnError::Raise);
+    let throttle = throttle.build().unwrap();
+    for decision in throttle.hit_many(0..100u32).await {
+        assert!(decision.unwrap().is_allowed());
+    }
+    server.pause();
+    let decisions = throttle.hit_many(0..10_000u32).await;
+    assert_eq!(decisions.len(), 10_000);
+    assert!(decisions.iter().all(Result::is_err));
+    server.resume();
+}
+
+/// Fewer may be in flight than are asked for.
+#[tokio::test]
+async fn the_bound_of_calls_in_flight_is_kept() {
+    let server = RedisServer::start();
+    let backend = Redis::builder().url(server.url()).command_timeout(PATIENCE).max_in_flight(7);
+    let throttle = throttle(backend.build().unwrap(), TokenBucket::new());
+    each_passes_twice(&throttle, "bound", 100, |_| {}).await;
+}
