@@ -241,4 +241,7 @@ pub use strategy::{
     FixedWindow, Gcra, LeakyBucket, Limit, SlidingWindowCounter, SlidingWindowLog, Strategy,
     TokenBucket,
 };
+#[cfg(feature = "stream")]
+#[cfg_attr(docsrs, doc(cfg(feature = "stream")))]
+pub use throttle::ThrottledStream;
 pub use throttle::{Acquire, IntoRate, Permit, PermitDrop, Throttle, ThrottleBuilder};
