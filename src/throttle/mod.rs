@@ -10,6 +10,8 @@ mod line;
 mod permit;
 mod refund;
 #[cfg(feature = "stream")]
+mod sink;
+#[cfg(feature = "stream")]
 mod stream;
 mod usage;
 
@@ -20,6 +22,8 @@ use std::time::Duration;
 pub use acquire::Acquire;
 pub use builder::{IntoRate, ThrottleBuilder};
 pub use permit::{Permit, PermitDrop};
+#[cfg(feature = "stream")]
+pub use sink::{ThrottledSink, ThrottledSinkError};
 #[cfg(feature = "stream")]
 pub use stream::ThrottledStream;
 

@@ -68,6 +68,7 @@ fn a_feature_that_is_off_leaves_its_dependency_out() {
         "deadpool",
         "memcache-async",
         "futures-core",
+        "futures-sink",
         "futures-util",
         "rustls",
         "http",
@@ -112,10 +113,10 @@ fn redis_needs_its_client_and_little_else() {
 }
 
 #[test]
-fn streams_need_the_trait_and_no_more() {
+fn streams_need_the_traits_and_no_more() {
     let all = tree(&["--features", "stream"]);
     let more: BTreeSet<String> = all.difference(&tree(&[])).cloned().collect();
-    assert_eq!(more, ["futures-core"].map(str::to_owned).into());
+    assert_eq!(more, ["futures-core", "futures-sink"].map(str::to_owned).into());
 }
 
 #[test]

@@ -1,20 +1,22 @@
-//! Streams whose items wait for their turn: in order, at the rate, and none lost.
+//! Streams and sinks whose items wait for their turn: in order, at the rate, and none lost or sent twice.
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_util::stream::FusedStream;
-use futures_util::{FutureExt, Stream, StreamExt, stream};
+use futures_util::{FutureExt, Sink, SinkExt, Stream, StreamExt, stream};
 use parking_lot::Mutex;
 use test_support::plain::without_timer;
 use test_support::wait_of;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, Sleep, sleep, timeout};
 use traffik::key::KeyError;
 use traffik::{
-    Error, ErrorKind, Exempt, FixedWindow, InMemory, Outcome, Throttle, ThrottledStream, ambient,
+    Error, ErrorKind, Exempt, FixedWindow, InMemory, Outcome, Throttle, ThrottledSink,
+    ThrottledSinkError, ThrottledStream, ambient,
 };
 
 use crate::acquire::{Remote, RuntimeClock, throttle};
@@ -366,10 +368,12 @@ fn a_key_with_too_many_parts_is_refused_at_once() {
     let key = ((1u8, 2u8, 3u8), (4u8, 5u8));
     let refused = throttle.throttle_stream(key, stream::iter([7])).unwrap_err();
     assert_eq!(refused, KeyError::TooManyParts);
+    let refused = throttle.throttle_sink::<_, u32>(key, Inbox::default()).unwrap_err();
+    assert_eq!(refused, KeyError::TooManyParts);
 }
 
 #[test]
-fn it_may_move_to_another_task() {
+fn both_may_move_to_another_task() {
     fn moves<T: Send + 'static>(_: T) -> &'static str {
         std::any::type_name::<T>()
     }
@@ -380,4 +384,280 @@ fn it_may_move_to_another_task() {
         r#"ThrottledStream { throttle: "s", key: ["a"], timeout: None, holds_item: false, .. }"#
     );
     assert!(moves(items).contains("ThrottledStream"));
+    let sink = throttle.throttle_sink::<_, u32>("a", Inbox::default()).unwrap();
+    assert!(moves(sink.timeout(MILLI)).contains("ThrottledSink"));
+}
+
+/// What an inner sink was told, with the milliseconds since its begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    Sent(u32, u128),
+    Flushed(u128),
+    Closed(u128),
+}
+
+/// Where an inner sink fails, once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fails {
+    Ready,
+    Send,
+    Flush,
+    Close,
+}
+
+/// A sink that notes what it is told. It is not ready for some time after each item.
+struct Inbox {
+    start: Instant,
+    told: Arc<Mutex<Vec<Told>>>,
+    rest: Duration,
+    busy: Option<Pin<Box<Sleep>>>,
+    fails: Option<Fails>,
+}
+
+impl Default for Inbox {
+    fn default() -> Self {
+        let (start, told) = (Instant::now(), Arc::default());
+        Self { start, told, rest: Duration::ZERO, busy: None, fails: None }
+    }
+}
+
+impl Inbox {
+    fn note(&mut self, fails: Fails, told: impl FnOnce(u128) -> Option<Told>) -> Result<(), Fails> {
+        if self.fails == Some(fails) {
+            self.fails = None;
+            return Err(fails);
+        }
+        self.told.lock().extend(told(self.start.elapsed().as_millis()));
+        Ok(())
+    }
+}
+
+impl Sink<u32> for Inbox {
+    type Error = Fails;
+
+    fn poll_ready(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Fails>> {
+        if let Some(busy) = &mut self.busy {
+            ready!(busy.as_mut().poll(cx));
+            self.busy = None;
+        }
+        Poll::Ready(self.note(Fails::Ready, |_| None))
+    }
+
+    fn start_send(mut self: Pin<&mut Self>, item: u32) -> Result<(), Fails> {
+        assert!(self.busy.is_none(), "it is ready");
+        self.note(Fails::Send, |millis| Some(Told::Sent(item, millis)))?;
+        if !self.rest.is_zero() {
+            self.busy = Some(Box::pin(sleep(self.rest)));
+        }
+        Ok(())
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), Fails>> {
+        Poll::Ready(self.note(Fails::Flush, |millis| Some(Told::Flushed(millis))))
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), Fails>> {
+        Poll::Ready(self.note(Fails::Close, |millis| Some(Told::Closed(millis))))
+    }
+}
+
+/// A throttled sink, and what its inner one is told.
+fn inbox(rate: &str, inbox: Inbox) -> (ThrottledSink<Inbox, u32>, Arc<Mutex<Vec<Told>>>, Throttle) {
+    let (throttle, told) = (throttle(rate), Arc::clone(&inbox.told));
+    (throttle.throttle_sink("a", inbox).unwrap(), told, throttle)
+}
+
+/// What was sent, and when.
+fn sent(told: &Mutex<Vec<Told>>) -> Vec<(u32, u128)> {
+    let sent = |told: &Told| match told {
+        Told::Sent(item, millis) => Some((*item, *millis)),
+        _ => None,
+    };
+    told.lock().iter().filter_map(sent).collect()
+}
+
+fn assert_sent(told: &Mutex<Vec<Told>>, expected: &[(u32, u128)]) {
+    let sent = sent(told);
+    assert_eq!(sent.len(), expected.len(), "{sent:?}");
+    for ((item, millis), (expected, ideal)) in sent.iter().zip(expected) {
+        assert!(item == expected && at(*millis, *ideal), "{sent:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_fed_is_sent_in_order_each_at_its_instant() {
+    let (mut sink, told, _) = inbox("10/s burst 2", Inbox::default());
+    for item in 0..50 {
+        sink.feed(item).await.unwrap();
+    }
+    assert_eq!(sent(&told).len(), 49, "one is held");
+    sink.flush().await.unwrap();
+    let expected: Vec<_> =
+        (0..50u32).map(|item| (item, u128::from(item.saturating_sub(1)) * 100)).collect();
+    assert_sent(&told, &expected);
+    let told = told.lock();
+    let last = told[told.len() - 2..].to_vec();
+    assert!(matches!(last[..], [Told::Sent(49, _), Told::Flushed(_)]), "{last:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_is_forwarded_whole_and_its_end_closes_the_sink() {
+    let (sink, told, _) = inbox("10/s burst 1", Inbox::default());
+    stream::iter(0..5).map(Ok).forward(sink).await.unwrap();
+    assert_sent(&told, &[(0, 0), (1, 100), (2, 200), (3, 300), (4, 400)]);
+    let last = *told.lock().last().unwrap();
+    assert!(matches!(last, Told::Closed(millis) if at(millis, 400)), "{last:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_held_is_sent_before_the_sink_is_closed() {
+    let (mut sink, told, _) = inbox("10/s burst 1", Inbox::default());
+    sink.feed(0).await.unwrap();
+    sink.feed(1).await.unwrap();
+    assert_sent(&told, &[(0, 0)]);
+    sink.close().await.unwrap();
+    assert_sent(&told, &[(0, 0), (1, 100)]);
+    assert!(matches!(told.lock().last(), Some(Told::Closed(_))), "{told:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_had_its_turn_is_flushed_while_the_next_one_waits() {
+    let (mut sink, told, _) = inbox("10/s burst 1", Inbox::default());
+    sink.feed(0).await.unwrap();
+    sink.feed(1).await.unwrap();
+    for _ in 0..3 {
+        assert!(sink.flush().now_or_never().is_none());
+    }
+    sink.feed(2).await.unwrap();
+    // While the second waits the first is flushed, once.
+    let all = told.lock().clone();
+    assert!(matches!(all[..], [Told::Sent(0, 0), Told::Flushed(0), Told::Sent(1, _)]), "{all:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_item_costs_what_it_says_in_a_sink_too() {
+    let (sink, told, _) = inbox("10/s burst 10", Inbox::default());
+    let mut sink = sink.cost_of(|item| *item);
+    for item in [10, 5, 1] {
+        sink.feed(item).await.unwrap();
+    }
+    sink.flush().await.unwrap();
+    assert_sent(&told, &[(10, 0), (5, 500), (1, 600)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_inner_sink_that_is_not_ready_is_waited_for() {
+    let rest = Duration::from_millis(250);
+    let (mut sink, told, throttle) = inbox("10/s burst 1", Inbox { rest, ..Inbox::default() });
+    sink.feed(0).await.unwrap();
+    sink.feed(1).await.unwrap();
+    // Its turn came after 100 ms, and it is not sent before the inner sink is ready.
+    assert!(timeout(Duration::from_millis(150), sink.flush()).await.is_err());
+    assert_sent(&told, &[(0, 0)]);
+    assert_eq!(wait(&throttle).await, Some(Duration::from_millis(50)), "its turn is taken");
+    sink.flush().await.unwrap();
+    assert_sent(&told, &[(0, 0), (1, 250)]);
+    // One whose turn has come gives it back too, if it does not leave.
+    sink.feed(2).await.unwrap();
+    assert!(sink.flush().now_or_never().is_none());
+    assert_eq!(remaining(&throttle).await, 0);
+    let (_, held) = sink.into_parts();
+    assert_eq!((held, remaining(&throttle).await), (Some(2), 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_item_whose_turn_did_not_come_is_kept_and_sent_later() {
+    let (sink, told, _) = inbox("10/s burst 1", Inbox::default());
+    let mut sink = sink.timeout(Duration::from_millis(30));
+    sink.feed(0).await.unwrap();
+    sink.feed(1).await.unwrap();
+    for _ in 0..3 {
+        let error = sink.flush().await.unwrap_err();
+        let ThrottledSinkError::Throttle(error) = error else { panic!("{error:?}") };
+        assert!(matches!(denial(&error), Outcome::Denied { .. }), "{error}");
+        let error = sink.close().await.unwrap_err();
+        assert!(matches!(error, ThrottledSinkError::Throttle(_)), "{error:?}");
+        assert!(sink.feed(9).await.is_err(), "one is held");
+    }
+    assert!(!told.lock().iter().any(|told| matches!(told, Told::Closed(_))));
+    sleep(Duration::from_millis(80)).await;
+    sink.close().await.unwrap();
+    assert_sent(&told, &[(0, 0), (1, 100)]);
+    assert!(matches!(told.lock().last(), Some(Told::Closed(_))), "{told:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_can_never_be_sent_is_an_error_until_it_is_taken_out() {
+    let (sink, told, _) = inbox("10/s burst 2", Inbox::default());
+    let mut sink = sink.cost_of(|item| *item);
+    sink.feed(3).await.unwrap();
+    for _ in 0..3 {
+        let ThrottledSinkError::Throttle(error) = sink.flush().await.unwrap_err() else {
+            panic!("the inner sink did not fail");
+        };
+        assert_eq!(denial(&error), Outcome::Never);
+    }
+    assert_eq!(Pin::new(&mut sink).take_held(), Some(3));
+    sink.send(2).await.unwrap();
+    assert_sent(&told, &[(2, 0)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_of_the_inner_sink_is_passed_on_as_such() {
+    for (fails, arrives) in
+        [(Fails::Ready, true), (Fails::Send, false), (Fails::Flush, true), (Fails::Close, true)]
+    {
+        let inner = Inbox { fails: Some(fails), ..Inbox::default() };
+        let (mut sink, told, throttle) = inbox("10/s burst 1", inner);
+        sink.feed(7).await.unwrap();
+        let error = sink.close().await.err();
+        let error = match fails {
+            Fails::Flush => sink.flush().await.err(),
+            _ => error,
+        };
+        assert!(matches!(error, Some(ThrottledSinkError::Sink(it)) if it == fails), "{error:?}");
+        sink.close().await.unwrap();
+        let expected: &[_] = if arrives { &[(7, 0)] } else { &[] };
+        assert_sent(&told, expected);
+        assert_eq!(remaining(&throttle).await, 0, "{fails:?}: what was sent stays used");
+    }
+    // While another waits for its turn.
+    let (mut sink, told, _) =
+        inbox("10/s burst 1", Inbox { fails: Some(Fails::Flush), ..Inbox::default() });
+    sink.feed(0).await.unwrap();
+    sink.feed(1).await.unwrap();
+    let error = sink.flush().await.unwrap_err();
+    assert!(matches!(error, ThrottledSinkError::Sink(Fails::Flush)), "{error:?}");
+    sink.flush().await.unwrap();
+    assert_sent(&told, &[(0, 0), (1, 100)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sink_that_goes_away_gives_the_turn_of_its_item_back() {
+    let (mut sink, told, throttle) = inbox("10/s burst 1", Inbox::default());
+    let start = Instant::now();
+    sink.feed(0).await.unwrap();
+    sink.feed(1).await.unwrap();
+    assert!(timeout(Duration::from_millis(50), sink.flush()).await.is_err());
+    assert_eq!(wait(&throttle).await, Some(Duration::from_millis(150)), "its turn is reserved");
+    drop(sink);
+    throttle.acquire("a").await.unwrap().commit();
+    assert!(at(start.elapsed().as_millis(), 100), "{:?}", start.elapsed());
+    assert_sent(&told, &[(0, 0)]);
+}
+
+#[tokio::test(start_paused = true)]
+#[should_panic(expected = "poll_ready must succeed before start_send")]
+async fn an_item_is_not_replaced_by_one_that_comes_too_soon() {
+    let (mut sink, _, _) = inbox("10/s burst 1", Inbox::default());
+    sink.start_send_unpin(0).unwrap();
+    drop(sink.start_send_unpin(1));
+}
+
+#[test]
+fn an_error_of_a_sink_says_what_its_cause_says() {
+    let inner = ThrottledSinkError::Sink(std::io::Error::other("the pipe is broken"));
+    assert_eq!(inner.to_string(), "the pipe is broken");
+    let ours: ThrottledSinkError<std::io::Error> = Error::WrongReceipt.into();
+    assert_eq!(ours.to_string(), Error::WrongReceipt.to_string());
 }
