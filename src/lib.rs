@@ -116,6 +116,9 @@
 //! is refused at once. A server that must answer should not wait at all: hit, and tell the client when to come
 //! back.
 //!
+//! With the feature `stream`, `Throttle::throttle_stream` and `Throttle::throttle_sink` do so for each item of a
+//! stream or a sink.
+//!
 //! # Which strategy
 //!
 #![doc = include_str!("../docs/tables/strategies.md")]
@@ -245,3 +248,6 @@ pub use strategy::{
     TokenBucket,
 };
 pub use throttle::{Acquire, IntoRate, Permit, PermitDrop, Throttle, ThrottleBuilder};
+#[cfg(feature = "stream")]
+#[cfg_attr(docsrs, doc(cfg(feature = "stream")))]
+pub use throttle::{ThrottledSink, ThrottledSinkError, ThrottledStream};

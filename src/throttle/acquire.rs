@@ -112,7 +112,7 @@ impl<'a> Acquire<'a> {
         self
     }
 
-    async fn run(self) -> Result<Permit, Error> {
+    pub(super) async fn run(self) -> Result<Permit, Error> {
         // Before anything is taken whose turn could not be waited for.
         timer::require(self.throttle.backend()?.core().name(), "acquire")?;
         let reserves = Op::Reserve { within: FOREVER };

@@ -4,10 +4,16 @@ mod acquire;
 mod backend_call;
 mod builder;
 mod hit;
+#[cfg(feature = "stream")]
+mod item_slot;
 mod line;
 mod many;
 mod permit;
 mod refund;
+#[cfg(feature = "stream")]
+mod sink;
+#[cfg(feature = "stream")]
+mod stream;
 mod usage;
 
 use std::fmt;
@@ -17,6 +23,10 @@ use std::time::Duration;
 pub use acquire::Acquire;
 pub use builder::{IntoRate, ThrottleBuilder};
 pub use permit::{Permit, PermitDrop};
+#[cfg(feature = "stream")]
+pub use sink::{ThrottledSink, ThrottledSinkError};
+#[cfg(feature = "stream")]
+pub use stream::ThrottledStream;
 
 use self::line::Lines;
 use crate::backend::{Backend, Prepared};

@@ -19,7 +19,7 @@ use traffik::{
 
 /// The time of the runtime, which a test holds.
 #[derive(Debug)]
-struct RuntimeClock(Instant);
+pub(crate) struct RuntimeClock(pub(crate) Instant);
 
 impl Clock for RuntimeClock {
     fn now(&self) -> Timestamp {
@@ -27,7 +27,7 @@ impl Clock for RuntimeClock {
     }
 }
 
-fn throttle(rate: &str) -> Throttle {
+pub(crate) fn throttle(rate: &str) -> Throttle {
     let backend = InMemory::builder().clock(RuntimeClock(Instant::now())).build().unwrap();
     Throttle::builder("acquire").rate(rate).backend(backend).build().unwrap()
 }
@@ -232,9 +232,9 @@ impl Strategy for Counted {
 
 /// As a backend on a server: without the fast path, and its first answer may never come.
 #[derive(Debug, Default)]
-struct Remote {
-    inner: InMemory,
-    hangs_once: AtomicBool,
+pub(crate) struct Remote {
+    pub(crate) inner: InMemory,
+    pub(crate) hangs_once: AtomicBool,
 }
 
 impl HasCore for Remote {

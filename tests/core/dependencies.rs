@@ -63,8 +63,17 @@ fn the_core_has_the_few_dependencies_that_it_says() {
 fn a_feature_that_is_off_leaves_its_dependency_out() {
     assert!(!tree(&[]).contains("serde"));
     assert!(tree(&["--features", "serde"]).contains("serde"));
-    for client in ["redis", "deadpool", "memcache-async", "futures-util", "rustls", "http", "tower"]
-    {
+    for client in [
+        "redis",
+        "deadpool",
+        "memcache-async",
+        "futures-core",
+        "futures-sink",
+        "futures-util",
+        "rustls",
+        "http",
+        "tower",
+    ] {
         assert!(!tree(&[]).contains(client), "{client}");
     }
     let redis = tree(&["--features", "redis"]);
@@ -101,6 +110,13 @@ fn redis_needs_its_client_and_little_else() {
     for unused in ["num-bigint", "r2d2", "serde_json", "native-tls"] {
         assert!(!all.contains(unused), "{unused}");
     }
+}
+
+#[test]
+fn streams_need_the_traits_and_no_more() {
+    let all = tree(&["--features", "stream"]);
+    let more: BTreeSet<String> = all.difference(&tree(&[])).cloned().collect();
+    assert_eq!(more, ["futures-core", "futures-sink"].map(str::to_owned).into());
 }
 
 #[test]

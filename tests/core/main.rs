@@ -23,5 +23,7 @@ mod on_error;
 mod readme;
 mod runtime;
 mod settings;
+#[cfg(feature = "stream")]
+mod stream;
 mod usage;
 mod value_defaults;
