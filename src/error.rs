@@ -259,6 +259,9 @@ pub enum Error {
         /// What was given, and what would be right.
         problem: String,
     },
+    /// Nothing is to be decided together.
+    #[error("all() has no entry, so nothing limits it; add one with All::hit")]
+    NoEntries,
     /// A receipt was given to another throttle, with another key or to another store than its hit had.
     #[error(
         "the receipt belongs to another throttle, key or store; refund it where its hit was made"

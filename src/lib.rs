@@ -84,8 +84,10 @@
 //!   told that there is room. A hit takes its unit in the same step. To count failures only, hit before
 //!   the attempt and [`refund`](Throttle::refund) when it succeeds, or reserve a [`Permit`].
 //! * **Limits that belong together go into one throttle.** They are all or nothing, in one step.
-//! * **Of several throttles ask the narrow one first**, such as the client's before the service's. What a
-//!   throttle has let pass is counted there, also when the next one denies; give it back with its receipt.
+//! * **Of several throttles, or of several keys, ask by [`all`]**: all pass and are counted, or none is. Where that
+//!   is not one step (see there), it asks in order, so put the narrow one first, such as the client's before the
+//!   service's. Throttles that are hit one after the other each count what they let pass, also when the next one
+//!   denies.
 //!
 //! # Costs, plans and what is left for others
 //!
@@ -247,7 +249,9 @@ pub use strategy::{
     FixedWindow, Gcra, LeakyBucket, Limit, SlidingWindowCounter, SlidingWindowLog, Strategy,
     TokenBucket,
 };
-pub use throttle::{Acquire, IntoRate, Permit, PermitDrop, Throttle, ThrottleBuilder};
+pub use throttle::{
+    Acquire, All, CombinedDecision, IntoRate, Permit, PermitDrop, Throttle, ThrottleBuilder, all,
+};
 #[cfg(feature = "stream")]
 #[cfg_attr(docsrs, doc(cfg(feature = "stream")))]
 pub use throttle::{ThrottledSink, ThrottledSinkError, ThrottledStream};

@@ -109,6 +109,12 @@ macro_rules! forward {
             async fn apply_many(&self, steps: &[(Key<'_>, Step<'_>)]) -> Vec<Result<Decision>> {
                 (**self).apply_many(steps).await
             }
+            async fn apply_all(
+                &self,
+                hits: &[(Key<'_>, Step<'_>)],
+            ) -> Option<Result<Vec<Decision>>> {
+                (**self).apply_all(hits).await
+            }
             async fn forget(&self, key: &Key<'_>) -> Result<()> {
                 (**self).forget(key).await
             }

@@ -218,6 +218,43 @@ pub trait Backend: Values + Locks {
         decisions
     }
 
+    /// Decides hits on several keys in one step, all or nothing: takes them all if all pass, and else none.
+    /// `None`, the default, with nothing done, if it cannot for these.
+    ///
+    /// No key comes twice, and each step is an [`Op::Take`](crate::strategy::Op::Take). Returns a decision
+    /// for each, in their order; where any denies, what a peek would say, and nothing is taken. An error
+    /// concerns all of them. Also `None` if a state cannot be read, a hit would bring one rate too many, or
+    /// no room is left for a key: then they are decided one after the other, and each says so for itself.
+    ///
+    /// ```
+    /// use traffik::key::KeyPart;
+    /// use traffik::step::Step;
+    /// use traffik::strategy::{Limit, Op};
+    /// use traffik::{Backend, InMemory, Key, Rate, TokenBucket};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let backend = InMemory::new();
+    /// let (two, none) = (Rate::per_minute(2), Rate::per_minute(0));
+    /// let limits = |rate| Limit::new(rate, TokenBucket::new()).map(|limit| [limit]);
+    /// let (two, none, alice) = (limits(two)?, limits(none)?, [KeyPart::bytes(b"alice")]);
+    /// let (requests, exports) = (Key::new("requests", &alice), Key::new("exports", &alice));
+    /// let hits =
+    ///     [(requests, Step::new(&two, 1, Op::Take)), (exports, Step::new(&none, 1, Op::Take))];
+    /// if let Some(decisions) = backend.apply_all(&hits).await {
+    ///     let decisions = decisions?;
+    ///     assert!(decisions[0].is_allowed() && decisions[1].is_denied());
+    /// }
+    /// let left = backend.apply(&requests, &Step::new(&two, 1, Op::Peek)).await?.remaining();
+    /// assert_eq!(left, 2, "nothing was taken");
+    /// # Ok(())
+    /// # }
+    /// ```
+    async fn apply_all(&self, hits: &[(Key<'_>, Step<'_>)]) -> Option<Result<Vec<Decision>>> {
+        let _ = hits;
+        None
+    }
+
     /// Forgets all limits of a throttle's key.
     async fn forget(&self, key: &Key<'_>) -> Result<()> {
         self.delete(key).await.map(drop)

@@ -25,6 +25,7 @@
 //! # }
 //! ```
 
+mod all;
 mod decisions;
 mod lifecycle;
 mod locks;
@@ -126,8 +127,8 @@ pub async fn values(harness: &dyn Harness) {
     values::run(harness).await;
 }
 
-/// Checks [`Backend::apply`], [`Backend::apply_many`] and [`Backend::forget`]: step by step against the pure
-/// function, and under concurrency.
+/// Checks [`Backend::apply`], [`Backend::apply_many`], [`Backend::apply_all`] and [`Backend::forget`]: step by step
+/// against the pure function, and under concurrency.
 ///
 /// ```no_run
 /// # use traffik::conformance::{self, Harness};
@@ -142,6 +143,7 @@ pub async fn values(harness: &dyn Harness) {
 pub async fn decisions(harness: &dyn Harness) {
     decisions::run(harness).await;
     many::run(harness).await;
+    all::run(harness).await;
 }
 
 /// Checks [`Locks`](crate::Locks). A backend that has none leaves this part out.

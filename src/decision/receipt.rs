@@ -51,6 +51,17 @@ impl Receipt {
         left.is_some()
     }
 
+    /// Takes units off it as a receipt of their own; `None` if that would be none.
+    pub(crate) fn part(&mut self, units: u32) -> Option<Self> {
+        let is_some = units > 0 && self.spend(units);
+        is_some.then(|| Self {
+            cost: units,
+            taken_at: self.taken_at,
+            fingerprint: self.fingerprint,
+            limits: self.limits.clone(),
+        })
+    }
+
     pub(crate) const fn fingerprint(&self) -> u64 {
         self.fingerprint
     }

@@ -1,8 +1,10 @@
 //! [`Throttle`]: a named limit, and the handle that a service holds.
 
 mod acquire;
+mod all;
 mod backend_call;
 mod builder;
+mod combined;
 mod hit;
 #[cfg(feature = "stream")]
 mod item_slot;
@@ -14,6 +16,7 @@ mod refund;
 mod sink;
 #[cfg(feature = "stream")]
 mod stream;
+mod together;
 mod usage;
 
 use std::fmt;
@@ -21,7 +24,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use acquire::Acquire;
+pub use all::{All, all};
 pub use builder::{IntoRate, ThrottleBuilder};
+pub use combined::CombinedDecision;
 pub use permit::{Permit, PermitDrop};
 #[cfg(feature = "stream")]
 pub use sink::{ThrottledSink, ThrottledSinkError};

@@ -106,6 +106,23 @@ impl Permit {
         Self { throttle, key, units, receipt, on_drop: PermitDrop::default() }
     }
 
+    pub(super) const fn throttle(&self) -> &Throttle {
+        &self.throttle
+    }
+
+    /// Divides it into several of so many units, which are together all.
+    pub(super) fn divide(mut self, units: &[u32]) -> Vec<Self> {
+        let mut receipt = self.receipt.take();
+        let part = |units: &u32| Self {
+            throttle: self.throttle.clone(),
+            key: self.key.clone(),
+            units: if receipt.is_some() { *units } else { 0 },
+            receipt: receipt.as_mut().and_then(|receipt| receipt.part(*units)),
+            on_drop: self.on_drop,
+        };
+        units.iter().map(part).collect()
+    }
+
     /// Sets what happens to the units if it is dropped. Defaults to [`PermitDrop::Keep`].
     pub const fn on_drop(mut self, on_drop: PermitDrop) -> Self {
         self.on_drop = on_drop;

@@ -7,6 +7,7 @@
 )]
 
 mod acquire;
+mod all;
 mod concurrency;
 mod custom_strategy;
 mod decisions;

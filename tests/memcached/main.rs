@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 #![cfg(unix)]
 
+mod all;
 mod cancellation;
 mod clearing;
 mod coalescing;

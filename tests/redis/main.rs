@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 mod acquire;
+mod all;
 mod conformance;
 mod exact;
 mod faults;

@@ -1,5 +1,6 @@
 //! [`InMemory`]: state in the memory of this process.
 
+mod all;
 mod budget;
 mod builder;
 mod counted_slots;
@@ -40,6 +41,7 @@ use crate::key::Key;
 use crate::lock::{LockError, LockGuard, LockOptions};
 use crate::step::{MAX_LIMITS, Step};
 use crate::strategy::Limit;
+use all::KeyedHit;
 use grace::Grace;
 use hashed_key::HashedKey;
 use locks::MemoryLocks;
@@ -362,6 +364,18 @@ impl Backend for InMemory {
 
     async fn apply_many(&self, steps: &[(Key<'_>, Step<'_>)]) -> Vec<Result<Decision>> {
         steps.iter().map(|(key, step)| self.inner.apply(key, step)).collect()
+    }
+
+    async fn apply_all(&self, hits: &[(Key<'_>, Step<'_>)]) -> Option<Result<Vec<Decision>>> {
+        let (inner, now) = match self.open("apply") {
+            Ok(open) => open,
+            Err(closed) => return Some(Err(closed)),
+        };
+        let keyed = hits.iter().map(|(key, step)| {
+            let hashed = HashedKey::new(inner.hasher(), key.parts());
+            KeyedHit::new(&inner.store, key.throttle().unwrap_or_default(), hashed, step)
+        });
+        inner.store.apply_all(&keyed.collect::<Vec<_>>(), now).map(Ok)
     }
 
     async fn forget(&self, key: &Key<'_>) -> Result<()> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use shuttle::{future, thread};
 
+use super::all::KeyedHit;
 use super::builder::{LockKind, Overflow};
 use super::grace::Grace;
 use super::hashed_key::HashedKey;
@@ -117,6 +118,60 @@ fn model_no_more_keys_than_the_bound_and_none_forgotten() {
         assert_eq!(store.keys(), admitted as usize, "those that were admitted are there");
         // When their time is over, they make room.
         assert!(hit(&store, "d", &both_forms()[..1], after(3600)).is_allowed());
+    });
+}
+
+/// Hits on two keys in either order, single hits on both, and a sweep: nobody waits for another in a circle, and
+/// neither limit is exceeded by a unit or short of one.
+#[test]
+fn model_hits_on_two_keys_are_taken_both_or_none_and_never_wait_in_a_circle() {
+    check(|| {
+        let store = Arc::new(Store::new(2, Some(10), Overflow::Deny, Grace::MONOTONIC));
+        let limits = [Limit::new(Rate::per_minute(2), TokenBucket::new()).expect("a valid limit")];
+        // One in each shard.
+        let keys = ["a", "b", "c", "d", "e", "f"];
+        let shard = |key: &str| {
+            let parts = [KeyPart::bytes(key.as_bytes())];
+            store.shard_of(HashedKey::new(store.ids.hasher(), &parts).hash())
+        };
+        let first = keys.into_iter().find(|key| shard(key) == 0);
+        let second = keys.into_iter().find(|key| shard(key) == 1);
+        // Their places are random; once in a while all are in one.
+        let (Some(first), Some(second)) = (first, second) else { return };
+        let both = |keys: [&'static str; 2]| {
+            let (store, limits) = (Arc::clone(&store), limits.clone());
+            thread::spawn(move || {
+                let parts = keys.map(|key| [KeyPart::bytes(key.as_bytes())]);
+                let step = Step::new(&limits, 1, Op::Take);
+                let hit = |parts| {
+                    let key = HashedKey::new(store.ids.hasher(), parts);
+                    KeyedHit::new(&store, "model", key, &step)
+                };
+                let hits: Vec<_> = parts.iter().map(|parts| hit(parts)).collect();
+                let decisions = store.apply_all(&hits, START).expect("there is room");
+                let passed: Vec<bool> = decisions.iter().map(Decision::is_allowed).collect();
+                u32::from(passed == [true, true])
+            })
+        };
+        let threads = [both([first, second]), both([second, first]), both([first, second])];
+        let single = {
+            let (store, limits) = (Arc::clone(&store), limits.clone());
+            thread::spawn(move || u32::from(hit(&store, second, &limits, START).is_allowed()))
+        };
+        let sweeper = {
+            let store = Arc::clone(&store);
+            thread::spawn(move || (0..2).for_each(|shard| drop(store.clean(shard, 8, START))))
+        };
+        let passed: u32 = threads.into_iter().map(|one| one.join().expect("no panic")).sum();
+        let alone = single.join().expect("no panic");
+        sweeper.join().expect("no panic");
+        assert_eq!(passed + alone, 2, "the second is used up, and not exceeded");
+        let left = |key| {
+            let used = (0..2).filter(|_| hit(&store, key, &limits, START).is_allowed()).count();
+            u32::try_from(used).expect("a small number")
+        };
+        assert_eq!((left(first), left(second)), (2 - passed, 0), "taken with the other, or not");
+        assert_eq!(store.budget.used(), store.keys());
     });
 }
 

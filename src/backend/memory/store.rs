@@ -75,13 +75,23 @@ impl Store {
         }
     }
 
-    /// The shard of a key, from bits of its hash that place nothing inside of a table: a table uses the
+    /// The number of a key's shard, from bits of its hash that place nothing inside of a table: a table uses the
     /// lowest bits and the seven highest.
     #[inline]
-    fn shard(&self, hash: u64) -> &Mutex<Shard> {
+    pub(super) fn shard_of(&self, hash: u64) -> usize {
         let bits = (hash >> 25) & 0xffff_ffff;
         let index = (bits * self.shards.len() as u64) >> 32;
-        &self.shards[usize::try_from(index).unwrap_or(0)].0
+        usize::try_from(index).unwrap_or(0)
+    }
+
+    #[inline]
+    fn shard(&self, hash: u64) -> &Mutex<Shard> {
+        self.shard_at(self.shard_of(hash))
+    }
+
+    #[inline]
+    pub(super) fn shard_at(&self, index: usize) -> &Mutex<Shard> {
+        &self.shards[index].0
     }
 
     /// Decides one step, under one lock; once more, if there was no room and some was made. `states` are
@@ -100,11 +110,8 @@ impl Store {
             }
         }
         let attempt = || {
-            if step.limits().len() <= 2 {
-                self.apply_any::<2>(key, step, states, asked_at)
-            } else {
-                self.apply_any::<MAX_LIMITS>(key, step, states, asked_at)
-            }
+            let mut shard = self.shard(key.hash()).lock();
+            self.apply_in(&mut shard, key, step, states, asked_at)
         };
         match attempt() {
             Ok(ruling) => ruling,
@@ -229,6 +236,22 @@ impl Store {
         Some(InlineDecision::of_two(limits, answers, (asked_at, at), cost))
     }
 
+    /// Decides one step in the shard of its key.
+    pub(super) fn apply_in(
+        &self,
+        shard: &mut Shard,
+        key: &HashedKey<'_>,
+        step: &Step<'_>,
+        states: &[Option<&StateInfo>],
+        asked_at: Timestamp,
+    ) -> Result<Ruling, NoRoom> {
+        if step.limits().len() <= 2 {
+            self.apply_any::<2>(shard, key, step, states, asked_at)
+        } else {
+            self.apply_any::<MAX_LIMITS>(shard, key, step, states, asked_at)
+        }
+    }
+
     /// Any limits, up to `N` of them.
     ///
     /// A user's own strategy may panic in here. Nothing is lost by it: the budget is not touched before
@@ -236,6 +259,7 @@ impl Store {
     #[inline(never)]
     fn apply_any<const N: usize>(
         &self,
+        shard: &mut Shard,
         key: &HashedKey<'_>,
         step: &Step<'_>,
         states: &[Option<&StateInfo>],
@@ -257,7 +281,6 @@ impl Store {
         let cells = &mut cells[..limits.len()];
         let mut known = false;
 
-        let mut shard = self.shard(key.hash()).lock();
         for (index, limit, state) in stored() {
             match shard.load(state, limit, moved) {
                 Some(found) => (cells[index], known) = (found, true),
@@ -276,13 +299,13 @@ impl Store {
         };
         let (applied, corrupt) = apply_healing::<N>(step, cells, asked_at);
         let Some(applied) = applied else {
-            restore(&mut shard, cells);
+            restore(shard, cells);
             return Ok(Ruling::Corrupt);
         };
         if let Some((_, _, state)) = stored().find(|(_, limit, _)| limit.is_per_hit()) {
             let parts = shard.brought(state).iter().map(|part| (part.id, part.reset_at));
             if step.brings_too_many(&applied, parts) {
-                restore(&mut shard, cells);
+                restore(shard, cells);
                 return Ok(Ruling::TooManyRates);
             }
         }
@@ -312,8 +335,7 @@ impl Store {
         }
         // Nothing was left to store.
         self.budget.give_back(usize::from(counted));
-        restore(&mut shard, cells);
-        drop(shard);
+        restore(shard, cells);
         Ok(match corrupt {
             Some(_) => Ruling::Corrupt,
             None => Ruling::Decided(applied.decision(step, asked_at)),

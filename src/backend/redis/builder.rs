@@ -9,6 +9,8 @@ use redis::RedisResult;
 use redis::aio::ConnectionManager;
 
 use super::connection::Connection;
+use super::groups::Groups;
+use super::keys::Keys;
 use super::lock::{DEFAULT_LEASE, SHORTEST_TTL};
 use super::node::DEFAULT_FENCE_TTL;
 #[cfg(feature = "redis-sentinel")]
@@ -53,6 +55,8 @@ pub struct RedisBuilder {
     pub(super) connect_timeout: Duration,
     pub(super) initialize_timeout: Duration,
     pub(super) max_in_flight: usize,
+    /// Each group with its throttles.
+    groups: Vec<(String, Vec<String>)>,
 }
 
 /// Where connections come from, before anything is checked.
@@ -82,6 +86,7 @@ impl RedisBuilder {
             connect_timeout: Duration::from_millis(250),
             initialize_timeout: Duration::from_secs(5),
             max_in_flight: 10_000,
+            groups: Vec::new(),
         }
     }
 
@@ -270,6 +275,35 @@ impl RedisBuilder {
         self
     }
 
+    /// Keeps the keys of these throttles together, so that [`all`](crate::all) decides on several of them by
+    /// one script on a cluster too: those that begin with the same part are in one slot. May be repeated.
+    ///
+    /// The throttles of `requests` and `tokens` per tenant, say, whose keys begin with the tenant. What it costs:
+    /// all keys that begin alike are on one server, which serves some 150,000 decisions a second. The names
+    /// of stored keys change by it, so throttles start over when they join a group or leave it, and all
+    /// processes must agree. On a single server it changes nothing else, for that decides so anyway.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let backend = traffik::Redis::builder()
+    ///     .url("redis://127.0.0.1")
+    ///     .namespace("shop")
+    ///     .group("llm", ["requests", "tokens"])
+    ///     .build()?;
+    /// let name = backend.stored_name("tokens", "tenant-7")?;
+    /// assert_eq!(name.as_deref(), Some("shop|t|{llm|tenant-7}|tokens|tenant-7"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn group(
+        mut self,
+        name: impl Into<String>,
+        throttles: impl IntoIterator<Item = impl Into<String>>,
+    ) -> Self {
+        self.groups.push((name.into(), throttles.into_iter().map(Into::into).collect()));
+        self
+    }
+
     /// Checks the settings and builds the backend. Does not connect: `initialize` (a lifespan) does, or
     /// else the first hit.
     ///
@@ -288,7 +322,8 @@ impl RedisBuilder {
             .on_error(self.on_error.clone())
             .lock_defaults(self.lock);
         let lock_sources = self.lock_sources()?;
-        Ok(Redis::from_parts(self, target, lock_sources, core, given_clock))
+        let keys = Keys::new(core.namespace()).with_groups(Groups::new(&self.groups)?);
+        Ok(Redis::from_parts(self, target, lock_sources, (core, keys), given_clock))
     }
 
     fn checked_target(&mut self) -> Result<ServerSpec, BuildError> {

@@ -70,6 +70,33 @@ impl RedisInner {
         decisions
     }
 
+    /// Decides hits on several keys by one script, all or nothing; `None` if they are not all of one server and
+    /// slot, or need more than a script.
+    pub(super) async fn decide_all(
+        &self,
+        hits: &[(Key<'_>, Step<'_>)],
+    ) -> Option<Result<Vec<Decision>>> {
+        if hits.len() > KEYS_OF_SCRIPT || self.replica().is_some() {
+            return None;
+        }
+        let requests = hits.iter().map(|(_, step)| decide::Request::new(step, self.given_time()));
+        let requests = requests.collect::<Option<Vec<_>>>()?;
+        let keys: Vec<Vec<u8>> = hits.iter().map(|(key, _)| self.keys.of(key)).collect();
+        if self.client.servers().group(&keys).len() != 1 {
+            return None;
+        }
+        let script = decide::Request::script_for_all(&requests);
+        let names: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
+        let arguments: Vec<&[u8]> = requests.iter().map(|request| &request.argument[..]).collect();
+        let reply = match self.client.run("apply", script, &names, &arguments).await {
+            Ok(reply) => reply,
+            Err(error) => return Some(Err(self.or_replica(error))),
+        };
+        let decided = decide::read_all(hits.iter().map(|(_, step)| step), &reply);
+        let bad = |bad| primitives::unexpected("apply", &reply).with_cause(bad);
+        decided.map_err(bad).transpose()
+    }
+
     async fn run_scripts(
         &self,
         steps: &[(Key<'_>, Step<'_>)],

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! <namespace>|t|<throttle>|<part>...    the state of a throttle's key
+//! <namespace>|t|{<group>|<part>}|<throttle>|<part>...    ... of a group's throttle, by the first part
 //! <namespace>|v|<name>                  a value of the user's
 //! <namespace>|L{<lock>}                 the owner of a lock
 //! <namespace>|F{<lock>}                 its last fencing token
@@ -10,16 +11,19 @@
 //!
 //! A namespace has no `|`, so `app` and `app:eu` never meet. Parts are percent-encoded
 //! ([`names`](crate::backend::names)), so they hold no `|`, and no brace: the only hash tags are those of
-//! locks, by which all that belongs to one lock has one slot in a cluster.
+//! locks, by which all that belongs to one lock has one slot in a cluster, and those of groups, by which keys
+//! that begin with the same part have one. Of a key that is replaced by its digest, that is all of it.
 
+use super::groups::Groups;
 use crate::backend::names;
-use crate::key::Key;
+use crate::key::{Key, KeyPart, MAX_KEY_PARTS};
 
 const SEPARATOR: u8 = b'|';
 
 #[derive(Debug)]
 pub(super) struct Keys {
     prefix: Vec<u8>,
+    groups: Groups,
 }
 
 /// The keys of one lock.
@@ -31,7 +35,12 @@ pub(super) struct LockKeys {
 
 impl Keys {
     pub(super) fn new(namespace: &str) -> Self {
-        Self { prefix: format!("{namespace}|").into_bytes() }
+        Self { prefix: format!("{namespace}|").into_bytes(), groups: Groups::default() }
+    }
+
+    /// The same, where these throttles are grouped.
+    pub(super) fn with_groups(self, groups: Groups) -> Self {
+        Self { groups, ..self }
     }
 
     /// Of a throttle's state or a value.
@@ -40,7 +49,10 @@ impl Keys {
         let throttle = key.throttle().map_or(0, str::len);
         let mut name = Vec::with_capacity(self.prefix.len() + 2 + throttle + parts);
         name.extend_from_slice(&self.prefix);
-        names::push_key(&mut name, key, SEPARATOR);
+        match key.throttle().and_then(|throttle| self.groups.of(throttle)) {
+            None => names::push_key(&mut name, key, SEPARATOR),
+            Some(group) => push_grouped(&mut name, group, key),
+        }
         name
     }
 
@@ -83,10 +95,26 @@ impl Keys {
     }
 }
 
+/// Appends the name of a key of a group's throttle.
+fn push_grouped(name: &mut Vec<u8>, group: &str, key: &Key<'_>) {
+    let parts = || key.parts().iter().map(KeyPart::as_bytes);
+    let tagged = if parts().len() > MAX_KEY_PARTS { parts().len() } else { 1 };
+    name.extend_from_slice(b"t|{");
+    names::push_part(name, group.as_bytes(), SEPARATOR);
+    for part in parts().take(tagged) {
+        name.push(SEPARATOR);
+        names::push_part(name, part, SEPARATOR);
+    }
+    name.push(b'}');
+    for part in key.throttle().map(str::as_bytes).into_iter().chain(parts()) {
+        name.push(SEPARATOR);
+        names::push_part(name, part, SEPARATOR);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::key::KeyPart;
 
     /// The hash tag by the cluster's rule.
     fn tag(key: &[u8]) -> Option<&[u8]> {
@@ -120,5 +148,28 @@ mod tests {
         assert!(!eu.of(&Key::value("a")).starts_with(&app.prefix));
         assert_eq!(app.pattern(), b"app|[tv]|*");
         assert_eq!(Keys::new("a-b").pattern(), b"a\\-b|[tv]|*");
+    }
+
+    #[test]
+    fn keys_of_a_group_that_begin_alike_have_one_slot() {
+        let throttles = ["requests".to_owned(), "tokens".to_owned()].into();
+        let groups = Groups::new(&[("llm".to_owned(), throttles)]).unwrap();
+        let keys = Keys::new("app").with_groups(groups);
+        let of = |throttle, parts: &[&[u8]]| {
+            let parts: Vec<_> = parts.iter().map(|part| KeyPart::bytes(part)).collect();
+            keys.of(&Key::new(throttle, &parts))
+        };
+        let (tenant, user) = (of("requests", &[b"t7"]), of("tokens", &[b"t7", b"u"]));
+        assert_eq!(tenant, b"app|t|{llm|t7}|requests|t7");
+        assert_eq!(user, b"app|t|{llm|t7}|tokens|t7|u");
+        assert_eq!(tag(&tenant), tag(&user));
+        assert_ne!(tag(&tenant), tag(&of("tokens", &[b"t8"])), "others are elsewhere");
+        assert_eq!(of("exports", &[b"t7"]), b"app|t|exports|t7", "of no group");
+        assert_ne!(of("requests", &[b"a}|b"]), of("requests", &[b"a", b"b"]));
+        assert_eq!(tag(&of("requests", &[b"}"])), Some(&b"llm|%7D"[..]));
+        assert_eq!(of("requests", &[]), b"app|t|{llm}|requests");
+        // Those of digests do not all have one slot.
+        let digest = |last| of("requests", &[b"sha256", b"0", b"1", b"2", last]);
+        assert_ne!(tag(&digest(b"3")), tag(&digest(b"4")));
     }
 }

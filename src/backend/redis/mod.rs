@@ -57,6 +57,7 @@ mod failure;
 mod fenced;
 #[cfg(any(feature = "redis-cluster", feature = "redis-sentinel"))]
 mod gather;
+mod groups;
 mod in_flight;
 mod keys;
 mod lock;
@@ -175,7 +176,7 @@ impl Redis {
         builder: RedisBuilder,
         target: ServerSpec,
         lock_sources: Vec<Source>,
-        core: BackendCore,
+        (core, keys): (BackendCore, Keys),
         given_clock: Option<Arc<dyn Clock>>,
     ) -> Self {
         let checked = |target: ServerSpec| {
@@ -184,7 +185,7 @@ impl Redis {
             let client = Client::new(servers, builder.command_timeout, builder.max_in_flight);
             StartupCheck::new(Arc::new(client), ports)
         };
-        let keys = Arc::new(Keys::new(core.namespace()));
+        let keys = Arc::new(keys);
         let own = checked(target);
         let of_locks = lock_sources.into_iter().map(|source| ServerSpec::One(Box::new(source)));
         let lock_masters: Vec<StartupCheck> = of_locks.map(checked).collect();
@@ -374,6 +375,13 @@ impl Backend for Redis {
         match self.open("apply") {
             Ok(inner) => inner.decide_many(steps).await,
             Err(error) => steps.iter().map(|_| Err(error.shared())).collect(),
+        }
+    }
+
+    async fn apply_all(&self, hits: &[(Key<'_>, Step<'_>)]) -> Option<Result<Vec<Decision>>> {
+        match self.open("apply") {
+            Ok(inner) => inner.decide_all(hits).await,
+            Err(closed) => Some(Err(closed)),
         }
     }
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use async_trait::async_trait;
 use traffik::backend::{BackendCore, Result};
 use traffik::step::Step;
+use traffik::strategy::Op;
 use traffik::{
     Backend, BackendError, Decision, Effect, ErrorKind, HasCore, InMemory, Key, LockError,
     LockGuard, LockOptions, Locks, ManualClock, OnError, Ttl, Values,
@@ -22,6 +23,8 @@ pub enum Mode {
     Hang,
     /// Is down for keys that begin with that part; others are decided in memory.
     DownFor(&'static str),
+    /// Takes what is asked for, and gives nothing back.
+    NoRefunds,
 }
 
 /// Where a backend stops until it is let on, and what it was asked.
@@ -80,6 +83,11 @@ impl Failing {
         Self { mode, core, inner: InMemory::new(), calls: Arc::default(), gates: Arc::default() }
     }
 
+    /// Around a backend whose statistics and settings are its own.
+    pub fn around(inner: InMemory, mode: Mode) -> Self {
+        Self { inner, ..Self::new(mode) }
+    }
+
     pub fn with_policy(mut self, policy: OnError) -> Self {
         self.core = self.core.on_error(policy);
         self
@@ -109,7 +117,7 @@ impl Failing {
                 Err(error.with_effect(Effect::Ambiguous))
             }
             Mode::Hang => std::future::pending().await,
-            Mode::DownFor(_) => {
+            Mode::DownFor(_) | Mode::NoRefunds => {
                 Err(BackendError::new("failing", operation, ErrorKind::Unavailable))
             }
         }
@@ -166,6 +174,10 @@ impl Backend for Failing {
     async fn apply(&self, key: &Key<'_>, step: &Step<'_>) -> Result<Decision> {
         match self.mode {
             Mode::DownFor(part) if key.parts()[0].as_bytes() != part.as_bytes() => {
+                self.inner.apply(key, step).await
+            }
+            Mode::NoRefunds if !matches!(step.op(), Op::Refund { .. }) => {
+                self.gates.pass("apply").await;
                 self.inner.apply(key, step).await
             }
             _ => self.fail("apply").await,

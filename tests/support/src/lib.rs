@@ -14,6 +14,7 @@ mod memory;
 pub mod plain;
 pub mod remote;
 pub mod servers;
+pub mod together;
 
 pub use decisions::wait_of;
 pub use failing::{Failing, Gates, Mode};

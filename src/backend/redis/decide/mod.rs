@@ -92,6 +92,12 @@ impl Request {
         static SCRIPTS: Scripts = Scripts::new(include_str!("../lua/each.lua"));
         SCRIPTS.with(requests.fold(0, |rules, request| rules | request.rules))
     }
+
+    /// Returns the script that decides hits on several keys, all or nothing.
+    pub(super) fn script_for_all(requests: &[Self]) -> &'static Script {
+        static SCRIPTS: Scripts = Scripts::new(include_str!("../lua/all.lua"));
+        SCRIPTS.with(requests.iter().fold(0, |rules, request| rules | request.rules))
+    }
 }
 
 /// The scripts with the same last file, one for each set of rules.
@@ -197,6 +203,31 @@ pub(super) struct BadReply {
 pub(super) fn read(step: &Step<'_>, reply: &Value) -> Result<Result<Decision, Refusal>, BadReply> {
     let bad = BadReply { expected: REPLY_HEADER + REPLY_LIMIT * step.limits().len() };
     parse(step, reply).ok_or(bad)
+}
+
+/// Reads the reply to hits that are decided all or nothing; `None` if they could not be decided so.
+pub(super) fn read_all<'a>(
+    steps: impl ExactSizeIterator<Item = &'a Step<'a>>,
+    reply: &Value,
+) -> Result<Option<Vec<Decision>>, BadReply> {
+    let bad = BadReply { expected: 1 + steps.len() };
+    let Value::Array(replies) = reply else { return Err(bad) };
+    let Some((code, replies)) = replies.split_first() else { return Err(bad) };
+    let op = match integer(code) {
+        Some(1) => Op::Take,
+        Some(0) => Op::Peek,
+        Some(-1) => return Ok(None),
+        _ => return Err(bad),
+    };
+    if replies.len() != steps.len() {
+        return Err(bad);
+    }
+    let mut decisions = Vec::with_capacity(replies.len());
+    for (step, reply) in steps.zip(replies) {
+        let step = Step::of_apart(step.limits(), step.cost(), op).leave(step.units_to_leave());
+        decisions.push(read(&step, reply)?.map_err(|_refusal| bad)?);
+    }
+    Ok(Some(decisions))
 }
 
 fn parse(step: &Step<'_>, reply: &Value) -> Option<Result<Decision, Refusal>> {

@@ -1,0 +1,84 @@
+//! Hits on several keys in one critical section, all or nothing.
+//!
+//! The shards of the keys are locked in the order of their numbers, and nobody else holds two at a time, so no
+//! two such calls wait for each other.
+
+use std::sync::Arc;
+
+use super::hashed_key::HashedKey;
+use super::state_ids::StateInfo;
+use super::store::{Ruling, Store};
+use crate::clock::Timestamp;
+use crate::decision::Decision;
+use crate::step::{MAX_LIMITS, Step};
+use crate::strategy::{Limit, Op};
+
+/// A hit on one key among several.
+pub(super) struct KeyedHit<'a> {
+    key: HashedKey<'a>,
+    limits: &'a [Limit],
+    cost: u32,
+    leave: u32,
+    states: Vec<Arc<StateInfo>>,
+}
+
+impl<'a> KeyedHit<'a> {
+    pub(super) fn new(store: &Store, throttle: &str, key: HashedKey<'a>, step: &Step<'a>) -> Self {
+        let (limits, cost, leave) = (step.limits(), step.cost(), step.units_to_leave());
+        let states = limits.iter().map(|limit| store.ids.of(throttle, limit)).collect();
+        Self { key, limits, cost, leave, states }
+    }
+}
+
+impl Store {
+    /// Takes all hits if all pass, and else none. `None`, with nothing done, if one is more than a matter of
+    /// its limits.
+    pub(super) fn apply_all(
+        &self,
+        hits: &[KeyedHit<'_>],
+        asked_at: Timestamp,
+    ) -> Option<Vec<Decision>> {
+        let places: Vec<usize> = hits.iter().map(|hit| self.shard_of(hit.key.hash())).collect();
+        let mut numbers = places.clone();
+        numbers.sort_unstable();
+        numbers.dedup();
+        let mut shards: Vec<_> =
+            numbers.iter().map(|number| self.shard_at(*number).lock()).collect();
+        let mut apply = |index: usize, op| {
+            let KeyedHit { key, limits, cost, leave, states } = &hits[index];
+            let shard = &mut shards[numbers.binary_search(&places[index]).ok()?];
+            let step = Step::of_apart(limits, *cost, op).leave(*leave);
+            let mut infos = [None; MAX_LIMITS];
+            for (info, state) in infos.iter_mut().zip(states) {
+                *info = Some(&**state);
+            }
+            match self.apply_in(shard, key, &step, &infos[..states.len()], asked_at) {
+                Ok(Ruling::Decided(decision)) => Some(decision),
+                _ => None,
+            }
+        };
+        let mut decisions = Vec::with_capacity(hits.len());
+        for index in 0..hits.len() {
+            decisions.push(apply(index, Op::Peek)?);
+        }
+        if decisions.iter().any(Decision::is_denied) {
+            return Some(decisions);
+        }
+        decisions.clear();
+        for index in 0..hits.len() {
+            match apply(index, Op::Take) {
+                Some(decision) if decision.is_allowed() => decisions.push(decision),
+                // No room for its key, or a strategy that says one thing and does another.
+                _ => {
+                    for (taken, decision) in decisions.into_iter().enumerate() {
+                        if let Some(receipt) = decision.receipt() {
+                            let _ = apply(taken, Op::Refund { taken_at: receipt.taken_at() });
+                        }
+                    }
+                    return None;
+                }
+            }
+        }
+        Some(decisions)
+    }
+}

@@ -1,0 +1,117 @@
+//! [`CombinedDecision`]: the answer to several hits that count together or not at all.
+
+use super::Permit;
+use crate::decision::{Decision, Outcome};
+
+/// The answer to [`all`](crate::all).
+///
+/// [`outcome`](Self::outcome) is that of the entry which decided: one that can never pass, else the one with the
+/// longest wait. If all pass, [`into_permits`](Self::into_permits) gives what each took.
+///
+/// # Cancel safety
+///
+/// If the future of [`all`](crate::all) is dropped before all is decided, what was taken by then is given back,
+/// on a server by a task of the runtime, if it answers. The hit that was under way may have been counted.
+#[derive(Debug)]
+#[must_use = "a decision that is ignored limits nothing"]
+pub struct CombinedDecision {
+    entries: Vec<EntryDecision>,
+    /// The entry that decided, if it is denied.
+    denied_by: Option<usize>,
+    not_given_back: Vec<usize>,
+}
+
+/// The decision about one entry.
+#[derive(Debug, Default)]
+pub(super) struct EntryDecision {
+    /// `None` if it was not asked.
+    pub(super) decision: Option<Decision>,
+    /// If all passed.
+    pub(super) permit: Option<Permit>,
+}
+
+impl CombinedDecision {
+    pub(super) fn allowed(entries: Vec<EntryDecision>) -> Self {
+        Self { entries, denied_by: None, not_given_back: Vec::new() }
+    }
+
+    /// Of entries of which some were denied, and some keep their units all the same.
+    pub(super) fn denied(entries: Vec<EntryDecision>, mut not_given_back: Vec<usize>) -> Self {
+        let rank = |outcome| match outcome {
+            Outcome::Never => Some((1, None)),
+            Outcome::Denied { retry_after } => Some((0, Some(retry_after))),
+            Outcome::Allowed => None,
+        };
+        let ranked = entries.iter().enumerate().filter_map(|(index, entry)| {
+            Some((rank(entry.decision.as_ref()?.outcome())?, std::cmp::Reverse(index)))
+        });
+        let denied_by = ranked.max().map(|(_, index)| index.0);
+        not_given_back.sort_unstable();
+        Self { entries, denied_by, not_given_back }
+    }
+
+    /// Returns the outcome for all together: allowed, denied for now, or never.
+    #[must_use]
+    pub fn outcome(&self) -> Outcome {
+        let denial = self.denied_by.and_then(|index| self.decision(index));
+        denial.map_or(Outcome::Allowed, Decision::outcome)
+    }
+
+    /// Returns `true` if all passed, and all are counted.
+    #[must_use]
+    pub const fn is_allowed(&self) -> bool {
+        self.denied_by.is_none()
+    }
+
+    /// Returns `true` if one was denied, so that none is counted.
+    #[must_use]
+    pub const fn is_denied(&self) -> bool {
+        self.denied_by.is_some()
+    }
+
+    /// Returns the entry that decided, by its place; `None` if all passed.
+    #[must_use]
+    pub const fn denied_by(&self) -> Option<usize> {
+        self.denied_by
+    }
+
+    /// Returns the decision about the entry of that place; `None` if there is none, or if it was not asked, because
+    /// one before it was denied. Entries that are one, of the same throttle and key, have the same.
+    ///
+    /// If the whole is denied, a decision that allows says what a peek would.
+    #[must_use]
+    pub fn decision(&self, entry: usize) -> Option<&Decision> {
+        self.entries.get(entry)?.decision.as_ref()
+    }
+
+    /// Returns the decision about each entry, as [`decision`](Self::decision) does.
+    #[must_use]
+    pub fn decisions(&self) -> impl ExactSizeIterator<Item = Option<&Decision>> {
+        self.entries.iter().map(|entry| entry.decision.as_ref())
+    }
+
+    /// Returns the entries whose units stay used though the whole is denied: they were taken before, and their
+    /// backend failed when they were to be given back.
+    #[must_use]
+    pub fn not_given_back(&self) -> &[usize] {
+        &self.not_given_back
+    }
+
+    /// Returns what each entry took, in their order.
+    ///
+    /// # Errors
+    ///
+    /// The decision itself, if it is denied.
+    pub fn into_permits(self) -> Result<Vec<Permit>, Self> {
+        if self.is_denied() {
+            return Err(self);
+        }
+        Ok(self.entries.into_iter().filter_map(|entry| entry.permit).collect())
+    }
+
+    /// The decision of the entry that decided.
+    pub(super) fn into_denial(mut self) -> Decision {
+        let decision = self.denied_by.and_then(|index| self.entries[index].decision.take());
+        decision.unwrap_or_else(|| Decision::deny(std::time::Duration::ZERO))
+    }
+}
