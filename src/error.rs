@@ -306,6 +306,15 @@ pub enum Error {
         /// The operation.
         op: Op,
     },
+    /// No block would reach the key.
+    #[error("throttle {throttle:?}: cannot block: {problem}")]
+    #[non_exhaustive]
+    CannotBlock {
+        /// The throttle's name.
+        throttle: String,
+        /// Why, and what would be right.
+        problem: &'static str,
+    },
     /// The hit was denied, and the caller wanted that as an error.
     #[error("rate limit exceeded: {0}")]
     Denied(Box<Decision>),

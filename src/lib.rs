@@ -250,7 +250,8 @@ pub use strategy::{
     TokenBucket,
 };
 pub use throttle::{
-    Acquire, All, CombinedDecision, IntoRate, Permit, PermitDrop, Throttle, ThrottleBuilder, all,
+    Acquire, All, CombinedDecision, InspectedLimit, Inspection, IntoRate, Penalty, Permit,
+    PermitDrop, Throttle, ThrottleBuilder, all,
 };
 #[cfg(feature = "stream")]
 #[cfg_attr(docsrs, doc(cfg(feature = "stream")))]

@@ -13,7 +13,7 @@ use super::{Backend, BackendCore, HasCore, Locks, Prepared, Result, Ttl, Values}
 use crate::decision::Decision;
 use crate::key::Key;
 use crate::lock::{LockError, LockGuard, LockOptions};
-use crate::step::Step;
+use crate::step::{BlockChange, KeyState, Step};
 use crate::strategy::Limit;
 
 macro_rules! forward {
@@ -114,6 +114,12 @@ macro_rules! forward {
                 hits: &[(Key<'_>, Step<'_>)],
             ) -> Option<Result<Vec<Decision>>> {
                 (**self).apply_all(hits).await
+            }
+            async fn change_block(&self, key: &Key<'_>, change: BlockChange) -> Result<bool> {
+                (**self).change_block(key, change).await
+            }
+            async fn inspect(&self, key: &Key<'_>) -> Result<KeyState> {
+                (**self).inspect(key).await
             }
             async fn forget(&self, key: &Key<'_>) -> Result<()> {
                 (**self).forget(key).await

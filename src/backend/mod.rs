@@ -45,7 +45,7 @@ pub(crate) use forward::erase;
 use crate::decision::Decision;
 use crate::error::BackendError;
 use crate::key::Key;
-use crate::step::Step;
+use crate::step::{BlockChange, KeyState, Step};
 use crate::strategy::Limit;
 
 /// A result of a backend.
@@ -255,7 +255,39 @@ pub trait Backend: Values + Locks {
         None
     }
 
-    /// Forgets all limits of a throttle's key.
+    /// Blocks a throttle's key, or ends its block: every hit on it is denied while it lasts. Returns whether it
+    /// was blocked. Atomic; changes nothing else of the key.
+    ///
+    /// The default changes the stored state as [`apply`](Self::apply) does.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use traffik::key::KeyPart;
+    /// use traffik::step::BlockChange;
+    /// use traffik::{Backend, InMemory, Key};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let (backend, alice) = (InMemory::new(), [KeyPart::bytes(b"alice")]);
+    /// let key = Key::new("api", &alice);
+    /// let hour = BlockChange::Replace(Duration::from_secs(3600));
+    /// assert!(!backend.change_block(&key, hour).await?);
+    /// assert!(backend.inspect(&key).await?.blocked_until().is_some());
+    /// assert!(backend.change_block(&key, BlockChange::Remove).await?, "it was blocked");
+    /// # Ok(())
+    /// # }
+    /// ```
+    async fn change_block(&self, key: &Key<'_>, change: BlockChange) -> Result<bool> {
+        optimistic::change_block(self.core(), &optimistic::ByValues(self), key, change).await
+    }
+
+    /// Returns what is stored of a throttle's key, for an operator.
+    async fn inspect(&self, key: &Key<'_>) -> Result<KeyState> {
+        optimistic::inspect(self.core(), &optimistic::ByValues(self), key).await
+    }
+
+    /// Forgets all limits of a throttle's key, and its block.
     async fn forget(&self, key: &Key<'_>) -> Result<()> {
         self.delete(key).await.map(drop)
     }

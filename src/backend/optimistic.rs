@@ -9,7 +9,7 @@ use crate::decision::Decision;
 use crate::error::{BackendError, ErrorKind};
 use crate::key::Key;
 use crate::random;
-use crate::step::{Evaluation, KEPT_MICROS, Step, StepError, Write};
+use crate::step::{BlockChange, Evaluation, KEPT_MICROS, KeyState, Step, StepError, Write};
 use crate::timer;
 
 /// Enough that 64 tasks on one key all get through; the caller's deadline usually ends it before.
@@ -90,6 +90,59 @@ pub(crate) async fn apply<S: StateStore>(
         Ok(is_written.then_some(evaluated))
     });
     decision_of(core, evaluated.await?)
+}
+
+/// Changes a key's block by a compare-and-swap loop. Returns whether the key was blocked.
+pub(crate) async fn change_block<S: StateStore>(
+    core: &BackendCore,
+    store: &S,
+    key: &Key<'_>,
+    change: BlockChange,
+) -> Result<bool> {
+    retry(core, "change_block", || async move {
+        let (stored, now) = store.read(key).await?;
+        let (was_blocked, write) = block_of(core, change, stored.as_deref(), now)?;
+        let is_written = match &write {
+            None => true,
+            Some(write) => store.write(key, stored.as_deref(), write).await?,
+        };
+        Ok(is_written.then_some(was_blocked))
+    })
+    .await
+}
+
+/// Evaluates the change of a block. Returns whether the key was blocked, and what must be stored.
+pub(crate) fn block_of(
+    core: &BackendCore,
+    change: BlockChange,
+    stored: Option<&[u8]>,
+    now: Timestamp,
+) -> Result<(bool, Option<Write>)> {
+    change.evaluate(stored, now).map_err(|_| {
+        BackendError::new(core.name(), "change_block", ErrorKind::Full)
+            .with_message("the key's value has no room for a block; reset it")
+    })
+}
+
+/// Reads a key's state.
+pub(crate) async fn inspect<S: StateStore>(
+    core: &BackendCore,
+    store: &S,
+    key: &Key<'_>,
+) -> Result<KeyState> {
+    let (stored, now) = store.read(key).await?;
+    read_state(core, stored.as_deref(), now)
+}
+
+/// Returns what a stored value holds.
+pub(crate) fn read_state(
+    core: &BackendCore,
+    stored: Option<&[u8]>,
+    now: Timestamp,
+) -> Result<KeyState> {
+    KeyState::read(stored, now).map_err(|cause| {
+        BackendError::new(core.name(), "inspect", ErrorKind::Corrupt).with_cause(cause)
+    })
 }
 
 /// Returns what must be stored after a step was evaluated.

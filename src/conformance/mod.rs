@@ -26,6 +26,7 @@
 //! ```
 
 mod all;
+mod blocks;
 mod decisions;
 mod lifecycle;
 mod locks;
@@ -127,8 +128,8 @@ pub async fn values(harness: &dyn Harness) {
     values::run(harness).await;
 }
 
-/// Checks [`Backend::apply`], [`Backend::apply_many`], [`Backend::apply_all`] and [`Backend::forget`]: step by step
-/// against the pure function, and under concurrency.
+/// Checks decisions: [`Backend::apply`], [`Backend::apply_many`], [`Backend::apply_all`], [`Backend::change_block`],
+/// [`Backend::inspect`] and [`Backend::forget`]; step by step against the pure function, and under concurrency.
 ///
 /// ```no_run
 /// # use traffik::conformance::{self, Harness};
@@ -144,6 +145,7 @@ pub async fn decisions(harness: &dyn Harness) {
     decisions::run(harness).await;
     many::run(harness).await;
     all::run(harness).await;
+    blocks::run(harness).await;
 }
 
 /// Checks [`Locks`](crate::Locks). A backend that has none leaves this part out.

@@ -111,10 +111,23 @@ impl InlineDecision {
         Self { least_wait: self.least_wait.max(min_retry_after.min(LONGEST_WAIT)), ..self }
     }
 
+    /// Denied for that many microseconds, unless it can never pass.
+    #[cold]
+    pub(super) fn blocked(self, micros: u64) -> Self {
+        if self.denial == Some(Denial::Never) {
+            return self;
+        }
+        Self { denial: Some(Denial::Blocked), taken: 0, ..self }.wait_at_least(micros.max(1))
+    }
+
     /// Returns what a service branches on.
     #[inline]
     pub(super) const fn outcome(&self) -> Outcome {
         let mut answer = self.answer;
+        if answer.wait == ALLOWED && self.denial.is_some() {
+            // By a block, whatever the limits say.
+            answer.wait = 0;
+        }
         // Allowed and never are the largest numbers, and stay.
         if answer.wait < self.least_wait {
             answer.wait = self.least_wait;

@@ -87,6 +87,8 @@ pub enum Denial {
     Full,
     /// The backend failed, and the error policy denies then.
     Policy,
+    /// The key is [blocked](crate::Throttle::block), by hand or by a penalty.
+    Blocked,
 }
 
 /// The source of a decision.
@@ -197,6 +199,16 @@ impl Decision {
         let denial = Some(Denial::Never);
         let unasked = InlineDecision::unasked(DecidedBy::Policy);
         InlineDecision { denial, named, answer, bound_to: throttle, ..unasked }.into()
+    }
+
+    /// Returns the denial of a key that is blocked until then. What can never pass stays so.
+    pub(crate) fn blocked(self, until: Timestamp, asked_at: Timestamp) -> Self {
+        self.map(|inline| inline.blocked(until.as_micros().saturating_sub(asked_at.as_micros())))
+    }
+
+    /// As [`blocked`](Self::blocked), for that long.
+    pub(crate) fn blocked_for(self, time: Duration) -> Self {
+        self.map(|inline| inline.blocked(micros_ceil(time)))
     }
 
     /// Returns the denial of a hit that was taken in advance at that instant: its wait is that for its turn.
@@ -384,6 +396,9 @@ impl fmt::Display for Decision {
                 f.write_str("allowed, not counted")
             }
             (None, _) => write!(f, "allowed, {} of {} remaining", self.remaining(), self.burst()),
+            (Some(Denial::Blocked), Outcome::Denied { retry_after }) => {
+                write!(f, "blocked, retry after {retry_after:?}")
+            }
             (Some(_), Outcome::Denied { retry_after }) => {
                 write!(f, "denied, retry after {retry_after:?}")
             }

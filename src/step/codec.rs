@@ -16,6 +16,9 @@
 //!   words     u64 * length
 //! ```
 //!
+//! A block is a part of the strategy 5 and the period 0, with one word (1 if a penalty made it), which is over at
+//! its `reset_at`.
+//!
 //! A part is found by the first four, never by its position, so a throttle that changes its period or
 //! strategy leaves the other parts alone. Lengths are checked against the bytes at hand before
 //! anything is allocated.
@@ -24,8 +27,8 @@ use crate::clock::Timestamp;
 use crate::strategy::{CorruptState, PartId, State, StrategyId};
 
 const VERSION: u8 = 1;
-/// The most parts of one value.
-pub(crate) const MAX_PARTS: usize = u8::MAX as usize;
+/// The most parts of one value besides a block.
+pub(crate) const MAX_PARTS: usize = u8::MAX as usize - 1;
 const HEADER: usize = 2;
 const PART_HEADER: usize = 40;
 
@@ -39,7 +42,7 @@ pub(crate) struct Part {
 }
 
 pub(crate) fn encode(parts: &[Part]) -> Vec<u8> {
-    let parts = &parts[..parts.len().min(MAX_PARTS)];
+    let parts = &parts[..parts.len().min(MAX_PARTS + 1)];
     let words: usize = parts.iter().map(|part| part.state.words().len()).sum();
     let mut bytes = Vec::with_capacity(HEADER + parts.len() * PART_HEADER + words * 8);
     bytes.push(VERSION);

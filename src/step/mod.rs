@@ -3,7 +3,9 @@
 //! For authors of backends. [`Step::evaluate`] is the pure function behind every backend that stores bytes.
 
 mod apply;
+mod block;
 pub(crate) mod codec;
+mod key_state;
 mod operation;
 
 use std::time::Duration;
@@ -12,8 +14,10 @@ use thiserror::Error;
 
 use self::apply::Applied;
 pub(crate) use self::apply::{Cell, Form, all_or_nothing};
+pub use self::block::BlockChange;
 pub(crate) use self::codec::MAX_PARTS;
 use self::codec::Part;
+pub use self::key_state::{KeyState, StatePart};
 pub(crate) use self::operation::apply_healing;
 use crate::clock::Timestamp;
 use crate::decision::Decision;
@@ -193,6 +197,12 @@ impl<'a> Step<'a> {
                 None => Cell::fresh_words(),
             });
         }
+        if let Some(blocked) = self.decide_blocked(&mut cells, block::until(&parts), asked_at) {
+            return match blocked {
+                Ok(decision) => Ok(Evaluation { decision, write: None }),
+                Err(cause) => Err(StepError::Corrupt { cause, write: None }),
+            };
+        }
         let (applied, healed) = apply_healing::<MAX_LIMITS>(self, &mut cells, asked_at);
         corrupt = healed.or(corrupt);
         let Some(applied) = applied else {
@@ -292,8 +302,10 @@ fn joined(mut parts: Vec<Part>, asked_at: Timestamp) -> Result<Write, StepError>
     // One that is over may count again after the clock stepped back.
     let kept = |part: &Part| part.reset_at.saturating_add_micros(KEPT_MICROS) > asked_at;
     parts.retain(|part| !part.state.is_fresh() && kept(part));
-    while parts.len() > MAX_PARTS {
-        let soonest = parts.iter().enumerate().min_by_key(|(_, part)| part.reset_at);
+    let counted = |part: &&Part| part.id != PartId::BLOCK;
+    while parts.iter().filter(counted).count() > MAX_PARTS {
+        let soonest = parts.iter().enumerate().filter(|(_, part)| counted(part));
+        let soonest = soonest.min_by_key(|(_, part)| part.reset_at);
         match soonest {
             Some((index, part)) if part.reset_at <= asked_at => drop(parts.remove(index)),
             _ => return Err(StepError::TooManyRates),

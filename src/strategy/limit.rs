@@ -43,6 +43,10 @@ pub(crate) struct PartId {
 }
 
 impl PartId {
+    /// Of a block, which concerns all limits of the key.
+    pub(crate) const BLOCK: Self =
+        Self { strategy: StrategyId::BLOCK, period: 0, limit: 0, burst: 0 };
+
     /// Returns whether it is the part of a rate that a hit brought.
     pub(crate) const fn is_per_hit(&self) -> bool {
         // Neither is 0 for such a rate: a limit of 0 has no part.

@@ -213,6 +213,8 @@ impl StrategyId {
     /// Of token bucket, leaky bucket and GCRA: they admit the same hits, so one goes on where another
     /// ended.
     pub(crate) const BUCKET: Self = Self(4);
+    /// Of no strategy: what an operator or a penalty blocked.
+    pub(crate) const BLOCK: Self = Self(5);
 
     /// Makes an identifier from a name, by 32-bit FNV-1a with the highest bit set; those of the built-in
     /// strategies have it clear.
@@ -229,6 +231,18 @@ impl StrategyId {
             index += 1;
         }
         Self(hash | 1 << 31)
+    }
+
+    /// Returns the name of a built-in strategy; `None` for a user's own.
+    #[must_use]
+    pub const fn name(self) -> Option<&'static str> {
+        match self {
+            Self::FIXED_WINDOW => Some("fixed window"),
+            Self::SLIDING_WINDOW_COUNTER => Some("sliding window counter"),
+            Self::SLIDING_WINDOW_LOG => Some("sliding window log"),
+            Self::BUCKET => Some("bucket"),
+            _ => None,
+        }
     }
 
     pub(crate) const fn from_raw(raw: u32) -> Self {

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::line::Lines;
+use super::penalty::{Denials, Penalty};
 use super::{Throttle, ThrottleInner};
 use crate::backend::{self, Backend};
 use crate::clock::micros_ceil;
@@ -37,6 +38,7 @@ pub struct ThrottleBuilder {
     deadline: Duration,
     min_retry_after: Duration,
     cost: u32,
+    penalty: Option<Penalty>,
 }
 
 /// A limit as the user gave it.
@@ -95,6 +97,7 @@ impl ThrottleBuilder {
             deadline: Throttle::DEFAULT_DEADLINE,
             min_retry_after: Duration::ZERO,
             cost: 1,
+            penalty: None,
         }
     }
 
@@ -200,13 +203,19 @@ impl ThrottleBuilder {
         self
     }
 
+    /// Blocks keys that go on though they are denied. Defaults to none.
+    pub fn penalty(mut self, penalty: Penalty) -> Self {
+        self.penalty = Some(penalty);
+        self
+    }
+
     /// Checks the settings and builds the throttle.
     ///
     /// # Errors
     ///
     /// When a rate cannot be read or its strategy cannot keep it, when there is no rate or more than
     /// eight, when two limits would share their state or have the same name, when the name is not 1 to 128
-    /// bytes without control characters, or when the deadline is zero.
+    /// bytes without control characters, when the deadline is zero, or when the penalty is out of its range.
     pub fn build(self) -> Result<Throttle, BuildError> {
         self.check_settings()?;
         let Self { name, limits: wanted, strategy, backend, on_error, .. } = self;
@@ -248,6 +257,7 @@ impl ThrottleBuilder {
                 log: LogLimiter::default(),
                 lines: Lines::default(),
                 turns: Turns::default(),
+                denials: self.penalty.map(Denials::new),
             }),
         })
     }
@@ -275,6 +285,9 @@ impl ThrottleBuilder {
                     Excerpt(stray.as_bytes())
                 ),
             ));
+        }
+        if let Some(penalty) = &self.penalty {
+            penalty.check(name)?;
         }
         if self.deadline.is_zero() {
             return Err(BuildError::setting(

@@ -45,7 +45,10 @@ impl Throttle {
     #[inline]
     pub async fn hit(&self, key: impl ToKey) -> Result<Decision, Error> {
         match self.try_prepared(&key) {
-            Some(inline) => Ok(inline.into()),
+            Some(inline) if inline.is_allowed() || self.inner.denials.is_none() => {
+                Ok(inline.into())
+            }
+            Some(inline) => Ok(self.penalize_inline(&key, inline).await),
             None => {
                 let step = Step::of_apart(&self.inner.limits, self.inner.cost, Op::Take);
                 self.run(&key, &step).await
@@ -201,6 +204,20 @@ impl Throttle {
         Some(self.finish(key, inline, || hash ^ inner.seed))
     }
 
+    #[cold]
+    async fn penalize_inline(
+        &self,
+        key: &(impl ToKey + ?Sized),
+        inline: InlineDecision,
+    ) -> Decision {
+        let (key, backend) = (key.to_key(), self.backend());
+        match (key.as_slice(), backend) {
+            (Ok(Some(key)), Ok(backend)) => self.penalize(&**backend, key, inline.into()).await,
+            // Neither has a fast path.
+            _ => inline.into(),
+        }
+    }
+
     async fn run_with(
         &self,
         key: &(impl ToKey + ?Sized),
@@ -266,7 +283,12 @@ impl Throttle {
         match outcome {
             Ok(decision) => {
                 let fingerprint = || self.fingerprint(key.stored, backend);
-                Ok(decision.map(|inline| self.finish(key.stored, inline, fingerprint)))
+                let decision = decision.map(|inline| self.finish(key.stored, inline, fingerprint));
+                let is_counted = matches!(step.op(), Op::Take | Op::TakeUpTo);
+                match decision.is_denied() && is_counted && self.inner.denials.is_some() {
+                    true => Ok(self.penalize(backend, key.stored, decision).await),
+                    false => Ok(decision),
+                }
             }
             Err(error) => {
                 let decision = self.decide_by_policy(backend, key.own, step, error).await?;

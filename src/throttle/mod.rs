@@ -3,13 +3,16 @@
 mod acquire;
 mod all;
 mod backend_call;
+mod block;
 mod builder;
 mod combined;
 mod hit;
+mod inspect;
 #[cfg(feature = "stream")]
 mod item_slot;
 mod line;
 mod many;
+mod penalty;
 mod permit;
 mod refund;
 #[cfg(feature = "stream")]
@@ -27,6 +30,8 @@ pub use acquire::Acquire;
 pub use all::{All, all};
 pub use builder::{IntoRate, ThrottleBuilder};
 pub use combined::CombinedDecision;
+pub use inspect::{InspectedLimit, Inspection};
+pub use penalty::Penalty;
 pub use permit::{Permit, PermitDrop};
 #[cfg(feature = "stream")]
 pub use sink::{ThrottledSink, ThrottledSinkError};
@@ -34,6 +39,7 @@ pub use sink::{ThrottledSink, ThrottledSinkError};
 pub use stream::ThrottledStream;
 
 use self::line::Lines;
+use self::penalty::Denials;
 use crate::backend::{Backend, Prepared};
 use crate::decision::Decision;
 use crate::on_error::{LogLimiter, OnError};
@@ -86,6 +92,8 @@ struct ThrottleInner {
     lines: Lines,
     /// Those of whom one of each key asks at a time.
     turns: Turns,
+    /// Of a penalty, who was denied.
+    denials: Option<Denials>,
 }
 
 impl Throttle {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use test_support::together::{self, Pair};
-use test_support::{Failing, Gates, Mode, wait_of};
+use test_support::{Failing, Gates, Mode, ValuesOnly, wait_of};
 use traffik::backend::Overflow;
 use traffik::{
     Backend, CombinedDecision, DecidedBy, Denial, Error, ErrorKind, Exempt, FixedWindow,
@@ -25,8 +25,8 @@ fn cost(units: u32) -> HitOptions {
 
 /// What tests run on: one step for all, and one after the other.
 fn backends(clock: &ManualClock) -> [Arc<dyn Backend>; 2] {
-    let memory = || InMemory::builder().clock(clock.clone()).build().unwrap();
-    [Arc::new(memory()), Arc::new(Failing::around(memory(), Mode::DownFor("nobody")))]
+    let memory = InMemory::builder().clock(clock.clone()).build().unwrap();
+    [Arc::new(memory), Arc::new(ValuesOnly::new(clock))]
 }
 
 #[tokio::test]

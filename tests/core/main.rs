@@ -8,6 +8,7 @@
 
 mod acquire;
 mod all;
+mod blocks;
 mod concurrency;
 mod custom_strategy;
 mod decisions;

@@ -12,7 +12,7 @@ use crate::clock::{Timestamp, monotonic_now};
 use crate::decision::Decision;
 use crate::error::{BackendError, ErrorKind};
 use crate::key::Key;
-use crate::step::{Evaluation, Step, StepError, Write};
+use crate::step::{BlockChange, Evaluation, KeyState, Step, StepError, Write};
 use crate::strategy::StrategyId;
 
 pub(super) const OPERATION: &str = "apply";
@@ -27,6 +27,31 @@ impl MemcachedInner {
     ) -> Result<Decision> {
         check_size(step)?;
         self.decide(keys::of_key(self.core.namespace(), key), step).await
+    }
+}
+
+impl MemcachedInner {
+    /// Changes a key's block; tried again while others write.
+    pub(super) async fn change_block(&self, key: &Key<'_>, change: BlockChange) -> Result<bool> {
+        const OPERATION: &str = "change_block";
+        let name = keys::of_key(self.core.namespace(), key);
+        let item = ItemRef::new(self, OPERATION, &name);
+        optimistic::retry(&self.core, OPERATION, || async move {
+            let loaded = item.load().await?;
+            let now = self.core.clock().now();
+            let stored = loaded.item.as_ref().map(|item| &item.value[..]);
+            let (was_blocked, write) = optimistic::block_of(&self.core, change, stored, now)?;
+            let written = item.store(&loaded, change_of(self, write.as_ref(), now), now).await?;
+            Ok(written.then_some(was_blocked))
+        })
+        .await
+    }
+
+    pub(super) async fn inspect(&self, key: &Key<'_>) -> Result<KeyState> {
+        let name = keys::of_key(self.core.namespace(), key);
+        let loaded = ItemRef::new(self, "inspect", &name).load().await?;
+        let stored = loaded.item.as_ref().map(|item| &item.value[..]);
+        optimistic::read_state(&self.core, stored, self.core.clock().now())
     }
 }
 

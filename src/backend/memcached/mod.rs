@@ -134,7 +134,7 @@ use crate::decision::Decision;
 use crate::error::ErrorKind;
 use crate::key::{Key, KeyError, ToKey};
 use crate::lock::{LockError, LockGuard, LockOptions, Releaser, WaitQueue};
-use crate::step::Step;
+use crate::step::{BlockChange, KeyState, Step};
 use crate::timer;
 use address::Address;
 use coalesce::Coalescer;
@@ -432,6 +432,14 @@ impl Backend for Memcached {
 
     async fn apply(&self, key: &Key<'_>, step: &Step<'_>) -> Result<Decision> {
         self.open("apply")?.apply(key, step).await
+    }
+
+    async fn change_block(&self, key: &Key<'_>, change: BlockChange) -> Result<bool> {
+        self.open("change_block")?.change_block(key, change).await
+    }
+
+    async fn inspect(&self, key: &Key<'_>) -> Result<KeyState> {
+        self.open("inspect")?.inspect(key).await
     }
 
     async fn apply_many(&self, steps: &[(Key<'_>, Step<'_>)]) -> Vec<Result<Decision>> {

@@ -14,7 +14,8 @@ use super::state_ids::StateIds;
 impl Shard {
     /// Hands the place of each key that lost its counted slot to another slot of the key, or back.
     pub(super) fn settle(&mut self, orphans: Orphans<'_>, ids: &StateIds, budget: &Budget) {
-        let (mut free, orphans) = orphans.into_parts();
+        let (mut free, orphans, blocks) = orphans.into_parts();
+        ids.remove_blocks(blocks);
         for orphan in orphans {
             free += usize::from(!self.adopt(&orphan, ids));
         }

@@ -1,6 +1,7 @@
 //! [`InMemory`]: state in the memory of this process.
 
 mod all;
+mod block;
 mod budget;
 mod builder;
 mod counted_slots;
@@ -39,12 +40,13 @@ use crate::decision::Decision;
 use crate::error::{BackendError, ErrorKind};
 use crate::key::Key;
 use crate::lock::{LockError, LockGuard, LockOptions};
-use crate::step::{MAX_LIMITS, Step};
+use crate::step::{BlockChange, KeyState, MAX_LIMITS, Step};
 use crate::strategy::Limit;
 use all::KeyedHit;
 use grace::Grace;
 use hashed_key::HashedKey;
 use locks::MemoryLocks;
+use shard::NoRoom;
 use state_ids::StateIds;
 use store::{Ruling, Store};
 use sweep_task::Sweeper;
@@ -376,6 +378,23 @@ impl Backend for InMemory {
             KeyedHit::new(&inner.store, key.throttle().unwrap_or_default(), hashed, step)
         });
         inner.store.apply_all(&keyed.collect::<Vec<_>>(), now).map(Ok)
+    }
+
+    async fn change_block(&self, key: &Key<'_>, change: BlockChange) -> Result<bool> {
+        let (inner, now) = self.open("change_block")?;
+        let hashed = HashedKey::new(inner.hasher(), key.parts());
+        let throttle = key.throttle().unwrap_or_default();
+        inner.store.change_block(throttle, &hashed, change, now).map_err(|NoRoom| {
+            inner.note_overflow();
+            let message = "max_keys is reached, so this key cannot be blocked; raise it";
+            failed("change_block", ErrorKind::Full).with_message(message)
+        })
+    }
+
+    async fn inspect(&self, key: &Key<'_>) -> Result<KeyState> {
+        let (inner, now) = self.open("inspect")?;
+        let hashed = HashedKey::new(inner.hasher(), key.parts());
+        Ok(inner.store.inspect(key.throttle().unwrap_or_default(), &hashed, now))
     }
 
     async fn forget(&self, key: &Key<'_>) -> Result<()> {

@@ -21,11 +21,13 @@ pub(super) struct Orphans<'i> {
     /// Places of keys that can have no other slot.
     free: usize,
     others: Vec<Orphan<'i>>,
+    /// Blocks among them.
+    blocks: usize,
 }
 
 impl<'i> Orphans<'i> {
     pub(super) const fn new(ids: &'i StateIds) -> Self {
-        Self { ids, free: 0, others: Vec::new() }
+        Self { ids, free: 0, others: Vec::new(), blocks: 0 }
     }
 
     /// Notes that a slot is removed. Returns `true`, to be used in a sweep.
@@ -38,6 +40,7 @@ impl<'i> Orphans<'i> {
 
     /// As [`small`](Self::small).
     pub(super) fn large(&mut self, slot: &LargeSlot) -> bool {
+        self.blocks += usize::from(self.ids.is_of_blocks(slot.state_id));
         if slot.counted {
             self.note(slot.state_id, slot, || slot.key().to_vec());
         }
@@ -53,8 +56,8 @@ impl<'i> Orphans<'i> {
         }
     }
 
-    /// The places that are free, and the keys that may have other slots.
-    pub(super) fn into_parts(self) -> (usize, Vec<Orphan<'i>>) {
-        (self.free, self.others)
+    /// The places that are free, the keys that may have other slots, and how many were blocks.
+    pub(super) fn into_parts(self) -> (usize, Vec<Orphan<'i>>, usize) {
+        (self.free, self.others, self.blocks)
     }
 }

@@ -12,7 +12,7 @@ use super::grace::Grace;
 use super::orphans::Orphans;
 use super::short_key::ShortKey;
 use super::slot::{Body, Brought, LargeSlot, Slot, StateRef};
-use super::state_ids::StateInfo;
+use super::state_ids::{StateIds, StateInfo};
 use super::table::Table;
 use crate::clock::Timestamp;
 use crate::step::{Cell, Form, KEPT_MICROS, MAX_PARTS, all_or_nothing};
@@ -58,6 +58,11 @@ impl Shard {
     /// Counts the keys that it holds.
     pub(super) fn keys(&self) -> usize {
         self.small.count(Slot::is_counted) + self.cold.large.count(|slot| slot.counted)
+    }
+
+    /// Counts the keys that are blocked.
+    pub(super) fn blocks(&self, ids: &StateIds) -> usize {
+        self.cold.large.count(|slot| ids.is_of_blocks(slot.state_id))
     }
 
     pub(super) const fn grace(&self) -> Grace {
@@ -289,7 +294,7 @@ impl Shard {
     }
 
     /// Returns the large slot of a state, and makes it if there is none.
-    fn large_slot(&mut self, state: StateRef<'_>, counted: &mut bool) -> &mut LargeSlot {
+    pub(super) fn large_slot(&mut self, state: StateRef<'_>, counted: &mut bool) -> &mut LargeSlot {
         let hash = state.hash();
         if self.cold.large.find(hash, |slot| state.is_large(slot)).is_none() {
             // The small form of the same state, if there was one, gives way.

@@ -14,7 +14,8 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::RwLock;
 
 use crate::clock::Timestamp;
-use crate::strategy::{AnyMeter, CompiledLimit, Limit, StrategyId};
+use crate::strategy::{AnyMeter, CompiledLimit, Limit, PartId, StrategyId};
+use crate::sync::AtomicUsize;
 
 /// The numbers of one backend.
 #[derive(Debug, Default)]
@@ -25,6 +26,9 @@ pub(super) struct StateIds {
     /// The meaning of each number, in chunks that double in size and never move: reading takes no lock.
     by_id: [OnceLock<Chunk>; CHUNKS],
     next: AtomicU32,
+    /// Keys that are blocked, also those whose block is over and not swept yet. While there are none no hit
+    /// looks for one.
+    blocks: AtomicUsize,
 }
 
 type Chunk = Box<[OnceLock<Arc<StateInfo>>]>;
@@ -42,6 +46,8 @@ struct Throttled {
     /// The number of one writer of the first state, which has that of the next.
     first_state: OnceLock<u32>,
     states: AtomicU32,
+    /// The number of the blocks, once a key was blocked.
+    block: OnceLock<u32>,
 }
 
 /// What tells a writer from the others of its throttle.
@@ -114,6 +120,11 @@ impl StateInfo {
         self.meter.as_ref().map_or(Timestamp::MAX, |meter| meter.reset_at(count, last))
     }
 
+    /// Returns which part of a key's stored value it would be, but for the list of the rates that hits brought.
+    pub(super) const fn part(&self) -> PartId {
+        PartId { strategy: self.writer.strategy, period: self.writer.period, limit: 0, burst: 0 }
+    }
+
     fn is_state_of(&self, other: &Self) -> bool {
         self.state == other.state && Arc::ptr_eq(&self.throttled, &other.throttled)
     }
@@ -145,6 +156,9 @@ impl Writer {
     const BROUGHT: Self =
         Self { strategy: StrategyId::BROUGHT, period: 0, limit: 0, is_packed: false };
 
+    /// A block, which concerns all limits of the key.
+    const BLOCK: Self = Self { strategy: StrategyId::BLOCK, ..Self::BROUGHT };
+
     fn is_state_of(&self, other: &Self) -> bool {
         self.strategy == other.strategy && self.period == other.period
     }
@@ -170,6 +184,42 @@ impl StateIds {
             self.require_words(&info);
         }
         info
+    }
+
+    /// Returns the number of the blocks of a throttle called `throttle`; made if it is new.
+    pub(super) fn block_of(&self, throttle: &str) -> Arc<StateInfo> {
+        let throttled = self.throttled(throttle);
+        let info = self.add(&throttled, Writer::BLOCK, None);
+        let _ = throttled.block.set(info.id());
+        info
+    }
+
+    /// Returns the blocks of the throttle that has this state; `None` if no key of it was ever blocked.
+    pub(super) fn block_beside(&self, info: &StateInfo) -> Option<&StateInfo> {
+        self.get(*info.throttled.block.get()?)
+    }
+
+    /// Returns whether any key of any throttle may be blocked.
+    #[inline]
+    pub(super) fn has_blocks(&self) -> bool {
+        self.blocks.load(Ordering::Relaxed) > 0
+    }
+
+    /// Counts a key that is blocked.
+    pub(super) fn add_block(&self) {
+        self.blocks.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts keys that are blocked no more.
+    pub(super) fn remove_blocks(&self, count: usize) {
+        if count > 0 {
+            self.blocks.fetch_sub(count, Ordering::Relaxed);
+        }
+    }
+
+    /// Returns whether that number is of blocks.
+    pub(super) fn is_of_blocks(&self, id: u32) -> bool {
+        self.get(id).is_some_and(|info| info.writer == Writer::BLOCK)
     }
 
     /// From now on the state is written as words, whoever writes it.
@@ -226,6 +276,7 @@ impl StateIds {
                 writers: RwLock::default(),
                 first_state: OnceLock::new(),
                 states: AtomicU32::new(0),
+                block: OnceLock::new(),
             })
         }))
     }
@@ -244,7 +295,10 @@ impl StateIds {
         let same = same.and_then(|(_, id)| self.get(*id));
         let (state, needs_words) = match same {
             Some(info) => (info.state, info.needs_words()),
-            None => (throttled.states.fetch_add(1, Ordering::Relaxed), writer == Writer::BROUGHT),
+            None => {
+                let uses_words = [Writer::BROUGHT, Writer::BLOCK].contains(&writer);
+                (throttled.states.fetch_add(1, Ordering::Relaxed), uses_words)
+            }
         };
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         assert!(id < u32::MAX, "a backend has fewer than 2^32 limits");

@@ -177,6 +177,9 @@ impl Store {
     ) -> Option<InlineDecision> {
         let (metered, at) = {
             let mut shard = self.shard(state.key.hash()).lock();
+            if self.may_be_blocked(&shard, state) {
+                return None;
+            }
             shard.hit_large(meter, state, asked_at, (demand, op))?
         };
         let answer = meter.answer(metered, at, demand);
@@ -197,7 +200,7 @@ impl Store {
         let (metered, at) = {
             let mut shard = self.shard(state.key.hash()).lock();
             // Under the lock: whoever wrote the state as words did so after it began to need them.
-            if state.info.needs_words() {
+            if state.info.needs_words() || self.may_be_blocked(&shard, state) {
                 return None;
             }
             shard.hit_one(meter, (state, short), asked_at, (demand, op), &self.budget)?
@@ -205,6 +208,12 @@ impl Store {
         // All that follows needs the lock no more.
         let answer = meter::answer(meter, metered, at, demand);
         Some(InlineDecision::of_one(limit, answer, (asked_at, at), taken(demand, op)))
+    }
+
+    /// Returns whether a key is blocked, or was. Nobody looks while no key of any throttle is.
+    #[inline]
+    fn may_be_blocked(&self, shard: &Shard, state: StateRef<'_>) -> bool {
+        self.ids.has_blocks() && shard.blocked_until(state).is_some()
     }
 
     /// Counts a hit of two limits with packed counts on a short key. `None`, without side effects, if it
@@ -227,7 +236,8 @@ impl Store {
         let demand = Demand::of(cost);
         let (metered, at) = {
             let mut shard = self.shard(key.hash()).lock();
-            if infos.iter().any(|info| info.needs_words()) {
+            if infos.iter().any(|info| info.needs_words()) || self.may_be_blocked(&shard, states[0])
+            {
                 return None;
             }
             shard.hit_pair([first, second], states, short, asked_at, demand, &self.budget)?
@@ -297,6 +307,14 @@ impl Store {
                 }
             }
         };
+        if self.ids.has_blocks()
+            && let Some(info) = states.iter().flatten().next()
+            && let until = shard.blocked_until(StateRef { key, info, ids: &self.ids })
+            && let Some(decided) = step.decide_blocked(cells, until, asked_at)
+        {
+            restore(shard, cells);
+            return Ok(decided.map_or(Ruling::Corrupt, Ruling::Decided));
+        }
         let (applied, corrupt) = apply_healing::<N>(step, cells, asked_at);
         let Some(applied) = applied else {
             restore(shard, cells);
@@ -357,6 +375,7 @@ impl Store {
             let cleared = std::mem::replace(&mut *shard, Shard::new(grace));
             drop(shard);
             self.budget.give_back(cleared.keys());
+            self.ids.remove_blocks(cleared.blocks(&self.ids));
         }
         self.values.clear(&self.budget);
     }

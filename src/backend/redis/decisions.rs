@@ -1,5 +1,6 @@
 //! Decisions on the server: by a script, or by reads and writes for a user's own strategy.
 
+use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -54,20 +55,43 @@ impl RedisInner {
                 Some(requests) if self.replica().is_none() => {
                     self.run_scripts(steps, &requests, &mut decisions).await;
                 }
-                // Some by reads and writes, or with little time.
-                _ => {
-                    let mut asked = Vec::with_capacity(steps.len());
-                    for (key, step) in steps {
-                        asked.push(self.decide(key, step));
-                    }
-                    let mut asked = stream::iter(asked).buffered(at_once);
-                    while let Some(decision) = asked.next().await {
-                        decisions.push(decision);
-                    }
-                }
+                _ => self.decide_each(steps, at_once, &mut decisions).await,
             }
         }
         decisions
+    }
+
+    /// Decides several steps by themselves, some by reads and writes, or with little time. Those of one key are
+    /// decided one after the other.
+    async fn decide_each(
+        &self,
+        steps: &[(Key<'_>, Step<'_>)],
+        at_once: usize,
+        decisions: &mut Vec<Result<Decision>>,
+    ) {
+        let mut waves: Vec<Vec<usize>> = Vec::new();
+        let mut seen: HashMap<Vec<u8>, usize> = HashMap::new();
+        for (index, (key, _)) in steps.iter().enumerate() {
+            let wave = seen.entry(self.keys.of(key)).or_default();
+            if *wave == waves.len() {
+                waves.push(Vec::new());
+            }
+            waves[*wave].push(index);
+            *wave += 1;
+        }
+        let mut decided: Vec<_> = steps.iter().map(|_| None).collect();
+        for wave in waves {
+            let mut asked = Vec::with_capacity(wave.len());
+            for index in wave {
+                let (key, step) = &steps[index];
+                asked.push(async move { (index, self.decide(key, step).await) });
+            }
+            let mut asked = stream::iter(asked).buffer_unordered(at_once);
+            while let Some((index, decision)) = asked.next().await {
+                decided[index] = Some(decision);
+            }
+        }
+        decisions.extend(decided.into_iter().flatten());
     }
 
     /// Decides hits on several keys by one script, all or nothing; `None` if they are not all of one server and

@@ -96,13 +96,15 @@ use self::redlock::Quorum;
 use self::servers::{ServerSpec, Servers};
 use self::source::Source;
 use self::startup::StartupCheck;
-use crate::backend::{Backend, BackendCore, HasCore, Locks, Result, Ttl, Values, names};
+use crate::backend::{
+    Backend, BackendCore, HasCore, Locks, Result, Ttl, Values, names, optimistic,
+};
 use crate::clock::{Clock, Timestamp};
 use crate::decision::Decision;
 use crate::error::{BackendError, BuildError, ErrorKind};
 use crate::key::{Key, KeyError, ToKey};
 use crate::lock::{LockError, LockGuard, LockOptions};
-use crate::step::Step;
+use crate::step::{BlockChange, KeyState, Step};
 use crate::timer;
 
 const NAME: &str = "redis";
@@ -383,5 +385,15 @@ impl Backend for Redis {
             Ok(inner) => inner.decide_all(hits).await,
             Err(closed) => Some(Err(closed)),
         }
+    }
+
+    async fn change_block(&self, key: &Key<'_>, change: BlockChange) -> Result<bool> {
+        let inner = self.open("change_block")?;
+        optimistic::change_block(&inner.core, inner, key, change).await
+    }
+
+    async fn inspect(&self, key: &Key<'_>) -> Result<KeyState> {
+        let inner = self.open("inspect")?;
+        optimistic::inspect(&inner.core, inner, key).await
     }
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use async_trait::async_trait;
 use traffik::backend::{BackendCore, Result};
-use traffik::step::Step;
+use traffik::step::{BlockChange, Step};
 use traffik::strategy::Op;
 use traffik::{
     Backend, BackendError, Decision, Effect, ErrorKind, HasCore, InMemory, Key, LockError,
@@ -182,6 +182,9 @@ impl Backend for Failing {
             }
             _ => self.fail("apply").await,
         }
+    }
+    async fn change_block(&self, _key: &Key<'_>, _change: BlockChange) -> Result<bool> {
+        self.fail("change_block").await
     }
     async fn forget(&self, _key: &Key<'_>) -> Result<()> {
         self.fail("forget").await

@@ -15,7 +15,9 @@ pub mod plain;
 pub mod remote;
 pub mod servers;
 pub mod together;
+mod values_only;
 
 pub use decisions::wait_of;
 pub use failing::{Failing, Gates, Mode};
 pub use memory::{resident_kib, threads};
+pub use values_only::ValuesOnly;

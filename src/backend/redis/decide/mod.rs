@@ -56,6 +56,7 @@ impl Request {
         }
         let (op, taken_at) = match step.op() {
             Op::Drain => (5, Timestamp::ZERO),
+            Op::Refund { .. } | Op::Charge if step.cost() == 0 => (7, Timestamp::ZERO),
             _ if step.cost() == 0 => (0, Timestamp::ZERO),
             Op::Peek => (0, Timestamp::ZERO),
             Op::Take => (1, Timestamp::ZERO),
@@ -248,6 +249,10 @@ fn parse(step: &Step<'_>, reply: &Value) -> Option<Result<Decision, Refusal>> {
     let (asked_at, at) = (instant(asked_at)?, instant(at)?);
     Some(Ok(match (rest, step.op()) {
         ([], _) => step.decision(&answers, asked_at, at),
+        ([_, until], _) => {
+            let decision = step.decision_taking(0, &answers, (asked_at, at));
+            decision.blocked(instant(until)?, asked_at)
+        }
         ([taken], Op::TakeUpTo | Op::Reserve { .. }) => {
             let taken = u32::try_from(integer(taken)?).ok()?;
             let decision = step.decision_taking(taken, &answers, (asked_at, at));

@@ -15,6 +15,10 @@ for index = 1, #KEYS do
   elseif reply[3] ~= 0 then
     return {-1}
   end
+  -- Of a key that is blocked it has two numbers more.
+  if #reply % 3 == 2 then
+    replies[1] = 0
+  end
   for verdict = 4, #reply, 3 do
     if reply[verdict] ~= 0 then
       replies[1] = 0

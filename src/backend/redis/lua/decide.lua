@@ -5,7 +5,8 @@
 -- which decides on `key` what `argument` says: as a peek if `is_peek`, and at the server's time `now`, if that
 -- was already read. The argument is packed numbers, little-endian:
 --   op        u8   0 peek (also for a cost of 0), 1 take, 2 refund, 3 charge, 4 take up to the cost,
---                  5 drain, 6 take in advance
+--                  5 drain, 6 take in advance, 7 a refund or charge of 0, which is a peek that
+--                  no block concerns
 --   cost      u32  units
 --   leave     u32  units that must be left after the cost
 --   taken_at  u64  microseconds since the epoch, for a refund; for 6 the longest wait, in microseconds
@@ -28,8 +29,9 @@
 --   verdict   0 it passes, -1 it never will, else the instant from which on it passes
 --   remaining units that would pass now, after this
 --   reset_at  from when on it answers like a fresh one
--- and last, only for 4 and 6:
+-- and last, only for 4 and 6, and where the key is blocked:
 --   taken     how many units
+--   until     only where the key is blocked: until when; all before it is as for a peek then
 
 local function decide(now, is_peek)
   local op, cost, leave, taken_at, asked_at, family, tag, period, limit, burst, capacity =

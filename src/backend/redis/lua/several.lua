@@ -15,6 +15,14 @@ local function several(value, asked_at, op, cost, needed, taken_at)
     end
   end
 
+  -- A block denies every hit until it is over: they are run as peeks.
+  local blocked_until = 0
+  for _, part in ipairs(parts) do
+    if part.tag == 5 and part.period == 0 and part.limit == 0 and part.burst == 0 then
+      blocked_until = part.reset_at
+    end
+  end
+
   -- Each limit with its part of the value: `length` words from the byte `from`.
   local limits, count = {}, (#argument - 25) / 29
   for index = 1, count do
@@ -161,6 +169,26 @@ local function several(value, asked_at, op, cost, needed, taken_at)
         turns and turns[index] or verdict, remaining, reset_at
     end
   end
+  local latest = asked_at
+  for index = 1, count do
+    latest = math.max(latest, limits[index].last)
+  end
+  if blocked_until > latest and (op < 2 or op == 4 or op == 6) then
+    if op == 4 then
+      cost = math.min(cost, 1)
+      needed = cost + leave
+    end
+    op = 0
+    local what = 0
+    repeat
+      what = run(what)
+    until not what
+    reply[3 * count + 4], reply[3 * count + 5] = 0, blocked_until
+    return reply
+  end
+  if op == 7 then
+    op = 0
+  end
   local what = begin()
   repeat
     what = run(what)
@@ -236,17 +264,20 @@ local function several(value, asked_at, op, cost, needed, taken_at)
     fresh[place] = reset_at
   end
 
-  local kept = 0
+  local kept, block = 0, 0
   for place = 1, total do
     if written[place] then
       kept = kept + 1
       written[kept], fresh[kept] = written[place], fresh[place]
+      if string.sub(written[place], 1, 4) == '\5\0\0\0' then
+        block = kept
+      end
     end
   end
-  while kept > 255 do
-    local soonest = 1
+  while kept > (block > 0 and 255 or 254) do
+    local soonest = block == 1 and 2 or 1
     for index = 2, kept do
-      if fresh[index] < fresh[soonest] then
+      if fresh[index] < fresh[soonest] and index ~= block then
         soonest = index
       end
     end
@@ -256,6 +287,9 @@ local function several(value, asked_at, op, cost, needed, taken_at)
     table.remove(written, soonest)
     table.remove(fresh, soonest)
     kept = kept - 1
+    if soonest < block then
+      block = block - 1
+    end
   end
   if kept == 0 then
     return reply, ''

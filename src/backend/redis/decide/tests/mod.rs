@@ -11,7 +11,7 @@ use super::*;
 use crate::decision::Outcome;
 use crate::rate::Rate;
 use crate::step::codec::{self, Part};
-use crate::step::{StepError, Write};
+use crate::step::{BlockChange, StepError, Write};
 use crate::strategy::{
     FixedWindow, PartId, SlidingWindowCounter, SlidingWindowLog, State, StrategyId, TokenBucket,
 };
@@ -133,6 +133,22 @@ impl<'a> Timeline<'a> {
         (self.stored, self.of_another_type) = (None, true);
     }
 
+    /// Blocks the key or ends its block, as an operator does.
+    fn random_block(&mut self, random: &mut Random) {
+        let time = std::time::Duration::from_micros(random.up_to_bits(36));
+        let change = match random.below(3) {
+            0 => BlockChange::Replace(time),
+            1 => BlockChange::Lengthen(time),
+            _ => BlockChange::Remove,
+        };
+        let now = Timestamp::from_micros(self.now);
+        match change.evaluate(self.stored.as_deref(), now).expect("there is room") {
+            (_, Some(Write::Put { value, .. })) => self.store(value),
+            (_, Some(Write::Delete)) => self.remove(),
+            (_, None) => {}
+        }
+    }
+
     fn random_step(&mut self, random: &mut Random) {
         self.now = self.random_instant(random);
         let limit = &self.limits[random.index(self.limits.len())];
@@ -243,6 +259,9 @@ fn timelines(seeds: std::ops::Range<u64>, steps: usize, most: usize, spoils: boo
             } else if spoils && random.one_in(20) {
                 timeline.store_another_type(random);
             }
+            if random.one_in(15) {
+                timeline.random_block(random);
+            }
             timeline.random_step(random);
         }
         timeline.remove();
@@ -284,13 +303,18 @@ fn refunds_over_several_limits_give_back_once_when_one_is_corrupt() {
 }
 
 #[test]
-fn beyond_255_parts_one_that_is_over_goes_or_the_hit_is_refused() {
+fn beyond_254_parts_one_that_is_over_goes_or_the_hit_is_refused() {
     let mut server = Server::start();
     let limit = |rate| Limit::new(rate, TokenBucket::new()).unwrap();
     let limits = vec![limit(Rate::per_minute(10)), limit(Rate::per_hour(10))];
     let mut timeline = Timeline::new(&mut server, "many", limits);
-    for count in 252..=255u64 {
-        for over in [0, 1, 2] {
+    // A block is besides, at any place.
+    let blocks = [None, Some(0), Some(1), Some(200)];
+    for (count, over, block) in (251..=254u64).flat_map(|count| {
+        let over = [0, 1, 2].into_iter();
+        over.flat_map(move |over| blocks.map(|block| (count, over, block)))
+    }) {
+        {
             let part = |index| Part {
                 id: PartId { strategy: StrategyId::of("mine"), period: index, limit: 0, burst: 0 },
                 reset_at: match index < over {
@@ -299,12 +323,21 @@ fn beyond_255_parts_one_that_is_over_goes_or_the_hit_is_refused() {
                 },
                 state: State::new(Timestamp::ZERO, vec![index; 2]),
             };
-            let parts: Vec<Part> = (0..count).map(part).collect();
+            let mut parts: Vec<Part> = (0..count).map(part).collect();
+            if let Some(place) = block {
+                let reset_at = Timestamp::from_micros(timeline.now + 1);
+                let state = State::new(Timestamp::ZERO, vec![0]);
+                parts.insert(place, Part { id: PartId::BLOCK, reset_at, state });
+            }
             timeline.store(codec::encode(&parts));
-            let fits = count + 2 - over <= 255;
-            assert_eq!(timeline.step(1, Op::Take).is_ok(), fits, "{count} parts, {over} over");
+            let fits = count + 2 - over <= 254;
+            let done = timeline.step(1, Op::Charge);
+            assert_eq!(done.is_ok(), fits, "{count} parts, {over} over, block {block:?}");
             let parts = codec::decode(timeline.stored.as_deref().unwrap()).unwrap();
-            assert_eq!(parts.len() as u64, if fits { (count + 2).min(255) } else { count });
+            let expected = if fits { (count + 2).min(254) } else { count };
+            assert_eq!(parts.len() as u64, expected + u64::from(block.is_some()));
+            let kept = parts.iter().any(|part| part.id == PartId::BLOCK);
+            assert_eq!(kept, block.is_some());
         }
     }
 }

@@ -1,0 +1,286 @@
+//! [`Penalty`]: blocks a key that was denied too often.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::Throttle;
+use crate::backend::Backend;
+use crate::clock::{Timestamp, micros_ceil};
+use crate::decision::{Decision, Denial};
+use crate::error::BuildError;
+use crate::key::{Key, KeyPart};
+use crate::step::BlockChange;
+
+/// The most denials that each of two generations remembers: some megabytes together.
+const MOST_REMEMBERED: usize = 32_768;
+/// The most denials that a rule may ask for.
+const MOST_DENIALS: u32 = 1_000;
+
+/// A rule that blocks a key which goes on though it is denied.
+///
+/// After so many denials of its limits within some time, the key is [blocked](Throttle::block) for a while, in all
+/// processes that share the store. Hits on it are then denied whatever its limits say, which costs the store less
+/// than counting them. A block is never made shorter by the rule.
+///
+/// Denials are counted in each process by itself, of each throttle at most 65,536: beyond that those of the keys
+/// that were not denied for longest are forgotten, and nobody is blocked for another's denials. What is denied by an error policy, a full memory or a block,
+/// and what a peek says, is not counted.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use traffik::{Denial, InMemory, Penalty, Throttle};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let (hour, minute) = (Duration::from_secs(3600), Duration::from_secs(60));
+/// let login = Throttle::builder("login")
+///     .rate("5/min")
+///     .penalty(Penalty::block_for(hour).after(3).within(minute))
+///     .backend(InMemory::new())
+///     .build()?;
+/// for _ in 0..5 {
+///     assert!(login.hit("mallory").await?.is_allowed());
+/// }
+/// for _ in 0..2 {
+///     assert_eq!(login.hit("mallory").await?.denial(), Some(Denial::Limited));
+/// }
+/// assert_eq!(login.hit("mallory").await?.denial(), Some(Denial::Blocked));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "a penalty does nothing until a throttle has it"]
+pub struct Penalty {
+    block_for: Duration,
+    denials: u32,
+    within: Duration,
+}
+
+impl Penalty {
+    /// Blocks a key for that long.
+    pub const fn block_for(time: Duration) -> Self {
+        Self { block_for: time, denials: 10, within: Duration::from_secs(60) }
+    }
+
+    /// Sets after how many denials: 1 to 1,000. Defaults to 10.
+    pub const fn after(mut self, denials: u32) -> Self {
+        self.denials = denials;
+        self
+    }
+
+    /// Sets within which time these must come. Defaults to a minute.
+    pub const fn within(mut self, time: Duration) -> Self {
+        self.within = time;
+        self
+    }
+
+    pub(super) fn check(&self, throttle: &str) -> Result<(), BuildError> {
+        let problem = match self {
+            Self { denials: 0, .. } => {
+                "after 0 denials would block everybody; use 1 or more".to_owned()
+            }
+            Self { denials, .. } if *denials > MOST_DENIALS => {
+                format!("after {denials} denials; the most is {MOST_DENIALS}")
+            }
+            Self { block_for, .. } if block_for.is_zero() => "blocks for no time".to_owned(),
+            Self { within, .. } if within.is_zero() => "within no time".to_owned(),
+            _ => return Ok(()),
+        };
+        Err(BuildError::setting("penalty", format!("of throttle {throttle:?}: {problem}")))
+    }
+}
+
+/// The denials of a throttle's keys in this process.
+#[derive(Debug)]
+pub(super) struct Denials {
+    rule: Penalty,
+    /// Microseconds.
+    within: u64,
+    remembered: Mutex<Remembered>,
+}
+
+/// Two generations: what is not denied again in the time of the rule, or while the younger one fills, is dropped
+/// with the older one.
+#[derive(Debug, Default)]
+struct Remembered {
+    young: Generation,
+    old: Generation,
+    began: Timestamp,
+}
+
+#[derive(Debug, Default)]
+struct Generation {
+    keys: HashMap<Box<[u8]>, VecDeque<Timestamp>, ahash::RandomState>,
+    denials: usize,
+}
+
+impl Denials {
+    pub(super) fn new(rule: Penalty) -> Self {
+        let remembered = Mutex::default();
+        Self { rule, within: micros_ceil(rule.within), remembered }
+    }
+
+    /// Counts a denial. Returns whether that is one too many; the key then starts over.
+    fn count(&self, key: Vec<u8>, now: Timestamp) -> bool {
+        let key = key.into_boxed_slice();
+        let mut remembered = self.remembered.lock();
+        remembered.age(now, self.within);
+        let Remembered { young, old, .. } = &mut *remembered;
+        let mut denials = match (young.take(&key), old.take(&key)) {
+            (Some(denials), _) | (None, Some(denials)) => denials,
+            (None, None) => VecDeque::new(),
+        };
+        // It counts on `(now - within, now]`, as an entry of a log does.
+        let is_over = |denied_at: &Timestamp| denied_at.saturating_add_micros(self.within) <= now;
+        while denials.front().is_some_and(is_over) {
+            denials.pop_front();
+        }
+        denials.push_back(now);
+        let enough = usize::try_from(self.rule.denials).unwrap_or(usize::MAX);
+        if denials.len() >= enough {
+            return true;
+        }
+        if young.denials + denials.len() > MOST_REMEMBERED {
+            remembered.begin(now);
+        }
+        remembered.young.put(key, denials);
+        false
+    }
+}
+
+impl Remembered {
+    fn age(&mut self, now: Timestamp, within: u64) {
+        // Also after the clock was put back.
+        if now < self.began || self.began.saturating_add_micros(within) <= now {
+            self.begin(now);
+        }
+    }
+
+    /// Begins another generation.
+    fn begin(&mut self, now: Timestamp) {
+        self.old = std::mem::take(&mut self.young);
+        self.began = now;
+    }
+}
+
+impl Generation {
+    fn take(&mut self, key: &[u8]) -> Option<VecDeque<Timestamp>> {
+        let denials = self.keys.remove(key)?;
+        self.denials -= denials.len();
+        Some(denials)
+    }
+
+    fn put(&mut self, key: Box<[u8]>, denials: VecDeque<Timestamp>) {
+        self.denials += denials.len();
+        self.keys.insert(key, denials);
+    }
+}
+
+impl Throttle {
+    /// Counts a denial of a hit, and blocks the key if that is one too many.
+    #[cold]
+    pub(super) async fn penalize(
+        &self,
+        backend: &dyn Backend,
+        key: &[KeyPart<'_>],
+        decision: Decision,
+    ) -> Decision {
+        let Some(denials) = &self.inner.denials else { return decision };
+        if !matches!(decision.denial(), Some(Denial::Limited | Denial::Never)) {
+            return decision;
+        }
+        let key = Key::new(&self.inner.name, key);
+        if !denials.count(key.encode(), backend.core().clock().now()) {
+            return decision;
+        }
+        let time = denials.rule.block_for;
+        let blocked = backend.change_block(&key, BlockChange::Lengthen(time));
+        let name = backend.core().name();
+        match self.within_deadline(name, "change_block", blocked).await {
+            Ok(_was_blocked) => decision.blocked_for(time),
+            Err(error) => {
+                let throttle = self.name();
+                tracing::warn!(throttle, %error, "a key was denied too often, and could not be blocked");
+                decision
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START: Timestamp = Timestamp::from_micros(1_000_000_000);
+
+    fn after(millis: u64) -> Timestamp {
+        START.saturating_add_micros(millis * 1_000)
+    }
+
+    fn denials(denials: u32, within: u64) -> Denials {
+        let rule = Penalty::block_for(Duration::from_secs(1)).after(denials);
+        Denials::new(rule.within(Duration::from_millis(within)))
+    }
+
+    fn deny(denials: &Denials, key: &str, at: u64) -> bool {
+        denials.count(key.as_bytes().to_vec(), after(at))
+    }
+
+    #[test]
+    fn as_many_as_the_rule_says_within_its_time() {
+        let table = denials(3, 100);
+        for (at, expected) in [
+            (0, false),
+            (50, false),
+            (100, false),
+            (120, true),
+            (130, false),
+            (140, false),
+            (150, true),
+        ] {
+            // The first is over at 100, so the third counts with the second alone.
+            assert_eq!(deny(&table, "a", at), expected, "{at}");
+        }
+        assert!(!deny(&table, "b", 151), "each key for itself");
+        assert!(deny(&denials(1, 100), "a", 0));
+        // However slowly: never three in the time.
+        let table = denials(3, 100);
+        assert!((0..1_000).all(|number| !deny(&table, "a", number * 51)));
+    }
+
+    #[test]
+    fn a_flood_of_keys_is_forgotten_and_blocks_nobody() {
+        let table = denials(5, 1_000);
+        let remembered = |table: &Denials| {
+            let Remembered { young, old, .. } = &*table.remembered.lock();
+            let counted = |one: &Generation| one.keys.values().map(VecDeque::len).sum::<usize>();
+            assert_eq!((counted(young), counted(old)), (young.denials, old.denials));
+            young.denials + old.denials
+        };
+        for number in 0..200_000u32 {
+            assert!(!deny(&table, &number.to_string(), 0));
+            // One that is denied again and again is caught in the midst of it.
+            if number.is_multiple_of(10_000) {
+                assert_eq!(deny(&table, "a", 0), number % 50_000 == 40_000, "{number}");
+            }
+        }
+        assert!((1..=2 * MOST_REMEMBERED).contains(&remembered(&table)));
+        assert!(!deny(&table, "b", 3_000));
+        assert!(!deny(&table, "b", 5_000));
+        assert_eq!(remembered(&table), 1, "the flood is over");
+    }
+
+    #[test]
+    fn a_clock_that_steps_back_blocks_nobody_falsely() {
+        let table = denials(3, 100);
+        assert!(!deny(&table, "a", 10_000));
+        assert!(!deny(&table, "a", 5_000));
+        assert!(deny(&table, "a", 5_000), "three within 100 ms of some clock");
+        assert!(!deny(&table, "b", 10_000));
+        assert!(!deny(&table, "b", 10_200));
+        assert!(!deny(&table, "b", 10_400));
+    }
+}
