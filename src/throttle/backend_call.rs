@@ -9,7 +9,7 @@ use crate::backend::Backend;
 use crate::decision::{DecidedBy, Decision};
 use crate::error::{BackendError, Error};
 use crate::hit_options::HitOptions;
-use crate::key::{self, Digest, Key, KeyPart, KeyParts, OwnedKey};
+use crate::key::{self, Digest, Key, KeyError, KeyPart, KeyParts, OwnedKey};
 use crate::on_error::{self, FailureContext};
 use crate::random;
 use crate::step::Step;
@@ -24,21 +24,38 @@ pub(super) struct AskedKey<'k> {
     pub(super) stored: &'k [KeyPart<'k>],
 }
 
+/// Why the backend is not asked about a key.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Unasked {
+    Passes(DecidedBy),
+    Refused(KeyError),
+}
+
+impl Unasked {
+    /// Returns the decision without the backend.
+    pub(super) fn into_decision(self) -> Result<Decision, Error> {
+        match self {
+            Self::Passes(decided_by) => Ok(Decision::pass(decided_by)),
+            Self::Refused(error) => Err(error.into()),
+        }
+    }
+}
+
 impl<'k> AskedKey<'k> {
-    /// Returns what the backend is asked about for that key and step. If there is no need to ask: what is
-    /// decided, or why the key is refused.
+    /// Returns what the backend is asked about for that key and step, or why it is not.
+    #[inline]
     pub(super) fn new(
         parts: &'k KeyParts<'k>,
         room: &'k mut Option<Digest>,
         step: &Step<'_>,
-    ) -> Result<Self, Result<Decision, Error>> {
+    ) -> Result<Self, Unasked> {
         let own = match parts.as_slice() {
             Ok(Some(own)) => own,
-            Ok(None) => return Err(Ok(Decision::pass(DecidedBy::Exempt))),
-            Err(error) => return Err(Err(error.into())),
+            Ok(None) => return Err(Unasked::Passes(DecidedBy::Exempt)),
+            Err(error) => return Err(Unasked::Refused(error)),
         };
         if step.limits().iter().all(|limit| limit.rate().is_unlimited()) {
-            return Err(Ok(Decision::pass(DecidedBy::Unlimited)));
+            return Err(Unasked::Passes(DecidedBy::Unlimited));
         }
         Ok(Self { own, stored: key::bounded(own, room) })
     }

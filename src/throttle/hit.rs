@@ -45,10 +45,7 @@ impl Throttle {
     #[inline]
     pub async fn hit(&self, key: impl ToKey) -> Result<Decision, Error> {
         match self.try_prepared(&key) {
-            Some(inline) if inline.is_allowed() || self.inner.denials.is_none() => {
-                Ok(inline.into())
-            }
-            Some(inline) => Ok(self.penalize_inline(&key, inline).await),
+            Some(inline) => Ok(inline.into()),
             None => {
                 let step = Step::of_apart(&self.inner.limits, self.inner.cost, Op::Take);
                 self.run(&key, &step).await
@@ -197,25 +194,12 @@ impl Throttle {
     #[inline]
     fn try_prepared(&self, key: &(impl ToKey + ?Sized)) -> Option<InlineDecision> {
         let inner = &*self.inner;
-        let prepared = inner.prepared.as_ref()?;
+        // A penalty has to see the denials.
+        let prepared = inner.prepared.as_ref().filter(|_| inner.denials.is_none())?;
         let key = key.to_key();
         let key = key.as_slice().ok()??;
         let (inline, hash) = prepared.try_hit(key, &inner.limits, inner.cost)?;
         Some(self.finish(key, inline, || hash ^ inner.seed))
-    }
-
-    #[cold]
-    async fn penalize_inline(
-        &self,
-        key: &(impl ToKey + ?Sized),
-        inline: InlineDecision,
-    ) -> Decision {
-        let (key, backend) = (key.to_key(), self.backend());
-        match (key.as_slice(), backend) {
-            (Ok(Some(key)), Ok(backend)) => self.penalize(&**backend, key, inline.into()).await,
-            // Neither has a fast path.
-            _ => inline.into(),
-        }
     }
 
     async fn run_with(
@@ -226,8 +210,11 @@ impl Throttle {
     ) -> Result<Decision, Error> {
         let limits = self.brought_by(options)?;
         let step = self.step_of(options, limits.as_deref(), op);
-        let decision = self.run(key, &step).await?;
-        Ok(self.with_brought(decision, limits.as_ref()))
+        let decision = self.run(key, &step).await;
+        match limits {
+            None => decision,
+            Some(limits) => decision.map(|decision| self.with_brought(decision, &limits)),
+        }
     }
 
     /// Returns the step of a hit with these options, and with these limits if it brought some.
@@ -243,12 +230,7 @@ impl Throttle {
     }
 
     /// Keeps the limits that a hit brought in its decision, if that is about them.
-    pub(super) fn with_brought(
-        &self,
-        decision: Decision,
-        limits: Option<&Arc<[Limit]>>,
-    ) -> Decision {
-        let Some(limits) = limits else { return decision };
+    pub(super) fn with_brought(&self, decision: Decision, limits: &Arc<[Limit]>) -> Decision {
         let is_of_these = decision.is_bound_to(self.inner.id);
         match decision.decided_by() {
             DecidedBy::Backend => decision.with_limits(Arc::clone(limits)),
@@ -265,11 +247,19 @@ impl Throttle {
         let (parts, mut room) = (key.to_key(), None);
         let key = match AskedKey::new(&parts, &mut room, step) {
             Ok(key) => key,
-            Err(decided) => return decided,
+            Err(unasked) => return unasked.into_decision(),
         };
         let backend = self.backend()?;
-        let outcome = self.apply(&**backend, key.stored, step).await;
-        self.conclude(&**backend, key, step, outcome).await
+        match self.apply(&**backend, key.stored, step).await {
+            Ok(decision) => {
+                let decision = self.finish_asked(&**backend, key, decision);
+                if !self.is_penalized(&decision, step.op()) {
+                    return Ok(decision);
+                }
+                Ok(Box::pin(self.penalize(&**backend, key.stored, decision)).await)
+            }
+            Err(error) => Box::pin(self.conclude(&**backend, key, step, Err(error))).await,
+        }
     }
 
     /// Makes the decision about a key of what the backend said.
@@ -282,10 +272,8 @@ impl Throttle {
     ) -> Result<Decision, Error> {
         match outcome {
             Ok(decision) => {
-                let fingerprint = || self.fingerprint(key.stored, backend);
-                let decision = decision.map(|inline| self.finish(key.stored, inline, fingerprint));
-                let is_counted = matches!(step.op(), Op::Take | Op::TakeUpTo);
-                match decision.is_denied() && is_counted && self.inner.denials.is_some() {
+                let decision = self.finish_asked(backend, key, decision);
+                match self.is_penalized(&decision, step.op()) {
                     true => Ok(self.penalize(backend, key.stored, decision).await),
                     false => Ok(decision),
                 }
@@ -295,6 +283,18 @@ impl Throttle {
                 Ok(decision.map(|inline| inline.wait_at_least(self.inner.min_retry_after)))
             }
         }
+    }
+
+    /// Finishes the decision about a key.
+    #[inline]
+    fn finish_asked(
+        &self,
+        backend: &dyn Backend,
+        key: AskedKey<'_>,
+        decision: Decision,
+    ) -> Decision {
+        let fingerprint = || self.fingerprint(key.stored, backend);
+        decision.map(|inline| self.finish(key.stored, inline, fingerprint))
     }
 
     /// Finishes a decision of the limits: binds it to this throttle, and a denial waits the least time.

@@ -97,9 +97,10 @@ impl Throttle {
         let mut outage = None;
         for keys in keys.chunks(AT_ONCE) {
             let batch = self.hit_batch(keys, &step, &mut outage).await;
-            let brought = brought.as_ref();
-            let finished = |decision| self.with_brought(decision, brought);
-            decisions.extend(batch.into_iter().map(|decision| decision.map(finished)));
+            decisions.extend(batch.into_iter().map(|decision| match &brought {
+                None => decision,
+                Some(brought) => decision.map(|decision| self.with_brought(decision, brought)),
+            }));
         }
         decisions
     }
@@ -127,8 +128,10 @@ impl Throttle {
             Ok(backend) => backend,
             Err(_) => {
                 let missing = || self.backend().map(|_| Decision::allow());
-                let decided =
-                    asked.map(|asked| asked.map_or_else(|decided| decided, |_| missing()));
+                let decided = asked.map(|asked| match asked {
+                    Err(unasked) => unasked.into_decision(),
+                    Ok(_) => missing(),
+                });
                 decisions.extend(decided);
                 return decisions;
             }
@@ -143,7 +146,7 @@ impl Throttle {
             let outcome = asked.map(|asked| (asked, outcomes.next()));
             async move {
                 match outcome {
-                    Err(decided) => decided,
+                    Err(unasked) => unasked.into_decision(),
                     Ok((asked, Some(outcome))) => {
                         self.conclude(backend, asked, step, outcome).await
                     }

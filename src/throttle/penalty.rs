@@ -12,6 +12,7 @@ use crate::decision::{Decision, Denial};
 use crate::error::BuildError;
 use crate::key::{Key, KeyPart};
 use crate::step::BlockChange;
+use crate::strategy::Op;
 
 /// The most denials that each of two generations remembers: some megabytes together.
 const MOST_REMEMBERED: usize = 32_768;
@@ -180,6 +181,14 @@ impl Generation {
 }
 
 impl Throttle {
+    /// Returns whether a hit that is not allowed may have to be counted.
+    #[inline]
+    pub(super) fn is_penalized(&self, decision: &Decision, op: Op) -> bool {
+        self.inner.denials.is_some()
+            && decision.is_denied()
+            && matches!(op, Op::Take | Op::TakeUpTo)
+    }
+
     /// Counts a denial of a hit, and blocks the key if that is one too many.
     #[cold]
     pub(super) async fn penalize(

@@ -48,7 +48,10 @@ pub(super) async fn decide(entries: Vec<Entry>) -> Result<CombinedDecision, Erro
         let mut is_denied = false;
         for (question, decision) in group.into_iter().zip(decisions) {
             let decision = match decision {
-                Ok(decision) => question.throttle.with_brought(decision, question.brought.as_ref()),
+                Ok(decision) => match &question.brought {
+                    None => decision,
+                    Some(brought) => question.throttle.with_brought(decision, brought),
+                },
                 Err(error) => {
                     failure.get_or_insert(error);
                     continue;
@@ -92,8 +95,9 @@ fn questions(entries: Vec<Entry>, decided: &mut [EntryDecision]) -> Result<Vec<Q
         let brought = throttle.brought_by(&options)?;
         let step = throttle.step_of(&options, brought.as_deref(), Op::Take);
         let (cost, leave) = (step.cost(), step.units_to_leave());
-        let unasked = AskedKey::new(&key.to_key(), &mut None, &step).err().transpose()?;
-        if let Some(decision) = unasked {
+        let unasked = AskedKey::new(&key.to_key(), &mut None, &step).err();
+        if let Some(unasked) = unasked {
+            let decision = unasked.into_decision()?;
             decided[index].decision = Some(decision.clone());
             decided[index].permit = Some(Permit::of(throttle, key, decision));
             continue;

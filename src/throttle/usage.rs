@@ -153,7 +153,7 @@ impl Throttle {
         let (parts, mut room) = (key.to_key(), None);
         let key = match AskedKey::new(&parts, &mut room, step) {
             Ok(key) => key.stored,
-            Err(decided) => return decided,
+            Err(unasked) => return unasked.into_decision(),
         };
         let backend = self.backend()?;
         let decision = self.apply(&**backend, key, step).await?;

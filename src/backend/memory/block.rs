@@ -78,7 +78,7 @@ impl Shard {
         let mut counted = false;
         if self.block(block).is_none() {
             counted = self.take_place(block, 1, now, budget)?;
-            block.ids.add_block();
+            block.ids.add_block(block.info);
         }
         self.large_slot(block, &mut counted).body = body;
         Ok(())

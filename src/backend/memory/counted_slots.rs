@@ -15,7 +15,7 @@ impl Shard {
     /// Hands the place of each key that lost its counted slot to another slot of the key, or back.
     pub(super) fn settle(&mut self, orphans: Orphans<'_>, ids: &StateIds, budget: &Budget) {
         let (mut free, orphans, blocks) = orphans.into_parts();
-        ids.remove_blocks(blocks);
+        blocks.into_iter().for_each(|block| ids.remove_block(block));
         for orphan in orphans {
             free += usize::from(!self.adopt(&orphan, ids));
         }

@@ -21,13 +21,13 @@ pub(super) struct Orphans<'i> {
     /// Places of keys that can have no other slot.
     free: usize,
     others: Vec<Orphan<'i>>,
-    /// Blocks among them.
-    blocks: usize,
+    /// Blocks among them, each as its throttle's blocks.
+    blocks: Vec<&'i StateInfo>,
 }
 
 impl<'i> Orphans<'i> {
     pub(super) const fn new(ids: &'i StateIds) -> Self {
-        Self { ids, free: 0, others: Vec::new(), blocks: 0 }
+        Self { ids, free: 0, others: Vec::new(), blocks: Vec::new() }
     }
 
     /// Notes that a slot is removed. Returns `true`, to be used in a sweep.
@@ -40,7 +40,7 @@ impl<'i> Orphans<'i> {
 
     /// As [`small`](Self::small).
     pub(super) fn large(&mut self, slot: &LargeSlot) -> bool {
-        self.blocks += usize::from(self.ids.is_of_blocks(slot.state_id));
+        self.blocks.extend(self.ids.blocks(slot.state_id));
         if slot.counted {
             self.note(slot.state_id, slot, || slot.key().to_vec());
         }
@@ -56,8 +56,8 @@ impl<'i> Orphans<'i> {
         }
     }
 
-    /// The places that are free, the keys that may have other slots, and how many were blocks.
-    pub(super) fn into_parts(self) -> (usize, Vec<Orphan<'i>>, usize) {
+    /// The places that are free, the keys that may have other slots, and the blocks.
+    pub(super) fn into_parts(self) -> (usize, Vec<Orphan<'i>>, Vec<&'i StateInfo>) {
         (self.free, self.others, self.blocks)
     }
 }

@@ -60,9 +60,13 @@ impl Shard {
         self.small.count(Slot::is_counted) + self.cold.large.count(|slot| slot.counted)
     }
 
-    /// Counts the keys that are blocked.
-    pub(super) fn blocks(&self, ids: &StateIds) -> usize {
-        self.cold.large.count(|slot| ids.is_of_blocks(slot.state_id))
+    /// Takes the blocks off their count: they are about to go with the shard.
+    pub(super) fn leave_blocks(&self, ids: &StateIds) {
+        self.cold.large.for_each(|slot| {
+            if let Some(block) = ids.blocks(slot.state_id) {
+                ids.remove_block(block);
+            }
+        });
     }
 
     pub(super) const fn grace(&self) -> Grace {

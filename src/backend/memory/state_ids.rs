@@ -8,14 +8,13 @@
 //! state, a list.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::RwLock;
 
 use crate::clock::Timestamp;
 use crate::strategy::{AnyMeter, CompiledLimit, Limit, PartId, StrategyId};
-use crate::sync::AtomicUsize;
 
 /// The numbers of one backend.
 #[derive(Debug, Default)]
@@ -26,9 +25,6 @@ pub(super) struct StateIds {
     /// The meaning of each number, in chunks that double in size and never move: reading takes no lock.
     by_id: [OnceLock<Chunk>; CHUNKS],
     next: AtomicU32,
-    /// Keys that are blocked, also those whose block is over and not swept yet. While there are none no hit
-    /// looks for one.
-    blocks: AtomicUsize,
 }
 
 type Chunk = Box<[OnceLock<Arc<StateInfo>>]>;
@@ -48,6 +44,9 @@ struct Throttled {
     states: AtomicU32,
     /// The number of the blocks, once a key was blocked.
     block: OnceLock<u32>,
+    /// Keys that are blocked, also those whose block is over and not swept yet. Changed while `writers` is
+    /// locked.
+    blocks: AtomicUsize,
 }
 
 /// What tells a writer from the others of its throttle.
@@ -72,11 +71,16 @@ pub(super) struct StateInfo {
     throttled: Arc<Throttled>,
     /// How its packed counts change with time.
     meter: Option<AnyMeter>,
-    /// A limit that shares the state does not fit a packed count.
-    needs_words: AtomicBool,
+    /// Why a hit may not be a matter of a packed count alone: [`WORDS`], [`BLOCKS`].
+    flags: AtomicU8,
     /// Of the first writer of a state: the number of that of the next state.
     next_state: OnceLock<u32>,
 }
+
+/// A limit that shares the state does not fit a packed count.
+const WORDS: u8 = 1;
+/// Keys of the throttle are blocked. While none is, no hit looks for a block.
+const BLOCKS: u8 = 2;
 
 impl StateInfo {
     #[inline]
@@ -101,7 +105,27 @@ impl StateInfo {
     /// Returns whether the state may need more than a packed count.
     #[inline]
     pub(super) fn needs_words(&self) -> bool {
-        self.needs_words.load(Ordering::Relaxed)
+        self.flags.load(Ordering::Relaxed) & WORDS != 0
+    }
+
+    /// Returns whether any key of the throttle may be blocked.
+    #[inline]
+    pub(super) fn may_be_blocked(&self) -> bool {
+        self.flags.load(Ordering::Relaxed) & BLOCKS != 0
+    }
+
+    /// Returns whether a packed count is all that there is to any key.
+    #[inline]
+    pub(super) fn is_plain(&self) -> bool {
+        self.flags.load(Ordering::Relaxed) == 0
+    }
+
+    fn set(&self, flag: u8) {
+        self.flags.fetch_or(flag, Ordering::Relaxed);
+    }
+
+    fn unset(&self, flag: u8) {
+        self.flags.fetch_and(!flag, Ordering::Relaxed);
     }
 
     /// Returns how packed counts of this writer change with time.
@@ -199,27 +223,27 @@ impl StateIds {
         self.get(*info.throttled.block.get()?)
     }
 
-    /// Returns whether any key of any throttle may be blocked.
-    #[inline]
-    pub(super) fn has_blocks(&self) -> bool {
-        self.blocks.load(Ordering::Relaxed) > 0
-    }
-
-    /// Counts a key that is blocked.
-    pub(super) fn add_block(&self) {
-        self.blocks.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Counts keys that are blocked no more.
-    pub(super) fn remove_blocks(&self, count: usize) {
-        if count > 0 {
-            self.blocks.fetch_sub(count, Ordering::Relaxed);
+    /// Counts a key that is blocked, before its block is stored.
+    pub(super) fn add_block(&self, block: &StateInfo) {
+        let writers = block.throttled.writers.write();
+        if block.throttled.blocks.fetch_add(1, Ordering::Relaxed) == 0 {
+            let all = writers.values().filter_map(|id| self.get(*id));
+            all.for_each(|info| info.set(BLOCKS));
         }
     }
 
-    /// Returns whether that number is of blocks.
-    pub(super) fn is_of_blocks(&self, id: u32) -> bool {
-        self.get(id).is_some_and(|info| info.writer == Writer::BLOCK)
+    /// Counts a key that is blocked no more.
+    pub(super) fn remove_block(&self, block: &StateInfo) {
+        let writers = block.throttled.writers.write();
+        if block.throttled.blocks.fetch_sub(1, Ordering::Relaxed) == 1 {
+            let all = writers.values().filter_map(|id| self.get(*id));
+            all.for_each(|info| info.unset(BLOCKS));
+        }
+    }
+
+    /// Returns the blocks of that number; `None` if it is of a limit's states.
+    pub(super) fn blocks(&self, id: u32) -> Option<&StateInfo> {
+        self.get(id).filter(|info| info.writer == Writer::BLOCK)
     }
 
     /// From now on the state is written as words, whoever writes it.
@@ -228,7 +252,7 @@ impl StateIds {
         let writers = info.throttled.writers.write();
         let same = writers.values().filter_map(|id| self.get(*id));
         let same = same.filter(|other| other.is_state_of(info));
-        same.for_each(|other| other.needs_words.store(true, Ordering::Relaxed));
+        same.for_each(|other| other.set(WORDS));
     }
 
     /// Returns a writer of each state that any throttle called `throttle` has had.
@@ -277,6 +301,7 @@ impl StateIds {
                 first_state: OnceLock::new(),
                 states: AtomicU32::new(0),
                 block: OnceLock::new(),
+                blocks: AtomicUsize::new(0),
             })
         }))
     }
@@ -300,6 +325,7 @@ impl StateIds {
                 (throttled.states.fetch_add(1, Ordering::Relaxed), uses_words)
             }
         };
+        let are_blocked = throttled.blocks.load(Ordering::Relaxed) > 0;
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         assert!(id < u32::MAX, "a backend has fewer than 2^32 limits");
         let info = Arc::new(StateInfo {
@@ -309,7 +335,7 @@ impl StateIds {
             state,
             throttled: Arc::clone(throttled),
             meter,
-            needs_words: AtomicBool::new(needs_words),
+            flags: AtomicU8::new(u8::from(needs_words) * WORDS + u8::from(are_blocked) * BLOCKS),
             next_state: OnceLock::new(),
         });
         let (chunk, offset) = place(id);

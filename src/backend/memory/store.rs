@@ -177,7 +177,7 @@ impl Store {
     ) -> Option<InlineDecision> {
         let (metered, at) = {
             let mut shard = self.shard(state.key.hash()).lock();
-            if self.may_be_blocked(&shard, state) {
+            if !state.info.is_plain() && Self::is_special(&shard, state) {
                 return None;
             }
             shard.hit_large(meter, state, asked_at, (demand, op))?
@@ -200,7 +200,7 @@ impl Store {
         let (metered, at) = {
             let mut shard = self.shard(state.key.hash()).lock();
             // Under the lock: whoever wrote the state as words did so after it began to need them.
-            if state.info.needs_words() || self.may_be_blocked(&shard, state) {
+            if !state.info.is_plain() && Self::is_special(&shard, state) {
                 return None;
             }
             shard.hit_one(meter, (state, short), asked_at, (demand, op), &self.budget)?
@@ -210,10 +210,12 @@ impl Store {
         Some(InlineDecision::of_one(limit, answer, (asked_at, at), taken(demand, op)))
     }
 
-    /// Returns whether a key is blocked, or was. Nobody looks while no key of any throttle is.
-    #[inline]
-    fn may_be_blocked(&self, shard: &Shard, state: StateRef<'_>) -> bool {
-        self.ids.has_blocks() && shard.blocked_until(state).is_some()
+    /// Returns whether more than packed counts has to do with a key: a block, perhaps one that is over, or a
+    /// state of words.
+    #[cold]
+    #[inline(never)]
+    fn is_special(shard: &Shard, state: StateRef<'_>) -> bool {
+        state.info.needs_words() || shard.blocked_until(state).is_some()
     }
 
     /// Counts a hit of two limits with packed counts on a short key. `None`, without side effects, if it
@@ -236,7 +238,7 @@ impl Store {
         let demand = Demand::of(cost);
         let (metered, at) = {
             let mut shard = self.shard(key.hash()).lock();
-            if infos.iter().any(|info| info.needs_words()) || self.may_be_blocked(&shard, states[0])
+            if states.iter().any(|state| !state.info.is_plain() && Self::is_special(&shard, *state))
             {
                 return None;
             }
@@ -307,8 +309,7 @@ impl Store {
                 }
             }
         };
-        if self.ids.has_blocks()
-            && let Some(info) = states.iter().flatten().next()
+        if let Some(info) = states.iter().flatten().next().filter(|info| info.may_be_blocked())
             && let until = shard.blocked_until(StateRef { key, info, ids: &self.ids })
             && let Some(decided) = step.decide_blocked(cells, until, asked_at)
         {
@@ -375,7 +376,7 @@ impl Store {
             let cleared = std::mem::replace(&mut *shard, Shard::new(grace));
             drop(shard);
             self.budget.give_back(cleared.keys());
-            self.ids.remove_blocks(cleared.blocks(&self.ids));
+            cleared.leave_blocks(&self.ids);
         }
         self.values.clear(&self.budget);
     }

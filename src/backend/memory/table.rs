@@ -184,10 +184,17 @@ impl<T: Hashed> Table<T> {
         self.old.as_ref().is_some_and(|old| !old.is_empty())
     }
 
+    /// Looks at each item.
+    pub(super) fn for_each(&self, look: impl FnMut(&T)) {
+        let old = self.old.iter().flat_map(|old| old.table.iter());
+        self.main.iter().chain(old).for_each(look);
+    }
+
     /// Counts the items for which `counts` holds.
     pub(super) fn count(&self, mut counts: impl FnMut(&T) -> bool) -> usize {
-        let old = self.old.iter().flat_map(|old| old.table.iter());
-        self.main.iter().chain(old).filter(|item| counts(item)).count()
+        let mut count = 0;
+        self.for_each(|item| count += usize::from(counts(item)));
+        count
     }
 
     /// Buckets that a whole sweep looks at.
