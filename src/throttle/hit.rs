@@ -208,16 +208,15 @@ impl Throttle {
         options: &HitOptions,
         op: Op,
     ) -> Result<Decision, Error> {
-        let limits = self.brought_by(options)?;
-        let step = self.step_of(options, limits.as_deref(), op);
-        let decision = self.run(key, &step).await;
-        match limits {
-            None => decision,
-            Some(limits) => decision.map(|decision| self.with_brought(decision, &limits)),
-        }
+        let Some(limits) = self.brought_by(options)? else {
+            return self.run(key, &self.step_of(options, None, op)).await;
+        };
+        let decision = self.run(key, &self.step_of(options, Some(&limits), op)).await?;
+        Ok(self.with_brought(decision, &limits))
     }
 
     /// Returns the step of a hit with these options, and with these limits if it brought some.
+    #[inline]
     pub(super) fn step_of<'a>(
         &'a self,
         options: &HitOptions,
@@ -251,14 +250,12 @@ impl Throttle {
         };
         let backend = self.backend()?;
         match self.apply(&**backend, key.stored, step).await {
-            Ok(decision) => {
-                let decision = self.finish_asked(&**backend, key, decision);
-                if !self.is_penalized(&decision, step.op()) {
-                    return Ok(decision);
-                }
-                Ok(Box::pin(self.penalize(&**backend, key.stored, decision)).await)
+            // As below, and written out: by a call a peek takes 1.14x the time.
+            Ok(decision) if self.inner.denials.is_none() => {
+                let fingerprint = || self.fingerprint(key.stored, &**backend);
+                Ok(decision.map(|inline| self.finish(key.stored, inline, fingerprint)))
             }
-            Err(error) => Box::pin(self.conclude(&**backend, key, step, Err(error))).await,
+            outcome => self.conclude(&**backend, key, step, outcome).await,
         }
     }
 
@@ -272,7 +269,8 @@ impl Throttle {
     ) -> Result<Decision, Error> {
         match outcome {
             Ok(decision) => {
-                let decision = self.finish_asked(backend, key, decision);
+                let fingerprint = || self.fingerprint(key.stored, backend);
+                let decision = decision.map(|inline| self.finish(key.stored, inline, fingerprint));
                 match self.is_penalized(&decision, step.op()) {
                     true => Ok(self.penalize(backend, key.stored, decision).await),
                     false => Ok(decision),
@@ -283,18 +281,6 @@ impl Throttle {
                 Ok(decision.map(|inline| inline.wait_at_least(self.inner.min_retry_after)))
             }
         }
-    }
-
-    /// Finishes the decision about a key.
-    #[inline]
-    fn finish_asked(
-        &self,
-        backend: &dyn Backend,
-        key: AskedKey<'_>,
-        decision: Decision,
-    ) -> Decision {
-        let fingerprint = || self.fingerprint(key.stored, backend);
-        decision.map(|inline| self.finish(key.stored, inline, fingerprint))
     }
 
     /// Finishes a decision of the limits: binds it to this throttle, and a denial waits the least time.
@@ -328,10 +314,16 @@ impl Throttle {
 
     /// The limits of a hit that brings rates; `None` if it brings none. One that equals an own limit is
     /// that limit, and one that comes twice counts once.
+    #[inline]
     pub(super) fn brought_by(&self, options: &HitOptions) -> Result<Option<Arc<[Limit]>>, Error> {
-        if options.rates.is_empty() && !options.replaces {
-            return Ok(None);
+        match options.rates.is_empty() && !options.replaces {
+            true => Ok(None),
+            false => self.limits_of(options).map(Some),
         }
+    }
+
+    #[cold]
+    fn limits_of(&self, options: &HitOptions) -> Result<Arc<[Limit]>, Error> {
         let own = &self.inner.limits;
         let mut limits: Vec<Limit> = if options.replaces { Vec::new() } else { own.to_vec() };
         for rate in &options.rates {
@@ -350,7 +342,7 @@ impl Throttle {
             count if count > MAX_LIMITS => {
                 format!("it would have {count} limits; a hit has at most {MAX_LIMITS}")
             }
-            _ => return Ok(Some(limits.into())),
+            _ => return Ok(limits.into()),
         };
         Err(Error::HitOptions { throttle: self.inner.name.to_string(), problem })
     }
