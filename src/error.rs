@@ -306,6 +306,13 @@ pub enum Error {
         /// The operation.
         op: Op,
     },
+    /// The backend has to be awaited, and the call does not wait. Nothing was taken.
+    #[error("throttle {throttle:?}: its backend has to be awaited; use acquire or hit")]
+    #[non_exhaustive]
+    MustAwait {
+        /// The throttle's name.
+        throttle: String,
+    },
     /// No block would reach the key.
     #[error("throttle {throttle:?}: cannot block: {problem}")]
     #[non_exhaustive]

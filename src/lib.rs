@@ -121,6 +121,16 @@
 //! With the feature `stream`, `Throttle::throttle_stream` and `Throttle::throttle_sink` do so for each item of a
 //! stream or a sink.
 //!
+//! [`Throttle::try_acquire`] takes or is denied, without waiting and without a runtime, in memory.
+//!
+//! # Blocking and looking up
+//!
+//! [`Throttle::block`] denies every hit on a key for a while, in all processes that share the store, and
+//! [`unblock`](Throttle::unblock) ends that; the counts stay as they are. A [`Penalty`] does it by a rule, for keys
+//! that go on though they are denied. [`Throttle::inspect`] says what is known of a key, and
+//! [`reset`](Throttle::reset) forgets it. The example `admin` does so from the command line, by the names under
+//! which Redis and Memcached store things.
+//!
 //! # Which strategy
 //!
 #![doc = include_str!("../docs/tables/strategies.md")]

@@ -61,12 +61,14 @@ pub(crate) trait StateStore: Sync {
     /// Reads the value and the time.
     fn read(
         &self,
+        operation: &'static str,
         key: &Key<'_>,
     ) -> impl Future<Output = Result<(Option<Vec<u8>>, Timestamp)>> + Send;
 
     /// Writes if the value is still `expected`, and returns whether it was.
     fn write(
         &self,
+        operation: &'static str,
         key: &Key<'_>,
         expected: Option<&[u8]>,
         write: &Write,
@@ -80,12 +82,13 @@ pub(crate) async fn apply<S: StateStore>(
     key: &Key<'_>,
     step: &Step<'_>,
 ) -> Result<Decision> {
-    let evaluated = retry(core, "apply", || async move {
-        let (stored, now) = store.read(key).await?;
+    const OPERATION: &str = "apply";
+    let evaluated = retry(core, OPERATION, || async move {
+        let (stored, now) = store.read(OPERATION, key).await?;
         let evaluated = step.evaluate(stored.as_deref(), now);
         let is_written = match write_of(&evaluated) {
             None => true,
-            Some(write) => store.write(key, stored.as_deref(), write).await?,
+            Some(write) => store.write(OPERATION, key, stored.as_deref(), write).await?,
         };
         Ok(is_written.then_some(evaluated))
     });
@@ -99,12 +102,13 @@ pub(crate) async fn change_block<S: StateStore>(
     key: &Key<'_>,
     change: BlockChange,
 ) -> Result<bool> {
-    retry(core, "change_block", || async move {
-        let (stored, now) = store.read(key).await?;
+    const OPERATION: &str = "change_block";
+    retry(core, OPERATION, || async move {
+        let (stored, now) = store.read(OPERATION, key).await?;
         let (was_blocked, write) = block_of(core, change, stored.as_deref(), now)?;
         let is_written = match &write {
             None => true,
-            Some(write) => store.write(key, stored.as_deref(), write).await?,
+            Some(write) => store.write(OPERATION, key, stored.as_deref(), write).await?,
         };
         Ok(is_written.then_some(was_blocked))
     })
@@ -130,7 +134,7 @@ pub(crate) async fn inspect<S: StateStore>(
     store: &S,
     key: &Key<'_>,
 ) -> Result<KeyState> {
-    let (stored, now) = store.read(key).await?;
+    let (stored, now) = store.read("inspect", key).await?;
     read_state(core, stored.as_deref(), now)
 }
 
@@ -188,12 +192,22 @@ pub(crate) fn contended(core: &BackendCore, operation: &'static str) -> BackendE
 pub(super) struct ByValues<'a, B: ?Sized>(pub(super) &'a B);
 
 impl<B: Backend + ?Sized> StateStore for ByValues<'_, B> {
-    async fn read(&self, key: &Key<'_>) -> Result<(Option<Vec<u8>>, Timestamp)> {
+    async fn read(
+        &self,
+        _operation: &'static str,
+        key: &Key<'_>,
+    ) -> Result<(Option<Vec<u8>>, Timestamp)> {
         let stored = self.0.get(key).await?;
         Ok((stored, self.0.core().clock().now()))
     }
 
-    async fn write(&self, key: &Key<'_>, expected: Option<&[u8]>, write: &Write) -> Result<bool> {
+    async fn write(
+        &self,
+        _operation: &'static str,
+        key: &Key<'_>,
+        expected: Option<&[u8]>,
+        write: &Write,
+    ) -> Result<bool> {
         match write {
             Write::Put { value, ttl } => {
                 let ttl = Ttl::After(*ttl + MARGIN);

@@ -2,8 +2,9 @@
 
 use std::fmt;
 use std::future::IntoFuture;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -70,8 +71,8 @@ impl Throttle {
     ///
     /// # Errors
     ///
-    /// [`Error::Denied`] at once if the turn comes after the timeout, if the cost can never pass, or if the
-    /// error policy or a full memory denies. [`Error::TimedOut`] after the timeout, for a window strategy and a
+    /// [`Error::Denied`] at once if the turn comes after the timeout, if the cost can never pass, if the key is
+    /// [blocked](Self::block), or if the error policy or a full memory denies. [`Error::TimedOut`] after the timeout, for a window strategy and a
     /// caller that is still behind others. [`Error::TooManyWaiters`]. An error outside of a tokio runtime with
     /// its time driver, on each backend. And as for [`hit`](Self::hit).
     ///
@@ -83,6 +84,39 @@ impl Throttle {
         let key = OwnedKey::new(&key).map_err(Error::from);
         let cost = self.inner.cost;
         Acquire { throttle: self, key, cost, deadline: None, most_waiters: usize::MAX }
+    }
+}
+
+impl Throttle {
+    /// Takes units if they pass now, without waiting and without a runtime. In memory only.
+    ///
+    /// ```
+    /// use traffik::{Error, InMemory, Throttle};
+    ///
+    /// let frames = Throttle::builder("frames").rate("60/s burst 1").backend(InMemory::new()).build()?;
+    /// frames.try_acquire("camera", 1)?.commit();
+    /// assert!(matches!(frames.try_acquire("camera", 1), Err(Error::Denied(_))));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Denied`] with the decision. [`Error::MustAwait`] on a backend that has to be awaited, with nothing
+    /// done, and where an error handler would. And as for [`hit`](Self::hit).
+    pub fn try_acquire(&self, key: impl ToKey, units: u32) -> Result<Permit, Error> {
+        let is_in_memory = self.inner.prepared.is_some();
+        let must_await = || Error::MustAwait { throttle: self.inner.name.to_string() };
+        if !is_in_memory {
+            // A throttle without a backend says that first.
+            self.backend()?;
+            return Err(must_await());
+        }
+        let taken = pin!(self.reserve(key, units));
+        match taken.poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(taken) => taken,
+            // By an error handler.
+            Poll::Pending => Err(must_await()),
+        }
     }
 }
 

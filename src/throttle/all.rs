@@ -39,13 +39,16 @@ use crate::key::{KeyError, OwnedKey, ToKey};
 ///
 /// * **In memory** all keys are decided in one step.
 /// * **On Redis** by one script, up to 32 keys; on a cluster only if they are in one slot, for which
-///   throttles are [grouped](crate::backend::redis::RedisBuilder::group). Else in order, as below.
+///   throttles are [grouped]. Else in order, as below.
 /// * **On Memcached**, and over several backends, in the order in which they are given. When one is denied,
 ///   those before it are given back; until then others may see them as used. So put the narrow limit first,
 ///   which denies most: a client's before the service's.
 ///
 /// Entries of the same throttle, key and backend are one, and their costs add up. A failure of a backend is decided
 /// for each entry by the policy of its throttle; all must pass.
+///
+#[cfg_attr(feature = "redis", doc = "[grouped]: crate::backend::redis::RedisBuilder::group")]
+#[cfg_attr(not(feature = "redis"), doc = "[grouped]: crate::guide::redis")]
 pub fn all() -> All {
     All { entries: Vec::new() }
 }

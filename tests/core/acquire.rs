@@ -7,14 +7,15 @@ use std::time::Duration;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use test_support::plain::without_timer;
+use test_support::{Failing, Mode};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use traffik::backend::{BackendCore, Result};
 use traffik::step::Step;
 use traffik::strategy::{Answer, CorruptState, Op, State};
 use traffik::{
-    Backend, Clock, Decision, Error, ErrorKind, FixedWindow, HasCore, InMemory, Key, Locks,
-    Outcome, Rate, Strategy, Throttle, Timestamp, TokenBucket, Ttl, Values,
+    Backend, Clock, Decision, Denial, Error, ErrorKind, FixedWindow, HasCore, InMemory, Key, Locks,
+    Outcome, Penalty, PermitDrop, Rate, Strategy, Throttle, Timestamp, TokenBucket, Ttl, Values,
 };
 
 /// The time of the runtime, which a test holds.
@@ -342,4 +343,36 @@ fn a_runtime_that_stands_idle_keeps_no_turn_from_others() {
     let permit = runtime().block_on(acquire(Duration::from_secs(10)));
     permit.expect("it is not held up").unwrap().commit();
     drop(idle);
+}
+
+#[test]
+fn without_a_runtime_and_without_waiting_it_takes_or_is_denied() {
+    let throttle = Throttle::builder("try").rate("5/h").backend(InMemory::new()).build().unwrap();
+    throttle.try_acquire("a", 3).unwrap().commit();
+    drop(throttle.try_acquire("a", 1).unwrap().on_drop(PermitDrop::Refund));
+    let Err(Error::Denied(denied)) = throttle.try_acquire("a", 3) else { panic!("two are left") };
+    assert_eq!(denied.remaining(), 2);
+    throttle.try_acquire("a", 2).unwrap().commit();
+    let Err(Error::Denied(never)) = throttle.try_acquire("a", 6) else { panic!("above the burst") };
+    assert_eq!(never.outcome(), Outcome::Never);
+
+    let penalty = Penalty::block_for(Duration::from_secs(60)).after(1);
+    let strict = Throttle::builder("strict").rate("1/h").penalty(penalty);
+    let strict = strict.backend(InMemory::new()).build().unwrap();
+    strict.try_acquire("a", 1).unwrap().commit();
+    let Err(Error::Denied(denied)) = strict.try_acquire("a", 1) else { panic!("used up") };
+    assert_eq!(denied.denial(), Some(Denial::Blocked), "a penalty needs no runtime either");
+}
+
+#[test]
+fn a_backend_that_has_to_be_awaited_is_not_tried() {
+    let calls = Arc::new(AtomicU32::new(0));
+    let remote = Failing::new(Mode::Hang).counting(Arc::clone(&calls));
+    let throttle = Throttle::builder("try").rate("5/h").backend(remote).build().unwrap();
+    let error = throttle.try_acquire("a", 1).unwrap_err();
+    assert!(matches!(error, Error::MustAwait { .. }), "{error}");
+    assert_eq!(calls.load(Ordering::SeqCst), 0);
+    let homeless = Throttle::builder("homeless").rate("5/h").build().unwrap();
+    let error = homeless.try_acquire("a", 1).unwrap_err();
+    assert!(matches!(error, Error::NoBackend { .. }), "{error}");
 }

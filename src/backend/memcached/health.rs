@@ -8,9 +8,35 @@ use tokio::task::JoinSet;
 use tracing::warn;
 
 use super::protocol::Command;
-use super::{MemcachedInner, NAME, errors};
+use super::{Memcached, MemcachedInner, NAME, errors};
 use crate::backend::Result;
 use crate::error::{BackendError, ErrorKind};
+
+impl Memcached {
+    /// Asks every node whether it answers now, each within the time of a call.
+    ///
+    /// In the order of the builder: the node's address, and what went wrong if it does not answer. Hits on
+    /// the keys of such a node fail, and those of the others do not.
+    /// [`ready`](crate::Backend::ready) fails only when
+    /// no node answers, or one is misconfigured.
+    ///
+    /// ```no_run
+    /// # async fn example(backend: traffik::Memcached) {
+    /// for (node, answered) in backend.nodes().await {
+    ///     if let Err(error) = answered {
+    ///         eprintln!("{node}: {error}");
+    ///     }
+    /// }
+    /// # }
+    /// ```
+    ///
+    /// # Cancel safety
+    ///
+    /// It changes nothing, so it may be dropped.
+    pub async fn nodes(&self) -> Vec<(String, Result<()>)> {
+        self.inner.ask_nodes("ready").await
+    }
+}
 
 impl MemcachedInner {
     /// Connects to all nodes. One that does not answer may do so later: it is no failure while others do.

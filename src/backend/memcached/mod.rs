@@ -228,30 +228,6 @@ impl Memcached {
         self.open(OPERATION)?.on_all_nodes(OPERATION, flush).await
     }
 
-    /// Asks every node whether it answers now, each within the time of a call.
-    ///
-    /// In the order of the builder: the node's address, and what went wrong if it does not answer. Hits on
-    /// the keys of such a node fail, and those of the others do not.
-    /// [`ready`](Backend::ready) fails only when
-    /// no node answers, or one is misconfigured.
-    ///
-    /// ```no_run
-    /// # async fn example(backend: traffik::Memcached) {
-    /// for (node, answered) in backend.nodes().await {
-    ///     if let Err(error) = answered {
-    ///         eprintln!("{node}: {error}");
-    ///     }
-    /// }
-    /// # }
-    /// ```
-    ///
-    /// # Cancel safety
-    ///
-    /// It changes nothing, so it may be dropped.
-    pub async fn nodes(&self) -> Vec<(String, Result<()>)> {
-        self.inner.ask_nodes("ready").await
-    }
-
     /// Returns the name of the item that holds the state of a throttle's key, to look a customer up;
     /// `None` for a key that is exempt.
     ///

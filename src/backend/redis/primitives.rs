@@ -247,26 +247,36 @@ fn chunks(group: &[usize], size: impl Fn(usize) -> usize) -> Vec<&[usize]> {
 /// Strategies that have no script: read, decide here, write if nobody came between.
 impl StateStore for RedisInner {
     /// The time is the server's, or that of a clock that was given.
-    async fn read(&self, key: &Key<'_>) -> Result<(Option<Vec<u8>>, Timestamp)> {
+    async fn read(
+        &self,
+        operation: &'static str,
+        key: &Key<'_>,
+    ) -> Result<(Option<Vec<u8>>, Timestamp)> {
         let key = self.keys.of(key);
-        let reply = self.client.run("apply", &READ, &[&key], &[]).await?;
+        let reply = self.client.run(operation, &READ, &[&key], &[]).await?;
         let fields: [Value; 3] = match reply {
             Value::Array(fields) => {
-                fields.try_into().map_err(|fields| unexpected("apply", &Value::Array(fields)))?
+                fields.try_into().map_err(|fields| unexpected(operation, &Value::Array(fields)))?
             }
-            other => return Err(unexpected("apply", &other)),
+            other => return Err(unexpected(operation, &other)),
         };
         match fields {
             [stored, Value::Int(seconds), Value::Int(micros)] => {
                 let now = seconds.unsigned_abs() * 1_000_000 + micros.unsigned_abs();
                 let now = self.given_time().unwrap_or(Timestamp::from_micros(now));
-                Ok((bytes("apply", stored)?, now))
+                Ok((bytes(operation, stored)?, now))
             }
-            other => Err(unexpected("apply", &Value::Array(other.into()))),
+            other => Err(unexpected(operation, &Value::Array(other.into()))),
         }
     }
 
-    async fn write(&self, key: &Key<'_>, expected: Option<&[u8]>, write: &Write) -> Result<bool> {
+    async fn write(
+        &self,
+        operation: &'static str,
+        key: &Key<'_>,
+        expected: Option<&[u8]>,
+        write: &Write,
+    ) -> Result<bool> {
         let (new, ttl) = match write {
             Write::Put { value, ttl } => {
                 let least = self.given_time().map_or(Duration::ZERO, |_| GIVEN_CLOCK_TTL);
@@ -274,7 +284,7 @@ impl StateStore for RedisInner {
             }
             Write::Delete => (None, Ttl::Never),
         };
-        self.compare_and_set("apply", key, expected, new, ttl).await
+        self.compare_and_set(operation, key, expected, new, ttl).await
     }
 }
 
