@@ -75,6 +75,12 @@ impl Strategy for LocalWindow {
             state.set(&[end.as_micros(), u64::from(left)]);
             return Ok(answer(Verdict::Allowed, left));
         }
+        if op == Op::Charge {
+            // What has happened counts, whatever is left. So `charge`, and a `settle` above the estimate, work.
+            let after = used.saturating_add(cost);
+            state.set(&[end.as_micros(), u64::from(after)]);
+            return Ok(answer(Verdict::Allowed, after));
+        }
         match used.checked_add(cost) {
             _ if cost > rate.limit() => Ok(answer(Verdict::Never, used)),
             Some(after) if after <= rate.limit() && op == Op::Take => {
@@ -89,6 +95,11 @@ impl Strategy for LocalWindow {
     /// Named once and for all, so that renaming the type resets nobody's quota.
     fn id(&self) -> StrategyId {
         StrategyId::of("example:local-window")
+    }
+
+    /// By default a strategy does not charge. A window cannot lend from what comes, so it reserves no turns.
+    fn supports(&self, op: Op) -> bool {
+        !matches!(op, Op::Reserve { .. })
     }
 
     fn check(&self, rate: &Rate) -> Result<(), LimitError> {
@@ -178,6 +189,18 @@ mod tests {
         assert_eq!(hit(&throttle, 3).await.remaining(), 0);
         throttle.refund("key", second.receipt().unwrap()).await.unwrap();
         assert_eq!(throttle.peek("key").await.unwrap().remaining(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_was_used_beyond_the_quota_counts() {
+        let clock = ManualClock::new();
+        let throttle = throttle(Rate::per_day(3), LocalWindow::utc_plus_minutes(60), &clock);
+        let permit = throttle.reserve("key", 2).await.unwrap();
+        permit.settle(5).await.unwrap();
+        assert!(hit(&throttle, 1).await.is_denied());
+        assert!(throttle.charge("key", u32::MAX).await.unwrap().is_allowed());
+        clock.advance(DAY);
+        assert_eq!(hit(&throttle, 1).await.remaining(), 2);
     }
 
     #[test]

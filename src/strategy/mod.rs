@@ -86,7 +86,7 @@ pub trait Strategy: Any + fmt::Debug + Send + Sync {
     /// that a strategy does not do is an error of the call, and never reaches
     /// [`evaluate`](Self::evaluate); where it does not do [`Op::Reserve`],
     /// [`Throttle::acquire`](crate::Throttle::acquire) asks again instead. A strategy that does
-    /// [`Op::Charge`] says so here.
+    /// [`Op::Charge`] says so here; the example `custom_strategy` shows it.
     fn supports(&self, op: Op) -> bool {
         !matches!(op, Op::Charge | Op::Reserve { .. })
     }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use traffik::{
-    Backend, Clock, Decision, Error, FixedWindow, Gcra, HitOptions, LeakyBucket, ManualClock,
-    Outcome, Rate, Receipt, SlidingWindowCounter, SlidingWindowLog, Throttle, ThrottleBuilder,
-    Timestamp, TokenBucket,
+    Backend, Clock, Decision, Denial, Error, FixedWindow, Gcra, HitOptions, LeakyBucket,
+    ManualClock, Outcome, Rate, Receipt, SlidingWindowCounter, SlidingWindowLog, Throttle,
+    ThrottleBuilder, Timestamp, TokenBucket, all,
 };
 
 use crate::random::Random;
@@ -24,6 +24,8 @@ pub(crate) struct Counts {
     refunds: u64,
     refused: u64,
     back: u64,
+    blocked: u64,
+    together: u64,
 }
 
 impl Counts {
@@ -34,6 +36,8 @@ impl Counts {
             ("never", self.never),
             ("refunds", self.refunds),
             ("steps back", self.back),
+            ("blocked", self.blocked),
+            ("all together", self.together),
         ] {
             assert!(count > 100, "{what}: {count}");
         }
@@ -115,9 +119,16 @@ impl History {
         }
         let throttle = self.random.index(self.throttles.len());
         let key = self.random.index(self.keys.len());
-        match self.random.below(20) {
-            0 => self.reset(throttle, key).await,
-            1..=3 if !self.taken.is_empty() => self.refund(counts).await,
+        match self.random.below(40) {
+            0 | 1 => self.reset(throttle, key).await,
+            2..=5 if !self.taken.is_empty() => self.refund(counts).await,
+            6 | 7 if !self.taken.is_empty() => self.settle().await,
+            8 | 9 => self.usage(throttle, key, counts).await,
+            10 => self.block(throttle, key).await,
+            11 | 12 => self.unblock(throttle, key).await,
+            13 | 14 => self.inspect(throttle, key).await,
+            15 | 16 => self.hit_many(throttle, counts).await,
+            17 | 18 => self.all(throttle, counts).await,
             _ => self.hit(throttle, key, counts).await,
         }
     }
@@ -178,6 +189,7 @@ impl History {
         }
         let mut receipts = Vec::new();
         let first = self.same(&answers);
+        counts.blocked += u64::from(is_blocked(&answers[0]));
         match first {
             Ok(Outcome::Allowed) => counts.allowed += 1,
             Ok(Outcome::Denied { retry_after }) => {
@@ -228,6 +240,147 @@ impl History {
         }
     }
 
+    async fn settle(&mut self) {
+        let Taken { throttle, key, receipts } =
+            self.taken.swap_remove(self.random.index(self.taken.len()));
+        let used = self.random.units(12);
+        self.note(format!("settle {used} by throttle {throttle}, key {key}: {:?}", receipts[0]));
+        let sisters = &self.throttles[throttle].throttles;
+        for (throttle, receipt) in sisters.iter().zip(receipts) {
+            throttle.settle(&self.keys[key], receipt, used).await.unwrap();
+        }
+    }
+
+    /// A charge, as many as there are, or all that is left.
+    async fn usage(&mut self, throttle: usize, key: usize, counts: &mut Counts) {
+        let (verb, units) = (self.random.below(3), self.random.units(8));
+        self.note(format!("throttle {throttle}, key {key}: usage {verb} of {units}"));
+        let mut answers = Vec::new();
+        for throttle in &self.throttles[throttle].throttles {
+            let key = &self.keys[key];
+            answers.push(match verb {
+                0 => throttle.charge(key, units).await,
+                1 => {
+                    let taken = throttle.take_up_to(key, units).await;
+                    taken.map(|taken| taken.decision().clone())
+                }
+                _ => match throttle.drain(key).await {
+                    Ok(()) => throttle.peek(key).await,
+                    Err(error) => Err(error),
+                },
+            });
+        }
+        counts.blocked += u64::from(is_blocked(&answers[0]));
+        let _ = self.same(&answers);
+    }
+
+    async fn block(&mut self, throttle: usize, key: usize) {
+        let time = Duration::from_micros(1 + self.random.below(30_000_000));
+        self.note(format!("throttle {throttle}, key {key}: block for {time:?}"));
+        for throttle in &self.throttles[throttle].throttles {
+            throttle.block(&self.keys[key], time).await.unwrap();
+        }
+        if self.random.one_in(2) {
+            self.wait = time;
+        }
+    }
+
+    async fn unblock(&mut self, throttle: usize, key: usize) {
+        self.note(format!("throttle {throttle}, key {key}: unblock"));
+        let mut were = Vec::new();
+        for throttle in &self.throttles[throttle].throttles {
+            were.push(throttle.unblock(&self.keys[key]).await.unwrap());
+        }
+        assert!(were.iter().all(|was| *was == were[0]), "{were:?}: {}", self.context());
+    }
+
+    async fn inspect(&mut self, throttle: usize, key: usize) {
+        self.note(format!("throttle {throttle}, key {key}: inspect"));
+        let mut found = Vec::new();
+        for throttle in &self.throttles[throttle].throttles {
+            let inspection = throttle.inspect(&self.keys[key]).await.unwrap();
+            let limit = |limit: &traffik::InspectedLimit| {
+                (limit.is_brought, limit.limit.rate().to_string(), limit.answer, limit.changed)
+            };
+            // Those that hits brought are in any order.
+            let mut limits: Vec<String> =
+                inspection.limits().iter().map(limit).map(|it| format!("{it:?}")).collect();
+            let mut others: Vec<String> =
+                inspection.others().iter().map(|part| format!("{part:?}")).collect();
+            limits.sort();
+            others.sort();
+            found.push((inspection.blocked_for(), limits, others));
+        }
+        for (name, other) in self.names.iter().zip(&found) {
+            assert_eq!(&found[0], other, "{name}: {}", self.context());
+        }
+    }
+
+    /// Several hits on both keys at once.
+    async fn hit_many(&mut self, throttle: usize, counts: &mut Counts) {
+        let options = self.options();
+        let keys: Vec<String> =
+            (0..self.random.index(5)).map(|_| self.random.pick(&self.keys)).collect();
+        self.note(format!("throttle {throttle}, many {keys:?}: {options:?}"));
+        let mut answers = Vec::new();
+        for throttle in &self.throttles[throttle].throttles {
+            answers.push(throttle.hit_many_with(&keys, options.clone()).await.into_iter());
+        }
+        for _ in &keys {
+            let each: Vec<_> = answers.iter_mut().map(|answers| answers.next().unwrap()).collect();
+            counts.blocked += u64::from(is_blocked(&each[0]));
+            let _ = self.same(&each);
+        }
+    }
+
+    /// Hits on two keys or throttles, all or nothing.
+    async fn all(&mut self, throttle: usize, counts: &mut Counts) {
+        let other = self.random.index(self.throttles.len());
+        let keys = [self.random.pick(&self.keys), self.random.pick(&self.keys)];
+        let options = [self.options(), self.options()];
+        self.note(format!("all of throttles {throttle}, {other}, keys {keys:?}: {options:?}"));
+        let mut answers: [Vec<Result<Decision, Error>>; 2] = Default::default();
+        let mut is_whole = Vec::new();
+        for backend in 0..BACKENDS {
+            let of = |throttle: usize| &self.throttles[throttle].throttles[backend];
+            let [first, second] = options.clone();
+            let decided =
+                all().hit_with(of(throttle), &keys[0], first).hit_with(of(other), &keys[1], second);
+            match decided.await {
+                Ok(decision) => {
+                    is_whole.push(Some((decision.is_allowed(), decision.not_given_back().len())));
+                    // On Memcached those after a denial are not asked, and what was taken is no peek.
+                    if decision.is_allowed() {
+                        for (entry, answers) in answers.iter_mut().enumerate() {
+                            answers.push(Ok(decision.decision(entry).unwrap().clone()));
+                        }
+                    }
+                }
+                Err(error) => {
+                    is_whole.push(None);
+                    answers[0].push(Err(error));
+                }
+            }
+        }
+        assert!(
+            is_whole.iter().all(|whole| *whole == is_whole[0]),
+            "{is_whole:?}: {}",
+            self.context()
+        );
+        if let Some((true, _)) = is_whole[0] {
+            counts.together += 1;
+            let _ = self.same(&answers[1]);
+        }
+        if matches!(is_whole[0], Some((false, _))) {
+            // What was taken and given back in order has a writer, who may say another end of it.
+            for key in 0..self.keys.len() {
+                self.reset(throttle, key).await;
+            }
+        } else {
+            let _ = self.same(&answers[0]);
+        }
+    }
+
     async fn reset(&mut self, throttle: usize, key: usize) {
         self.note(format!("reset by throttle {throttle}, key {key}"));
         for throttle in &self.throttles[throttle].throttles {
@@ -244,6 +397,10 @@ impl History {
         let throttles: Vec<_> = self.throttles.iter().map(|sisters| &sisters.limits).collect();
         format!("history {}: {throttles:#?}\n{}", self.seed, self.log.join("\n"))
     }
+}
+
+fn is_blocked(answer: &Result<Decision, Error>) -> bool {
+    answer.as_ref().is_ok_and(|decision| decision.denial() == Some(Denial::Blocked))
 }
 
 /// What an error says, without who says it.
