@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use sha2::{Digest, Sha256};
 
 use super::Throttle;
 use crate::backend::Backend;
@@ -180,6 +181,18 @@ impl Generation {
     }
 }
 
+/// Returns a key as it is remembered: a long one by its SHA-256, so that the table stays small.
+fn remembered_as(encoded: Vec<u8>) -> Vec<u8> {
+    const LONG: usize = 64;
+    if encoded.len() <= LONG {
+        return encoded;
+    }
+    // No other key begins so.
+    let mut digest = vec![b'#'];
+    digest.extend_from_slice(&Sha256::digest(encoded));
+    digest
+}
+
 impl Throttle {
     /// Returns whether a hit that is not allowed may have to be counted.
     #[inline]
@@ -202,7 +215,7 @@ impl Throttle {
             return decision;
         }
         let key = Key::new(&self.inner.name, key);
-        if !denials.count(key.encode(), backend.core().clock().now()) {
+        if !denials.count(remembered_as(key.encode()), backend.core().clock().now()) {
             return decision;
         }
         let time = denials.rule.block_for;
@@ -280,6 +293,14 @@ mod tests {
         assert!(!deny(&table, "b", 3_000));
         assert!(!deny(&table, "b", 5_000));
         assert_eq!(remembered(&table), 1, "the flood is over");
+    }
+
+    #[test]
+    fn long_keys_stay_apart_in_little_room() {
+        let key = |end: &[u8]| remembered_as([&[b't'; 4_000][..], end].concat());
+        assert_eq!(key(b"a").len(), 33);
+        assert_ne!(key(b"a"), key(b"b"));
+        assert_eq!(remembered_as(b"t\x01t\x01a".to_vec()), b"t\x01t\x01a");
     }
 
     #[test]

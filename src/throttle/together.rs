@@ -35,56 +35,75 @@ struct Taken {
     entries: Vec<(usize, u32)>,
 }
 
+/// What has come of the entries so far.
+struct Progress {
+    decided: Vec<EntryDecision>,
+    /// Given back by a drop, also of a caller who goes away before all is decided.
+    taken: Vec<Taken>,
+    is_denied: bool,
+    failure: Option<Error>,
+}
+
 pub(super) async fn decide(entries: Vec<Entry>) -> Result<CombinedDecision, Error> {
     if entries.is_empty() {
         return Err(Error::NoEntries);
     }
-    let mut decided: Vec<EntryDecision> =
-        entries.iter().map(|_| EntryDecision::default()).collect();
-    let mut taken: Vec<Taken> = Vec::new();
-    for group in groups(questions(entries, &mut decided)?) {
-        let decisions = ask(&group).await;
-        let mut failure = None;
-        let mut is_denied = false;
-        for (question, decision) in group.into_iter().zip(decisions) {
-            let decision = match decision {
-                Ok(decision) => match &question.brought {
-                    None => decision,
-                    Some(brought) => question.throttle.with_brought(decision, brought),
-                },
-                Err(error) => {
-                    failure.get_or_insert(error);
-                    continue;
-                }
-            };
-            for (index, _) in &question.entries {
-                decided[*index].decision = Some(decision.clone());
-            }
-            is_denied |= decision.is_denied();
-            if decision.is_allowed() {
-                // Given back also by a caller who goes away before all is decided.
-                let permit = Permit::of(question.throttle, question.key, decision);
-                let permit = permit.on_drop(PermitDrop::Refund);
-                taken.push(Taken { permit, entries: question.entries });
-            }
+    let decided = entries.iter().map(|_| EntryDecision::default()).collect();
+    let mut progress = Progress { decided, taken: Vec::new(), is_denied: false, failure: None };
+    for group in groups(questions(entries, &mut progress.decided)?) {
+        ask(group, &mut progress).await;
+        if progress.has_ended() {
+            break;
         }
-        if is_denied || failure.is_some() {
+    }
+    progress.conclude().await
+}
+
+impl Progress {
+    fn note(&mut self, question: Question, decision: Result<Decision, Error>) {
+        let Question { throttle, key, brought, entries, .. } = question;
+        let decision = match (decision, &brought) {
+            (Ok(decision), None) => decision,
+            (Ok(decision), Some(brought)) => throttle.with_brought(decision, brought),
+            (Err(error), _) => {
+                self.failure.get_or_insert(error);
+                return;
+            }
+        };
+        for (index, _) in &entries {
+            self.decided[*index].decision = Some(decision.clone());
+        }
+        if decision.is_denied() {
+            self.is_denied = true;
+            return;
+        }
+        let permit = Permit::of(throttle, key, decision).on_drop(PermitDrop::Refund);
+        self.taken.push(Taken { permit, entries });
+    }
+
+    const fn has_ended(&self) -> bool {
+        self.is_denied || self.failure.is_some()
+    }
+
+    async fn conclude(self) -> Result<CombinedDecision, Error> {
+        let has_ended = self.has_ended();
+        let Self { mut decided, taken, failure, .. } = self;
+        if has_ended {
             let kept = give_back(taken).await;
             return match failure {
                 None => Ok(CombinedDecision::denied(decided, kept)),
                 Some(error) => Err(error),
             };
         }
-    }
-    for Taken { permit, entries } in taken {
-        let costs: Vec<u32> = entries.iter().map(|(_, cost)| *cost).collect();
-        for ((index, _), permit) in
-            entries.iter().zip(permit.on_drop(PermitDrop::Keep).divide(&costs))
-        {
-            decided[*index].permit = Some(permit);
+        for Taken { permit, entries } in taken {
+            let costs: Vec<u32> = entries.iter().map(|(_, cost)| *cost).collect();
+            let permits = permit.on_drop(PermitDrop::Keep).divide(&costs);
+            for ((index, _), permit) in entries.iter().zip(permits) {
+                decided[*index].permit = Some(permit);
+            }
         }
+        Ok(CombinedDecision::allowed(decided))
     }
-    Ok(CombinedDecision::allowed(decided))
 }
 
 /// Makes questions of the entries, but for those that nobody needs to be asked about.
@@ -120,6 +139,18 @@ impl Question {
 
     fn step(&self) -> Step<'_> {
         Step::of_apart(self.limits(), self.cost, Op::Take).leave(self.leave)
+    }
+
+    /// Asks about this one alone.
+    async fn ask(&self) -> Result<Decision, Error> {
+        let Self { throttle, key, backend, .. } = self;
+        let (parts, mut room, step) = (key.to_key(), None, self.step());
+        let asked = match AskedKey::new(&parts, &mut room, &step) {
+            Ok(asked) => asked,
+            Err(unasked) => return unasked.into_decision(),
+        };
+        let outcome = throttle.apply(&**backend, asked.stored, &step).await;
+        throttle.conclude(&**backend, asked, &step, outcome).await
     }
 
     fn is_of_same_state(&self, other: &Self) -> bool {
@@ -172,45 +203,33 @@ fn groups(questions: Vec<Question>) -> Vec<Vec<Question>> {
     groups
 }
 
-/// Asks the backend of a group: about all in one step if it can, and else in order, until one is denied. Returns
-/// the decisions as far as they were made.
-async fn ask(group: &[Question]) -> Vec<Result<Decision, Error>> {
+/// Asks the backend of a group: about all in one step if it can, and else in order, until one is denied.
+async fn ask(group: Vec<Question>, progress: &mut Progress) {
+    if let Some(decisions) = ask_in_one_step(&group).await {
+        for (question, decision) in group.into_iter().zip(decisions) {
+            progress.note(question, decision);
+        }
+        return;
+    }
+    for question in group {
+        let decision = question.ask().await;
+        progress.note(question, decision);
+        if progress.has_ended() {
+            return;
+        }
+    }
+}
+
+/// `None` if the backend cannot, or there is only one question.
+async fn ask_in_one_step(group: &[Question]) -> Option<Vec<Result<Decision, Error>>> {
+    let [first, _, ..] = group else { return None };
     let steps: Vec<Step<'_>> = group.iter().map(Question::step).collect();
     let parts: Vec<_> = group.iter().map(|question| question.key.to_key()).collect();
     let mut rooms: Vec<_> = group.iter().map(|_| None).collect();
     let asked = parts.iter().zip(&mut rooms).zip(&steps);
     let asked: Vec<AskedKey<'_>> =
         asked.filter_map(|((parts, room), step)| AskedKey::new(parts, room, step).ok()).collect();
-    if let Some(outcomes) = ask_in_one_step(group, &asked, &steps).await {
-        let concluded =
-            group.iter().zip(outcomes).enumerate().map(|(index, (question, outcome))| {
-                let Question { throttle, backend, .. } = question;
-                throttle.conclude(&**backend, asked[index], &steps[index], outcome)
-            });
-        return join_all(concluded).await;
-    }
-    let mut decisions = Vec::with_capacity(group.len());
-    for ((question, asked), step) in group.iter().zip(asked).zip(&steps) {
-        let Question { throttle, backend, .. } = question;
-        let outcome = throttle.apply(&**backend, asked.stored, step).await;
-        let decision = throttle.conclude(&**backend, asked, step, outcome).await;
-        let goes_on = decision.as_ref().is_ok_and(Decision::is_allowed);
-        decisions.push(decision);
-        if !goes_on {
-            break;
-        }
-    }
-    decisions
-}
-
-/// `None` if the backend cannot, or there is only one question.
-async fn ask_in_one_step(
-    group: &[Question],
-    asked: &[AskedKey<'_>],
-    steps: &[Step<'_>],
-) -> Option<Vec<Result<Decision, BackendError>>> {
-    let [first, _, ..] = group else { return None };
-    let hits = group.iter().zip(asked).zip(steps);
+    let hits = group.iter().zip(&asked).zip(&steps);
     let hits: Vec<(Key<'_>, Step<'_>)> = hits
         .map(|((question, asked), step)| (Key::new(question.throttle.name(), asked.stored), *step))
         .collect();
@@ -222,18 +241,32 @@ async fn ask_in_one_step(
         Ok(decided) => decided?,
         Err(error) => Err(error),
     };
+    let outcomes = each(decided, group.len(), name);
+    let concluded = outcomes.into_iter().enumerate().map(|(index, outcome)| {
+        let Question { throttle, backend, .. } = &group[index];
+        throttle.conclude(&**backend, asked[index], &steps[index], outcome)
+    });
+    Some(join_all(concluded).await)
+}
+
+/// Returns the outcome of each question of what the backend said about all.
+fn each(
+    decided: Result<Vec<Decision>, BackendError>,
+    questions: usize,
+    backend: &'static str,
+) -> Vec<Result<Decision, BackendError>> {
     let error = match decided {
-        Ok(decisions) if decisions.len() == group.len() => {
-            return Some(decisions.into_iter().map(Ok).collect());
+        Ok(decisions) if decisions.len() == questions => {
+            return decisions.into_iter().map(Ok).collect();
         }
         Ok(decisions) => {
-            let message = format!("{} answers to {} questions", decisions.len(), group.len());
-            let error = BackendError::new(name, "apply_all", ErrorKind::Other);
+            let message = format!("{} answers to {questions} questions", decisions.len());
+            let error = BackendError::new(backend, "apply_all", ErrorKind::Other);
             error.with_effect(Effect::Ambiguous).with_message(message)
         }
         Err(error) => error,
     };
-    Some(group.iter().map(|_| Err(error.shared())).collect())
+    (0..questions).map(|_| Err(error.shared())).collect()
 }
 
 /// Gives back what was taken. Returns the entries whose units stay used, because that failed.

@@ -212,18 +212,25 @@ async fn each_policy_decides_about_its_own() {
     assert!(matches!(error.into_permits(), Err(CombinedDecision { .. })));
 }
 
-/// The caller goes away while the second backend decides.
+/// The caller goes away while the second is decided, by another backend or by the same.
 #[tokio::test]
 async fn a_future_that_is_dropped_gives_back_what_was_taken() {
     let gates = Arc::new(Gates::default());
-    let slow = Failing::new(Mode::NoRefunds).with_gates(Arc::clone(&gates));
-    let (first, second) =
-        (throttle("first", "5/h", InMemory::new()), throttle("second", "5/h", slow));
-    gates.shut("apply");
-    let hits = all().hit(&first, "a").hit(&second, "a").into_future();
-    assert!(tokio::time::timeout(Duration::from_millis(20), hits).await.is_err());
-    assert_eq!(gates.asked("apply"), 1);
-    assert_eq!(left(&first, "a").await, 5);
+    let slow: Arc<dyn Backend> = Arc::new(Failing::new(Mode::Slow).with_gates(Arc::clone(&gates)));
+    let firsts =
+        [throttle("first", "5/h", InMemory::new()), throttle("first", "5/h", Arc::clone(&slow))];
+    let second = throttle("second", "5/h", slow);
+    for (first, before) in firsts.into_iter().zip([0, 1]) {
+        let hits = all().hit(&first, "a").hit(&second, "a").into_future();
+        gates.shut_after("apply", gates.asked("apply") + before);
+        let asked = gates.asked("apply");
+        assert!(tokio::time::timeout(Duration::from_millis(20), hits).await.is_err());
+        assert!(gates.asked("apply") - asked > before, "the second was asked");
+        gates.open_all();
+        // What a task gives back is asked behind it.
+        tokio::task::yield_now().await;
+        assert_eq!(left(&first, "a").await, 5, "{before}");
+    }
 }
 
 #[tokio::test]

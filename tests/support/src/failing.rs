@@ -25,6 +25,8 @@ pub enum Mode {
     DownFor(&'static str),
     /// Takes what is asked for, and gives nothing back.
     NoRefunds,
+    /// Does not fail, but waits at its gates.
+    Slow,
 }
 
 /// Where a backend stops until it is let on, and what it was asked.
@@ -32,6 +34,7 @@ pub enum Mode {
 pub struct Gates {
     closed: parking_lot::Mutex<Vec<&'static str>>,
     asked: parking_lot::Mutex<Vec<&'static str>>,
+    passing: parking_lot::Mutex<Vec<(&'static str, usize)>>,
     opened: tokio::sync::Notify,
 }
 
@@ -41,8 +44,15 @@ impl Gates {
         self.closed.lock().push(operation);
     }
 
+    /// ... but for the first calls, counted from the beginning.
+    pub fn shut_after(&self, operation: &'static str, calls: usize) {
+        self.passing.lock().push((operation, calls));
+        self.shut(operation);
+    }
+
     pub fn open_all(&self) {
         self.closed.lock().clear();
+        self.passing.lock().clear();
         self.opened.notify_waiters();
     }
 
@@ -53,6 +63,10 @@ impl Gates {
 
     async fn pass(&self, operation: &'static str) {
         self.asked.lock().push(operation);
+        let number = self.asked(operation);
+        if self.passing.lock().iter().any(|(name, calls)| *name == operation && number <= *calls) {
+            return;
+        }
         loop {
             let opened = self.opened.notified();
             if !self.closed.lock().contains(&operation) {
@@ -117,7 +131,7 @@ impl Failing {
                 Err(error.with_effect(Effect::Ambiguous))
             }
             Mode::Hang => std::future::pending().await,
-            Mode::DownFor(_) | Mode::NoRefunds => {
+            Mode::DownFor(_) | Mode::NoRefunds | Mode::Slow => {
                 Err(BackendError::new("failing", operation, ErrorKind::Unavailable))
             }
         }
@@ -177,6 +191,10 @@ impl Backend for Failing {
                 self.inner.apply(key, step).await
             }
             Mode::NoRefunds if !matches!(step.op(), Op::Refund { .. }) => {
+                self.gates.pass("apply").await;
+                self.inner.apply(key, step).await
+            }
+            Mode::Slow => {
                 self.gates.pass("apply").await;
                 self.inner.apply(key, step).await
             }
