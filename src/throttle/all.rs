@@ -5,10 +5,11 @@ use std::future::IntoFuture;
 use std::pin::Pin;
 
 use super::combined::CombinedDecision;
-use super::{Permit, Throttle, together};
+use super::together::{self, Entry};
+use super::{Permit, Throttle};
 use crate::error::Error;
 use crate::hit_options::HitOptions;
-use crate::key::{KeyError, OwnedKey, ToKey};
+use crate::key::{OwnedKey, ToKey};
 
 /// Starts hits that count together or not at all, on several keys, throttles and backends.
 ///
@@ -57,13 +58,6 @@ pub fn all() -> All {
 #[must_use = "it does nothing until it is awaited"]
 pub struct All {
     entries: Vec<Entry>,
-}
-
-/// A hit as it was given.
-pub(super) struct Entry {
-    pub(super) throttle: Throttle,
-    pub(super) key: Result<OwnedKey, KeyError>,
-    pub(super) options: HitOptions,
 }
 
 impl All {

@@ -18,11 +18,11 @@ pub(super) struct ItemSlot<T> {
     key: OwnedKey,
     timeout: Option<Duration>,
     cost_of: Option<CostOf<T>>,
-    held: Option<Held<T>>,
+    held: Option<HeldItem<T>>,
     turn: Turn,
 }
 
-struct Held<T> {
+struct HeldItem<T> {
     item: T,
     /// `None` is the throttle's default.
     cost: Option<u32>,
@@ -57,7 +57,7 @@ impl<T> ItemSlot<T> {
     /// Puts an item into an empty slot.
     pub(super) fn put(&mut self, item: T) {
         let cost = self.cost_of.as_mut().map(|cost_of| cost_of(&item));
-        self.held = Some(Held { item, cost });
+        self.held = Some(HeldItem { item, cost });
     }
 
     /// Waits for the turn of the item. After an error the next poll asks anew.

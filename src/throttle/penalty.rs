@@ -108,13 +108,13 @@ pub(super) struct Denials {
 /// with the older one.
 #[derive(Debug, Default)]
 struct Remembered {
-    young: Generation,
-    old: Generation,
+    young: DenialsByKey,
+    old: DenialsByKey,
     began: Timestamp,
 }
 
 #[derive(Debug, Default)]
-struct Generation {
+struct DenialsByKey {
     keys: HashMap<Box<[u8]>, VecDeque<Timestamp>, ahash::RandomState>,
     denials: usize,
 }
@@ -168,7 +168,7 @@ impl Remembered {
     }
 }
 
-impl Generation {
+impl DenialsByKey {
     fn take(&mut self, key: &[u8]) -> Option<VecDeque<Timestamp>> {
         let denials = self.keys.remove(key)?;
         self.denials -= denials.len();
@@ -278,7 +278,7 @@ mod tests {
         let table = denials(5, 1_000);
         let remembered = |table: &Denials| {
             let Remembered { young, old, .. } = &*table.remembered.lock();
-            let counted = |one: &Generation| one.keys.values().map(VecDeque::len).sum::<usize>();
+            let counted = |one: &DenialsByKey| one.keys.values().map(VecDeque::len).sum::<usize>();
             assert_eq!((counted(young), counted(old)), (young.denials, old.denials));
             young.denials + old.denials
         };

@@ -3,18 +3,25 @@
 use std::any::Any;
 use std::sync::Arc;
 
-use super::all::Entry;
 use super::backend_call::AskedKey;
 use super::combined::{CombinedDecision, EntryDecision};
 use super::{Permit, PermitDrop, Throttle};
 use crate::backend::Backend;
 use crate::decision::Decision;
 use crate::error::{BackendError, Effect, Error, ErrorKind};
+use crate::hit_options::HitOptions;
 use crate::join::join_all;
-use crate::key::{Key, OwnedKey, ToKey};
+use crate::key::{Key, KeyError, OwnedKey, ToKey};
 use crate::step::Step;
 use crate::strategy::{Limit, Op};
 use crate::timer::Deadline;
+
+/// A hit as it was given.
+pub(super) struct Entry {
+    pub(super) throttle: Throttle,
+    pub(super) key: Result<OwnedKey, KeyError>,
+    pub(super) options: HitOptions,
+}
 
 /// A key that a backend is asked about, for one entry or for several of the same throttle.
 struct Question {
@@ -30,7 +37,7 @@ struct Question {
 }
 
 /// What was taken for a question.
-struct Taken {
+struct TakenEntries {
     permit: Permit,
     entries: Vec<(usize, u32)>,
 }
@@ -39,7 +46,7 @@ struct Taken {
 struct Progress {
     decided: Vec<EntryDecision>,
     /// Given back by a drop, also of a caller who goes away before all is decided.
-    taken: Vec<Taken>,
+    taken: Vec<TakenEntries>,
     is_denied: bool,
     failure: Option<Error>,
 }
@@ -78,7 +85,7 @@ impl Progress {
             return;
         }
         let permit = Permit::of(throttle, key, decision).on_drop(PermitDrop::Refund);
-        self.taken.push(Taken { permit, entries });
+        self.taken.push(TakenEntries { permit, entries });
     }
 
     const fn has_ended(&self) -> bool {
@@ -95,7 +102,7 @@ impl Progress {
                 Some(error) => Err(error),
             };
         }
-        for Taken { permit, entries } in taken {
+        for TakenEntries { permit, entries } in taken {
             let costs: Vec<u32> = entries.iter().map(|(_, cost)| *cost).collect();
             let permits = permit.on_drop(PermitDrop::Keep).divide(&costs);
             for ((index, _), permit) in entries.iter().zip(permits) {
@@ -270,8 +277,8 @@ fn each(
 }
 
 /// Gives back what was taken. Returns the entries whose units stay used, because that failed.
-async fn give_back(taken: Vec<Taken>) -> Vec<usize> {
-    let given_back = taken.into_iter().map(|Taken { permit, entries }| async move {
+async fn give_back(taken: Vec<TakenEntries>) -> Vec<usize> {
+    let given_back = taken.into_iter().map(|TakenEntries { permit, entries }| async move {
         let throttle = permit.throttle().name().to_owned();
         match permit.refund().await {
             Ok(()) => Vec::new(),

@@ -20,14 +20,14 @@ pub(super) struct ScriptCall<'a> {
 }
 
 /// What became of a call; `None` as long as it may be tried again.
-type Outcome = Option<Result<Value, Failure>>;
+type CallOutcome = Option<Result<Value, Failure>>;
 
 impl Client {
     /// Runs scripts, on no more keys than may be in flight. Returns the outcome of each, in their
     /// order.
     pub(super) async fn run_each(&self, calls: &[ScriptCall<'_>]) -> Vec<Result<Value, Failure>> {
         let deadline = monotonic_now() + self.timeout();
-        let mut outcomes: Vec<Outcome> = calls.iter().map(|_| None).collect();
+        let mut outcomes: Vec<CallOutcome> = calls.iter().map(|_| None).collect();
         let all: Vec<usize> = (0..calls.len()).collect();
         let unknown = self.write_all(calls, all, &mut outcomes, deadline).await;
         if !unknown.is_empty() {
@@ -57,7 +57,7 @@ impl Client {
         &self,
         calls: &[ScriptCall<'_>],
         numbers: Vec<usize>,
-        outcomes: &mut [Outcome],
+        outcomes: &mut [CallOutcome],
         deadline: Instant,
     ) -> Vec<usize> {
         let mut groups: Vec<(Session, Vec<usize>)> = Vec::new();
@@ -111,7 +111,7 @@ impl Client {
         &self,
         calls: &[ScriptCall<'_>],
         numbers: &[usize],
-        outcomes: &mut [Outcome],
+        outcomes: &mut [CallOutcome],
         deadline: Instant,
     ) {
         let time = deadline.saturating_duration_since(monotonic_now());
