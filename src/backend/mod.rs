@@ -29,6 +29,7 @@ mod optimistic;
 #[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
 pub mod redis;
 mod values;
+mod waves;
 
 use async_trait::async_trait;
 
@@ -44,6 +45,7 @@ pub(crate) use forward::erase;
 
 use crate::decision::Decision;
 use crate::error::BackendError;
+use crate::join::join_all;
 use crate::key::Key;
 use crate::step::{BlockChange, KeyState, Step};
 use crate::strategy::Limit;
@@ -190,7 +192,8 @@ pub trait Backend: Values + Locks {
     /// Decides several steps, each by itself, with as few questions to the store as it needs. Returns a
     /// decision or an error for each, in their order.
     ///
-    /// Steps of one key count in the order in which they are given. The default applies one after the other.
+    /// Steps of one key count in the order in which they are given. The default applies those of different keys at
+    /// the same time.
     ///
     /// ```
     /// use traffik::key::KeyPart;
@@ -211,11 +214,18 @@ pub trait Backend: Values + Locks {
     /// # }
     /// ```
     async fn apply_many(&self, steps: &[(Key<'_>, Step<'_>)]) -> Vec<Result<Decision>> {
-        let mut decisions = Vec::with_capacity(steps.len());
-        for (key, step) in steps {
-            decisions.push(self.apply(key, step).await);
+        let mut decisions: Vec<_> = steps.iter().map(|_| None).collect();
+        for wave in waves::waves(steps) {
+            let mut asked = Vec::with_capacity(wave.len());
+            for index in &wave {
+                let (key, step) = &steps[*index];
+                asked.push(self.apply(key, step));
+            }
+            for (index, decision) in wave.into_iter().zip(join_all(asked.into_iter()).await) {
+                decisions[index] = Some(decision);
+            }
         }
-        decisions
+        decisions.into_iter().flatten().collect()
     }
 
     /// Decides hits on several keys in one step, all or nothing: takes them all if all pass, and else none.

@@ -100,7 +100,7 @@ async fn a_silent_backend_costs_one_deadline_however_many_keys_there_are() {
     let start = tokio::time::Instant::now();
     let decisions = throttle.hit_many(0..10_000u32).await;
     assert_eq!(start.elapsed(), Throttle::DEFAULT_DEADLINE);
-    assert_eq!(calls.load(Ordering::SeqCst), 1, "the first of them");
+    assert_eq!(calls.load(Ordering::SeqCst), 120, "as many as are asked at once");
     assert_eq!(decisions.len(), 10_000);
     let effect = |place: usize| match &decisions[place] {
         Err(Error::Backend(error)) => (error.kind(), error.effect()),

@@ -1,6 +1,5 @@
 //! Decisions on the server: by a script, or by reads and writes for a user's own strategy.
 
-use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -12,6 +11,7 @@ use super::decide::{self, Refusal};
 use super::failure::Failure;
 use super::pipeline::ScriptCall;
 use super::{RedisInner, failed, primitives};
+use crate::backend::waves::waves;
 use crate::backend::{Result, optimistic};
 use crate::decision::Decision;
 use crate::error::{BackendError, Effect, ErrorKind};
@@ -69,18 +69,8 @@ impl RedisInner {
         at_once: usize,
         decisions: &mut Vec<Result<Decision>>,
     ) {
-        let mut waves: Vec<Vec<usize>> = Vec::new();
-        let mut seen: HashMap<Vec<u8>, usize> = HashMap::new();
-        for (index, (key, _)) in steps.iter().enumerate() {
-            let wave = seen.entry(self.keys.of(key)).or_default();
-            if *wave == waves.len() {
-                waves.push(Vec::new());
-            }
-            waves[*wave].push(index);
-            *wave += 1;
-        }
         let mut decided: Vec<_> = steps.iter().map(|_| None).collect();
-        for wave in waves {
+        for wave in waves(steps) {
             let mut asked = Vec::with_capacity(wave.len());
             for index in wave {
                 let (key, step) = &steps[index];
