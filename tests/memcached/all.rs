@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use test_support::servers::{MemcachedServer, workers};
+use test_support::servers::{MemcachedServer, Proxy, workers};
 use test_support::together::{self, Pair};
 use traffik::{Decision, Memcached, OnError, Throttle, all};
 
@@ -70,4 +70,12 @@ async fn f04_what_a_silent_server_does_not_take_back_is_named() {
     assert_eq!(denied.denied_by(), Some(1));
     assert_eq!(denied.not_given_back(), [0]);
     server.resume();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f07_connections_cut_all_the_time_admit_no_more_and_lose_nothing_else() {
+    let server = MemcachedServer::start();
+    let proxy = Proxy::start(server.port());
+    let through = on(&format!("memcached://127.0.0.1:{}", proxy.port()));
+    together::through_cuts(through, on(&url(&server)), &proxy).await;
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use test_support::servers::{RedisCluster, RedisServer, workers};
+use test_support::servers::{Proxy, RedisCluster, RedisServer, workers};
 use test_support::together::{self, Pair};
 use traffik::{
     Backend, DecidedBy, Denial, Error, ErrorKind, FixedWindow, HitOptions, Key, OnError, Outcome,
@@ -189,4 +189,12 @@ async fn a_closed_backend_is_an_error() {
     backend.close().await.unwrap();
     let error = all().hit(&one, "a").hit(&two, "a").await.unwrap_err();
     assert!(error.to_string().contains("closed"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f07_connections_cut_all_the_time_admit_no_more_and_lose_nothing_else() {
+    let server = RedisServer::start();
+    let proxy = Proxy::start(server.port());
+    let through = Redis::new(format!("redis://127.0.0.1:{}", proxy.port())).unwrap();
+    together::through_cuts(through, on(&server.url()), &proxy).await;
 }

@@ -1,10 +1,12 @@
 //! Tasks that race for two limits which count together.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use traffik::{Backend, FixedWindow, HitOptions, Throttle, all};
+use traffik::{Backend, FixedWindow, HitOptions, OnError, Throttle, all};
 
-use crate::servers::{Workers, workers};
+use crate::servers::{Proxy, Workers, workers};
 
 /// Units of the narrow limit, and of the wide one.
 pub const NARROW: u32 = 300;
@@ -106,4 +108,78 @@ pub fn race_of_processes(test: &str, url: &str) -> Vec<Seen> {
     }
     assert_eq!(seen.len(), 8 * PROCESSES);
     seen
+}
+
+/// Hits by all verbs for several keys, while connections are cut all the time. `backend` goes through `proxy`,
+/// `direct` does not.
+pub async fn through_cuts(
+    backend: impl Backend + Clone,
+    direct: impl Backend + Clone,
+    proxy: &Proxy,
+) {
+    const KEYS: u32 = 30;
+    const LIMIT: u32 = 20;
+    let raising = |name: &str, units: u32| {
+        let rate = format!("{units}/366d");
+        let builder = Throttle::builder(name).limit(rate.as_str(), FixedWindow::new());
+        builder.backend(backend.clone()).on_error(OnError::Raise).build().unwrap()
+    };
+    let (narrow, wide, many) =
+        (raising("narrow", NARROW), raising("wide", WIDE), raising("many", LIMIT));
+    // Before the first cut too.
+    for decision in many.hit_many(0..KEYS).await {
+        assert!(decision.unwrap().is_allowed());
+    }
+    let mut tasks = tokio::task::JoinSet::new();
+    let stop = Arc::new(AtomicBool::new(false));
+    for task in 0..8 {
+        let (narrow, wide, many) = (narrow.clone(), wide.clone(), many.clone());
+        let stop = Arc::clone(&stop);
+        tasks.spawn(async move {
+            let (mut passed, mut each, mut errors, mut answers) = (0, [0; KEYS as usize], 0, 0u32);
+            while !stop.load(Ordering::Relaxed) {
+                if task % 2 == 0 {
+                    match all().hit(&narrow, "a").hit(&wide, "a").await {
+                        Ok(decision) => passed += u32::from(decision.is_allowed()),
+                        Err(_) => errors += 1,
+                    }
+                } else {
+                    for (key, decision) in many.hit_many(0..KEYS).await.into_iter().enumerate() {
+                        match decision {
+                            Ok(decision) => each[key] += u32::from(decision.is_allowed()),
+                            Err(_) => errors += 1,
+                        }
+                    }
+                }
+                answers += 1;
+                tokio::task::yield_now().await;
+            }
+            (passed, each, errors, answers)
+        });
+    }
+    for _ in 0..60 {
+        tokio::time::sleep(Duration::from_millis(25)).await;
+        proxy.cut();
+    }
+    stop.store(true, Ordering::Relaxed);
+    let (mut passed, mut each, mut errors) = (0, [1; KEYS as usize], 0);
+    for (its, its_each, its_errors, answers) in tasks.join_all().await {
+        assert!(answers > 3, "each task went on");
+        passed += its;
+        errors += its_errors;
+        each.iter_mut().zip(its_each).for_each(|(sum, its)| *sum += its);
+    }
+    assert!(errors > 0, "nothing was cut");
+    assert!(passed <= NARROW, "{passed} passed both");
+    let seen = Pair::new(direct.clone());
+    let left = async |throttle: &Throttle| throttle.peek("a").await.unwrap().remaining();
+    // What was cut may be used, and is not admitted; never the other way.
+    assert!(left(&seen.narrow).await <= NARROW - passed && left(&seen.wide).await <= WIDE - passed);
+    let rate = format!("{LIMIT}/366d");
+    let direct = Throttle::builder("many").limit(rate.as_str(), FixedWindow::new()).backend(direct);
+    let direct = direct.build().unwrap();
+    for (key, admitted) in (0..KEYS).zip(each) {
+        let left = direct.peek(key).await.unwrap().remaining();
+        assert!(admitted + left <= LIMIT, "key {key}: {admitted} admitted, {left} left");
+    }
 }
