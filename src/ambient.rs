@@ -34,6 +34,17 @@ pub async fn with_backend<T>(backend: impl Backend, work: impl Future<Output = T
     CURRENT.scope(backend::erase(backend), work).await
 }
 
+/// Runs work that may go on in another task with the backend that is current here.
+pub(crate) fn inherit<T>(work: impl Future<Output = T>) -> impl Future<Output = T> {
+    let current = current_backend();
+    async move {
+        match current {
+            Some(backend) => CURRENT.scope(backend, work).await,
+            None => work.await,
+        }
+    }
+}
+
 /// Returns the backend that is current in this task, if any.
 #[must_use]
 pub fn current_backend() -> Option<Arc<dyn Backend>> {

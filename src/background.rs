@@ -4,13 +4,15 @@
 //! when it stands idle between two calls, all of them do, and so does everything that waits for them on
 //! another runtime. So a task says where it belongs, by its [`Home`].
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::task::Poll;
 
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 
-use crate::timer;
+use crate::{ambient, timer};
 
 /// The runtime that a background task belongs on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -103,6 +105,23 @@ pub(crate) fn start_detached_on(
     work: impl Future<Output = ()> + Send + 'static,
 ) -> bool {
     home.runtime().map(|runtime| drop(runtime.spawn(work))).is_some()
+}
+
+/// Runs work to its end, also when the caller goes away: what does not end at the first poll goes on in a task of
+/// the caller's runtime, if there is one. `None` if it panicked there, or the runtime is being shut down.
+///
+/// A result that nobody takes is dropped.
+pub(crate) async fn to_end<T: Send + 'static>(
+    work: impl Future<Output = T> + Send + 'static,
+) -> Option<T> {
+    let mut work = Box::pin(ambient::inherit(work));
+    if let Poll::Ready(done) = poll_fn(|cx| Poll::Ready(work.as_mut().poll(cx))).await {
+        return Some(done);
+    }
+    let Some(runtime) = Home::Caller.runtime() else { return Some(work.await) };
+    let (done, ended) = oneshot::channel();
+    drop(runtime.spawn(async move { drop(done.send(work.await)) }));
+    ended.await.ok()
 }
 
 /// Returns `true` if the runtime runs its tasks while nobody is inside of it.

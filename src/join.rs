@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::task::Poll;
 
 /// Runs some futures to their ends, and returns what each gave, in their order. Polls all that are pending
-/// when one is woken, so for some dozens, or for those that seldom wait.
+/// when one is woken, so for those that are few or seldom wait.
 pub(crate) async fn join_all<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output> {
     let mut pending: Vec<_> = futures.map(Box::pin).map(Some).collect();
     let mut done: Vec<Option<F::Output>> = pending.iter().map(|_| None).collect();

@@ -39,6 +39,18 @@ impl Deadline {
         Self(monotonic_now().checked_add(time))
     }
 
+    /// Returns the one of two that comes first.
+    pub(crate) fn earlier(self, other: Self) -> Self {
+        match (self.0, other.0) {
+            (Some(one), Some(other)) => Self(Some(one.min(other))),
+            (one, other) => Self(one.or(other)),
+        }
+    }
+
+    pub(crate) fn is_over(self) -> bool {
+        self.0.is_some_and(|deadline| deadline <= monotonic_now())
+    }
+
     /// Runs `work` until the deadline. Work that has not to wait needs no runtime.
     pub(crate) async fn run<T>(self, work: impl Future<Output = T>) -> Result<T, Unfinished> {
         let mut work = pin!(work);

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{Backend, BackendCore, HasCore, Locks, Prepared, Result, Ttl, Values};
+use super::{Answers, Backend, BackendCore, HasCore, Locks, Prepared, Result, Ttl, Values};
 use crate::decision::Decision;
 use crate::key::Key;
 use crate::lock::{LockError, LockGuard, LockOptions};
@@ -106,8 +106,8 @@ macro_rules! forward {
             async fn apply(&self, key: &Key<'_>, step: &Step<'_>) -> Result<Decision> {
                 (**self).apply(key, step).await
             }
-            async fn apply_many(&self, steps: &[(Key<'_>, Step<'_>)]) -> Vec<Result<Decision>> {
-                (**self).apply_many(steps).await
+            async fn apply_many(&self, steps: &[(Key<'_>, Step<'_>)], answers: &Answers) {
+                (**self).apply_many(steps, answers).await
             }
             async fn apply_all(
                 &self,

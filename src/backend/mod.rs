@@ -12,6 +12,7 @@
 #![cfg_attr(not(feature = "memcached"), doc = "[`Memcached`]: crate::guide::memcached")]
 #![cfg_attr(feature = "memcached", doc = "[`Memcached`]: crate::Memcached")]
 
+mod answers;
 mod change;
 mod core;
 mod counter;
@@ -33,6 +34,7 @@ mod waves;
 
 use async_trait::async_trait;
 
+pub use self::answers::Answers;
 pub use self::core::{BackendCore, HasCore, Stat};
 pub use locks::Locks;
 #[cfg(feature = "memcached")]
@@ -189,13 +191,15 @@ pub trait Backend: Values + Locks {
         optimistic::apply(self.core(), &optimistic::ByValues(self), key, step).await
     }
 
-    /// Decides several steps, each by itself, with as few questions to the store as it needs. Returns a
-    /// decision or an error for each, in their order.
+    /// Decides several steps, each by itself, with as few questions to the store as it needs. Puts in a decision
+    /// or an error for each, as soon as it is known: a throttle waits no longer than its deadline, and uses what
+    /// has been put in by then. A step that is never answered fails.
     ///
     /// Steps of one key count in the order in which they are given. The default applies those of different keys at
     /// the same time.
     ///
     /// ```
+    /// use traffik::backend::Answers;
     /// use traffik::key::KeyPart;
     /// use traffik::step::Step;
     /// use traffik::strategy::{Limit, Op};
@@ -207,25 +211,22 @@ pub trait Backend: Values + Locks {
     /// let (alice, bob) = ([KeyPart::bytes(b"alice")], [KeyPart::bytes(b"bob")]);
     /// let hit = Step::new(&limits, 1, Op::Take);
     /// let steps = [(Key::new("api", &alice), hit), (Key::new("api", &bob), hit)];
-    /// for decision in InMemory::new().apply_many(&steps).await {
-    ///     assert_eq!(decision?.remaining(), 4);
+    /// let answers = Answers::new(steps.len());
+    /// InMemory::new().apply_many(&steps, &answers).await;
+    /// for answer in answers.into_answers() {
+    ///     assert_eq!(answer.expect("answered")?.remaining(), 4);
     /// }
     /// # Ok(())
     /// # }
     /// ```
-    async fn apply_many(&self, steps: &[(Key<'_>, Step<'_>)]) -> Vec<Result<Decision>> {
-        let mut decisions: Vec<_> = steps.iter().map(|_| None).collect();
+    async fn apply_many(&self, steps: &[(Key<'_>, Step<'_>)], answers: &Answers) {
         for wave in waves::waves(steps) {
-            let mut asked = Vec::with_capacity(wave.len());
-            for index in &wave {
+            let asked = wave.iter().map(|index| async move {
                 let (key, step) = &steps[*index];
-                asked.push(self.apply(key, step));
-            }
-            for (index, decision) in wave.into_iter().zip(join_all(asked.into_iter()).await) {
-                decisions[index] = Some(decision);
-            }
+                answers.put(*index, self.apply(key, step).await);
+            });
+            join_all(asked).await;
         }
-        decisions.into_iter().flatten().collect()
     }
 
     /// Decides hits on several keys in one step, all or nothing: takes them all if all pass, and else none.

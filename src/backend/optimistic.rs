@@ -122,10 +122,13 @@ pub(crate) fn block_of(
     stored: Option<&[u8]>,
     now: Timestamp,
 ) -> Result<(bool, Option<Write>)> {
-    change.evaluate(stored, now).map_err(|_| {
-        BackendError::new(core.name(), "change_block", ErrorKind::Full)
-            .with_message("the key's value has no room for a block; reset it")
-    })
+    change.evaluate(stored, now).map_err(|_| no_room_for_block(core))
+}
+
+/// The error of a block of a key that counts as many rates as it can.
+pub(crate) fn no_room_for_block(core: &BackendCore) -> BackendError {
+    BackendError::new(core.name(), "change_block", ErrorKind::Full)
+        .with_message("the key's value has no room for a block; reset it")
 }
 
 /// Reads a key's state.

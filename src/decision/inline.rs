@@ -111,12 +111,9 @@ impl InlineDecision {
         Self { least_wait: self.least_wait.max(min_retry_after.min(LONGEST_WAIT)), ..self }
     }
 
-    /// Denied for that many microseconds, unless it can never pass.
+    /// Denied by a block for that many microseconds. The outcome of what can never pass stays that.
     #[cold]
     pub(super) fn blocked(self, micros: u64) -> Self {
-        if self.denial == Some(Denial::Never) {
-            return self;
-        }
         Self { denial: Some(Denial::Blocked), taken: 0, ..self }.wait_at_least(micros.max(1))
     }
 

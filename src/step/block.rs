@@ -162,6 +162,7 @@ mod tests {
             assert_eq!(denied.decision.outcome(), expected);
             let never = Step::new(&limits, 2, Op::Take).evaluate(blocked.as_deref(), NOW).unwrap();
             assert_eq!(never.decision.outcome(), Outcome::Never);
+            assert_eq!(never.decision.denial(), Some(Denial::Blocked));
             let free = Step::new(&limits, 0, Op::Take).evaluate(blocked.as_deref(), NOW).unwrap();
             assert_eq!(free.decision.denial(), Some(Denial::Blocked), "every cost");
         }

@@ -7,16 +7,16 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Throttle;
-use super::permit::{Permit, PermitDrop};
+use super::backend_call::AskedKey;
+use super::permit::{Permit, PermitDrop, Unclaimed};
 use crate::background;
 use crate::clock::monotonic_now;
 use crate::decision::{Decision, Denial, Outcome};
 use crate::error::{BackendError, Effect, Error, ErrorKind};
-use crate::key::{OwnedKey, ToKey};
+use crate::key::{Key, OwnedKey, ToKey};
 use crate::step::Step;
 use crate::strategy::{Limit, Op};
 use crate::timer;
@@ -72,8 +72,8 @@ impl Throttle {
     /// # Errors
     ///
     /// [`Error::Denied`] at once if the turn comes after the timeout, if the cost can never pass, if the key is
-    /// [blocked](Self::block), or if the error policy or a full memory denies. [`Error::TimedOut`] after the timeout, for a window strategy and a
-    /// caller that is still behind others. [`Error::TooManyWaiters`]. An error outside of a tokio runtime with
+    /// [blocked](Self::block), or if the error policy or a full memory denies. [`Error::TimedOut`] after the
+    /// timeout, for a window strategy and a caller that is still behind others. [`Error::TooManyWaiters`]. An error outside of a tokio runtime with
     /// its time driver, on each backend. And as for [`hit`](Self::hit).
     ///
     /// # Cancel safety
@@ -104,19 +104,27 @@ impl Throttle {
     /// [`Error::Denied`] with the decision. [`Error::MustAwait`] on a backend that has to be awaited, with nothing
     /// done, and where an error handler would. And as for [`hit`](Self::hit).
     pub fn try_acquire(&self, key: impl ToKey, units: u32) -> Result<Permit, Error> {
-        let is_in_memory = self.inner.prepared.is_some();
         let must_await = || Error::MustAwait { throttle: self.inner.name.to_string() };
-        if !is_in_memory {
-            // A throttle without a backend says that first.
-            self.backend()?;
-            return Err(must_await());
+        let owned = OwnedKey::new(&key)?;
+        let (backend, parts, mut room) = (self.backend()?, owned.to_key(), None);
+        let step = Step::of_apart(&self.inner.limits, units, Op::Take);
+        let decision = match AskedKey::new(&parts, &mut room, &step) {
+            Err(unasked) => unasked.into_decision()?,
+            Ok(asked) => {
+                let stored = Key::new(&self.inner.name, asked.stored);
+                let outcome = backend.try_apply(&stored, &step).ok_or_else(must_await)?;
+                let decision = pin!(self.conclude(&**backend, asked, &step, outcome, None));
+                match decision.poll(&mut Context::from_waker(Waker::noop())) {
+                    Poll::Ready(decision) => decision?,
+                    // By an error handler.
+                    Poll::Pending => return Err(must_await()),
+                }
+            }
+        };
+        if decision.is_denied() {
+            return Err(Error::Denied(Box::new(decision)));
         }
-        let taken = pin!(self.reserve(key, units));
-        match taken.poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(taken) => taken,
-            // By an error handler.
-            Poll::Pending => Err(must_await()),
-        }
+        Ok(Permit::of(self.clone(), owned.clone(), decision))
     }
 }
 
@@ -169,7 +177,7 @@ impl<'a> Acquire<'a> {
             let left = deadline.map(|deadline| deadline.saturating_duration_since(monotonic_now()));
             let within = left.unwrap_or(FOREVER).min(FOREVER);
             let step = Step::of_apart(&throttle.inner.limits, cost, Op::Reserve { within });
-            throttle.run(&key, &step).await
+            throttle.run_patiently(&key, &step).await
         };
         let decision = ask(throttle, &key, Some(place.asking()), question).await?;
         let answered = monotonic_now();
@@ -198,7 +206,7 @@ impl<'a> Acquire<'a> {
             ticket.turn(deadline).await.ok_or_else(late)?;
             let question = move |throttle: Throttle, key: OwnedKey| async move {
                 let step = Step::of_apart(&throttle.inner.limits, cost, Op::Take);
-                throttle.run(&key, &step).await
+                throttle.run_patiently(&key, &step).await
             };
             let decision = ask(throttle, &key, None, question).await?;
             let turn = match decision.outcome() {
@@ -228,33 +236,32 @@ async fn ask<F>(
 where
     F: Future<Output = Result<Decision, Error>> + Send,
 {
-    // In memory there is no await at which a caller could go away; and a task does not inherit the backend
-    // that is current.
-    let is_own = throttle.inner.backend.is_some() && throttle.inner.prepared.is_none();
-    if !is_own {
+    // In memory there is no await at which a caller could go away.
+    if throttle.inner.prepared.is_some() {
         return question(throttle.clone(), key.clone()).await;
     }
-    let (answer, answered) = oneshot::channel();
     let name = throttle.backend()?.core().name();
     let (throttle, key) = (throttle.clone(), key.clone());
-    background::start_detached(async move {
+    let answered = background::to_end(async move {
         // No longer than a question takes: the one before may stand on a runtime that nobody runs.
         let _turn = match &turn {
             Some(turn) => timeout(throttle.inner.deadline, turn.lock()).await.ok(),
             None => None,
         };
-        let decision = question(throttle.clone(), key.clone()).await;
-        if let Err(Ok(decision)) = answer.send(decision) {
-            drop(Permit::of(throttle, key, decision).on_drop(PermitDrop::Refund));
-        }
+        let decision = question(throttle.clone(), key.clone()).await?;
+        Ok::<_, Error>(Unclaimed::new(throttle, key, decision))
     });
-    // None comes if a user's strategy panicked, or the runtime is being shut down.
-    answered.await.unwrap_or_else(|_| {
-        let error = BackendError::new(name, "acquire", ErrorKind::Other);
-        let message =
-            "the question ended without an answer: a strategy panicked, or the runtime ended";
-        Err(error.with_effect(Effect::Ambiguous).with_message(message).into())
-    })
+    match answered.await.transpose()?.and_then(Unclaimed::claim) {
+        Some(decision) => Ok(decision),
+        None => Err(unanswered(name, "acquire")),
+    }
+}
+
+/// The error of a question whose task ended before it.
+pub(super) fn unanswered(backend: &'static str, operation: &'static str) -> Error {
+    let message = "the question ended without an answer: a strategy panicked, or the runtime ended";
+    let error = BackendError::new(backend, operation, ErrorKind::Other);
+    error.with_effect(Effect::Ambiguous).with_message(message).into()
 }
 
 fn too_many(throttle: &Throttle, waiters: usize) -> Error {

@@ -90,6 +90,17 @@ impl Throttle {
         key: &[KeyPart<'_>],
         step: &Step<'_>,
     ) -> Result<Decision, BackendError> {
+        self.apply_by(backend, key, step, None).await
+    }
+
+    /// Applies a step by that deadline, or by one that begins now.
+    pub(super) async fn apply_by(
+        &self,
+        backend: &dyn Backend,
+        key: &[KeyPart<'_>],
+        step: &Step<'_>,
+        deadline: Option<Deadline>,
+    ) -> Result<Decision, BackendError> {
         if let Some(prepared) = &self.inner.prepared {
             return prepared.apply(key, step);
         }
@@ -97,8 +108,13 @@ impl Throttle {
         if let Some(answer) = backend.try_apply(&key, step) {
             return answer;
         }
-        let name = backend.core().name();
-        self.within_deadline(name, "apply", backend.apply(&key, step)).await
+        let deadline = deadline.unwrap_or_else(|| self.deadline());
+        deadline.bound(backend.core().name(), "apply", backend.apply(&key, step)).await
+    }
+
+    /// Returns the deadline of a call that begins now.
+    pub(super) fn deadline(&self) -> Deadline {
+        Deadline::after(self.inner.deadline)
     }
 
     /// The deadline is kept out here, whatever the backend waits for inside.
@@ -108,7 +124,7 @@ impl Throttle {
         operation: &'static str,
         work: impl Future<Output = Result<T, BackendError>>,
     ) -> Result<T, BackendError> {
-        Deadline::after(self.inner.deadline).bound(backend, operation, work).await
+        self.deadline().bound(backend, operation, work).await
     }
 
     #[cold]

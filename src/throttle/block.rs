@@ -12,8 +12,9 @@ impl Throttle {
     /// [`Penalty`](crate::Penalty) does it by a rule.
     ///
     /// A hit, a peek and a reservation are denied with [`Denial::Blocked`](crate::Denial::Blocked), of any cost,
-    /// and take nothing; the wait is that of the block, or of the limits if that is longer. What was taken before
-    /// can be refunded and settled. Blocking again replaces the block, also by a shorter one. It is stored beside
+    /// and take nothing; the wait is that of the block, or of the limits if that is longer, and what could never
+    /// pass still never does. What was taken before can be refunded and settled, and who waits for a turn that
+    /// [`acquire`](Self::acquire) reserved before gets it. Blocking again replaces the block, also by a shorter one. It is stored beside
     /// the counts, so it holds in all processes, and ends with [`unblock`](Self::unblock),
     /// [`reset`](Self::reset), or a clear of the backend.
     ///
@@ -97,6 +98,10 @@ impl Throttle {
         let key = Key::new(&self.inner.name, key::bounded(parts, &mut room));
         let backend = self.backend()?;
         let changed = backend.change_block(&key, change);
-        Ok(Some(self.within_deadline(backend.core().name(), "change_block", changed).await?))
+        let changed = self.within_deadline(backend.core().name(), "change_block", changed).await?;
+        if change == BlockChange::Remove {
+            self.forget_denials(&key);
+        }
+        Ok(Some(changed))
     }
 }

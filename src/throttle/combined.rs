@@ -1,6 +1,6 @@
 //! [`CombinedDecision`]: the answer to several hits that count together or not at all.
 
-use super::Permit;
+use super::{Permit, PermitDrop};
 use crate::decision::{Decision, Outcome};
 
 /// The answer to [`all`](crate::all).
@@ -10,8 +10,9 @@ use crate::decision::{Decision, Outcome};
 ///
 /// # Cancel safety
 ///
-/// If the future of [`all`](crate::all) is dropped before all is decided, what was taken by then is given back,
-/// on a server by a task of the runtime, if it answers. The hit that was under way may have been counted.
+/// If the future of [`all`](crate::all) is dropped before all is decided, what it took is given back: the
+/// question that is under way is asked to its end by a task of the runtime. Units stay used only if their backend
+/// does not answer, or the runtime ends.
 #[derive(Debug)]
 #[must_use = "a decision that is ignored limits nothing"]
 pub struct CombinedDecision {
@@ -33,6 +34,14 @@ pub(super) struct EntryDecision {
 impl CombinedDecision {
     pub(super) fn allowed(entries: Vec<EntryDecision>) -> Self {
         Self { entries, denied_by: None, not_given_back: Vec::new() }
+    }
+
+    /// Keeps the units from now on when a permit is dropped: the caller has it.
+    pub(super) fn claimed(mut self) -> Self {
+        for entry in &mut self.entries {
+            entry.permit = entry.permit.take().map(|permit| permit.on_drop(PermitDrop::Keep));
+        }
+        self
     }
 
     /// Of entries of which some were denied, and some keep their units all the same.
@@ -78,7 +87,8 @@ impl CombinedDecision {
     /// Returns the decision about the entry of that place; `None` if there is none, or if it was not asked, because
     /// one before it was denied. Entries that are one, of the same throttle and key, have the same.
     ///
-    /// If the whole is denied, a decision that allows says what a peek would.
+    /// If the whole is denied, a decision that allows says what a peek would; or, where one is asked after the
+    /// other, what its hit was told before it was given back.
     #[must_use]
     pub fn decision(&self, entry: usize) -> Option<&Decision> {
         self.entries.get(entry)?.decision.as_ref()
@@ -90,8 +100,9 @@ impl CombinedDecision {
         self.entries.iter().map(|entry| entry.decision.as_ref())
     }
 
-    /// Returns the entries whose units stay used though the whole is denied: they were taken before, and their
-    /// backend failed when they were to be given back.
+    /// Returns the entries whose units are still used though the whole is denied: they were taken before, and
+    /// their backend failed when they were to be given back, or has not answered by the deadline. In that case it
+    /// may still come.
     #[must_use]
     pub fn not_given_back(&self) -> &[usize] {
         &self.not_given_back

@@ -11,6 +11,7 @@ use crate::hit_options::HitOptions;
 use crate::key::{KeyPart, ToKey};
 use crate::step::{MAX_LIMITS, Step};
 use crate::strategy::{Limit, Op};
+use crate::timer::Deadline;
 
 impl Throttle {
     /// Counts a hit of the default cost, and answers whether it passes. A hit that is denied consumes
@@ -249,18 +250,53 @@ impl Throttle {
             Err(unasked) => return unasked.into_decision(),
         };
         let backend = self.backend()?;
-        match self.apply(&**backend, key.stored, step).await {
+        // That of the hit is also that of its penalty.
+        let deadline = self.inner.denials.is_some().then(|| self.deadline());
+        match self.apply_by(&**backend, key.stored, step, deadline).await {
             // As below, and written out: by a call a peek takes 1.14x the time.
             Ok(decision) if self.inner.denials.is_none() => {
                 let fingerprint = || self.fingerprint(key.stored, &**backend);
                 Ok(decision.map(|inline| self.finish(key.stored, inline, fingerprint)))
             }
-            outcome => self.conclude(&**backend, key, step, outcome).await,
+            outcome => self.conclude(&**backend, key, step, outcome, deadline).await,
+        }
+    }
+
+    /// Asks for a caller that waits for its turn. To be told so is no misuse, and no penalty counts it.
+    pub(super) async fn run_patiently(
+        &self,
+        key: &(impl ToKey + ?Sized),
+        step: &Step<'_>,
+    ) -> Result<Decision, Error> {
+        let (parts, mut room) = (key.to_key(), None);
+        let key = match AskedKey::new(&parts, &mut room, step) {
+            Ok(key) => key,
+            Err(unasked) => return unasked.into_decision(),
+        };
+        let backend = self.backend()?;
+        let outcome = self.apply(&**backend, key.stored, step).await;
+        self.decide(&**backend, key, step, outcome).await
+    }
+
+    /// Makes the decision about a key of what the backend said, and counts a denial for the penalty, whose
+    /// block is set by that deadline.
+    pub(super) async fn conclude(
+        &self,
+        backend: &dyn Backend,
+        key: AskedKey<'_>,
+        step: &Step<'_>,
+        outcome: Result<Decision, BackendError>,
+        deadline: Option<Deadline>,
+    ) -> Result<Decision, Error> {
+        let decision = self.decide(backend, key, step, outcome).await?;
+        match self.is_penalized(&decision, step.op()) {
+            true => Ok(self.penalize(backend, key.stored, decision, deadline).await),
+            false => Ok(decision),
         }
     }
 
     /// Makes the decision about a key of what the backend said.
-    pub(super) async fn conclude(
+    async fn decide(
         &self,
         backend: &dyn Backend,
         key: AskedKey<'_>,
@@ -270,11 +306,7 @@ impl Throttle {
         match outcome {
             Ok(decision) => {
                 let fingerprint = || self.fingerprint(key.stored, backend);
-                let decision = decision.map(|inline| self.finish(key.stored, inline, fingerprint));
-                match self.is_penalized(&decision, step.op()) {
-                    true => Ok(self.penalize(backend, key.stored, decision).await),
-                    false => Ok(decision),
-                }
+                Ok(decision.map(|inline| self.finish(key.stored, inline, fingerprint)))
             }
             Err(error) => {
                 let decision = self.decide_by_policy(backend, key.own, step, error).await?;

@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::Throttle;
 use crate::clock::Timestamp;
 use crate::decision::LimitAnswer;
-use crate::error::{BackendError, Error};
-use crate::key::{self, Key, KeyPart, ToKey};
+use crate::error::Error;
+use crate::key::{self, Key, ToKey};
 use crate::step::{KeyState, MAX_LIMITS, StatePart, Step};
 use crate::strategy::{Limit, Op};
 
@@ -40,7 +40,8 @@ impl Inspection {
         self.blocked_for
     }
 
-    /// Returns the throttle's limits, in its order, and then those that hits brought and that still count.
+    /// Returns the throttle's limits, in its order, and then those that hits brought and that still count. Of an
+    /// exempt key there is none.
     #[must_use]
     pub fn limits(&self) -> &[InspectedLimit] {
         &self.limits
@@ -58,7 +59,7 @@ impl Throttle {
     /// Returns what is known of a key: whether it is blocked, and what each limit has left. For an operator, who
     /// looks a customer up; it changes nothing.
     ///
-    /// It asks the store several times, so others may count in between.
+    /// It asks the store several times, within one deadline, so others may count in between.
     ///
     /// ```
     /// use traffik::{InMemory, Throttle};
@@ -93,25 +94,17 @@ impl Throttle {
         };
         let key = key::bounded(parts, &mut room);
         let stored_key = Key::new(&self.inner.name, key);
-        let state = backend.inspect(&stored_key);
-        let state = self.within_deadline(backend.core().name(), "inspect", state).await?;
+        let (deadline, state) = (self.deadline(), backend.inspect(&stored_key));
+        let state = deadline.bound(backend.core().name(), "inspect", state).await?;
         let brought = self.brought_parts(&state)?;
-        let mut answers = self.answers(&**backend, key, &self.inner.limits).await?;
-        for limits in brought.chunks(MAX_LIMITS) {
-            answers.extend(self.answers(&**backend, key, limits).await?);
+        let mut answers = Vec::with_capacity(self.inner.limits.len() + brought.len());
+        for limits in [&self.inner.limits[..]].into_iter().chain(brought.chunks(MAX_LIMITS)) {
+            // What each would answer to a hit that costs nothing.
+            let step = Step::of_apart(limits, 0, Op::Peek);
+            let decision = self.apply_by(&**backend, key, &step, Some(deadline)).await?;
+            answers.extend(decision.answers());
         }
         self.inspection(&state, &brought, answers)
-    }
-
-    /// What each limit would answer to a hit that costs nothing.
-    async fn answers(
-        &self,
-        backend: &dyn crate::backend::Backend,
-        key: &[KeyPart<'_>],
-        limits: &[Limit],
-    ) -> Result<Vec<LimitAnswer>, BackendError> {
-        let decision = self.apply(backend, key, &Step::of_apart(limits, 0, Op::Peek)).await?;
-        Ok(decision.answers().collect())
     }
 
     /// The limits of the rates that hits brought and that still count.

@@ -2,7 +2,7 @@
 
 use super::Throttle;
 use super::backend_call::AskedKey;
-use crate::backend::Backend;
+use crate::backend::{Answers, Backend};
 use crate::decision::Decision;
 use crate::error::{BackendError, Effect, Error, ErrorKind};
 use crate::hit_options::HitOptions;
@@ -10,6 +10,7 @@ use crate::join::join_all;
 use crate::key::{Key, KeyParts, ToKey};
 use crate::step::Step;
 use crate::strategy::Op;
+use crate::timer::Deadline;
 
 /// The most keys that the backend is asked for at once. Others must get through in between, and an answer
 /// must come within the deadline of a hit.
@@ -41,8 +42,9 @@ impl Throttle {
     ///
     /// # Errors
     ///
-    /// Of each hit as for [`hit`](Self::hit). The deadline is that of 120 hits, which are asked together; when
-    /// all of these fail, the store is not asked for the others, and the error policy decides about them too.
+    /// Of each hit as for [`hit`](Self::hit). The deadline is that of 120 hits, which are asked together; what is
+    /// answered by then counts. When the store answers none of them, it is not asked for the others, and the
+    /// error policy decides about them too.
     ///
     /// # Cancel safety
     ///
@@ -95,7 +97,11 @@ impl Throttle {
         };
         let step = self.step_of(&options, brought.as_deref(), Op::Take);
         let mut outage = None;
-        for keys in keys.chunks(AT_ONCE) {
+        for (number, keys) in keys.chunks(AT_ONCE).enumerate() {
+            if number > 0 {
+                // In memory there is no other await at which others get through.
+                tokio::task::yield_now().await;
+            }
             let batch = self.hit_batch(keys, &step, &mut outage).await;
             decisions.extend(batch.into_iter().map(|decision| match &brought {
                 None => decision,
@@ -140,15 +146,16 @@ impl Throttle {
         let steps = asked.iter().filter_map(|asked| asked.as_ref().ok());
         let steps: Vec<_> =
             steps.map(|asked| (Key::new(&self.inner.name, asked.stored), *step)).collect();
-        let mut outcomes = self.ask_many(backend, &steps, outage).await.into_iter();
-        // An error handler takes its time, for each of them the same.
+        let deadline = self.deadline();
+        let mut outcomes = self.ask_many(backend, &steps, outage, deadline).await.into_iter();
+        // A handler that waits is asked for all at the same time.
         let decided = asked.into_iter().map(|asked| {
             let outcome = asked.map(|asked| (asked, outcomes.next()));
             async move {
                 match outcome {
                     Err(unasked) => unasked.into_decision(),
                     Ok((asked, Some(outcome))) => {
-                        self.conclude(backend, asked, step, outcome).await
+                        self.conclude(backend, asked, step, outcome, Some(deadline)).await
                     }
                     Ok((_, None)) => unreachable!("there is an outcome for each question"),
                 }
@@ -163,23 +170,32 @@ impl Throttle {
         backend: &dyn Backend,
         steps: &[(Key<'_>, Step<'_>)],
         outage: &mut Option<BackendError>,
+        deadline: Deadline,
     ) -> Vec<Result<Decision, BackendError>> {
         if let Some(error) = outage {
             return steps.iter().map(|_| Err(error.shared())).collect();
         }
         let name = backend.core().name();
-        let answered = async { Ok(backend.apply_many(steps).await) };
-        let outcomes = match self.within_deadline(name, "apply_many", answered).await {
-            Ok(outcomes) if outcomes.len() == steps.len() => outcomes,
-            Ok(outcomes) => {
-                let message = format!("{} answers to {} questions", outcomes.len(), steps.len());
-                let error = BackendError::new(name, "apply_many", ErrorKind::Other);
-                let error = error.with_effect(Effect::Ambiguous).with_message(message);
-                steps.iter().map(|_| Err(error.shared())).collect()
-            }
-            Err(error) => steps.iter().map(|_| Err(error.shared())).collect(),
+        let answers = Answers::new(steps.len());
+        let answered = async {
+            backend.apply_many(steps, &answers).await;
+            Ok(())
         };
-        let failed = |outcome: &Result<_, BackendError>| outcome.is_err();
+        // What was answered by then counts, whatever became of the others.
+        let missing = match deadline.bound(name, "apply_many", answered).await {
+            Ok(()) => BackendError::new(name, "apply_many", ErrorKind::Other)
+                .with_effect(Effect::Ambiguous)
+                .with_message("a question was not answered"),
+            Err(error) => error,
+        };
+        let answers = answers.into_answers();
+        let outcomes: Vec<_> =
+            answers.map(|answer| answer.unwrap_or_else(|| Err(missing.shared()))).collect();
+        // Of the store itself, so that the others would fail as these did.
+        let failed = |outcome: &Result<_, BackendError>| {
+            let kind = outcome.as_ref().map_err(BackendError::kind);
+            matches!(kind, Err(ErrorKind::Unavailable | ErrorKind::Timeout))
+        };
         if let Some(Err(error)) = outcomes.first().filter(|_| outcomes.iter().all(failed)) {
             *outage = Some(error.shared().with_effect(Effect::NotApplied));
         }

@@ -1,6 +1,6 @@
 //! [`Penalty`]: blocks a key that was denied too often.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -14,6 +14,7 @@ use crate::error::BuildError;
 use crate::key::{Key, KeyPart};
 use crate::step::BlockChange;
 use crate::strategy::Op;
+use crate::timer::Deadline;
 
 /// The most denials that each of two generations remembers: some megabytes together.
 const MOST_REMEMBERED: usize = 32_768;
@@ -27,8 +28,10 @@ const MOST_DENIALS: u32 = 1_000;
 /// than counting them. A block is never made shorter by the rule.
 ///
 /// Denials are counted in each process by itself, of each throttle at most 65,536: beyond that those of the keys
-/// that were not denied for longest are forgotten, and nobody is blocked for another's denials. What is denied by an error policy, a full memory or a block,
-/// and what a peek says, is not counted.
+/// that were not denied for longest are forgotten, and nobody is blocked for another's denials. Not counted is
+/// what an error policy, a full memory or a block denies, what a peek says, and what a caller is told who waits
+/// for its turn, by [`acquire`](Throttle::acquire). A [`reset`](Throttle::reset) or an
+/// [`unblock`](Throttle::unblock) forgets the key's denials in its process; other processes keep theirs.
 ///
 /// ```
 /// use std::time::Duration;
@@ -111,6 +114,14 @@ struct Remembered {
     young: DenialsByKey,
     old: DenialsByKey,
     began: Timestamp,
+    being_blocked: HashSet<Box<[u8]>, ahash::RandomState>,
+}
+
+/// A key that is being blocked, until it is dropped.
+#[derive(Debug)]
+struct Blocking<'a> {
+    denials: &'a Denials,
+    key: Box<[u8]>,
 }
 
 #[derive(Debug, Default)]
@@ -125,10 +136,14 @@ impl Denials {
         Self { rule, within: micros_ceil(rule.within), remembered }
     }
 
-    /// Counts a denial. Returns whether that is one too many; the key then starts over.
-    fn count(&self, key: Vec<u8>, now: Timestamp) -> bool {
+    /// Counts a denial. If that is one too many the key starts over, and is to be blocked; until that is done
+    /// no denial of it is counted.
+    fn count(&self, key: Vec<u8>, now: Timestamp) -> Option<Blocking<'_>> {
         let key = key.into_boxed_slice();
         let mut remembered = self.remembered.lock();
+        if remembered.being_blocked.contains(&key) {
+            return None;
+        }
         remembered.age(now, self.within);
         let Remembered { young, old, .. } = &mut *remembered;
         let mut denials = match (young.take(&key), old.take(&key)) {
@@ -143,13 +158,26 @@ impl Denials {
         denials.push_back(now);
         let enough = usize::try_from(self.rule.denials).unwrap_or(usize::MAX);
         if denials.len() >= enough {
-            return true;
+            remembered.being_blocked.insert(key.clone());
+            return Some(Blocking { denials: self, key });
         }
         if young.denials + denials.len() > MOST_REMEMBERED {
             remembered.begin(now);
         }
         remembered.young.put(key, denials);
-        false
+        None
+    }
+
+    /// Forgets the denials of a key.
+    fn forget(&self, key: &[u8]) {
+        let Remembered { young, old, .. } = &mut *self.remembered.lock();
+        let _ = (young.take(key), old.take(key));
+    }
+}
+
+impl Drop for Blocking<'_> {
+    fn drop(&mut self) {
+        self.denials.remembered.lock().being_blocked.remove(&self.key);
     }
 }
 
@@ -202,6 +230,13 @@ impl Throttle {
             && matches!(op, Op::Take | Op::TakeUpTo)
     }
 
+    /// Forgets the denials of a key in this process.
+    pub(super) fn forget_denials(&self, key: &Key<'_>) {
+        if let Some(denials) = &self.inner.denials {
+            denials.forget(&remembered_as(key.encode()));
+        }
+    }
+
     /// Counts a denial of a hit, and blocks the key if that is one too many.
     #[cold]
     pub(super) async fn penalize(
@@ -209,19 +244,21 @@ impl Throttle {
         backend: &dyn Backend,
         key: &[KeyPart<'_>],
         decision: Decision,
+        deadline: Option<Deadline>,
     ) -> Decision {
         let Some(denials) = &self.inner.denials else { return decision };
         if !matches!(decision.denial(), Some(Denial::Limited | Denial::Never)) {
             return decision;
         }
         let key = Key::new(&self.inner.name, key);
-        if !denials.count(remembered_as(key.encode()), backend.core().clock().now()) {
+        let now = backend.core().clock().now();
+        let Some(_blocking) = denials.count(remembered_as(key.encode()), now) else {
             return decision;
-        }
+        };
         let time = denials.rule.block_for;
         let blocked = backend.change_block(&key, BlockChange::Lengthen(time));
-        let name = backend.core().name();
-        match self.within_deadline(name, "change_block", blocked).await {
+        let deadline = deadline.unwrap_or_else(|| self.deadline());
+        match deadline.bound(backend.core().name(), "change_block", blocked).await {
             Ok(_was_blocked) => decision.blocked_for(time),
             Err(error) => {
                 let throttle = self.name();
@@ -248,7 +285,7 @@ mod tests {
     }
 
     fn deny(denials: &Denials, key: &str, at: u64) -> bool {
-        denials.count(key.as_bytes().to_vec(), after(at))
+        denials.count(key.as_bytes().to_vec(), after(at)).is_some()
     }
 
     #[test]

@@ -37,6 +37,28 @@ pub struct Permit {
     on_drop: PermitDrop,
 }
 
+/// A decision whose units are given back if nobody claims it.
+pub(super) struct Unclaimed(Option<(Throttle, OwnedKey, Decision)>);
+
+impl Unclaimed {
+    pub(super) const fn new(throttle: Throttle, key: OwnedKey, decision: Decision) -> Self {
+        Self(Some((throttle, key, decision)))
+    }
+
+    /// Returns the decision, whose units are then the caller's matter.
+    pub(super) fn claim(mut self) -> Option<Decision> {
+        self.0.take().map(|(_, _, decision)| decision)
+    }
+}
+
+impl Drop for Unclaimed {
+    fn drop(&mut self) {
+        if let Some((throttle, key, decision)) = self.0.take() {
+            drop(Permit::of(throttle, key, decision).on_drop(PermitDrop::Refund));
+        }
+    }
+}
+
 impl Throttle {
     /// Takes `units` for work whose cost is known only afterwards, or returns a denial as an error.
     ///

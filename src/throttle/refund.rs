@@ -110,7 +110,7 @@ impl Throttle {
         self.apply(&**backend, key, step).await.map(drop).map_err(Error::from)
     }
 
-    /// Forgets what was counted for a key, under every rate.
+    /// Forgets what was counted for a key, under every rate, and ends its block.
     ///
     /// ```
     /// use traffik::{InMemory, Throttle};
@@ -139,6 +139,7 @@ impl Throttle {
         let key = Key::new(&self.inner.name, key::bounded(parts, &mut room));
         let backend = self.backend()?;
         self.within_deadline(backend.core().name(), "forget", backend.forget(&key)).await?;
+        self.forget_denials(&key);
         Ok(())
     }
 }

@@ -3,10 +3,12 @@
 use std::any::Any;
 use std::sync::Arc;
 
+use super::acquire::unanswered;
 use super::backend_call::AskedKey;
 use super::combined::{CombinedDecision, EntryDecision};
 use super::{Permit, PermitDrop, Throttle};
 use crate::backend::Backend;
+use crate::background;
 use crate::decision::Decision;
 use crate::error::{BackendError, Effect, Error, ErrorKind};
 use crate::hit_options::HitOptions;
@@ -51,22 +53,38 @@ struct Progress {
     failure: Option<Error>,
 }
 
+/// Decides, to the end: what was taken is given back if the caller goes away meanwhile.
 pub(super) async fn decide(entries: Vec<Entry>) -> Result<CombinedDecision, Error> {
-    if entries.is_empty() {
-        return Err(Error::NoEntries);
+    let deadline = entries.iter().map(|entry| entry.throttle.inner.deadline).max();
+    let deadline = Deadline::after(deadline.ok_or(Error::NoEntries)?);
+    let mut decided: Vec<_> = entries.iter().map(|_| EntryDecision::default()).collect();
+    let groups = groups(questions(entries, &mut decided)?);
+    let Some(first) = groups.first().and_then(|group| group.first()) else {
+        return Ok(CombinedDecision::allowed(decided));
+    };
+    let name = first.backend.core().name();
+    let progress = Progress { decided, taken: Vec::new(), is_denied: false, failure: None };
+    match background::to_end(progress.ask_all(groups, deadline)).await {
+        Some(decision) => decision.map(CombinedDecision::claimed),
+        None => Err(unanswered(name, "all")),
     }
-    let decided = entries.iter().map(|_| EntryDecision::default()).collect();
-    let mut progress = Progress { decided, taken: Vec::new(), is_denied: false, failure: None };
-    for group in groups(questions(entries, &mut progress.decided)?) {
-        ask(group, &mut progress).await;
-        if progress.has_ended() {
-            break;
-        }
-    }
-    progress.conclude().await
 }
 
 impl Progress {
+    async fn ask_all(
+        mut self,
+        groups: Vec<Vec<Question>>,
+        deadline: Deadline,
+    ) -> Result<CombinedDecision, Error> {
+        for group in groups {
+            ask(group, &mut self, deadline).await;
+            if self.has_ended() {
+                break;
+            }
+        }
+        self.conclude(deadline).await
+    }
+
     fn note(&mut self, question: Question, decision: Result<Decision, Error>) {
         let Question { throttle, key, brought, entries, .. } = question;
         let decision = match (decision, &brought) {
@@ -92,11 +110,11 @@ impl Progress {
         self.is_denied || self.failure.is_some()
     }
 
-    async fn conclude(self) -> Result<CombinedDecision, Error> {
+    async fn conclude(self, deadline: Deadline) -> Result<CombinedDecision, Error> {
         let has_ended = self.has_ended();
         let Self { mut decided, taken, failure, .. } = self;
         if has_ended {
-            let kept = give_back(taken).await;
+            let kept = give_back(taken, deadline).await;
             return match failure {
                 None => Ok(CombinedDecision::denied(decided, kept)),
                 Some(error) => Err(error),
@@ -104,7 +122,7 @@ impl Progress {
         }
         for TakenEntries { permit, entries } in taken {
             let costs: Vec<u32> = entries.iter().map(|(_, cost)| *cost).collect();
-            let permits = permit.on_drop(PermitDrop::Keep).divide(&costs);
+            let permits = permit.divide(&costs);
             for ((index, _), permit) in entries.iter().zip(permits) {
                 decided[*index].permit = Some(permit);
             }
@@ -148,16 +166,22 @@ impl Question {
         Step::of_apart(self.limits(), self.cost, Op::Take).leave(self.leave)
     }
 
-    /// Asks about this one alone.
-    async fn ask(&self) -> Result<Decision, Error> {
+    /// Asks about this one alone, within the deadline of its throttle and of all.
+    async fn ask(&self, deadline: Deadline) -> Result<Decision, Error> {
         let Self { throttle, key, backend, .. } = self;
         let (parts, mut room, step) = (key.to_key(), None, self.step());
         let asked = match AskedKey::new(&parts, &mut room, &step) {
             Ok(asked) => asked,
             Err(unasked) => return unasked.into_decision(),
         };
-        let outcome = throttle.apply(&**backend, asked.stored, &step).await;
-        throttle.conclude(&**backend, asked, &step, outcome).await
+        let outcome = if deadline.is_over() {
+            let error = BackendError::new(backend.core().name(), "apply", ErrorKind::Timeout);
+            Err(error.with_effect(Effect::NotApplied))
+        } else {
+            let deadline = Some(deadline.earlier(throttle.deadline()));
+            throttle.apply_by(&**backend, asked.stored, &step, deadline).await
+        };
+        throttle.conclude(&**backend, asked, &step, outcome, Some(deadline)).await
     }
 
     fn is_of_same_state(&self, other: &Self) -> bool {
@@ -211,15 +235,15 @@ fn groups(questions: Vec<Question>) -> Vec<Vec<Question>> {
 }
 
 /// Asks the backend of a group: about all in one step if it can, and else in order, until one is denied.
-async fn ask(group: Vec<Question>, progress: &mut Progress) {
-    if let Some(decisions) = ask_in_one_step(&group).await {
+async fn ask(group: Vec<Question>, progress: &mut Progress, deadline: Deadline) {
+    if let Some(decisions) = ask_in_one_step(&group, deadline).await {
         for (question, decision) in group.into_iter().zip(decisions) {
             progress.note(question, decision);
         }
         return;
     }
     for question in group {
-        let decision = question.ask().await;
+        let decision = question.ask(deadline).await;
         progress.note(question, decision);
         if progress.has_ended() {
             return;
@@ -228,7 +252,10 @@ async fn ask(group: Vec<Question>, progress: &mut Progress) {
 }
 
 /// `None` if the backend cannot, or there is only one question.
-async fn ask_in_one_step(group: &[Question]) -> Option<Vec<Result<Decision, Error>>> {
+async fn ask_in_one_step(
+    group: &[Question],
+    deadline: Deadline,
+) -> Option<Vec<Result<Decision, Error>>> {
     let [first, _, ..] = group else { return None };
     let steps: Vec<Step<'_>> = group.iter().map(Question::step).collect();
     let parts: Vec<_> = group.iter().map(|question| question.key.to_key()).collect();
@@ -240,18 +267,16 @@ async fn ask_in_one_step(group: &[Question]) -> Option<Vec<Result<Decision, Erro
     let hits: Vec<(Key<'_>, Step<'_>)> = hits
         .map(|((question, asked), step)| (Key::new(question.throttle.name(), asked.stored), *step))
         .collect();
-    let deadlines = group.iter().map(|question| question.throttle.inner.deadline);
-    let deadline = deadlines.min().unwrap_or(Throttle::DEFAULT_DEADLINE);
     let name = first.backend.core().name();
     let answer = async { Ok(first.backend.apply_all(&hits).await) };
-    let decided = match Deadline::after(deadline).bound(name, "apply_all", answer).await {
+    let decided = match deadline.bound(name, "apply_all", answer).await {
         Ok(decided) => decided?,
         Err(error) => Err(error),
     };
     let outcomes = each(decided, group.len(), name);
     let concluded = outcomes.into_iter().enumerate().map(|(index, outcome)| {
         let Question { throttle, backend, .. } = &group[index];
-        throttle.conclude(&**backend, asked[index], &steps[index], outcome)
+        throttle.conclude(&**backend, asked[index], &steps[index], outcome, Some(deadline))
     });
     Some(join_all(concluded).await)
 }
@@ -276,16 +301,19 @@ fn each(
     (0..questions).map(|_| Err(error.shared())).collect()
 }
 
-/// Gives back what was taken. Returns the entries whose units stay used, because that failed.
-async fn give_back(taken: Vec<TakenEntries>) -> Vec<usize> {
+/// Gives back what was taken. Returns the entries whose units are then still used, because that failed or its
+/// time was over; in that case it goes on.
+async fn give_back(taken: Vec<TakenEntries>, deadline: Deadline) -> Vec<usize> {
     let given_back = taken.into_iter().map(|TakenEntries { permit, entries }| async move {
-        let throttle = permit.throttle().name().to_owned();
-        match permit.refund().await {
-            Ok(()) => Vec::new(),
-            Err(error) => {
+        let refund = background::to_end(async move {
+            let throttle = permit.throttle().name().to_owned();
+            permit.refund().await.inspect_err(|error| {
                 tracing::warn!(throttle, %error, "a hit among several was not given back; it stays used");
-                entries.into_iter().map(|(index, _)| index).collect()
-            }
+            })
+        });
+        match deadline.run(refund).await {
+            Ok(Some(Ok(()))) => Vec::new(),
+            _ => entries.into_iter().map(|(index, _)| index).collect(),
         }
     });
     join_all(given_back).await.concat()

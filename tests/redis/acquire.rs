@@ -91,7 +91,9 @@ fn run(kind: &str) {
         assert!(asked <= total + windows * PROCESSES as u64 * 2 + tasks, "{asked} for {total}");
         return;
     }
-    assert!(asked <= total + 1, "one question for each grant: {asked} for {total}");
+    // Each process may find the script unknown to the server, and send it.
+    let most = total + PROCESSES as u64;
+    assert!(asked <= most, "one question for each grant: {asked} for {total}");
     let (least, most) = (grants.iter().min().unwrap(), grants.iter().max().unwrap());
     assert!(most - least <= 2, "each gets its turn: {grants:?}");
     // All 60 before it: 1.2 s.

@@ -3,15 +3,17 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use tokio::sync::oneshot;
+
 use super::coalesce::answer_of;
 use super::decide::{self, Evaluated, OPERATION};
-use super::pending::PendingHit;
+use super::pending::{HitResult, PendingHit};
 use super::protocol::{Command, MAX_KEYS, Reply, StoreOutcome, StoredItem};
 use super::store::{ItemRef, PreparedWrite};
 use super::{MemcachedInner, errors, keys};
-use crate::backend::{Result, optimistic};
+use crate::backend::{Answers, optimistic};
 use crate::background;
-use crate::decision::Decision;
+use crate::join::join_all;
 use crate::key::Key;
 use crate::step::Step;
 
@@ -20,6 +22,14 @@ const MAX_WRITE: usize = 256 * 1024;
 
 /// The hits on one item, in the order in which they came.
 type ItemHits = (String, Vec<PendingHit>);
+
+/// The hits on one node.
+#[derive(Default)]
+struct NodeHits {
+    items: Vec<ItemHits>,
+    /// By the place of the question.
+    asked: Vec<(usize, oneshot::Receiver<HitResult>)>,
+}
 
 /// A write, with what it makes of the hits.
 struct Written {
@@ -32,31 +42,33 @@ struct Written {
 }
 
 impl MemcachedInner {
-    /// Decides several steps, each by itself. Each node has tasks of its own, so one that is silent holds up no
-    /// other.
+    /// Decides several steps, each by itself. Each node has tasks of its own and is waited for by itself, so one
+    /// that is silent holds up no other.
     pub(super) async fn apply_many(
         self: &Arc<Self>,
         steps: &[(Key<'_>, Step<'_>)],
-    ) -> Vec<Result<Decision>> {
-        let mut answers = Vec::with_capacity(steps.len());
+        answers: &Answers,
+    ) {
         let mut places: HashMap<String, (usize, usize)> = HashMap::new();
-        let mut by_node: Vec<Vec<ItemHits>> = (0..self.nodes.len()).map(|_| Vec::new()).collect();
-        for (key, step) in steps {
+        let mut by_node: Vec<NodeHits> =
+            (0..self.nodes.len()).map(|_| NodeHits::default()).collect();
+        for (index, (key, step)) in steps.iter().enumerate() {
             if let Err(error) = decide::check_size(step) {
-                answers.push(Err(error));
+                answers.put(index, Err(error));
                 continue;
             }
             let name = keys::of_key(self.core.namespace(), key);
             let (pending, receiver) = PendingHit::new(name.clone(), step);
-            answers.push(Ok(receiver));
             let (node, place) = *places.entry(name).or_insert_with_key(|name| {
                 let node = self.nodes.index_of(name);
-                by_node[node].push((name.clone(), Vec::new()));
-                (node, by_node[node].len() - 1)
+                by_node[node].items.push((name.clone(), Vec::new()));
+                (node, by_node[node].items.len() - 1)
             });
-            by_node[node][place].1.push(pending);
+            by_node[node].items[place].1.push(pending);
+            by_node[node].asked.push((index, receiver));
         }
-        for (node, mut items) in by_node.into_iter().enumerate() {
+        let mut waiting = Vec::with_capacity(by_node.len());
+        for (node, NodeHits { mut items, asked }) in by_node.into_iter().enumerate() {
             while !items.is_empty() {
                 // One key is left for the generation.
                 let rest = items.split_off(items.len().min(MAX_KEYS - 1));
@@ -64,15 +76,13 @@ impl MemcachedInner {
                 let inner = Arc::clone(self);
                 background::start_detached(async move { inner.decide_items(node, items).await });
             }
-        }
-        let mut decisions = Vec::with_capacity(answers.len());
-        for answer in answers {
-            decisions.push(match answer {
-                Ok(receiver) => answer_of(receiver).await,
-                Err(error) => Err(error),
+            waiting.push(async move {
+                for (index, receiver) in asked {
+                    answers.put(index, answer_of(receiver).await);
+                }
             });
         }
-        decisions
+        join_all(waiting.into_iter()).await;
     }
 
     /// Decides about some items of one node. Those that another process changes meanwhile are left to the task

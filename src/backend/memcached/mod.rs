@@ -127,7 +127,7 @@ use async_trait::async_trait;
 pub use builder::MemcachedBuilder;
 
 use super::change::{self, Changed};
-use super::{Backend, BackendCore, HasCore, Locks, Result, Ttl, Values, names};
+use super::{Answers, Backend, BackendCore, HasCore, Locks, Result, Ttl, Values, names};
 use crate::background::Home;
 use crate::clock::monotonic_now;
 use crate::decision::Decision;
@@ -418,10 +418,10 @@ impl Backend for Memcached {
         self.open("inspect")?.inspect(key).await
     }
 
-    async fn apply_many(&self, steps: &[(Key<'_>, Step<'_>)]) -> Vec<Result<Decision>> {
+    async fn apply_many(&self, steps: &[(Key<'_>, Step<'_>)], answers: &Answers) {
         match self.open("apply") {
-            Ok(inner) => inner.apply_many(steps).await,
-            Err(error) => steps.iter().map(|_| Err(error.shared())).collect(),
+            Ok(inner) => inner.apply_many(steps, answers).await,
+            Err(error) => answers.fail(&error),
         }
     }
 }

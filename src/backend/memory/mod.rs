@@ -34,7 +34,7 @@ pub use builder::{InMemoryBuilder, LockKind, Overflow};
 pub use prepared::Prepared;
 
 use super::change::{self, Changed};
-use super::{Backend, BackendCore, HasCore, Locks, Result, Stat, Ttl, Values};
+use super::{Answers, Backend, BackendCore, HasCore, Locks, Result, Stat, Ttl, Values};
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::decision::Decision;
 use crate::error::{BackendError, ErrorKind};
@@ -364,8 +364,10 @@ impl Backend for InMemory {
         self.inner.apply(key, step)
     }
 
-    async fn apply_many(&self, steps: &[(Key<'_>, Step<'_>)]) -> Vec<Result<Decision>> {
-        steps.iter().map(|(key, step)| self.inner.apply(key, step)).collect()
+    async fn apply_many(&self, steps: &[(Key<'_>, Step<'_>)], answers: &Answers) {
+        for (index, (key, step)) in steps.iter().enumerate() {
+            answers.put(index, self.inner.apply(key, step));
+        }
     }
 
     async fn apply_all(&self, hits: &[(Key<'_>, Step<'_>)]) -> Option<Result<Vec<Decision>>> {

@@ -22,11 +22,11 @@ impl Connection {
     /// Sends one command and waits for its reply. Cancel safe: the command may run all the same, and
     /// nobody else gets its reply.
     pub(super) async fn send(&mut self, cmd: &Cmd) -> RedisResult<Value> {
-        match &mut self.0 {
+        let reply = match &mut self.0 {
             Kind::Multiplexed(connection) => connection.send_packed_command(cmd).await?,
             Kind::Managed(connection) => connection.req_packed_command(cmd).await?,
-        }
-        .extract_error()
+        };
+        own_error(reply)
     }
 
     /// Sends one command after an `ASKING`, both in one write, so that nothing comes between them.
@@ -34,7 +34,7 @@ impl Connection {
         let mut pipeline = redis::pipe();
         pipeline.cmd("ASKING").add_command(cmd.clone());
         let replies = self.send_all(&pipeline, 2).await?;
-        replies.into_iter().next_back().unwrap_or(Value::Nil).extract_error()
+        own_error(replies.into_iter().next_back().unwrap_or(Value::Nil))
     }
 
     /// Sends so many commands in one write. Returns the reply to each, which may be an error.
@@ -49,6 +49,15 @@ impl Connection {
             }
             Kind::Managed(connection) => connection.req_packed_commands(commands, 0, count).await,
         }
+    }
+}
+
+/// Returns a reply, or the error that it is. One that is inside of it is a matter of its reader: of a script on
+/// several keys it concerns one.
+pub(super) fn own_error(reply: Value) -> RedisResult<Value> {
+    match reply {
+        Value::ServerError(error) => Err(error.into()),
+        reply => Ok(reply),
     }
 }
 

@@ -7,12 +7,13 @@ use futures_util::{StreamExt, stream};
 use redis::Value;
 use tokio::time::timeout;
 
+use super::connection::own_error;
 use super::decide::{self, Refusal};
 use super::failure::Failure;
 use super::pipeline::ScriptCall;
 use super::{RedisInner, failed, primitives};
 use crate::backend::waves::waves;
-use crate::backend::{Result, optimistic};
+use crate::backend::{Answers, Result, optimistic};
 use crate::decision::Decision;
 use crate::error::{BackendError, Effect, ErrorKind};
 use crate::key::Key;
@@ -43,22 +44,21 @@ impl RedisInner {
     }
 
     /// Decides several steps, each by itself.
-    pub(super) async fn decide_many(&self, steps: &[(Key<'_>, Step<'_>)]) -> Vec<Result<Decision>> {
+    pub(super) async fn decide_many(&self, steps: &[(Key<'_>, Step<'_>)], answers: &Answers) {
         let at_once = self.client.max_in_flight().min(AT_ONCE);
-        let mut decisions = Vec::with_capacity(steps.len());
-        for steps in steps.chunks(at_once) {
+        for (chunk, steps) in steps.chunks(at_once).enumerate() {
+            let put = |index: usize, answer| answers.put(chunk * at_once + index, answer);
             let requests: Option<Vec<_>> = steps
                 .iter()
                 .map(|(_, step)| decide::Request::new(step, self.given_time()))
                 .collect();
             match requests {
                 Some(requests) if self.replica().is_none() => {
-                    self.run_scripts(steps, &requests, &mut decisions).await;
+                    self.run_scripts(steps, &requests, &put).await;
                 }
-                _ => self.decide_each(steps, at_once, &mut decisions).await,
+                _ => self.decide_each(steps, at_once, &put).await,
             }
         }
-        decisions
     }
 
     /// Decides several steps by themselves, some by reads and writes, or with little time. Those of one key are
@@ -67,21 +67,16 @@ impl RedisInner {
         &self,
         steps: &[(Key<'_>, Step<'_>)],
         at_once: usize,
-        decisions: &mut Vec<Result<Decision>>,
+        put: &(dyn Fn(usize, Result<Decision>) + Sync),
     ) {
-        let mut decided: Vec<_> = steps.iter().map(|_| None).collect();
         for wave in waves(steps) {
             let mut asked = Vec::with_capacity(wave.len());
             for index in wave {
                 let (key, step) = &steps[index];
-                asked.push(async move { (index, self.decide(key, step).await) });
+                asked.push(async move { put(index, self.decide(key, step).await) });
             }
-            let mut asked = stream::iter(asked).buffer_unordered(at_once);
-            while let Some((index, decision)) = asked.next().await {
-                decided[index] = Some(decision);
-            }
+            stream::iter(asked).buffer_unordered(at_once).collect::<()>().await;
         }
-        decisions.extend(decided.into_iter().flatten());
     }
 
     /// Decides hits on several keys by one script, all or nothing; `None` if they are not all of one server and
@@ -115,7 +110,7 @@ impl RedisInner {
         &self,
         steps: &[(Key<'_>, Step<'_>)],
         requests: &[decide::Request],
-        decisions: &mut Vec<Result<Decision>>,
+        put: &(dyn Fn(usize, Result<Decision>) + Sync),
     ) {
         let keys: Vec<Vec<u8>> = steps.iter().map(|(key, _)| self.keys.of(key)).collect();
         let groups = self.client.servers().group(&keys);
@@ -129,17 +124,14 @@ impl RedisInner {
             keys: group.iter().map(|index| &keys[*index][..]).collect(),
             arguments: group.iter().map(|index| &requests[*index].argument[..]).collect(),
         });
-        let outcomes = self.client.run_each(&calls.collect::<Vec<_>>()).await;
-        let mut replies: Vec<_> = steps.iter().map(|_| None).collect();
-        for (group, outcome) in groups.into_iter().zip(outcomes) {
+        let on_outcome = |call: usize, outcome| {
+            let group = groups[call];
             for (index, reply) in group.iter().zip(separate(group.len(), outcome)) {
-                replies[*index] = Some(reply);
+                let decision = self.read_reply(&steps[*index].1, reply);
+                put(*index, decision.map_err(|error| self.or_replica(error)));
             }
-        }
-        for ((_, step), reply) in steps.iter().zip(replies.into_iter().flatten()) {
-            let decision = self.read_reply(step, reply);
-            decisions.push(decision.map_err(|error| self.or_replica(error)));
-        }
+        };
+        self.client.run_each(&calls.collect::<Vec<_>>(), &on_outcome).await;
     }
 
     /// Decides a step; by a script within that time.
@@ -194,7 +186,7 @@ fn separate(keys: usize, outcome: Result<Value, Failure>) -> Vec<Result<Value, F
     let failure = match outcome {
         Ok(reply) if keys == 1 => return vec![Ok(reply)],
         Ok(Value::Array(replies)) if replies.len() == keys => {
-            let each = replies.into_iter().map(|reply| reply.extract_error().map_err(Failure::of));
+            let each = replies.into_iter().map(|reply| own_error(reply).map_err(Failure::of));
             return each.collect();
         }
         Ok(_) => Failure::new(ErrorKind::Other, Effect::Ambiguous)

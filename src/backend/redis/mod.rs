@@ -42,6 +42,7 @@
 //! while the lock is still held. [`LockType::Redlock`] keeps locks on a majority of independent masters.
 
 mod backoff;
+mod blocks;
 mod builder;
 mod clear;
 mod client;
@@ -97,7 +98,7 @@ use self::servers::{ServerSpec, Servers};
 use self::source::Source;
 use self::startup::StartupCheck;
 use crate::backend::{
-    Backend, BackendCore, HasCore, Locks, Result, Ttl, Values, names, optimistic,
+    Answers, Backend, BackendCore, HasCore, Locks, Result, Ttl, Values, names, optimistic,
 };
 use crate::clock::{Clock, Timestamp};
 use crate::decision::Decision;
@@ -373,10 +374,10 @@ impl Backend for Redis {
         self.open("apply")?.decide(key, step).await
     }
 
-    async fn apply_many(&self, steps: &[(Key<'_>, Step<'_>)]) -> Vec<Result<Decision>> {
+    async fn apply_many(&self, steps: &[(Key<'_>, Step<'_>)], answers: &Answers) {
         match self.open("apply") {
-            Ok(inner) => inner.decide_many(steps).await,
-            Err(error) => steps.iter().map(|_| Err(error.shared())).collect(),
+            Ok(inner) => inner.decide_many(steps, answers).await,
+            Err(error) => answers.fail(&error),
         }
     }
 
@@ -388,8 +389,7 @@ impl Backend for Redis {
     }
 
     async fn change_block(&self, key: &Key<'_>, change: BlockChange) -> Result<bool> {
-        let inner = self.open("change_block")?;
-        optimistic::change_block(&inner.core, inner, key, change).await
+        self.open("change_block")?.change_block(key, change).await
     }
 
     async fn inspect(&self, key: &Key<'_>) -> Result<KeyState> {

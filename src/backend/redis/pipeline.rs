@@ -5,6 +5,7 @@ use redis::{Pipeline, Value};
 use tokio::time::Instant;
 
 use super::client::Client;
+use super::connection::own_error;
 use super::failure::{Failure, Retry};
 use super::scripts::Script;
 use super::session::Session;
@@ -19,91 +20,32 @@ pub(super) struct ScriptCall<'a> {
     pub(super) arguments: Vec<&'a [u8]>,
 }
 
-/// What became of a call; `None` as long as it may be tried again.
-type CallOutcome = Option<Result<Value, Failure>>;
+/// Takes the outcome of the call of that number.
+pub(super) type OnOutcome<'a> = &'a (dyn Fn(usize, Result<Value, Failure>) + Sync);
 
 impl Client {
-    /// Runs scripts, on no more keys than may be in flight. Returns the outcome of each, in their
-    /// order.
-    pub(super) async fn run_each(&self, calls: &[ScriptCall<'_>]) -> Vec<Result<Value, Failure>> {
+    /// Runs scripts, on no more keys than may be in flight. Gives the outcome of each as soon as it is known:
+    /// no server waits for another.
+    pub(super) async fn run_each(&self, calls: &[ScriptCall<'_>], on_outcome: OnOutcome<'_>) {
         let deadline = monotonic_now() + self.timeout();
-        let mut outcomes: Vec<CallOutcome> = calls.iter().map(|_| None).collect();
-        let all: Vec<usize> = (0..calls.len()).collect();
-        let unknown = self.write_all(calls, all, &mut outcomes, deadline).await;
-        if !unknown.is_empty() {
-            // The source of each script once; then the server knows them.
-            let mut first: Vec<usize> = Vec::new();
-            for index in &unknown {
-                if !first
-                    .iter()
-                    .any(|known| std::ptr::eq(calls[*known].script, calls[*index].script))
-                {
-                    first.push(*index);
-                }
-            }
-            self.run_singly(calls, &first, &mut outcomes, deadline).await;
-            let others = unknown.into_iter().filter(|index| !first.contains(index)).collect();
-            self.write_all(calls, others, &mut outcomes, deadline).await;
-        }
-        let left = outcomes.iter().enumerate().filter(|(_, outcome)| outcome.is_none());
-        let left: Vec<usize> = left.map(|(index, _)| index).collect();
-        self.run_singly(calls, &left, &mut outcomes, deadline).await;
-        outcomes.into_iter().flatten().collect()
-    }
-
-    /// Writes the calls of those numbers, and returns those whose script a server does not know. Others that
-    /// may be tried again, and those of servers without a connection, have no outcome then.
-    async fn write_all(
-        &self,
-        calls: &[ScriptCall<'_>],
-        numbers: Vec<usize>,
-        outcomes: &mut [CallOutcome],
-        deadline: Instant,
-    ) -> Vec<usize> {
         let mut groups: Vec<(Session, Vec<usize>)> = Vec::new();
-        for number in numbers {
-            let route = self.route_of(&calls[number].keys);
-            let Some(session) = self.servers().up(&route) else { continue };
+        let mut apart = Vec::new();
+        for (number, call) in calls.iter().enumerate() {
+            let Some(session) = self.servers().up(&self.route_of(&call.keys)) else {
+                apart.push(number);
+                continue;
+            };
             match groups.iter_mut().find(|(known, _)| known.is_same(&session)) {
                 Some((_, group)) => group.push(number),
                 None => groups.push((session, vec![number])),
             }
         }
-        let written = groups.iter().map(|(session, group)| async move {
-            let mut pipeline = Pipeline::with_capacity(group.len());
-            for number in group {
-                let ScriptCall { script, keys, arguments } = &calls[*number];
-                pipeline.add_command(script.by_hash(keys, arguments));
-            }
-            let mut session = session.clone();
-            let keys = group.iter().map(|number| calls[*number].keys.len()).sum();
-            let _places = session.enter(keys, self.max_in_flight()).await?;
-            session.call_all(&pipeline, group.len(), deadline).await
+        let grouped = groups.iter().map(|(session, numbers)| async move {
+            let server = ServerCalls { client: self, session, calls, deadline, on_outcome };
+            server.run(numbers).await;
         });
-        let replies = join_all(written).await;
-        let mut unknown = Vec::new();
-        for ((session, group), replies) in groups.iter().zip(replies) {
-            let replies: Vec<Result<Value, Failure>> = match replies {
-                Ok(replies) if replies.len() == group.len() => replies
-                    .into_iter()
-                    .map(|reply| reply.extract_error().map_err(Failure::of))
-                    .collect(),
-                Ok(_) => {
-                    let failure = Failure::new(ErrorKind::Other, Effect::Ambiguous);
-                    let failure = failure.with_message("not as many replies as commands");
-                    group.iter().map(|_| Err(failure.clone())).collect()
-                }
-                Err(failure) => group.iter().map(|_| Err(failure.clone())).collect(),
-            };
-            for (number, reply) in group.iter().zip(replies) {
-                match reply.map_err(|failure| self.servers().judge(session, failure)) {
-                    Err(failure) if failure.retry == Retry::WithSource => unknown.push(*number),
-                    Err(failure) if failure.retry != Retry::No => {}
-                    outcome => outcomes[*number] = Some(outcome),
-                }
-            }
-        }
-        unknown
+        let apart = self.run_singly(calls, &apart, deadline, on_outcome);
+        tokio::join!(join_all(grouped), apart);
     }
 
     /// Runs the calls of those numbers, each by itself to its end.
@@ -111,17 +53,97 @@ impl Client {
         &self,
         calls: &[ScriptCall<'_>],
         numbers: &[usize],
-        outcomes: &mut [CallOutcome],
         deadline: Instant,
+        on_outcome: OnOutcome<'_>,
     ) {
         let time = deadline.saturating_duration_since(monotonic_now());
-        let mut running = Vec::with_capacity(numbers.len());
-        for number in numbers {
+        let running = numbers.iter().map(|number| async move {
             let ScriptCall { script, keys, arguments } = &calls[*number];
-            running.push(self.run_within(script, keys, arguments, time));
+            on_outcome(*number, self.run_within(script, keys, arguments, time).await);
+        });
+        join_all(running).await;
+    }
+}
+
+/// The calls of one server.
+struct ServerCalls<'a> {
+    client: &'a Client,
+    session: &'a Session,
+    calls: &'a [ScriptCall<'a>],
+    deadline: Instant,
+    on_outcome: OnOutcome<'a>,
+}
+
+/// Calls by their numbers.
+#[derive(Default)]
+struct Again {
+    /// Whose script the server does not know.
+    unknown: Vec<usize>,
+    /// Others that may be tried again.
+    others: Vec<usize>,
+}
+
+impl ServerCalls<'_> {
+    async fn run(&self, numbers: &[usize]) {
+        let Again { unknown, mut others } = self.write(numbers).await;
+        if !unknown.is_empty() {
+            // The source of each script once; then the server knows them.
+            let script_of = |number: &usize| std::ptr::from_ref(self.calls[*number].script);
+            let mut first: Vec<usize> = Vec::new();
+            for number in &unknown {
+                if !first.iter().any(|known| script_of(known) == script_of(number)) {
+                    first.push(*number);
+                }
+            }
+            self.run_singly(&first).await;
+            let rest: Vec<usize> =
+                unknown.into_iter().filter(|number| !first.contains(number)).collect();
+            let again = self.write(&rest).await;
+            others.extend(again.unknown.into_iter().chain(again.others));
         }
-        for (number, outcome) in numbers.iter().zip(join_all(running).await) {
-            outcomes[*number] = Some(outcome);
+        self.run_singly(&others).await;
+    }
+
+    /// Writes calls, and returns those that have no outcome yet.
+    async fn write(&self, numbers: &[usize]) -> Again {
+        let mut again = Again::default();
+        if numbers.is_empty() {
+            return again;
         }
+        let replies = match self.replies(numbers).await {
+            Ok(replies) if replies.len() == numbers.len() => {
+                replies.into_iter().map(|reply| own_error(reply).map_err(Failure::of)).collect()
+            }
+            Ok(_) => {
+                let failure = Failure::new(ErrorKind::Other, Effect::Ambiguous);
+                vec![Err(failure.with_message("not as many replies as commands")); numbers.len()]
+            }
+            Err(failure) => vec![Err(failure); numbers.len()],
+        };
+        for (number, reply) in numbers.iter().zip(replies) {
+            let servers = self.client.servers();
+            match reply.map_err(|failure| servers.judge(self.session, failure)) {
+                Err(failure) if failure.retry == Retry::WithSource => again.unknown.push(*number),
+                Err(failure) if failure.retry != Retry::No => again.others.push(*number),
+                outcome => (self.on_outcome)(*number, outcome),
+            }
+        }
+        again
+    }
+
+    async fn replies(&self, numbers: &[usize]) -> Result<Vec<Value>, Failure> {
+        let mut pipeline = Pipeline::with_capacity(numbers.len());
+        for number in numbers {
+            let ScriptCall { script, keys, arguments } = &self.calls[*number];
+            pipeline.add_command(script.by_hash(keys, arguments));
+        }
+        let mut session = self.session.clone();
+        let keys = numbers.iter().map(|number| self.calls[*number].keys.len()).sum();
+        let _places = session.enter(keys, self.client.max_in_flight()).await?;
+        session.call_all(&pipeline, numbers.len(), self.deadline).await
+    }
+
+    async fn run_singly(&self, numbers: &[usize]) {
+        self.client.run_singly(self.calls, numbers, self.deadline, self.on_outcome).await;
     }
 }

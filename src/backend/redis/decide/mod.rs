@@ -19,7 +19,7 @@ use crate::step::Step;
 use crate::strategy::{Answer, Builtin, CompiledLimit, CorruptState, Limit, Op, Verdict};
 
 /// Asks for the server's own time: the first number that is not an instant.
-const SERVER_TIME: u64 = Timestamp::MAX.as_micros() + 1;
+pub(super) const SERVER_TIME: u64 = Timestamp::MAX.as_micros() + 1;
 /// `asked_at`, `at`, and whether there is no answer.
 const REPLY_HEADER: usize = 3;
 /// Verdict, remaining, reset_at.

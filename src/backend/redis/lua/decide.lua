@@ -130,26 +130,19 @@ local function decide(now, is_peek)
   end
 
   if matters_until then
-    local micros = matters_until - asked_at
-    local ttl = (micros - micros % 1000) / 1000
-    if micros % 1000 > 0 then
-      ttl = ttl + 1
-    end
-    if ttl < least_ttl then
-      ttl = least_ttl
-    end
+    local millis = ttl(matters_until, asked_at, least_ttl)
     if kept_from == 51 then
       -- Nothing goes at the front: the value is changed in its place.
       redis.call('SETRANGE', key, 0, bytes)
       redis.call('SETRANGE', key, 50 + size, tail)
-      redis.call('PEXPIRE', key, ttl)
+      redis.call('PEXPIRE', key, millis)
     elseif kept_from then
       local kept = redis.call('GETRANGE', key, kept_from - 1, kept_from + size - 2)
-      redis.call('SET', key, bytes, 'PX', ttl)
+      redis.call('SET', key, bytes, 'PX', millis)
       redis.call('APPEND', key, kept)
       redis.call('APPEND', key, tail)
     else
-      redis.call('SET', key, bytes, 'PX', ttl)
+      redis.call('SET', key, bytes, 'PX', millis)
     end
   elseif bytes then
     redis.call('DEL', key)

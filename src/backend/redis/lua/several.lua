@@ -227,13 +227,7 @@ local function several(value, asked_at, op, cost, needed, taken_at)
   -- Each part as bytes, and its `reset_at`, in order; false for one that is over.
   local written, fresh, total = {}, {}, #parts
   for place, part in ipairs(parts) do
-    -- One that is over may count again after the clock stepped back: an hour is kept.
-    local kept_to = part.reset_at + 3600000000
-    if kept_to > MAX then
-      kept_to = MAX
-    end
-    local kept = kept_to > asked_at and part.length > 0
-    written[place] = kept and string.sub(value, part.from, part.from + 39 + 8 * part.length)
+    written[place] = kept(value, part, asked_at)
     fresh[place] = part.reset_at
   end
   for index = 1, count do
@@ -264,36 +258,9 @@ local function several(value, asked_at, op, cost, needed, taken_at)
     fresh[place] = reset_at
   end
 
-  local kept, block = 0, 0
-  for place = 1, total do
-    if written[place] then
-      kept = kept + 1
-      written[kept], fresh[kept] = written[place], fresh[place]
-      if string.sub(written[place], 1, 4) == '\5\0\0\0' then
-        block = kept
-      end
-    end
+  local bytes, matters_until = joined(written, fresh, total, asked_at)
+  if not bytes then
+    return {asked_at, reply[2], -1}
   end
-  while kept > (block > 0 and 255 or 254) do
-    local soonest = block == 1 and 2 or 1
-    for index = 2, kept do
-      if fresh[index] < fresh[soonest] and index ~= block then
-        soonest = index
-      end
-    end
-    if fresh[soonest] > asked_at then
-      return {asked_at, reply[2], -1}
-    end
-    table.remove(written, soonest)
-    table.remove(fresh, soonest)
-    kept = kept - 1
-    if soonest < block then
-      block = block - 1
-    end
-  end
-  if kept == 0 then
-    return reply, ''
-  end
-  return reply, struct.pack('<BB', 1, kept) .. table.concat(written, '', 1, kept),
-    math.max(unpack(fresh, 1, kept))
+  return reply, bytes, matters_until
 end

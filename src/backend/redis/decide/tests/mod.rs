@@ -8,6 +8,7 @@ use std::time::Duration;
 use ::redis::Value;
 
 use super::*;
+use crate::backend::redis::blocks;
 use crate::decision::Outcome;
 use crate::rate::Rate;
 use crate::step::codec::{self, Part};
@@ -69,7 +70,7 @@ impl<'a> Timeline<'a> {
             self.remove();
             return self.step_leaving(leave, cost, op);
         }
-        let (reply, value, ttl) = self.server.ask(&self.key, &request);
+        let (reply, value, ttl) = self.server.ask(&self.key, request.script(), &request.argument);
         let context = || {
             let (limits, before) = (&limits, before.map(codec::decode));
             let after = value.as_deref().map(codec::decode);
@@ -133,20 +134,41 @@ impl<'a> Timeline<'a> {
         (self.stored, self.of_another_type) = (None, true);
     }
 
-    /// Blocks the key or ends its block, as an operator does.
+    /// Blocks the key or ends its block: what the pure function says must be what the server does.
     fn random_block(&mut self, random: &mut Random) {
-        let time = std::time::Duration::from_micros(random.up_to_bits(36));
+        let time = Duration::from_micros(random.up_to_bits(36));
+        let time = if random.one_in(20) { Duration::MAX } else { time };
         let change = match random.below(3) {
             0 => BlockChange::Replace(time),
             1 => BlockChange::Lengthen(time),
             _ => BlockChange::Remove,
         };
         let now = Timestamp::from_micros(self.now);
-        match change.evaluate(self.stored.as_deref(), now).expect("there is room") {
-            (_, Some(Write::Put { value, .. })) => self.store(value),
-            (_, Some(Write::Delete)) => self.remove(),
-            (_, None) => {}
+        let before = if self.of_another_type { Some(&[][..]) } else { self.stored.as_deref() };
+        let (was_blocked, write) = change.evaluate(before, now).expect("there is room");
+        if self.of_another_type && write.is_none() {
+            // It cannot be read by GET afterwards.
+            return self.remove();
         }
+        let argument = blocks::argument(change, Some(now));
+        let (reply, value, ttl) = self.server.ask(&self.key, &blocks::CHANGE_BLOCK, &argument);
+        let context = || format!("{change:?} at {now:?} on {:?}", before.map(codec::decode));
+        assert_eq!(blocks::read(&reply).unwrap(), Some(was_blocked), "{}", context());
+        let expected = match &write {
+            None => self.stored.clone(),
+            Some(Write::Delete) => None,
+            Some(Write::Put { value, ttl: asked }) => {
+                let least = i64::try_from(asked.as_micros().div_ceil(1_000)).unwrap().max(HOUR);
+                assert!(
+                    (least - 5_000..=least).contains(&ttl),
+                    "{ttl}, not {least}: {}",
+                    context()
+                );
+                Some(value.clone())
+            }
+        };
+        assert_eq!(value, expected, "{}", context());
+        (self.stored, self.of_another_type) = (expected, false);
     }
 
     fn random_step(&mut self, random: &mut Random) {
@@ -440,7 +462,7 @@ fn by_the_time_of_the_server() {
             let cost = random.pick(&[1, 1, 2]);
             let step = Step::new(&limits, cost, Op::Take);
             let request = Request::new(&step, None).unwrap();
-            let (reply, value, ttl) = server.ask(key, &request);
+            let (reply, value, ttl) = server.ask(key, request.script(), &request.argument);
             let Value::Array(numbers) = &reply else { panic!("{reply:?}") };
             let asked_at = instant(&numbers[0]).unwrap();
             let decision = read(&step, &reply).unwrap().unwrap();

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ::redis::{Connection, Pipeline, Value};
 
-use crate::backend::redis::decide::Request;
+use crate::backend::redis::scripts::Script;
 
 /// A `redis-server` on a Unix socket, stopped when this is dropped.
 pub(super) struct Server {
@@ -55,14 +55,19 @@ impl Server {
         eval.arg(script).arg(0).arg(argument).query(&mut self.connection).unwrap()
     }
 
-    /// Asks a request, and returns its reply, the value after it and its TTL in milliseconds.
-    pub(super) fn ask(&mut self, key: &str, request: &Request) -> (Value, Option<Vec<u8>>, i64) {
+    /// Runs a script on a key, and returns its reply, the value after it and its TTL in milliseconds.
+    pub(super) fn ask(
+        &mut self,
+        key: &str,
+        script: &Script,
+        argument: &[u8],
+    ) -> (Value, Option<Vec<u8>>, i64) {
         let mut pipeline = ::redis::pipe();
-        pipeline.add_command(request.script().by_hash(&[key.as_bytes()], &[&request.argument]));
+        pipeline.add_command(script.by_hash(&[key.as_bytes()], &[argument]));
         pipeline.get(key).pttl(key);
         pipeline.query(&mut self.connection).unwrap_or_else(|error| {
             assert_eq!(error.code(), Some("NOSCRIPT"), "{error}");
-            let source = request.script().source();
+            let source = script.source();
             let mut load = ::redis::cmd("SCRIPT");
             let () = load.arg("LOAD").arg(source).query(&mut self.connection).unwrap();
             pipeline.query(&mut self.connection).unwrap()

@@ -1,0 +1,42 @@
+//! [`Answers`]: what a backend says to questions that it is asked together.
+
+use std::sync::OnceLock;
+
+use super::Result;
+use crate::decision::Decision;
+
+/// The answers to questions that a backend is asked together, each put in as soon as it is known.
+///
+/// So an answer that came is not lost when others take too long: whoever asks may stop waiting, and keeps what
+/// there is. [`Backend::apply_many`](super::Backend::apply_many) has an example.
+#[derive(Debug)]
+pub struct Answers(Box<[OnceLock<Result<Decision>>]>);
+
+impl Answers {
+    /// Makes room for the answers to so many questions.
+    #[must_use]
+    pub fn new(questions: usize) -> Self {
+        Self((0..questions).map(|_| OnceLock::new()).collect())
+    }
+
+    /// Puts in the answer to the question of that place. The first one counts, and one to no question is
+    /// ignored.
+    pub fn put(&self, question: usize, answer: Result<Decision>) {
+        if let Some(slot) = self.0.get(question) {
+            let _ = slot.set(answer);
+        }
+    }
+
+    /// Puts in an error for each question that has no answer yet.
+    #[cfg(any(feature = "redis", feature = "memcached"))]
+    pub(crate) fn fail(&self, error: &crate::error::BackendError) {
+        for slot in &self.0 {
+            let _ = slot.get_or_init(|| Err(error.shared()));
+        }
+    }
+
+    /// Returns the answer to each question, in their order; `None` for one that has none so far.
+    pub fn into_answers(self) -> impl ExactSizeIterator<Item = Option<Result<Decision>>> {
+        self.0.into_iter().map(OnceLock::into_inner)
+    }
+}
