@@ -5,6 +5,7 @@
 //! another runtime. So a task says where it belongs, by its [`Home`].
 
 use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Poll;
 
 use parking_lot::Mutex;
@@ -108,14 +109,16 @@ pub(crate) fn start_detached_on(
 }
 
 /// Runs work to its end, also when the caller goes away: what does not end at the first poll goes on in a task of
-/// the caller's runtime, if there is one. `None` if it panicked there, or the runtime is being shut down.
+/// the caller's runtime, if there is one. `None` if it panicked, or the runtime is being shut down.
 ///
 /// A result that nobody takes is dropped.
 pub(crate) async fn to_end<T: Send + 'static>(
     work: impl Future<Output = T> + Send + 'static,
 ) -> Option<T> {
     let mut work = Box::pin(ambient::inherit(work));
-    if let Poll::Ready(done) = poll_fn(|cx| Poll::Ready(work.as_mut().poll(cx))).await {
+    let first =
+        poll_fn(|cx| Poll::Ready(catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx)))));
+    if let Poll::Ready(done) = first.await.ok()? {
         return Some(done);
     }
     let Some(runtime) = Home::Caller.runtime() else { return Some(work.await) };

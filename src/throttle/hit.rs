@@ -289,14 +289,16 @@ impl Throttle {
         deadline: Option<Deadline>,
     ) -> Result<Decision, Error> {
         let decision = self.decide(backend, key, step, outcome).await?;
-        match self.is_penalized(&decision, step.op()) {
-            true => Ok(self.penalize(backend, key.stored, decision, deadline).await),
-            false => Ok(decision),
-        }
+        Ok(match self.count_denial(backend, key.stored, step.op(), &decision) {
+            None => decision,
+            Some(blocking) => {
+                self.block_for_penalty(blocking, backend, key.stored, decision, deadline).await
+            }
+        })
     }
 
     /// Makes the decision about a key of what the backend said.
-    async fn decide(
+    pub(super) async fn decide(
         &self,
         backend: &dyn Backend,
         key: AskedKey<'_>,

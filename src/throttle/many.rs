@@ -1,7 +1,7 @@
 //! [`Throttle::hit_many`]: independent hits on many keys, asked together.
 
 use super::Throttle;
-use super::backend_call::AskedKey;
+use super::backend_call::{AskedKey, Unasked};
 use crate::backend::{Answers, Backend};
 use crate::decision::Decision;
 use crate::error::{BackendError, Effect, Error, ErrorKind};
@@ -149,19 +149,53 @@ impl Throttle {
         let deadline = self.deadline();
         let mut outcomes = self.ask_many(backend, &steps, outage, deadline).await.into_iter();
         // A handler that waits is asked for all at the same time.
-        let decided = asked.into_iter().map(|asked| {
+        let decided = asked.iter().map(|asked| {
             let outcome = asked.map(|asked| (asked, outcomes.next()));
             async move {
                 match outcome {
                     Err(unasked) => unasked.into_decision(),
-                    Ok((asked, Some(outcome))) => {
-                        self.conclude(backend, asked, step, outcome, Some(deadline)).await
-                    }
+                    Ok((asked, Some(outcome))) => self.decide(backend, asked, step, outcome).await,
                     Ok((_, None)) => unreachable!("there is an outcome for each question"),
                 }
             }
         });
-        join_all(decided).await
+        let decisions = join_all(decided).await;
+        match self.inner.denials {
+            None => decisions,
+            Some(_) => self.penalize(backend, &asked, step.op(), decisions, deadline).await,
+        }
+    }
+
+    /// Counts all denials before a key is blocked, so that one that comes often is blocked once.
+    async fn penalize(
+        &self,
+        backend: &dyn Backend,
+        asked: &[Result<AskedKey<'_>, Unasked>],
+        op: Op,
+        decisions: Vec<Result<Decision, Error>>,
+        deadline: Deadline,
+    ) -> Vec<Result<Decision, Error>> {
+        let counted = decisions.into_iter().zip(asked).map(|(decision, asked)| {
+            let blocking = match (&decision, asked) {
+                (Ok(decision), Ok(AskedKey { stored, .. })) => {
+                    let blocking = self.count_denial(backend, stored, op, decision);
+                    blocking.map(|blocking| (blocking, *stored))
+                }
+                _ => None,
+            };
+            (decision, blocking)
+        });
+        let counted: Vec<_> = counted.collect();
+        let blocked = counted.into_iter().map(|(decision, blocking)| async move {
+            match (decision, blocking) {
+                (Ok(decision), Some((blocking, key))) => {
+                    let deadline = Some(deadline);
+                    Ok(self.block_for_penalty(blocking, backend, key, decision, deadline).await)
+                }
+                (decision, _) => decision,
+            }
+        });
+        join_all(blocked).await
     }
 
     /// Asks the backend, if there is no outage; notes one if all fail.

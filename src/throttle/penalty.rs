@@ -119,7 +119,7 @@ struct Remembered {
 
 /// A key that is being blocked, until it is dropped.
 #[derive(Debug)]
-struct Blocking<'a> {
+pub(super) struct Blocking<'a> {
     denials: &'a Denials,
     key: Box<[u8]>,
 }
@@ -222,14 +222,6 @@ fn remembered_as(encoded: Vec<u8>) -> Vec<u8> {
 }
 
 impl Throttle {
-    /// Returns whether a hit that is not allowed may have to be counted.
-    #[inline]
-    pub(super) fn is_penalized(&self, decision: &Decision, op: Op) -> bool {
-        self.inner.denials.is_some()
-            && decision.is_denied()
-            && matches!(op, Op::Take | Op::TakeUpTo)
-    }
-
     /// Forgets the denials of a key in this process.
     pub(super) fn forget_denials(&self, key: &Key<'_>) {
         if let Some(denials) = &self.inner.denials {
@@ -237,25 +229,37 @@ impl Throttle {
         }
     }
 
-    /// Counts a denial of a hit, and blocks the key if that is one too many.
-    #[cold]
-    pub(super) async fn penalize(
+    /// Counts a denial of a hit; of anything else nothing. If that is one too many the key is to be blocked.
+    #[inline]
+    pub(super) fn count_denial(
         &self,
+        backend: &dyn Backend,
+        key: &[KeyPart<'_>],
+        op: Op,
+        decision: &Decision,
+    ) -> Option<Blocking<'_>> {
+        let denials = self.inner.denials.as_ref()?;
+        let is_hit = matches!(op, Op::Take | Op::TakeUpTo);
+        let is_by_limits = matches!(decision.denial(), Some(Denial::Limited | Denial::Never));
+        if !is_hit || !is_by_limits {
+            return None;
+        }
+        let key = Key::new(&self.inner.name, key);
+        denials.count(remembered_as(key.encode()), backend.core().clock().now())
+    }
+
+    /// Blocks a key for its penalty, by that deadline.
+    #[cold]
+    pub(super) async fn block_for_penalty(
+        &self,
+        blocking: Blocking<'_>,
         backend: &dyn Backend,
         key: &[KeyPart<'_>],
         decision: Decision,
         deadline: Option<Deadline>,
     ) -> Decision {
-        let Some(denials) = &self.inner.denials else { return decision };
-        if !matches!(decision.denial(), Some(Denial::Limited | Denial::Never)) {
-            return decision;
-        }
+        let time = blocking.denials.rule.block_for;
         let key = Key::new(&self.inner.name, key);
-        let now = backend.core().clock().now();
-        let Some(_blocking) = denials.count(remembered_as(key.encode()), now) else {
-            return decision;
-        };
-        let time = denials.rule.block_for;
         let blocked = backend.change_block(&key, BlockChange::Lengthen(time));
         let deadline = deadline.unwrap_or_else(|| self.deadline());
         match deadline.bound(backend.core().name(), "change_block", blocked).await {

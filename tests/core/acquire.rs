@@ -376,3 +376,15 @@ fn a_backend_that_has_to_be_awaited_is_not_tried() {
     let error = homeless.try_acquire("a", 1).unwrap_err();
     assert!(matches!(error, Error::NoBackend { .. }), "{error}");
 }
+
+#[tokio::test]
+async fn a_backend_in_memory_that_is_current_is_tried_and_waited_for() {
+    let throttle = Throttle::builder("try").rate("2/h").build().unwrap();
+    let taken = async {
+        throttle.try_acquire("a", 1)?.commit();
+        throttle.acquire("a").await?.commit();
+        throttle.try_acquire("a", 1)
+    };
+    let last = traffik::ambient::with_backend(InMemory::new(), taken).await;
+    assert!(matches!(last, Err(Error::Denied(_))), "{last:?}");
+}

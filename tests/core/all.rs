@@ -223,19 +223,77 @@ async fn a_future_that_is_dropped_gives_back_what_was_taken() {
         [throttle("first", "5/h", InMemory::new()), throttle("first", "5/h", Arc::clone(&slow))];
     let second = throttle("second", "5/h", slow);
     for (first, before) in firsts.into_iter().zip([0, 1]) {
-        let hits = all().hit(&first, "a").hit(&second, "a").into_future();
-        gates.shut_after("apply", gates.asked("apply") + before);
         let asked = gates.asked("apply");
-        let mut hits = Box::pin(hits);
-        let polled = poll_fn(|cx| Poll::Ready(hits.as_mut().poll(cx))).await;
-        assert!(polled.is_pending());
-        drop(hits);
+        gates.shut_after("apply", asked + before);
+        drop_when_pending(all().hit(&first, "a").hit(&second, "a")).await;
         assert!(gates.asked("apply") - asked > before, "the second was asked");
         gates.open_all();
-        // What a task gives back is asked behind it.
-        tokio::task::yield_now().await;
-        assert_eq!(left(&first, "a").await, 5, "{before}");
+        until_left(&first, 5).await;
+        until_left(&second, 5).await;
+        assert!(gates.asked("apply") - asked > before + 1, "what it took was given back");
     }
+}
+
+/// ... and while it is being given back.
+#[tokio::test]
+async fn a_future_that_is_dropped_late_gives_back_what_was_taken() {
+    let gates = Arc::new(Gates::default());
+    let slow = throttle("slow", "5/h", Failing::new(Mode::Slow).with_gates(Arc::clone(&gates)));
+    let none = throttle("none", "0/h", InMemory::new());
+    gates.shut_after("apply", 1);
+    drop_when_pending(all().hit(&slow, "a").hit(&none, "a")).await;
+    assert_eq!(gates.asked("apply"), 2, "the hit and its refund");
+    gates.open_all();
+    until_left(&slow, 5).await;
+}
+
+async fn drop_when_pending(hits: traffik::All) {
+    let mut hits = Box::pin(hits.into_future());
+    let polled = poll_fn(|cx| Poll::Ready(hits.as_mut().poll(cx))).await;
+    assert!(polled.is_pending());
+    // The task that goes on with it.
+    for _ in 0..5 {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// What a task gives back is asked behind it.
+async fn until_left(throttle: &Throttle, expected: u32) {
+    for _ in 0..100 {
+        if left(throttle, "a").await == expected {
+            return;
+        }
+        tokio::task::yield_now().await;
+    }
+    panic!("{} of {expected} are left", left(throttle, "a").await);
+}
+
+/// However many there are, and whatever became of them: also while they are given back.
+#[tokio::test(start_paused = true)]
+async fn all_ends_within_one_deadline() {
+    let longest = Throttle::DEFAULT_DEADLINE * 2;
+    let silent: Arc<dyn Backend> = Arc::new(Failing::new(Mode::Hang));
+    let open = |name: &str, time| {
+        let throttle = Throttle::builder(name).rate("5/h").backend(Arc::clone(&silent));
+        throttle.deadline(time).on_error(OnError::Allow).build().unwrap()
+    };
+    let throttles = [open("a", longest), open("b", longest / 2), open("c", longest)];
+    let mut hits = all();
+    for key in 0..8u32 {
+        hits = hits.hit(&throttles[key as usize % 3], key);
+    }
+    let start = tokio::time::Instant::now();
+    assert!(hits.await.unwrap().is_allowed(), "by the policy of each");
+    assert_eq!(start.elapsed(), longest);
+
+    let gates = Arc::new(Gates::default());
+    let slow = throttle("slow", "5/h", Failing::new(Mode::Slow).with_gates(Arc::clone(&gates)));
+    let none = throttle("none", "0/h", InMemory::new());
+    gates.shut_after("apply", 1);
+    let start = tokio::time::Instant::now();
+    let denied = all().hit(&slow, "a").hit(&none, "a").await.unwrap();
+    assert_eq!(start.elapsed(), Throttle::DEFAULT_DEADLINE);
+    assert_eq!(denied.not_given_back(), [0]);
 }
 
 #[tokio::test]

@@ -4,13 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use test_support::{Failing, Mode, ValuesOnly, wait_of};
+use test_support::{Failing, Gates, Mode, ValuesOnly, wait_of};
 use traffik::backend::Overflow;
 use traffik::step::BlockChange;
 use traffik::{
     Backend, BuildError, Denial, Error, ErrorKind, Exempt, FixedWindow, HitOptions, InMemory, Key,
     ManualClock, Outcome, Penalty, Rate, SlidingWindowLog, Throttle, TokenBucket, all,
 };
+
+use crate::acquire::RuntimeClock;
 
 const HOUR: Duration = Duration::from_secs(3600);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -56,7 +58,7 @@ async fn a_block_denies_every_hit_and_takes_nothing() {
             assert_eq!(decision.answers().len(), 2);
             assert!(format!("{decision}").starts_with("blocked, retry after"), "{decision}");
             let never = api.hit_with(key, HitOptions::new().cost(11)).await.unwrap();
-            assert_eq!((never.outcome(), never.denial()), (Outcome::Never, Some(Denial::Never)));
+            assert_eq!((never.outcome(), never.denial()), (Outcome::Never, Some(Denial::Blocked)));
             let Err(Error::Denied(decision)) = api.acquire(key).timeout(HOUR * 2).await else {
                 panic!("a blocked caller does not wait");
             };
@@ -293,6 +295,121 @@ async fn each_form_of_a_hit_is_counted() {
         }
         assert_eq!(login.peek("c").await.unwrap().remaining(), 2);
     }
+}
+
+/// What a caller is told who waits for its turn is no misuse.
+#[tokio::test(start_paused = true)]
+async fn who_waits_politely_is_not_blocked() {
+    let polite = Throttle::builder("polite").limit("2/s", FixedWindow::new());
+    let penalty = Penalty::block_for(HOUR).after(1).within(HOUR);
+    let clock = RuntimeClock(tokio::time::Instant::now());
+    let backend = InMemory::builder().clock(clock).build().unwrap();
+    let polite = polite.penalty(penalty).backend(backend).build().unwrap();
+    for number in 0..20 {
+        let permit = polite.acquire("a").await;
+        permit.unwrap_or_else(|error| panic!("{number}: {error}")).commit();
+    }
+    while polite.hit("a").await.unwrap().is_allowed() {}
+    assert_eq!(polite.hit("a").await.unwrap().denial(), Some(Denial::Blocked), "a hit is counted");
+}
+
+#[tokio::test]
+async fn a_reset_and_an_unblock_forget_the_denials() {
+    let clock = ManualClock::new();
+    for backend in backends(&clock) {
+        let login = login(backend);
+        let all = HitOptions::new().cost(2);
+        for forgets in [false, true] {
+            for round in 0..3 {
+                let _ = login.hit_with("a", all.clone()).await.unwrap();
+                for _ in 0..2 {
+                    assert_eq!(
+                        login.hit("a").await.unwrap().denial(),
+                        Some(Denial::Limited),
+                        "{round}"
+                    );
+                }
+                match forgets {
+                    true => login.reset("a").await.unwrap(),
+                    false => {
+                        assert!(!login.unblock("a").await.unwrap());
+                        clock.advance(HOUR);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A block is not made longer by what it denies, of whatever cost.
+#[tokio::test]
+async fn what_a_block_denies_is_not_counted() {
+    let clock = ManualClock::new();
+    for backend in backends(&clock) {
+        let login = login(backend);
+        for _ in 0..3 {
+            let _ = login.hit_with("a", HitOptions::new().cost(3)).await.unwrap();
+        }
+        clock.advance(HOUR);
+        for cost in [3, 1, 3, 3, 3, 3, 3] {
+            let denied = login.hit_with("a", HitOptions::new().cost(cost)).await.unwrap();
+            assert_eq!(denied.denial(), Some(Denial::Blocked));
+        }
+        let block = login.inspect("a").await.unwrap().blocked_for();
+        assert_eq!(block, Some(HOUR * 23));
+    }
+}
+
+/// The block of a hit that is one too many has the time that the hit has left.
+#[tokio::test(start_paused = true)]
+async fn a_hit_with_its_penalty_ends_within_one_deadline() {
+    let gates = Arc::new(Gates::default());
+    let slow = Failing::new(Mode::Slow).with_gates(Arc::clone(&gates));
+    let login = login(slow);
+    let _ = login.hit_with("a", HitOptions::new().cost(2)).await.unwrap();
+    for _ in 0..2 {
+        assert!(login.hit("a").await.unwrap().is_denied());
+    }
+    gates.shut("apply");
+    let opened = Arc::clone(&gates);
+    tokio::spawn(async move {
+        tokio::time::sleep(Throttle::DEFAULT_DEADLINE / 2).await;
+        opened.open_all();
+        opened.shut("change_block");
+    });
+    let start = tokio::time::Instant::now();
+    let denied = login.hit("a").await.unwrap();
+    assert_eq!(denied.denial(), Some(Denial::Limited), "the block did not come in time");
+    assert_eq!(start.elapsed(), Throttle::DEFAULT_DEADLINE);
+    assert_eq!(gates.asked("change_block"), 1);
+}
+
+#[tokio::test]
+async fn many_denials_at_once_ask_for_one_block() {
+    let gates = Arc::new(Gates::default());
+    let login = login(Failing::new(Mode::Slow).with_gates(Arc::clone(&gates)));
+    let decisions = login.hit_many(["a"; 120]).await;
+    let blocked =
+        decisions.iter().filter(|one| one.as_ref().unwrap().denial() == Some(Denial::Blocked));
+    assert!(blocked.count() >= 1);
+    assert_eq!(gates.asked("change_block"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_is_looked_up_within_one_deadline() {
+    let gates = Arc::new(Gates::default());
+    let login = login(Failing::new(Mode::Slow).with_gates(Arc::clone(&gates)));
+    gates.shut("inspect");
+    let opened = Arc::clone(&gates);
+    tokio::spawn(async move {
+        tokio::time::sleep(Throttle::DEFAULT_DEADLINE / 2).await;
+        opened.open_all();
+        opened.shut("apply");
+    });
+    let start = tokio::time::Instant::now();
+    let error = login.inspect("a").await.unwrap_err();
+    assert!(matches!(error, Error::Backend(_)), "{error}");
+    assert_eq!(start.elapsed(), Throttle::DEFAULT_DEADLINE);
 }
 
 /// A denial that no limit made counts for nothing, and a store that cannot be asked blocks nobody.

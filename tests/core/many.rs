@@ -155,3 +155,52 @@ async fn a_failure_of_some_keys_is_no_outage() {
         }
     }
 }
+
+/// What is answered in time counts, whatever becomes of the others.
+#[tokio::test(start_paused = true)]
+async fn a_silent_part_of_the_backend_fails_its_own_keys_alone() {
+    let throttle = builder("1/h").backend(Failing::new(Mode::SilentFor("silent")));
+    let throttle = throttle.on_error(OnError::Raise).build().unwrap();
+    let start = tokio::time::Instant::now();
+    let decisions = throttle.hit_many(["a", "silent", "b"]).await;
+    assert_eq!(start.elapsed(), Throttle::DEFAULT_DEADLINE);
+    assert!(decisions[0].as_ref().unwrap().is_allowed());
+    assert!(
+        matches!(&decisions[1], Err(Error::Backend(error)) if error.kind() == ErrorKind::Timeout)
+    );
+    assert!(decisions[2].as_ref().unwrap().is_allowed());
+}
+
+/// Only a store that cannot be asked is asked no more.
+#[tokio::test]
+async fn errors_of_the_keys_are_no_outage() {
+    for (kind, asked) in [
+        (ErrorKind::Unavailable, 120),
+        (ErrorKind::Timeout, 120),
+        (ErrorKind::Corrupt, 300),
+        (ErrorKind::Full, 300),
+    ] {
+        let calls = Arc::new(AtomicU32::new(0));
+        let failing = Failing::new(Mode::Fail(kind)).counting(Arc::clone(&calls));
+        let throttle = builder("1/h").backend(failing).on_error(OnError::Raise).build().unwrap();
+        assert!(throttle.hit_many(0..300u32).await.iter().all(Result::is_err));
+        assert_eq!(calls.load(Ordering::SeqCst), asked, "{kind:?}");
+    }
+}
+
+/// Many keys in memory are many batches, between which others run.
+#[tokio::test]
+async fn others_get_through_between_the_batches() {
+    let turns = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&turns);
+    let other = tokio::spawn(async move {
+        loop {
+            counted.fetch_add(1, Ordering::SeqCst);
+            tokio::task::yield_now().await;
+        }
+    });
+    let throttle = builder("1/h").backend(InMemory::new()).build().unwrap();
+    assert_eq!(throttle.hit_many(0..1_200u32).await.len(), 1_200);
+    assert!(turns.load(Ordering::SeqCst) >= 9, "{turns:?}");
+    other.abort();
+}

@@ -89,6 +89,23 @@ async fn f04_a_node_that_stands_still_fails_its_own_keys_alone() {
     servers[1].resume();
 }
 
+/// The deadline of the throttle is over before that of a command: what the other nodes said counts.
+#[tokio::test]
+async fn f04_a_node_that_stands_still_longer_than_the_deadline_fails_its_own_keys_alone() {
+    let servers = [(); 3].map(|()| MemcachedServer::start());
+    let builder = Memcached::builder().namespace("test").command_timeout(PATIENCE);
+    let builder = servers.iter().fold(builder, |builder, server| builder.url(url(server)));
+    let throttle = Throttle::builder("many").rate("9/h").backend(builder.build().unwrap());
+    let throttle = throttle.deadline(Duration::from_secs(1)).on_error(OnError::Raise);
+    let throttle = throttle.build().unwrap();
+    assert_eq!(hit_all(&throttle, 0..120).await, (120, 120));
+    servers[1].pause();
+    let decisions = throttle.hit_many(0..120u32).await;
+    let served = decisions.iter().filter(|one| one.is_ok()).count();
+    assert!((50..115).contains(&served), "{served} of 120");
+    servers[1].resume();
+}
+
 #[tokio::test]
 async fn a_server_without_memory_refuses_the_items_that_do_not_fit() {
     let server = MemcachedServer::with(&["-m", "8", "-M"]);

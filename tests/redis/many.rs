@@ -1,11 +1,15 @@
 //! Hits on many keys at once: few commands, whatever happens to scripts, slots and servers.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+
+use tokio::task::JoinSet;
 
 use test_support::servers::{RedisCluster, RedisServer};
 use traffik::strategy::Strategy;
 use traffik::{
-    Effect, Error, FixedWindow, OnError, Redis, SlidingWindowLog, Throttle, TokenBucket,
+    Denial, Effect, Error, FixedWindow, OnError, Redis, SlidingWindowLog, Throttle, TokenBucket,
 };
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -89,22 +93,95 @@ async fn on_a_cluster_each_server_is_asked_for_its_own() {
     assert!((100..300).contains(&served), "{served} of 300 keys are on the other two");
 }
 
-/// An error in the midst concerns the keys that it happened to, and says what may have happened.
+/// An error in the midst concerns the keys that it happened to: what is used up is denied without a write.
 #[tokio::test]
-async fn a_refusal_by_the_server_is_of_all_and_nothing_happened() {
+async fn f16_a_server_without_memory_refuses_the_keys_that_must_be_written() {
     let server = RedisServer::start();
     let throttle = throttle(on(&server), TokenBucket::new());
+    for _ in 0..2 {
+        let _ = throttle.hit_many(0..10u32).await;
+    }
     let _ = throttle.hit_many(0..100u32).await;
     assert_eq!(server.cmd("CONFIG SET maxmemory 1").text(), "OK");
-    for decision in throttle.hit_many(0..100u32).await {
-        let Err(Error::Backend(error)) = decision else { panic!("{decision:?}") };
+    for (key, decision) in throttle.hit_many(0..200u32).await.into_iter().enumerate() {
+        if key < 10 {
+            assert_eq!(decision.unwrap().denial(), Some(Denial::Limited), "{key}");
+            continue;
+        }
+        let Err(Error::Backend(error)) = decision else { panic!("{key}: {decision:?}") };
         assert_eq!(error.effect(), Effect::NotApplied, "{error}");
         assert!(error.to_string().contains("OOM"), "{error}");
     }
     assert_eq!(server.cmd("CONFIG SET maxmemory 0").text(), "OK");
-    for decision in throttle.hit_many(0..100u32).await {
+    for decision in throttle.hit_many(10..100u32).await {
         assert_eq!(decision.unwrap().remaining(), 0, "the second hit of each");
     }
+}
+
+/// The deadline of the throttle is over before that of a command: what the other nodes said counts.
+#[tokio::test]
+async fn f04_a_silent_node_of_a_cluster_fails_its_own_keys_alone() {
+    let mut cluster = RedisCluster::start(3, 0);
+    let backend = Redis::builder().cluster(cluster.urls()).command_timeout(PATIENCE);
+    let throttle = Throttle::builder("many").rate("9/h").backend(backend.build().unwrap());
+    let throttle = throttle.deadline(Duration::from_secs(1)).on_error(OnError::Raise);
+    let throttle = throttle.build().unwrap();
+    let hit = async || {
+        let decisions = throttle.hit_many(0..90u32).await;
+        decisions.iter().filter(|one| one.is_ok()).count()
+    };
+    assert_eq!(hit().await, 90);
+    cluster.node(0).pause();
+    let served = hit().await;
+    assert!((40..85).contains(&served), "{served} of 90");
+    cluster.node(0).resume();
+}
+
+/// An operator blocks a key while all hit it, and asks once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_is_hit_all_the_time_is_blocked_by_one_script() {
+    let server = RedisServer::start();
+    let throttle = Throttle::builder("hot").limit("1000000000/30d", FixedWindow::new());
+    let throttle = throttle.backend(on(&server));
+    let throttle = throttle.deadline(PATIENCE).on_error(OnError::Raise).build().unwrap();
+    let (stop, mut tasks) = (Arc::new(AtomicBool::new(false)), JoinSet::new());
+    for _ in 0..64 {
+        let (throttle, stop) = (throttle.clone(), Arc::clone(&stop));
+        tasks.spawn(async move {
+            let (mut passed, mut blocked) = (0u32, 0u32);
+            while !stop.load(Ordering::Relaxed) {
+                match throttle.hit("mallory").await.unwrap().denial() {
+                    None => passed += 1,
+                    Some(denial) => {
+                        assert_eq!(denial, Denial::Blocked);
+                        blocked += 1;
+                    }
+                }
+            }
+            (passed, blocked)
+        });
+    }
+    for _ in 0..20 {
+        throttle.block("mallory", PATIENCE).await.unwrap();
+        assert_eq!(throttle.peek("mallory").await.unwrap().denial(), Some(Denial::Blocked));
+        assert!(throttle.unblock("mallory").await.unwrap());
+        assert!(throttle.peek("mallory").await.unwrap().is_allowed());
+    }
+    stop.store(true, Ordering::Relaxed);
+    let (mut passed, mut blocked) = (0, 0);
+    for counts in tasks.join_all().await {
+        (passed, blocked) = (passed + counts.0, blocked + counts.1);
+    }
+    assert!(passed > 0 && blocked > 0, "{passed} passed, {blocked} blocked");
+    let used = throttle.inspect("mallory").await.unwrap().limits()[0].answer.remaining();
+    assert_eq!(
+        1_000_000_000 - used,
+        passed,
+        "no hit was lost, and none was counted that was denied"
+    );
+    let before = server.calls("evalsha");
+    throttle.block("mallory", PATIENCE).await.unwrap();
+    assert_eq!(server.calls("evalsha") - before, 1);
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use async_trait::async_trait;
 use traffik::backend::{BackendCore, Result};
-use traffik::step::{BlockChange, Step};
+use traffik::step::{BlockChange, KeyState, Step};
 use traffik::strategy::Op;
 use traffik::{
     Backend, BackendError, Decision, Effect, ErrorKind, HasCore, InMemory, Key, LockError,
@@ -23,6 +23,8 @@ pub enum Mode {
     Hang,
     /// Is down for keys that begin with that part; others are decided in memory.
     DownFor(&'static str),
+    /// Never answers for keys that begin with that part; others are decided in memory.
+    SilentFor(&'static str),
     /// Takes what is asked for, and gives nothing back.
     NoRefunds,
     /// Does not fail, but waits at its gates.
@@ -130,7 +132,7 @@ impl Failing {
                 let error = BackendError::new("failing", operation, ErrorKind::Unavailable);
                 Err(error.with_effect(Effect::Ambiguous))
             }
-            Mode::Hang => std::future::pending().await,
+            Mode::Hang | Mode::SilentFor(_) => std::future::pending().await,
             Mode::DownFor(_) | Mode::NoRefunds | Mode::Slow => {
                 Err(BackendError::new("failing", operation, ErrorKind::Unavailable))
             }
@@ -187,7 +189,9 @@ impl Backend for Failing {
     }
     async fn apply(&self, key: &Key<'_>, step: &Step<'_>) -> Result<Decision> {
         match self.mode {
-            Mode::DownFor(part) if key.parts()[0].as_bytes() != part.as_bytes() => {
+            Mode::DownFor(part) | Mode::SilentFor(part)
+                if key.parts()[0].as_bytes() != part.as_bytes() =>
+            {
                 self.inner.apply(key, step).await
             }
             Mode::NoRefunds if !matches!(step.op(), Op::Refund { .. }) => {
@@ -201,10 +205,28 @@ impl Backend for Failing {
             _ => self.fail("apply").await,
         }
     }
-    async fn change_block(&self, _key: &Key<'_>, _change: BlockChange) -> Result<bool> {
-        self.fail("change_block").await
+    async fn change_block(&self, key: &Key<'_>, change: BlockChange) -> Result<bool> {
+        match self.mode {
+            Mode::Slow => {
+                self.gates.pass("change_block").await;
+                self.inner.change_block(key, change).await
+            }
+            _ => self.fail("change_block").await,
+        }
     }
-    async fn forget(&self, _key: &Key<'_>) -> Result<()> {
-        self.fail("forget").await
+    async fn inspect(&self, key: &Key<'_>) -> Result<KeyState> {
+        match self.mode {
+            Mode::Slow => {
+                self.gates.pass("inspect").await;
+                self.inner.inspect(key).await
+            }
+            _ => self.fail("inspect").await,
+        }
+    }
+    async fn forget(&self, key: &Key<'_>) -> Result<()> {
+        match self.mode {
+            Mode::Slow => self.inner.forget(key).await,
+            _ => self.fail("forget").await,
+        }
     }
 }
