@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use traffik::key::KeyPart;
+use traffik::key::{KeyPart, MAX_KEY_BYTES};
 use traffik::step::{BlockChange, KeyState};
 use traffik::{Backend, Key, Memcached, Rate, Redis, Throttle};
 
@@ -31,7 +31,8 @@ command    name     the name under which the key is stored
            unblock  end a block; counts stay
            reset    forget all that is counted for it, and its block
 throttle   its name, such as api:items
-key part   one to four, as text";
+key part   one to four, as text
+--group    a group of the service's backend, as llm=requests,tokens; once for each that it has";
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
@@ -60,8 +61,14 @@ async fn run(arguments: &[String]) -> Result<(), Box<dyn Error>> {
         return Err(format!("a key has one to four parts, not {}\n\n{USAGE}", key.len()).into());
     }
     let parts: Vec<KeyPart<'_>> = key.iter().map(|part| KeyPart::bytes(part.as_bytes())).collect();
-    let Store { backend, stored_name } = connect(url, namespace, throttle, &parts)?;
     let key = Key::new(throttle, &parts);
+    if parts.iter().map(|part| part.as_bytes().len()).sum::<usize>() > MAX_KEY_BYTES {
+        return Err(
+            "so long a key is stored by its digest; look it up by the throttle itself".into()
+        );
+    }
+    let Store { backend, stored_name } =
+        connect(url, namespace, throttle, &parts, &options.groups)?;
     match command.as_str() {
         "name" => println!("{stored_name}"),
         "show" => {
@@ -108,16 +115,24 @@ fn connect(
     namespace: &str,
     throttle: &str,
     parts: &[KeyPart<'_>],
+    groups: &[Group],
 ) -> Result<Store, Box<dyn Error>> {
     let exempt = || "the key is exempt";
     let time = Duration::from_secs(3);
     if url.starts_with("memcached://") {
+        if !groups.is_empty() {
+            return Err("only Redis has groups".into());
+        }
         let builder = Memcached::builder().namespace(namespace).command_timeout(time);
         let backend = url.split(',').fold(builder, |builder, node| builder.url(node)).build()?;
         let stored_name = backend.stored_name(throttle, Parts(parts))?.ok_or_else(exempt)?;
         return Ok(Store { backend: Arc::new(backend), stored_name });
     }
-    let backend = Redis::builder().url(url).namespace(namespace).command_timeout(time).build()?;
+    let mut builder = Redis::builder().url(url).namespace(namespace).command_timeout(time);
+    for (group, throttles) in groups {
+        builder = builder.group(group, throttles.iter().map(String::as_str));
+    }
+    let backend = builder.build()?;
     let stored_name = backend.stored_name(throttle, Parts(parts))?.ok_or_else(exempt)?;
     Ok(Store { backend: Arc::new(backend), stored_name })
 }
@@ -148,7 +163,11 @@ fn show(state: &KeyState) {
 struct Options {
     rate: Option<Rate>,
     time: Option<Duration>,
+    groups: Vec<Group>,
 }
+
+/// A name, and the throttles.
+type Group = (String, Vec<String>);
 
 fn split_options(arguments: &[String]) -> Result<(Vec<String>, Options), Box<dyn Error>> {
     let (mut words, mut options) = (Vec::new(), Options::default());
@@ -158,6 +177,7 @@ fn split_options(arguments: &[String]) -> Result<(Vec<String>, Options), Box<dyn
         match word.as_str() {
             "--rate" => options.rate = Some(value()?.parse()?),
             "--for" => options.time = Some(duration(value()?)?),
+            "--group" => options.groups.push(group(value()?)?),
             option if option.starts_with("--") => {
                 return Err(format!("there is no option {option}\n\n{USAGE}").into());
             }
@@ -165,6 +185,14 @@ fn split_options(arguments: &[String]) -> Result<(Vec<String>, Options), Box<dyn
         }
     }
     Ok((words, options))
+}
+
+/// Reads `llm=requests,tokens`.
+fn group(text: &str) -> Result<Group, Box<dyn Error>> {
+    let (name, throttles) = text
+        .split_once('=')
+        .ok_or_else(|| format!("{text:?} is no group; write llm=requests,tokens"))?;
+    Ok((name.to_owned(), throttles.split(',').map(str::to_owned).collect()))
 }
 
 /// Reads `30s`, `15m`, `2h` or `7d`.

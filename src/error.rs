@@ -262,6 +262,17 @@ pub enum Error {
     /// Nothing is to be decided together.
     #[error("all() has no entry, so nothing limits it; add one with All::hit")]
     NoEntries,
+    /// Too many hits are to be decided together.
+    #[error(
+        "all() has {entries} entries; the most is {most}. For hits that pass or not by themselves, use hit_many"
+    )]
+    #[non_exhaustive]
+    TooManyEntries {
+        /// How many there are.
+        entries: usize,
+        /// The most that there may be.
+        most: usize,
+    },
     /// A receipt was given to another throttle, with another key or to another store than its hit had.
     #[error(
         "the receipt belongs to another throttle, key or store; refund it where its hit was made"

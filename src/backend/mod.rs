@@ -237,6 +237,9 @@ pub trait Backend: Values + Locks {
     /// concerns all of them. Also `None` if a state cannot be read, a hit would bring one rate too many, or
     /// no room is left for a key: then they are decided one after the other, and each says so for itself.
     ///
+    /// Backends of one type with the same [`core`](HasCore::core) are taken for one, which is asked for all. So a
+    /// wrapper with the core of what it wraps forwards this only if its values do not differ in what they do.
+    ///
     /// ```
     /// use traffik::key::KeyPart;
     /// use traffik::step::Step;
@@ -269,7 +272,9 @@ pub trait Backend: Values + Locks {
     /// Blocks a throttle's key, or ends its block: every hit on it is denied while it lasts. Returns whether it
     /// was blocked. Atomic; changes nothing else of the key.
     ///
-    /// The default changes the stored state as [`apply`](Self::apply) does.
+    /// The default changes the stored state by [`Values`], as that of [`apply`](Self::apply) does. So a backend
+    /// that decides by states of its own must have all of `apply`, this, [`inspect`](Self::inspect) and
+    /// [`forget`](Self::forget), or a block would reach no hit.
     ///
     /// ```
     /// use std::time::Duration;
@@ -293,7 +298,8 @@ pub trait Backend: Values + Locks {
         optimistic::change_block(self.core(), &optimistic::ByValues(self), key, change).await
     }
 
-    /// Returns what is stored of a throttle's key, for an operator.
+    /// Returns what is stored of a throttle's key, for an operator. Where the states are is a matter of
+    /// [`change_block`](Self::change_block) too.
     async fn inspect(&self, key: &Key<'_>) -> Result<KeyState> {
         optimistic::inspect(self.core(), &optimistic::ByValues(self), key).await
     }

@@ -46,7 +46,18 @@ use crate::key::{OwnedKey, ToKey};
 ///   which denies most: a client's before the service's.
 ///
 /// Entries of the same throttle, key and backend are one, and their costs add up. A failure of a backend is decided
-/// for each entry by the policy of its throttle; all must pass.
+/// for each entry by the policy of its throttle; all must pass. All together end within the longest deadline of
+/// these throttles, plus the limits of their error handlers.
+///
+/// # Errors
+///
+/// When awaited: [`Error::NoEntries`], and [`Error::TooManyEntries`] beyond 256. [`Error::HitOptions`] if entries
+/// that are one have different rates, or their costs are together above [`u32::MAX`]. And as for
+/// [`Throttle::hit_with`].
+///
+/// # Cancel safety
+///
+/// May be dropped: what was taken is given back. See [`CombinedDecision`].
 ///
 #[cfg_attr(feature = "redis", doc = "[grouped]: crate::backend::redis::RedisBuilder::group")]
 #[cfg_attr(not(feature = "redis"), doc = "[grouped]: crate::guide::redis")]
@@ -96,7 +107,8 @@ impl All {
     ///
     /// # Errors
     ///
-    /// [`Error::Denied`] with the decision of the entry that denied, and as for [`Throttle::hit_with`].
+    /// [`Error::Denied`] with the decision of the entry that denied, and as for [`all`]. Which entry that was, says
+    /// [`CombinedDecision::denied_by`], if these are awaited instead.
     ///
     /// # Cancel safety
     ///

@@ -18,6 +18,9 @@ use crate::step::Step;
 use crate::strategy::{Limit, Op};
 use crate::timer::Deadline;
 
+/// The most entries: each is compared with the others.
+const MOST_ENTRIES: usize = 256;
+
 /// A hit as it was given.
 pub(super) struct Entry {
     pub(super) throttle: Throttle,
@@ -57,6 +60,9 @@ struct Progress {
 pub(super) async fn decide(entries: Vec<Entry>) -> Result<CombinedDecision, Error> {
     let deadline = entries.iter().map(|entry| entry.throttle.inner.deadline).max();
     let deadline = Deadline::after(deadline.ok_or(Error::NoEntries)?);
+    if entries.len() > MOST_ENTRIES {
+        return Err(Error::TooManyEntries { entries: entries.len(), most: MOST_ENTRIES });
+    }
     let mut decided: Vec<_> = entries.iter().map(|_| EntryDecision::default()).collect();
     let groups = groups(questions(entries, &mut decided)?);
     let Some(first) = groups.first().and_then(|group| group.first()) else {
@@ -194,7 +200,7 @@ impl Question {
     fn merge(&mut self, other: Self) -> Result<(), Error> {
         let problem = |problem: &str| Error::HitOptions {
             throttle: other.throttle.name().to_owned(),
-            problem: format!("{problem} of key {:?} in one `all`", other.key),
+            problem: format!("key {:?} in one `all`: {problem}", other.key),
         };
         let alike = |(mine, its): (&Limit, &Limit)| {
             mine.counts_like(its) && mine.is_per_hit() == its.is_per_hit()
@@ -202,10 +208,10 @@ impl Question {
         let is_alike = self.limits().len() == other.limits().len()
             && self.limits().iter().zip(other.limits()).all(alike);
         if !is_alike {
-            return Err(problem("give the same rates to all hits"));
+            return Err(problem("give the same rates to all its hits"));
         }
         let cost = self.cost.checked_add(other.cost);
-        self.cost = cost.ok_or_else(|| problem("the costs are together above 4294967295"))?;
+        self.cost = cost.ok_or_else(|| problem("its costs are together above 4294967295"))?;
         self.leave = self.leave.max(other.leave);
         self.entries.extend(other.entries);
         Ok(())

@@ -8,9 +8,10 @@ use std::time::Duration;
 use test_support::together::{self, Pair};
 use test_support::{Failing, Gates, Mode, ValuesOnly, wait_of};
 use traffik::backend::Overflow;
+use traffik::strategy::{Answer, CorruptState, Op, State};
 use traffik::{
     Backend, CombinedDecision, DecidedBy, Denial, Error, ErrorKind, Exempt, FixedWindow,
-    HitOptions, InMemory, ManualClock, OnError, Outcome, Rate, Throttle, all,
+    HitOptions, InMemory, ManualClock, OnError, Outcome, Rate, Strategy, Throttle, Timestamp, all,
 };
 
 fn throttle(name: &str, rate: &str, backend: impl Backend) -> Throttle {
@@ -112,13 +113,18 @@ async fn what_cannot_be_one_is_refused_before_anything_is_taken() {
         other => panic!("{other:?}"),
     };
     let text = problem(all().hit(&units, "a").hit(&other, "a")).await;
-    assert!(text.starts_with("units: give the same rates to all hits of key"), "{text}");
+    assert!(text.starts_with("units: key [\"a\"] in one `all`: give the same rates"), "{text}");
     let text = problem(all().hit(&units, "a").hit_with(&units, "a", plan.clone())).await;
     assert!(text.contains("give the same rates"), "{text}");
     let much = || cost(u32::MAX);
     let text = problem(all().hit_with(&units, "a", much()).hit_with(&units, "a", much())).await;
     assert!(text.contains("together above 4294967295"), "{text}");
     assert!(matches!(all().await, Err(Error::NoEntries)));
+    let many = throttle("many", "1/h", InMemory::new());
+    let hits = |count: u32| (0..count).fold(all(), |hits, key| hits.hit(&many, key));
+    assert!(hits(256).await.unwrap().is_allowed());
+    let error = hits(257).await.unwrap_err();
+    assert!(matches!(error, Error::TooManyEntries { entries: 257, most: 256, .. }), "{error}");
     let homeless = Throttle::builder("homeless").rate("1/h").build().unwrap();
     let error = all().hit(&units, "a").hit(&homeless, "a").await.unwrap_err();
     assert!(matches!(error, Error::NoBackend { .. }), "{error}");
@@ -316,6 +322,47 @@ async fn a_full_memory_takes_none_or_all() {
         assert_eq!((left(&units, "a").await, left(&units, "b").await), (3, 3));
         assert!(backend.key_count() <= 3);
     }
+}
+
+/// Also for several keys what is over makes room first.
+#[tokio::test]
+async fn keys_that_are_over_make_room_for_several() {
+    let clock = ManualClock::new();
+    let backend = InMemory::builder().max_keys(Some(4)).clock(clock.clone()).build().unwrap();
+    let units = throttle("units", "5/min", backend.clone());
+    let hits = |keys: [&str; 4]| keys.iter().fold(all(), |hits, key| hits.hit(&units, *key));
+    assert!(hits(["a", "b", "c", "d"]).await.unwrap().is_allowed());
+    clock.advance(Duration::from_secs(3 * 3600));
+    let second = hits(["e", "f", "g", "h"]).await.unwrap();
+    assert!(second.is_allowed());
+    assert!(second.decisions().all(|one| one.unwrap().decided_by() == DecidedBy::Backend));
+}
+
+/// A strategy that panics after the other was taken.
+#[tokio::test]
+async fn a_panic_of_a_strategy_keeps_nothing_of_the_others() {
+    #[derive(Debug)]
+    struct Panics;
+    impl Strategy for Panics {
+        fn evaluate(
+            &self,
+            rate: &Rate,
+            state: &mut State,
+            now: Timestamp,
+            cost: u32,
+            op: Op,
+        ) -> Result<Answer, CorruptState> {
+            assert!(op == Op::Peek, "part of the test");
+            FixedWindow::new().evaluate(rate, state, now, cost, op)
+        }
+    }
+    let backend = InMemory::new();
+    let units = throttle("units", "5/h", backend.clone());
+    let panics = Throttle::builder("panics").limit("5/h", Panics).backend(backend).build().unwrap();
+    for _ in 0..3 {
+        assert!(all().hit(&units, "a").hit(&panics, "a").await.is_err());
+    }
+    assert_eq!(left(&units, "a").await, 5);
 }
 
 /// A wrapper sees each hit, and does not decide for what it wraps.

@@ -29,6 +29,12 @@ async fn worker() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f22_who_goes_away_gives_back_what_was_taken() {
+    let server = MemcachedServer::start();
+    together::callers_who_go_away_lose_nothing(&Pair::new(on(&url(&server)))).await;
+}
+
 /// A denial of the first asks nobody else, one of the second gives the first back.
 #[tokio::test]
 async fn the_narrow_one_first_is_cheap() {

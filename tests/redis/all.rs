@@ -112,6 +112,17 @@ async fn on_a_cluster_keys_of_a_group_are_one_command_and_others_are_in_order() 
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f22_who_goes_away_gives_back_what_was_taken() {
+    let server = RedisServer::start();
+    let by_one_script = Pair::new(on(&server.url()));
+    together::callers_who_go_away_lose_nothing(&by_one_script).await;
+    let cluster = RedisCluster::start(3, 0);
+    let in_order = Redis::builder().cluster(cluster.urls()).command_timeout(PATIENCE);
+    let in_order = Pair::new(in_order.build().unwrap());
+    together::callers_who_go_away_lose_nothing(&in_order).await;
+}
+
 /// A value that cannot be read is a matter of its own entry, as for a single hit.
 #[tokio::test]
 async fn a_corrupt_state_is_decided_by_its_own_policy() {

@@ -3,9 +3,11 @@
 //! The shards of the keys are locked in the order of their numbers, and nobody else holds two at a time, so no
 //! two such calls wait for each other.
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 
 use super::hashed_key::HashedKey;
+use super::shard::NoRoom;
 use super::state_ids::StateInfo;
 use super::store::{Ruling, Store};
 use crate::clock::Timestamp;
@@ -32,12 +34,22 @@ impl<'a> KeyedHit<'a> {
 
 impl Store {
     /// Takes all hits if all pass, and else none. `None`, with nothing done, if one is more than a matter of
-    /// its limits.
+    /// its limits, or has no room.
     pub(super) fn apply_all(
         &self,
         hits: &[KeyedHit<'_>],
         asked_at: Timestamp,
     ) -> Option<Vec<Decision>> {
+        let attempt = || self.try_all(hits, asked_at);
+        let outcome = attempt().or_else(|NoRoom| self.make_room_and(asked_at, attempt));
+        outcome.unwrap_or_default()
+    }
+
+    fn try_all(
+        &self,
+        hits: &[KeyedHit<'_>],
+        asked_at: Timestamp,
+    ) -> Result<Option<Vec<Decision>>, NoRoom> {
         let places: Vec<usize> = hits.iter().map(|hit| self.shard_of(hit.key.hash())).collect();
         let mut numbers = places.clone();
         numbers.sort_unstable();
@@ -46,39 +58,48 @@ impl Store {
             numbers.iter().map(|number| self.shard_at(*number).lock()).collect();
         let mut apply = |index: usize, op| {
             let KeyedHit { key, limits, cost, leave, states } = &hits[index];
-            let shard = &mut shards[numbers.binary_search(&places[index]).ok()?];
+            let Ok(shard) = numbers.binary_search(&places[index]) else { return Ok(None) };
             let step = Step::of_apart(limits, *cost, op).leave(*leave);
             let mut infos = [None; MAX_LIMITS];
             for (info, state) in infos.iter_mut().zip(states) {
                 *info = Some(&**state);
             }
-            match self.apply_in(shard, key, &step, &infos[..states.len()], asked_at) {
-                Ok(Ruling::Decided(decision)) => Some(decision),
+            let infos = &infos[..states.len()];
+            Ok(match self.apply_in(&mut shards[shard], key, &step, infos, asked_at)? {
+                Ruling::Decided(decision) => Some(decision),
                 _ => None,
-            }
+            })
         };
         let mut decisions = Vec::with_capacity(hits.len());
         for index in 0..hits.len() {
-            decisions.push(apply(index, Op::Peek)?);
+            match apply(index, Op::Peek)? {
+                Some(decision) => decisions.push(decision),
+                None => return Ok(None),
+            }
         }
         if decisions.iter().any(Decision::is_denied) {
-            return Some(decisions);
+            return Ok(Some(decisions));
         }
         decisions.clear();
         for index in 0..hits.len() {
-            match apply(index, Op::Take) {
-                Some(decision) if decision.is_allowed() => decisions.push(decision),
-                // No room for its key, or a strategy that says one thing and does another.
-                _ => {
-                    for (taken, decision) in decisions.into_iter().enumerate() {
-                        if let Some(receipt) = decision.receipt() {
-                            let _ = apply(taken, Op::Refund { taken_at: receipt.taken_at() });
-                        }
-                    }
-                    return None;
+            let outcome = match catch_unwind(AssertUnwindSafe(|| apply(index, Op::Take))) {
+                Ok(Ok(Some(decision))) if decision.is_allowed() => {
+                    decisions.push(decision);
+                    continue;
+                }
+                other => other,
+            };
+            // No room for its key, or a strategy that says one thing and does another, or panics.
+            for (taken, decision) in decisions.into_iter().enumerate() {
+                if let Some(receipt) = decision.receipt() {
+                    let _ = apply(taken, Op::Refund { taken_at: receipt.taken_at() });
                 }
             }
+            return match outcome {
+                Ok(outcome) => outcome.map(|_| None),
+                Err(panic) => resume_unwind(panic),
+            };
         }
-        Some(decisions)
+        Ok(Some(decisions))
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use traffik::{Backend, FixedWindow, HitOptions, OnError, Throttle, all};
 
+use crate::servers::wait::eventually;
 use crate::servers::{Proxy, Workers, workers};
 
 /// Units of the narrow limit, and of the wide one.
@@ -108,6 +109,30 @@ pub fn race_of_processes(test: &str, url: &str) -> Vec<Seen> {
     }
     assert_eq!(seen.len(), 8 * PROCESSES);
     seen
+}
+
+/// Callers who go away at any moment, in some of which the narrow limit denies.
+pub async fn callers_who_go_away_lose_nothing(pair: &Pair) {
+    let mut tasks = tokio::task::JoinSet::new();
+    for number in 0..400u64 {
+        let pair = Pair { narrow: pair.narrow.clone(), wide: pair.wide.clone() };
+        tasks.spawn(async move {
+            let units = if number % 3 == 0 { NARROW + 1 } else { 1 };
+            let hits = all().hit(&pair.wide, "a");
+            let hits = hits.hit_with(&pair.narrow, "a", HitOptions::new().cost(units));
+            let patience = Duration::from_micros(number * 7919 % 4_000);
+            match tokio::time::timeout(patience, hits.into_future()).await {
+                Ok(decision) => u32::from(decision.unwrap().is_allowed()),
+                Err(_) => 0,
+            }
+        });
+    }
+    let passed: u32 = tasks.join_all().await.into_iter().sum();
+    let exact = async || {
+        let left = async |throttle: &Throttle| throttle.peek("a").await.unwrap().remaining();
+        (left(&pair.narrow).await, left(&pair.wide).await) == (NARROW - passed, WIDE - passed)
+    };
+    eventually("what no caller has is given back", Duration::from_secs(10), exact).await;
 }
 
 /// Hits by all verbs for several keys, while connections are cut all the time. `backend` goes through `proxy`,
