@@ -252,7 +252,12 @@ impl Throttle {
         let backend = self.backend()?;
         // That of the hit is also that of its penalty.
         let deadline = self.inner.denials.is_some().then(|| self.deadline());
-        match self.apply_by(&**backend, key.stored, step, deadline).await {
+        let outcome = match &self.inner.prepared {
+            // Without an await, which costs a peek a tenth.
+            Some(prepared) => prepared.apply(key.stored, step),
+            None => self.apply_by(&**backend, key.stored, step, deadline).await,
+        };
+        match outcome {
             // As below, and written out: by a call a peek takes 1.14x the time.
             Ok(decision) if self.inner.denials.is_none() => {
                 let fingerprint = || self.fingerprint(key.stored, &**backend);

@@ -222,7 +222,7 @@ async fn each_policy_decides_about_its_own() {
 
 /// The caller goes away while the second is decided, by another backend or by the same.
 #[tokio::test]
-async fn a_future_that_is_dropped_gives_back_what_was_taken() {
+async fn f22_a_future_that_is_dropped_gives_back_what_was_taken() {
     let gates = Arc::new(Gates::default());
     let slow: Arc<dyn Backend> = Arc::new(Failing::new(Mode::Slow).with_gates(Arc::clone(&gates)));
     let firsts =
@@ -242,7 +242,7 @@ async fn a_future_that_is_dropped_gives_back_what_was_taken() {
 
 /// ... and while it is being given back.
 #[tokio::test]
-async fn a_future_that_is_dropped_late_gives_back_what_was_taken() {
+async fn f22_a_future_that_is_dropped_late_gives_back_what_was_taken() {
     let gates = Arc::new(Gates::default());
     let slow = throttle("slow", "5/h", Failing::new(Mode::Slow).with_gates(Arc::clone(&gates)));
     let none = throttle("none", "0/h", InMemory::new());

@@ -95,7 +95,7 @@ async fn on_a_cluster_each_server_is_asked_for_its_own() {
 
 /// An error in the midst concerns the keys that it happened to: what is used up is denied without a write.
 #[tokio::test]
-async fn f16_a_server_without_memory_refuses_the_keys_that_must_be_written() {
+async fn f08_a_server_without_memory_refuses_the_keys_that_must_be_written() {
     let server = RedisServer::start();
     let throttle = throttle(on(&server), TokenBucket::new());
     for _ in 0..2 {

@@ -60,7 +60,8 @@ impl Prepared {
         Some((decision?, key.hash()))
     }
 
-    /// Decides any step on a key of the throttle.
+    /// Decides any step on a key of the throttle. Inlined it costs a hit of several parts a tenth.
+    #[inline(never)]
     pub(crate) fn apply(&self, parts: &[KeyPart<'_>], step: &Step<'_>) -> Result<Decision> {
         let inner = &*self.backend.inner;
         let mut states = [None; MAX_LIMITS];
