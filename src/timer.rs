@@ -84,6 +84,11 @@ impl Deadline {
     }
 }
 
+/// The error of an operation that was not begun, because its time was over.
+pub(crate) fn too_late(backend: &'static str, operation: &'static str) -> BackendError {
+    BackendError::new(backend, operation, ErrorKind::Timeout).with_effect(Effect::NotApplied)
+}
+
 /// Makes a timer; `None` outside of a tokio runtime, or in one whose time driver is disabled.
 fn timer<T>(make: impl FnOnce() -> T) -> Option<T> {
     Handle::try_current().ok()?;

@@ -13,6 +13,7 @@
 #![cfg_attr(feature = "memcached", doc = "[`Memcached`]: crate::Memcached")]
 
 mod answers;
+mod by_key;
 mod change;
 mod core;
 mod counter;
@@ -30,7 +31,6 @@ mod optimistic;
 #[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
 pub mod redis;
 mod values;
-mod waves;
 
 use async_trait::async_trait;
 
@@ -220,13 +220,13 @@ pub trait Backend: Values + Locks {
     /// # }
     /// ```
     async fn apply_many(&self, steps: &[(Key<'_>, Step<'_>)], answers: &Answers) {
-        for wave in waves::waves(steps) {
-            let asked = wave.iter().map(|index| async move {
-                let (key, step) = &steps[*index];
-                answers.put(*index, self.apply(key, step).await);
-            });
-            join_all(asked).await;
-        }
+        let asked = by_key::by_key(steps).into_iter().map(|of_key| async move {
+            for index in of_key {
+                let (key, step) = &steps[index];
+                answers.put(index, self.apply(key, step).await);
+            }
+        });
+        join_all(asked).await;
     }
 
     /// Decides hits on several keys in one step, all or nothing: takes them all if all pass, and else none.

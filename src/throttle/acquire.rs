@@ -113,11 +113,26 @@ impl Throttle {
             Ok(asked) => {
                 let stored = Key::new(&self.inner.name, asked.stored);
                 let outcome = backend.try_apply(&stored, &step).ok_or_else(must_await)?;
-                let decision = pin!(self.conclude(&**backend, asked, &step, outcome, None));
-                match decision.poll(&mut Context::from_waker(Waker::noop())) {
+                let cx = &mut Context::from_waker(Waker::noop());
+                let decided = pin!(self.decide(&**backend, asked, &step, outcome));
+                let decision = match decided.poll(cx) {
                     Poll::Ready(decision) => decision?,
                     // By an error handler.
                     Poll::Pending => return Err(must_await()),
+                };
+                match self.count_denial(&**backend, asked.stored, step.op(), &decision) {
+                    None => decision,
+                    Some(blocking) => {
+                        let key = asked.stored;
+                        let denied = decision.clone();
+                        let blocked =
+                            pin!(self.block_for_penalty(blocking, &**backend, key, decision, None));
+                        match blocked.poll(cx) {
+                            Poll::Ready(blocked) => blocked,
+                            // A block that has to be awaited is not set.
+                            Poll::Pending => denied,
+                        }
+                    }
                 }
             }
         };

@@ -13,7 +13,7 @@ use crate::key::{self, Digest, Key, KeyError, KeyPart, KeyParts, OwnedKey};
 use crate::on_error::{self, FailureContext};
 use crate::random;
 use crate::step::Step;
-use crate::timer::Deadline;
+use crate::timer::{self, Deadline};
 
 /// A key that the backend is asked about.
 #[derive(Clone, Copy)]
@@ -108,8 +108,13 @@ impl Throttle {
         if let Some(answer) = backend.try_apply(&key, step) {
             return answer;
         }
-        let deadline = deadline.unwrap_or_else(|| self.deadline());
-        deadline.bound(backend.core().name(), "apply", backend.apply(&key, step)).await
+        let name = backend.core().name();
+        let deadline = match deadline {
+            Some(deadline) if deadline.is_over() => return Err(timer::too_late(name, "apply")),
+            Some(deadline) => deadline,
+            None => self.deadline(),
+        };
+        deadline.bound(name, "apply", backend.apply(&key, step)).await
     }
 
     /// Returns the deadline of a call that begins now.

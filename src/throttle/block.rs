@@ -98,10 +98,11 @@ impl Throttle {
         let key = Key::new(&self.inner.name, key::bounded(parts, &mut room));
         let backend = self.backend()?;
         let changed = backend.change_block(&key, change);
-        let changed = self.within_deadline(backend.core().name(), "change_block", changed).await?;
+        let changed = self.within_deadline(backend.core().name(), "change_block", changed).await;
         if change == BlockChange::Remove {
+            // Also after an error: it may have happened.
             self.forget_denials(&key);
         }
-        Ok(Some(changed))
+        Ok(Some(changed?))
     }
 }

@@ -1,6 +1,7 @@
 //! [`Permit`]: what a hit took, in a guard.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
@@ -211,11 +212,25 @@ impl Drop for Permit {
                 tracing::warn!(throttle, %error, "a dropped permit was not refunded; it stays used");
             }
         });
-        // In memory that is all, in a runtime or not.
-        if let Poll::Pending = refund.as_mut().poll(&mut Context::from_waker(Waker::noop()))
-            && !background::start_detached(refund)
-        {
-            tracing::warn!(throttle = name, "no runtime to refund a dropped permit; it stays used");
+        let mut first = || refund.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        // In memory that is all, in a runtime or not. A strategy that panics must not do so in a drop.
+        match catch_unwind(AssertUnwindSafe(&mut first)) {
+            Ok(Poll::Ready(())) => {}
+            Ok(Poll::Pending) => {
+                if !background::start_detached(refund) {
+                    let throttle = name;
+                    tracing::warn!(
+                        throttle,
+                        "no runtime to refund a dropped permit; it stays used"
+                    );
+                }
+            }
+            Err(_panic) => {
+                tracing::warn!(
+                    throttle = name,
+                    "the refund of a dropped permit panicked; it stays used"
+                );
+            }
         }
     }
 }

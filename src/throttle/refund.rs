@@ -138,8 +138,10 @@ impl Throttle {
         let mut room = None;
         let key = Key::new(&self.inner.name, key::bounded(parts, &mut room));
         let backend = self.backend()?;
-        self.within_deadline(backend.core().name(), "forget", backend.forget(&key)).await?;
+        let name = backend.core().name();
+        let forgotten = self.within_deadline(name, "forget", backend.forget(&key)).await;
+        // Also after an error: it may have happened.
         self.forget_denials(&key);
-        Ok(())
+        Ok(forgotten?)
     }
 }

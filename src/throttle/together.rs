@@ -16,7 +16,7 @@ use crate::join::join_all;
 use crate::key::{Key, KeyError, OwnedKey, ToKey};
 use crate::step::Step;
 use crate::strategy::{Limit, Op};
-use crate::timer::Deadline;
+use crate::timer::{self, Deadline};
 
 /// The most entries: each is compared with the others.
 const MOST_ENTRIES: usize = 256;
@@ -180,13 +180,8 @@ impl Question {
             Ok(asked) => asked,
             Err(unasked) => return unasked.into_decision(),
         };
-        let outcome = if deadline.is_over() {
-            let error = BackendError::new(backend.core().name(), "apply", ErrorKind::Timeout);
-            Err(error.with_effect(Effect::NotApplied))
-        } else {
-            let deadline = Some(deadline.earlier(throttle.deadline()));
-            throttle.apply_by(&**backend, asked.stored, &step, deadline).await
-        };
+        let its_own = Some(deadline.earlier(throttle.deadline()));
+        let outcome = throttle.apply_by(&**backend, asked.stored, &step, its_own).await;
         throttle.conclude(&**backend, asked, &step, outcome, Some(deadline)).await
     }
 
@@ -274,7 +269,14 @@ async fn ask_in_one_step(
         .map(|((question, asked), step)| (Key::new(question.throttle.name(), asked.stored), *step))
         .collect();
     let name = first.backend.core().name();
-    let answer = async { Ok(first.backend.apply_all(&hits).await) };
+    let answer = async {
+        // In memory nothing is too late, for it takes no time.
+        let is_in_memory = group.iter().all(|it| it.throttle.inner.prepared.is_some());
+        match deadline.is_over() && !is_in_memory {
+            true => Err(timer::too_late(name, "apply_all")),
+            false => Ok(first.backend.apply_all(&hits).await),
+        }
+    };
     let decided = match deadline.bound(name, "apply_all", answer).await {
         Ok(decided) => decided?,
         Err(error) => Err(error),

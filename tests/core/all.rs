@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -288,9 +289,17 @@ async fn all_ends_within_one_deadline() {
     for key in 0..8u32 {
         hits = hits.hit(&throttles[key as usize % 3], key);
     }
+    // What takes no time is never too late.
+    let memory = InMemory::new();
+    let own = [throttle("own", "5/h", memory.clone()), throttle("other", "5/h", memory)];
+    let hits = hits.hit(&own[0], "a").hit(&own[1], "a");
     let start = tokio::time::Instant::now();
-    assert!(hits.await.unwrap().is_allowed(), "by the policy of each");
+    let passed = hits.await.unwrap();
+    assert!(passed.is_allowed(), "by the policy of each");
     assert_eq!(start.elapsed(), longest);
+    let by = [9, 8, 7].map(|entry| passed.decision(entry).unwrap().decided_by());
+    assert_eq!(by, [DecidedBy::Backend, DecidedBy::Backend, DecidedBy::Policy]);
+    assert_eq!((left(&own[0], "a").await, left(&own[1], "a").await), (4, 4));
 
     let gates = Arc::new(Gates::default());
     let slow = throttle("slow", "5/h", Failing::new(Mode::Slow).with_gates(Arc::clone(&gates)));
@@ -338,11 +347,11 @@ async fn keys_that_are_over_make_room_for_several() {
     assert!(second.decisions().all(|one| one.unwrap().decided_by() == DecidedBy::Backend));
 }
 
-/// A strategy that panics after the other was taken.
+/// A strategy that panics after others were taken, and again when it is to give back.
 #[tokio::test]
 async fn a_panic_of_a_strategy_keeps_nothing_of_the_others() {
     #[derive(Debug)]
-    struct Panics;
+    struct Panics(AtomicBool);
     impl Strategy for Panics {
         fn evaluate(
             &self,
@@ -352,17 +361,22 @@ async fn a_panic_of_a_strategy_keeps_nothing_of_the_others() {
             cost: u32,
             op: Op,
         ) -> Result<Answer, CorruptState> {
-            assert!(op == Op::Peek, "part of the test");
+            let is_quiet = op == Op::Peek || self.0.swap(false, Ordering::SeqCst);
+            assert!(is_quiet, "part of the test");
             FixedWindow::new().evaluate(rate, state, now, cost, op)
         }
     }
-    let backend = InMemory::new();
-    let units = throttle("units", "5/h", backend.clone());
-    let panics = Throttle::builder("panics").limit("5/h", Panics).backend(backend).build().unwrap();
-    for _ in 0..3 {
-        assert!(all().hit(&units, "a").hit(&panics, "a").await.is_err());
+    for backend in backends(&ManualClock::new()) {
+        let units = throttle("units", "5/h", Arc::clone(&backend));
+        for passes_first in [false, true] {
+            let panics = Panics(AtomicBool::new(passes_first));
+            let panics = Throttle::builder("panics").limit("5/h", panics);
+            let panics = panics.backend(Arc::clone(&backend)).build().unwrap();
+            let hits = all().hit(&units, "a").hit(&panics, "a").hit(&panics, "b");
+            assert!(hits.await.is_err());
+            assert_eq!(left(&units, "a").await, 5);
+        }
     }
-    assert_eq!(left(&units, "a").await, 5);
 }
 
 /// A wrapper sees each hit, and does not decide for what it wraps.

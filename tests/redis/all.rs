@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use test_support::servers::{Proxy, RedisCluster, RedisServer, workers};
 use test_support::together::{self, Pair};
+use test_support::{Failing, Mode};
 use traffik::{
-    Backend, DecidedBy, Denial, Error, ErrorKind, FixedWindow, HitOptions, Key, OnError, Outcome,
-    Redis, SlidingWindowCounter, SlidingWindowLog, Throttle, TokenBucket, Values, all,
+    Backend, DecidedBy, Denial, Effect, Error, ErrorKind, FixedWindow, HitOptions, Key, OnError,
+    Outcome, Redis, SlidingWindowCounter, SlidingWindowLog, Throttle, TokenBucket, Values, all,
 };
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -110,6 +111,28 @@ async fn on_a_cluster_keys_of_a_group_are_one_command_and_others_are_in_order() 
         let seen = together::race(&pair, 16, 30).await;
         pair.expect_exact(&seen).await;
     }
+}
+
+/// The time is used up by another backend: nothing is sent that could not be taken back.
+#[tokio::test]
+async fn f04_what_comes_too_late_is_not_asked() {
+    let server = RedisServer::start();
+    let backend = on(&server.url());
+    let silent = Throttle::builder("silent").rate("5/h").backend(Failing::new(Mode::Hang));
+    let silent = silent.deadline(Duration::from_millis(300)).on_error(OnError::Allow);
+    let silent = silent.build().unwrap();
+    let with = |name: &str| {
+        let throttle = Throttle::builder(name).rate("5/h").backend(backend.clone());
+        let throttle = throttle.deadline(Duration::from_millis(300)).on_error(OnError::Raise);
+        throttle.build().unwrap()
+    };
+    let (one, two) = (with("one"), with("two"));
+    assert!(all().hit(&one, "a").hit(&two, "a").await.unwrap().is_allowed());
+    let before = server.calls("evalsha");
+    let error = all().hit(&silent, "a").hit(&one, "a").hit(&two, "a").await.unwrap_err();
+    let Error::Backend(error) = error else { panic!("{error}") };
+    assert_eq!((error.kind(), error.effect()), (ErrorKind::Timeout, Effect::NotApplied));
+    assert_eq!(server.calls("evalsha"), before);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

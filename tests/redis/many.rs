@@ -9,7 +9,8 @@ use tokio::task::JoinSet;
 use test_support::servers::{RedisCluster, RedisServer};
 use traffik::strategy::Strategy;
 use traffik::{
-    Denial, Effect, Error, FixedWindow, OnError, Redis, SlidingWindowLog, Throttle, TokenBucket,
+    Denial, Effect, Error, ErrorKind, FixedWindow, OnError, Redis, SlidingWindowLog, Throttle,
+    TokenBucket,
 };
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -109,6 +110,7 @@ async fn f08_a_server_without_memory_refuses_the_keys_that_must_be_written() {
             continue;
         }
         let Err(Error::Backend(error)) = decision else { panic!("{key}: {decision:?}") };
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
         assert_eq!(error.effect(), Effect::NotApplied, "{error}");
         assert!(error.to_string().contains("OOM"), "{error}");
     }

@@ -42,8 +42,8 @@ struct Written {
 }
 
 impl MemcachedInner {
-    /// Decides several steps, each by itself. Each node has tasks of its own and is waited for by itself, so one
-    /// that is silent holds up no other.
+    /// Decides several steps, each by itself. Each node has tasks of its own, and each answer is waited for by
+    /// itself, so none holds up another.
     pub(super) async fn apply_many(
         self: &Arc<Self>,
         steps: &[(Key<'_>, Step<'_>)],
@@ -67,7 +67,7 @@ impl MemcachedInner {
             by_node[node].items[place].1.push(pending);
             by_node[node].asked.push((index, receiver));
         }
-        let mut waiting = Vec::with_capacity(by_node.len());
+        let mut waiting = Vec::with_capacity(steps.len());
         for (node, NodeHits { mut items, asked }) in by_node.into_iter().enumerate() {
             while !items.is_empty() {
                 // One key is left for the generation.
@@ -76,11 +76,9 @@ impl MemcachedInner {
                 let inner = Arc::clone(self);
                 background::start_detached(async move { inner.decide_items(node, items).await });
             }
-            waiting.push(async move {
-                for (index, receiver) in asked {
-                    answers.put(index, answer_of(receiver).await);
-                }
-            });
+            waiting.extend(asked.into_iter().map(|(index, receiver)| async move {
+                answers.put(index, answer_of(receiver).await);
+            }));
         }
         join_all(waiting.into_iter()).await;
     }

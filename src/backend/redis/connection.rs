@@ -5,6 +5,8 @@ use std::fmt;
 use redis::aio::{ConnectionLike, ConnectionManager, MultiplexedConnection};
 use redis::{Cmd, Pipeline, RedisResult, Value};
 
+use super::failure::{Failure, Retry};
+
 /// A connection of the `redis` crate that many tasks may use at the same time.
 ///
 /// A factory returns one, or whatever turns into one: a [`MultiplexedConnection`] or a
@@ -52,12 +54,25 @@ impl Connection {
     }
 }
 
-/// Returns a reply, or the error that it is. One that is inside of it is a matter of its reader: of a script on
-/// several keys it concerns one.
+/// Returns a reply, or the error that it is.
+///
+/// Errors inside a reply are those of a script's keys. One that leads to another server, or that ends by itself,
+/// is of the whole: a script that met it wrote nothing, so it may run again. Any other concerns its key.
 pub(super) fn own_error(reply: Value) -> RedisResult<Value> {
-    match reply {
-        Value::ServerError(error) => Err(error.into()),
-        reply => Ok(reply),
+    let whole = match &reply {
+        Value::ServerError(error) => Some(error),
+        Value::Array(replies) => replies.iter().find_map(|reply| match reply {
+            Value::ServerError(error) => {
+                let failure = Failure::of(error.clone().into());
+                (failure.retry != Retry::No).then_some(error)
+            }
+            _ => None,
+        }),
+        _ => None,
+    };
+    match whole {
+        Some(error) => Err(error.clone().into()),
+        None => Ok(reply),
     }
 }
 

@@ -12,7 +12,7 @@ use super::decide::{self, Refusal};
 use super::failure::Failure;
 use super::pipeline::ScriptCall;
 use super::{RedisInner, failed, primitives};
-use crate::backend::waves::waves;
+use crate::backend::by_key::by_key;
 use crate::backend::{Answers, Result, optimistic};
 use crate::decision::Decision;
 use crate::error::{BackendError, Effect, ErrorKind};
@@ -69,14 +69,15 @@ impl RedisInner {
         at_once: usize,
         put: &(dyn Fn(usize, Result<Decision>) + Sync),
     ) {
-        for wave in waves(steps) {
-            let mut asked = Vec::with_capacity(wave.len());
-            for index in wave {
+        let asked = by_key(steps).into_iter().map(|of_key| async move {
+            for index in of_key {
                 let (key, step) = &steps[index];
-                asked.push(async move { put(index, self.decide(key, step).await) });
+                put(index, self.decide(key, step).await);
             }
-            stream::iter(asked).buffer_unordered(at_once).collect::<()>().await;
-        }
+        });
+        // Made before they are run: the compiler cannot see that a lazy one may be sent.
+        let asked: Vec<_> = asked.collect();
+        stream::iter(asked).buffer_unordered(at_once).collect::<()>().await;
     }
 
     /// Decides hits on several keys by one script, all or nothing; `None` if they are not all of one server and

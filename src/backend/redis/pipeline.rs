@@ -1,6 +1,6 @@
 //! Several scripts at once, those of one server in one write.
 
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 use redis::{Pipeline, Value};
 use tokio::time::Instant;
 
@@ -45,7 +45,7 @@ impl Client {
             server.run(numbers).await;
         });
         let apart = self.run_singly(calls, &apart, deadline, on_outcome);
-        tokio::join!(join_all(grouped), apart);
+        join(join_all(grouped), apart).await;
     }
 
     /// Runs the calls of those numbers, each by itself to its end.

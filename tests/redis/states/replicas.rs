@@ -75,4 +75,14 @@ async fn f10_a_demoted_master_makes_the_connection_anew() {
     assert_eq!(decision.remaining(), CAPACITY - 1, "of the other server");
     assert_eq!(servers[1].calls("eval"), 1, "which did not know the script");
     assert!(made.load(Ordering::SeqCst) >= 2);
+
+    // Many hits in one script find out too, whatever each of them needs.
+    servers[0].cmd("REPLICAOF NO ONE");
+    port.store(servers[0].port(), Ordering::SeqCst);
+    servers[1].cmd(&format!("REPLICAOF 127.0.0.1 {}", servers[0].port()));
+    let before = made.load(Ordering::SeqCst);
+    for decision in throttle.hit_many(["b", "c", "d"]).await {
+        assert_eq!(decision.unwrap().remaining(), CAPACITY - 1);
+    }
+    assert!(made.load(Ordering::SeqCst) > before);
 }

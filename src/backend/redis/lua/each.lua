@@ -10,8 +10,9 @@ for index = 1, #KEYS do
   key, argument = KEYS[index], ARGV[index]
   local is_decided, reply = pcall(decide, now)
   if not is_decided then
-    -- Of another version of the server it is a text.
-    reply = {err = type(reply) == 'table' and reply.err or reply}
+    -- A table or a text, by the version of the server. Before 7.0 the text begins with the place in the script.
+    local text = type(reply) == 'table' and reply.err or reply
+    reply = {err = string.sub(text, 1, 1) == '@' and 'ERR ' .. text or text}
   end
   replies[index] = reply
 end
