@@ -5,7 +5,7 @@ use std::future::IntoFuture;
 use std::pin::Pin;
 
 use super::combined::CombinedDecision;
-use super::together::{self, Entry};
+use super::together::{self, HitEntry};
 use super::{Permit, Throttle};
 use crate::error::Error;
 use crate::hit_options::HitOptions;
@@ -68,7 +68,7 @@ pub fn all() -> All {
 /// Hits that count together or not at all; see [`all`]. Await it.
 #[must_use = "it does nothing until it is awaited"]
 pub struct All {
-    entries: Vec<Entry>,
+    entries: Vec<HitEntry>,
 }
 
 impl All {
@@ -80,7 +80,7 @@ impl All {
     /// Adds a hit with its own cost or rates.
     pub fn hit_with(mut self, throttle: &Throttle, key: impl ToKey, options: HitOptions) -> Self {
         let (throttle, key) = (throttle.clone(), OwnedKey::new(&key));
-        self.entries.push(Entry { throttle, key, options });
+        self.entries.push(HitEntry { throttle, key, options });
         self
     }
 

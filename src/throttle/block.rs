@@ -14,9 +14,9 @@ impl Throttle {
     /// A hit, a peek and a reservation are denied with [`Denial::Blocked`](crate::Denial::Blocked), of any cost,
     /// and take nothing; the wait is that of the block, or of the limits if that is longer, and what could never
     /// pass still never does. What was taken before can be refunded and settled, and who waits for a turn that
-    /// [`acquire`](Self::acquire) reserved before gets it. Blocking again replaces the block, also by a shorter one. It is stored beside
-    /// the counts, so it holds in all processes, and ends with [`unblock`](Self::unblock),
-    /// [`reset`](Self::reset), or a clear of the backend.
+    /// [`acquire`](Self::acquire) reserved before gets it. Blocking again replaces the block, also by a shorter
+    /// one. It is stored beside the counts, so it holds in all processes, and ends with
+    /// [`unblock`](Self::unblock), [`reset`](Self::reset), or a clear of the backend.
     ///
     /// A hit whose rates are all unlimited asks nobody, so no block reaches it.
     ///

@@ -22,7 +22,7 @@ use crate::timer::{self, Deadline};
 const MOST_ENTRIES: usize = 256;
 
 /// A hit as it was given.
-pub(super) struct Entry {
+pub(super) struct HitEntry {
     pub(super) throttle: Throttle,
     pub(super) key: Result<OwnedKey, KeyError>,
     pub(super) options: HitOptions,
@@ -57,7 +57,7 @@ struct Progress {
 }
 
 /// Decides, to the end: what was taken is given back if the caller goes away meanwhile.
-pub(super) async fn decide(entries: Vec<Entry>) -> Result<CombinedDecision, Error> {
+pub(super) async fn decide(entries: Vec<HitEntry>) -> Result<CombinedDecision, Error> {
     let deadline = entries.iter().map(|entry| entry.throttle.inner.deadline).max();
     let deadline = Deadline::after(deadline.ok_or(Error::NoEntries)?);
     if entries.len() > MOST_ENTRIES {
@@ -138,9 +138,12 @@ impl Progress {
 }
 
 /// Makes questions of the entries, but for those that nobody needs to be asked about.
-fn questions(entries: Vec<Entry>, decided: &mut [EntryDecision]) -> Result<Vec<Question>, Error> {
+fn questions(
+    entries: Vec<HitEntry>,
+    decided: &mut [EntryDecision],
+) -> Result<Vec<Question>, Error> {
     let mut questions: Vec<Question> = Vec::new();
-    for (index, Entry { throttle, key, options }) in entries.into_iter().enumerate() {
+    for (index, HitEntry { throttle, key, options }) in entries.into_iter().enumerate() {
         let key = key?;
         let brought = throttle.brought_by(&options)?;
         let step = throttle.step_of(&options, brought.as_deref(), Op::Take);

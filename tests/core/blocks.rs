@@ -341,6 +341,20 @@ async fn a_reset_and_an_unblock_forget_the_denials() {
     }
 }
 
+/// A reset that fails may have happened.
+#[tokio::test]
+async fn a_reset_that_fails_forgets_the_denials_too() {
+    let calls = Arc::new(AtomicU32::new(0));
+    let login = login(Failing::new(Mode::NoRefunds).counting(Arc::clone(&calls)));
+    let _ = login.hit_with("a", HitOptions::new().cost(2)).await.unwrap();
+    for _ in 0..2 {
+        assert!(login.hit("a").await.unwrap().is_denied());
+    }
+    assert!(login.reset("a").await.is_err());
+    assert!(login.hit("a").await.unwrap().is_denied());
+    assert_eq!(calls.load(Ordering::SeqCst), 1, "no block was asked for");
+}
+
 /// A block is not made longer by what it denies, of whatever cost.
 #[tokio::test]
 async fn what_a_block_denies_is_not_counted() {

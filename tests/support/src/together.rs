@@ -157,9 +157,10 @@ pub async fn through_cuts(
     }
     let mut tasks = tokio::task::JoinSet::new();
     let stop = Arc::new(AtomicBool::new(false));
+    let (answered, mut all_answers) = tokio::sync::mpsc::unbounded_channel();
     for task in 0..8 {
         let (narrow, wide, many) = (narrow.clone(), wide.clone(), many.clone());
-        let stop = Arc::clone(&stop);
+        let (stop, answered) = (Arc::clone(&stop), answered.clone());
         tasks.spawn(async move {
             let (mut passed, mut each, mut errors, mut answers) = (0, [0; KEYS as usize], 0, 0u32);
             while !stop.load(Ordering::Relaxed) {
@@ -177,13 +178,17 @@ pub async fn through_cuts(
                     }
                 }
                 answers += 1;
+                answered.send(()).unwrap();
                 tokio::task::yield_now().await;
             }
             (passed, each, errors, answers)
         });
     }
+    // In the midst of what is under way, each time some more was answered or had failed.
     for _ in 0..60 {
-        tokio::time::sleep(Duration::from_millis(25)).await;
+        for _ in 0..24 {
+            all_answers.recv().await.unwrap();
+        }
         proxy.cut();
     }
     stop.store(true, Ordering::Relaxed);
