@@ -48,6 +48,12 @@ impl HitOptions {
         Self::new().cost(step.cost()).leave(step.units_to_leave()).replace_rates(rates)
     }
 
+    /// Returns whether it asks for nothing but the throttle's own.
+    #[cfg(feature = "http")]
+    pub(crate) const fn is_default(&self) -> bool {
+        self.cost.is_none() && self.leave == 0 && !self.replaces && self.rates.is_empty()
+    }
+
     pub(crate) fn cost_or_zero(&self) -> u32 {
         self.cost.unwrap_or_default()
     }

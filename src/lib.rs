@@ -220,6 +220,9 @@ mod error;
 mod excerpt;
 pub mod guide;
 mod hit_options;
+#[cfg(feature = "http")]
+#[cfg_attr(docsrs, doc(cfg(feature = "http")))]
+pub mod http;
 mod join;
 pub mod key;
 pub mod lifespan;
@@ -265,4 +268,6 @@ pub use throttle::{
 };
 #[cfg(feature = "stream")]
 #[cfg_attr(docsrs, doc(cfg(feature = "stream")))]
-pub use throttle::{ThrottledSink, ThrottledSinkError, ThrottledStream};
+pub use throttle::{
+    ThrottledReader, ThrottledSink, ThrottledSinkError, ThrottledStream, ThrottledWriter,
+};

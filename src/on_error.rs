@@ -277,7 +277,7 @@ pub(crate) struct LogLimiter {
 
 impl LogLimiter {
     /// Returns how many lines were suppressed before this one; `None` if it is one of them.
-    fn pass(&self) -> Option<u64> {
+    pub(crate) fn pass(&self) -> Option<u64> {
         static START: std::sync::OnceLock<tokio::time::Instant> = std::sync::OnceLock::new();
         let start = *START.get_or_init(monotonic_now);
         let elapsed = monotonic_now().saturating_duration_since(start);

@@ -340,6 +340,12 @@ impl Decision {
         self.inline.bound_to == fingerprint
     }
 
+    /// Returns whether two are bound to the same: allowed ones to a throttle and a key.
+    #[cfg(feature = "http")]
+    pub(crate) const fn is_bound_as(&self, other: &Self) -> bool {
+        self.inline.bound_to != 0 && self.inline.bound_to == other.inline.bound_to
+    }
+
     /// Keeps the limits that the hit brought.
     pub(crate) fn with_limits(mut self, limits: Arc<[Limit]>) -> Self {
         self.more.0.get_or_insert_default().limits = Some(limits);

@@ -161,7 +161,7 @@ impl<'a> KeyParts<'a> {
     }
 
     /// Joins the parts of several keys. An exempt one makes the whole exempt.
-    fn join(keys: &[KeyParts<'a>]) -> Self {
+    pub(crate) fn join(keys: &[KeyParts<'a>]) -> Self {
         let mut all = [KeyPart::bytes(&[]); MAX_KEY_PARTS + 1];
         let mut len = 0;
         for key in keys {

@@ -19,6 +19,13 @@ impl<T: ToKey> ToKey for ExemptIfNone<T> {
     }
 }
 
+impl ToKey for KeyParts<'_> {
+    #[inline]
+    fn to_key(&self) -> KeyParts<'_> {
+        *self
+    }
+}
+
 impl ToKey for Exempt {
     fn to_key(&self) -> KeyParts<'_> {
         KeyParts::EXEMPT

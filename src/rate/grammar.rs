@@ -16,6 +16,17 @@ const UNITS: [(u64, &[&str]); 6] = [
     (MILLI, &["ms", "millisecond", "milliseconds"]),
 ];
 
+/// Bytes in each unit of data, and its names. Case counts: a small `b` is a bit elsewhere.
+const SIZES: [(u64, &[&str]); 7] = [
+    (1, &["B"]),
+    (1_000, &["kB", "KB"]),
+    (1_000_000, &["MB"]),
+    (1_000_000_000, &["GB"]),
+    (1 << 10, &["KiB"]),
+    (1 << 20, &["MiB"]),
+    (1 << 30, &["GiB"]),
+];
+
 /// The longest unit that measures the period without a rest, and its name.
 pub(super) fn largest_unit(period: u64) -> (u64, &'static str) {
     UNITS
@@ -44,7 +55,7 @@ impl<'a> Parser<'a> {
             return Ok(Rate::UNLIMITED);
         }
         let limit =
-            self.small_number("a limit such as the 100 in \"100/min\" (\"0/day\" denies all)")?;
+            self.quantity("a limit such as the 100 in \"100/min\" (\"0/day\" denies all)")?;
         if !self.slash() && !self.per() {
             let problem = match self.text[self.at..].chars().next() {
                 Some('.' | ',' | '_') => "a limit is a whole number, in digits alone",
@@ -55,7 +66,7 @@ impl<'a> Parser<'a> {
         let rate = Rate::new(limit, self.period()?)
             .map_err(|error| self.error_at(self.at, error.to_string()))?;
         let rate = if self.word_is("burst") {
-            rate.burst(self.small_number("a number after \"burst\"")?)
+            rate.burst(self.quantity("a number after \"burst\"")?)
         } else {
             rate
         };
@@ -91,11 +102,40 @@ impl<'a> Parser<'a> {
         }
     }
 
-    fn small_number(&mut self, wanted: &str) -> Result<u32, RateError> {
+    /// A number of units, or of bytes in a unit of data.
+    fn quantity(&mut self, wanted: &str) -> Result<u32, RateError> {
         self.spaces();
         let at = self.at;
-        u32::try_from(self.number(wanted)?)
+        let number = self.number(wanted)?;
+        let size = self.size()?;
+        u32::try_from(number.saturating_mul(size))
             .map_err(|_| self.error_at(at, format!("too large a number; use {} at most", u32::MAX)))
+    }
+
+    /// Consumes a unit of data, if there is one.
+    fn size(&mut self) -> Result<u64, RateError> {
+        let start = self.at;
+        self.spaces();
+        let (at, name) = (self.at, self.letters());
+        if let Some((bytes, _)) = SIZES.iter().find(|(_, names)| names.contains(&name)) {
+            return Ok(*bytes);
+        }
+        let is_meant = ["b", "bit", "byte", "bytes"].iter().any(|end| {
+            let Some(before) = name.len().checked_sub(end.len()) else { return false };
+            let is_end = name.get(before..).is_some_and(|rest| rest.eq_ignore_ascii_case(end));
+            is_end
+                && ["", "k", "m", "g", "t", "ki", "mi", "gi", "ti"]
+                    .contains(&name[..before].to_ascii_lowercase().as_str())
+        });
+        if is_meant {
+            let problem = format!(
+                "unknown unit {}; use B, kB, MB, GB, KiB, MiB or GiB, with that case",
+                Excerpt(name.as_bytes())
+            );
+            return Err(self.error_at(at, problem));
+        }
+        self.at = start;
+        Ok(1)
     }
 
     /// Held at `u64::MAX`.
@@ -196,6 +236,14 @@ mod tests {
             ("3 PER 2 WEEKS", 3, 2 * WEEK),
             ("0/min", 0, MINUTE),
             ("4294967295/d", u32::MAX, DAY),
+            ("10MB/s", 10_000_000, SECOND),
+            ("10 MiB / s", 10 << 20, SECOND),
+            ("64kB/min", 64_000, MINUTE),
+            ("64 KB per minute", 64_000, MINUTE),
+            ("512KiB per 2s", 512 << 10, 2 * SECOND),
+            ("1500B/s", 1500, SECOND),
+            ("4GB/h", 4_000_000_000, HOUR),
+            ("3GiB/h", 3 << 30, HOUR),
         ] {
             assert_eq!(text.parse::<Rate>(), Ok(Rate::from_micros(limit, period)), "{text}");
         }
@@ -209,6 +257,9 @@ mod tests {
             }
         }
         assert_eq!("100/min burst 150".parse(), Ok(Rate::per_minute(100).burst(150)));
+        let data = Rate::per_second(10_000_000).burst(1 << 20);
+        assert_eq!("10MB/s burst 1MiB".parse(), Ok(data));
+        assert_eq!(data.to_string(), "10000000/s burst 1048576");
         assert_eq!(" Unlimited ".parse(), Ok(Rate::UNLIMITED));
     }
 
@@ -239,6 +290,14 @@ mod tests {
             ("5/367d", 6, "out of range"),
             ("5/4294967295w", 13, "out of range"),
             ("unlimited/s", 9, "unexpected text"),
+            ("10mb/s", 2, "unknown unit \"mb\"; use B, kB, MB"),
+            ("10 Mbit/s", 3, "unknown unit \"Mbit\""),
+            ("10 bytes/s", 3, "unknown unit \"bytes\""),
+            ("10TB/s", 2, "unknown unit \"TB\""),
+            ("10M/s", 2, "expected '/' or \"per\""),
+            ("1.5MB/s", 1, "a whole number"),
+            ("4GiB/s", 0, "too large"),
+            ("1/s burst 5mb", 11, "unknown unit \"mb\""),
         ] {
             let error = text.parse::<Rate>().expect_err(text);
             let RateError::Syntax { at: found, .. } = &error else { panic!("{text}: {error:?}") };

@@ -46,6 +46,9 @@ const WEEK: u64 = 7 * DAY;
 /// `second(s)`, `m` `min` `minute(s)`, `h` `hr` `hour(s)`, `d` `day(s)` and `w` `week(s)`. Case does not
 /// matter, and spaces may stand around each word or not: `3perminute` is a rate too. Numbers are ASCII
 /// digits: no sign, no underscore, no fraction.
+///
+/// The limit and the burst of a rate of bytes may have a unit: `B`, `kB` (or `KB`), `MB` and `GB` of 1000, 1000^2 and
+/// 1000^3 bytes, `KiB`, `MiB` and `GiB` of 1024, 1024^2 and 1024^3. Here case matters: `10MB/s burst 1MiB`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Rate {
     limit: u32,

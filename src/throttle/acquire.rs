@@ -169,7 +169,7 @@ impl<'a> Acquire<'a> {
         self
     }
 
-    pub(super) async fn run(self) -> Result<Permit, Error> {
+    pub(crate) async fn run(self) -> Result<Permit, Error> {
         // Before anything is taken whose turn could not be waited for.
         timer::require(self.throttle.backend()?.core().name(), "acquire")?;
         let reserves = Op::Reserve { within: FOREVER };

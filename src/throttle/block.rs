@@ -47,6 +47,25 @@ impl Throttle {
     ///
     /// When dropped, the key may be blocked or not.
     pub async fn block(&self, key: impl ToKey, time: Duration) -> Result<(), Error> {
+        self.block_by(&key, time, BlockChange::Replace(time)).await
+    }
+
+    /// As [`block`](Self::block), but a block that ends later stays.
+    #[cfg(feature = "http-client")]
+    pub(crate) async fn block_at_least(
+        &self,
+        key: impl ToKey,
+        time: Duration,
+    ) -> Result<(), Error> {
+        self.block_by(&key, time, BlockChange::Lengthen(time)).await
+    }
+
+    async fn block_by(
+        &self,
+        key: &(impl ToKey + ?Sized),
+        time: Duration,
+        change: BlockChange,
+    ) -> Result<(), Error> {
         let cannot = |problem| {
             let throttle = self.inner.name.to_string();
             Err(Error::CannotBlock { throttle, problem })
@@ -57,7 +76,7 @@ impl Throttle {
         if time.is_zero() {
             return cannot("the time is zero; end a block with unblock");
         }
-        match self.change_block(&key, BlockChange::Replace(time)).await? {
+        match self.change_block(key, change).await? {
             Some(_was_blocked) => Ok(()),
             None => cannot("the key is exempt, so hits ask nobody"),
         }

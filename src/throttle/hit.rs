@@ -8,6 +8,8 @@ use crate::backend::Backend;
 use crate::decision::{Allowed, DecidedBy, Decision, InlineDecision};
 use crate::error::{BackendError, Error};
 use crate::hit_options::HitOptions;
+#[cfg(feature = "http")]
+use crate::key::KeyParts;
 use crate::key::{KeyPart, ToKey};
 use crate::step::{MAX_LIMITS, Step};
 use crate::strategy::{Limit, Op};
@@ -201,6 +203,26 @@ impl Throttle {
         let key = key.as_slice().ok()??;
         let (inline, hash) = prepared.try_hit(key, &inner.limits, inner.cost)?;
         Some(self.finish(key, inline, || hash ^ inner.seed))
+    }
+
+    /// Hits without waiting, where that is sure to succeed: in memory. `None`, with nothing done, to await it.
+    #[cfg(feature = "http")]
+    pub(crate) fn try_hit(&self, key: &KeyParts<'_>, options: &HitOptions) -> Option<Decision> {
+        if options.is_default() {
+            return self.try_prepared(key).map(Decision::from);
+        }
+        let prepared = self.inner.prepared.as_ref().filter(|_| self.inner.denials.is_none())?;
+        let brought = self.brought_by(options).ok()?;
+        let step = self.step_of(options, brought.as_deref(), Op::Take);
+        let mut room = None;
+        let asked = AskedKey::new(key, &mut room, &step).ok()?;
+        let decision = prepared.apply(asked.stored, &step).ok()?;
+        let hash = || prepared.hash_of(asked.stored) ^ self.inner.seed;
+        let decision = decision.map(|inline| self.finish(asked.stored, inline, hash));
+        Some(match &brought {
+            Some(brought) => self.with_brought(decision, brought),
+            None => decision,
+        })
     }
 
     async fn run_with(

@@ -13,7 +13,7 @@ use crate::key::OwnedKey;
 type CostOf<T> = Box<dyn FnMut(&T) -> u32 + Send>;
 
 /// A slot for one item. Dropped with one it gives back what was taken for it.
-pub(super) struct ItemSlot<T> {
+pub(crate) struct ItemSlot<T> {
     throttle: Throttle,
     key: OwnedKey,
     timeout: Option<Duration>,
@@ -38,30 +38,36 @@ enum Turn {
 }
 
 impl<T> ItemSlot<T> {
-    pub(super) const fn new(throttle: Throttle, key: OwnedKey) -> Self {
+    pub(crate) const fn new(throttle: Throttle, key: OwnedKey) -> Self {
         Self { throttle, key, timeout: None, cost_of: None, held: None, turn: Turn::Unasked }
     }
 
-    pub(super) fn set_timeout(&mut self, timeout: Duration) {
+    pub(crate) fn set_timeout(&mut self, timeout: Duration) {
         self.timeout = Some(timeout);
     }
 
-    pub(super) fn set_cost_of(&mut self, cost_of: impl FnMut(&T) -> u32 + Send + 'static) {
+    pub(crate) fn set_cost_of(&mut self, cost_of: impl FnMut(&T) -> u32 + Send + 'static) {
         self.cost_of = Some(Box::new(cost_of));
     }
 
-    pub(super) const fn is_empty(&self) -> bool {
+    pub(crate) const fn is_empty(&self) -> bool {
         self.held.is_none()
     }
 
+    /// Returns the item that waits.
+    #[cfg(feature = "http")]
+    pub(crate) fn held(&self) -> Option<&T> {
+        self.held.as_ref().map(|held| &held.item)
+    }
+
     /// Puts an item into an empty slot.
-    pub(super) fn put(&mut self, item: T) {
+    pub(crate) fn put(&mut self, item: T) {
         let cost = self.cost_of.as_mut().map(|cost_of| cost_of(&item));
         self.held = Some(HeldItem { item, cost });
     }
 
     /// Waits for the turn of the item. After an error the next poll asks anew.
-    pub(super) fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+    pub(crate) fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         loop {
             self.turn = match mem::take(&mut self.turn) {
                 Turn::Unasked => self.ask(),
@@ -97,21 +103,28 @@ impl<T> ItemSlot<T> {
     }
 
     /// Lets the item go, whose turn has come: its units stay used.
-    pub(super) fn release(&mut self) -> Option<T> {
+    pub(crate) fn release(&mut self) -> Option<T> {
         if let Turn::Came(permit) = mem::take(&mut self.turn) {
             permit.commit();
         }
         self.held.take().map(|held| held.item)
     }
 
+    /// Lets the item go, whose turn has come, with what was taken for it.
+    #[cfg(feature = "stream")]
+    pub(crate) fn release_with_permit(&mut self) -> Option<(T, Permit)> {
+        let Turn::Came(permit) = mem::take(&mut self.turn) else { return None };
+        self.held.take().map(|held| (held.item, permit))
+    }
+
     /// Takes the item out, and gives back what was taken for it.
-    pub(super) fn take(&mut self) -> Option<T> {
+    pub(crate) fn take(&mut self) -> Option<T> {
         self.turn = Turn::Unasked;
         self.held.take().map(|held| held.item)
     }
 
     /// Adds to the text of an adaptor what it does with its items.
-    pub(super) fn debug(&self, f: &mut fmt::Formatter<'_>, name: &str) -> fmt::Result {
+    pub(crate) fn debug(&self, f: &mut fmt::Formatter<'_>, name: &str) -> fmt::Result {
         f.debug_struct(name)
             .field("throttle", &self.throttle.name())
             .field("key", &self.key)

@@ -5,15 +5,19 @@ mod all;
 mod backend_call;
 mod block;
 mod builder;
+#[cfg(any(feature = "http", feature = "stream"))]
+mod bytes_at_once;
 mod combined;
 mod hit;
 mod inspect;
-#[cfg(feature = "stream")]
+#[cfg(any(feature = "http", feature = "stream"))]
 mod item_slot;
 mod line;
 mod many;
 mod penalty;
 mod permit;
+#[cfg(feature = "stream")]
+mod reader;
 mod refund;
 #[cfg(feature = "stream")]
 mod sink;
@@ -21,6 +25,8 @@ mod sink;
 mod stream;
 mod together;
 mod usage;
+#[cfg(feature = "stream")]
+mod writer;
 
 use std::fmt;
 use std::sync::Arc;
@@ -31,12 +37,18 @@ pub use all::{All, all};
 pub use builder::{IntoRate, ThrottleBuilder};
 pub use combined::CombinedDecision;
 pub use inspect::{InspectedLimit, Inspection};
+#[cfg(feature = "http")]
+pub(crate) use item_slot::ItemSlot;
 pub use penalty::Penalty;
 pub use permit::{Permit, PermitDrop};
+#[cfg(feature = "stream")]
+pub use reader::ThrottledReader;
 #[cfg(feature = "stream")]
 pub use sink::{ThrottledSink, ThrottledSinkError};
 #[cfg(feature = "stream")]
 pub use stream::ThrottledStream;
+#[cfg(feature = "stream")]
+pub use writer::ThrottledWriter;
 
 use self::line::Lines;
 use self::penalty::Denials;

@@ -123,7 +123,7 @@ impl Throttle {
 }
 
 impl Permit {
-    pub(super) fn of(throttle: Throttle, key: OwnedKey, decision: Decision) -> Self {
+    pub(crate) fn of(throttle: Throttle, key: OwnedKey, decision: Decision) -> Self {
         let receipt = decision.receipt();
         let units = receipt.as_ref().map_or(0, Receipt::cost);
         Self { throttle, key, units, receipt, on_drop: PermitDrop::default() }

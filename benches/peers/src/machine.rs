@@ -8,6 +8,12 @@ const LOCK: &str = include_str!("../../../Cargo.lock");
 
 /// One line each.
 pub fn describe() -> Vec<String> {
+    describe_with(&["governor", "trypema", "limitador"])
+}
+
+/// ... with these peers.
+pub fn describe_with(peers: &[&str]) -> Vec<String> {
+    let peers: Vec<_> = peers.iter().map(|name| format!("{name} {}", version(name))).collect();
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let flags = match env!("VERSUS_RUSTFLAGS") {
         "" => "no rustflags",
@@ -25,12 +31,7 @@ pub fn describe() -> Vec<String> {
             profile(),
             env!("VERSUS_OPT_LEVEL"),
         ),
-        format!(
-            "peers: {}",
-            ["governor", "trypema", "limitador"]
-                .map(|name| format!("{name} {}", version(name)))
-                .join(", ")
-        ),
+        format!("peers: {}", peers.join(", ")),
     ]
 }
 

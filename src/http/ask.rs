@@ -1,0 +1,213 @@
+//! What the throttles of a layer are asked about a request, and what they answer.
+
+use std::pin::Pin;
+
+use http::request::Parts;
+
+use super::charge::Pending;
+use super::decisions::{Decisions, RequestDecision};
+use super::identity::Refusal;
+use super::layer::Settings;
+use super::mode::Mode;
+use super::rule::{OptionsOf, Rule};
+use crate::decision::Decision;
+use crate::error::Error;
+use crate::hit_options::HitOptions;
+use crate::join::join_all;
+use crate::key::{OwnedKey, ToKey};
+use crate::throttle::{Permit, all};
+
+/// What the throttles say about a request.
+#[derive(Debug, Default)]
+pub(super) struct Answer {
+    pub(super) decisions: Decisions,
+    pub(super) denied: Option<DeniedBy>,
+    /// What was taken, where the response decides whether it is charged.
+    pub(super) pending: Vec<Pending>,
+}
+
+/// What denies a request.
+#[derive(Debug)]
+pub(super) enum DeniedBy {
+    /// A decision, by its place.
+    Decision(usize),
+    Refusal(Refusal),
+    Error(Error),
+}
+
+/// An answer, or how it comes.
+pub(super) enum Asked {
+    /// No rule concerns the request.
+    Nobody,
+    Answered(Answer),
+    Later(AnswerFuture),
+}
+
+pub(super) type AnswerFuture = Pin<Box<dyn Future<Output = Answer> + Send>>;
+
+/// A hit that is to be made for a rule.
+struct RuleHit {
+    index: usize,
+    rule: Rule,
+    key: OwnedKey,
+    options: OptionsFuture,
+}
+
+type OptionsFuture = Pin<Box<dyn Future<Output = HitOptions> + Send>>;
+
+/// Asks the throttles of the rules that concern a request.
+pub(super) fn ask(settings: &Settings, request: &Parts) -> Asked {
+    if settings.mode.get() == Mode::Off || settings.skips(request) {
+        return Asked::Nobody;
+    }
+    let mut concerned =
+        settings.rules.iter().enumerate().filter(|(_, rule)| rule.concerns(request));
+    let Some(first) = concerned.next() else { return Asked::Nobody };
+    match concerned.next() {
+        None => ask_one(first, request),
+        Some(second) => {
+            let rules = [first, second].into_iter().chain(concerned);
+            let hits: Result<Vec<_>, Answer> =
+                rules.map(|(index, rule)| RuleHit::of(index, rule, request)).collect();
+            match hits {
+                Ok(hits) => Asked::Later(Box::pin(ask_all(hits))),
+                Err(refused) => Asked::Answered(refused),
+            }
+        }
+    }
+}
+
+/// Asks one throttle; at once if it is in memory.
+fn ask_one((index, rule): (usize, &Rule), request: &Parts) -> Asked {
+    let identified = rule.identity.identify(request);
+    let key = match identified.to_key() {
+        Ok(key) => key,
+        Err(refusal) => return Asked::Answered(Answer::refused(refusal)),
+    };
+    let options = match &rule.options {
+        OptionsOf::Default => Some(HitOptions::new()),
+        OptionsOf::Request(options) => Some(options(request)),
+        OptionsOf::Awaited(_) => None,
+    };
+    if let Some(options) = &options
+        && let Some(decision) = rule.throttle.try_hit(&key, options)
+    {
+        return Asked::Answered(Answer::of_one(index, rule, &key, Ok(decision)));
+    }
+    match RuleHit::with_key(index, rule, request, &key) {
+        Ok(hit) => Asked::Later(Box::pin(ask_all(vec![hit]))),
+        Err(refused) => Asked::Answered(refused),
+    }
+}
+
+impl RuleHit {
+    fn of(index: usize, rule: &Rule, request: &Parts) -> Result<Self, Answer> {
+        let identified = rule.identity.identify(request);
+        match identified.to_key() {
+            Ok(key) => Self::with_key(index, rule, request, &key),
+            Err(refusal) => Err(Answer::refused(refusal)),
+        }
+    }
+
+    fn with_key(
+        index: usize,
+        rule: &Rule,
+        request: &Parts,
+        key: &impl ToKey,
+    ) -> Result<Self, Answer> {
+        let key = OwnedKey::new(key).map_err(|error| Answer::failed(error.into()))?;
+        let ready = |options| Box::pin(std::future::ready(options)) as OptionsFuture;
+        let options = match &rule.options {
+            OptionsOf::Default => ready(HitOptions::new()),
+            OptionsOf::Request(options) => ready(options(request)),
+            OptionsOf::Awaited(options) => options(request),
+        };
+        Ok(Self { index, rule: rule.clone(), key, options })
+    }
+}
+
+/// Asks several throttles, all or nothing.
+async fn ask_all(hits: Vec<RuleHit>) -> Answer {
+    let (asked, options): (Vec<_>, Vec<_>) =
+        hits.into_iter().map(|hit| ((hit.index, hit.rule, hit.key), hit.options)).unzip();
+    let options = join_all(options.into_iter()).await;
+    if let ([(index, rule, key)], [options]) = (&asked[..], &options[..]) {
+        let decision = rule.throttle.hit_with(key, options.clone()).await;
+        return Answer::of_one(*index, rule, key, decision);
+    }
+    let mut together = all();
+    for ((_, rule, key), options) in asked.iter().zip(options) {
+        together = together.hit_with(&rule.throttle, key, options);
+    }
+    let combined = match together.await {
+        Ok(combined) => combined,
+        Err(error) => return Answer::failed(error),
+    };
+    let mut answer = Answer::default();
+    let mut decisions = Vec::with_capacity(asked.len());
+    for (place, (index, rule, _)) in asked.iter().enumerate() {
+        if combined.denied_by() == Some(place) {
+            answer.denied = Some(DeniedBy::Decision(decisions.len()));
+        }
+        if let Some(decision) = combined.decision(place) {
+            decisions.push(RequestDecision::of(*index, rule, decision.clone()));
+        }
+    }
+    answer.decisions = Decisions::of(decisions);
+    if let Ok(permits) = combined.into_permits() {
+        let taken = permits.into_iter().zip(&asked);
+        answer.pending = taken.filter_map(|(permit, (_, rule, _))| rule.pending(permit)).collect();
+    }
+    answer
+}
+
+impl Answer {
+    #[cold]
+    fn refused(refusal: &Refusal) -> Self {
+        Self { denied: Some(DeniedBy::Refusal(refusal.clone())), ..Self::default() }
+    }
+
+    #[cold]
+    fn failed(error: Error) -> Self {
+        Self { denied: Some(DeniedBy::Error(error)), ..Self::default() }
+    }
+
+    fn of_one(
+        index: usize,
+        rule: &Rule,
+        key: &impl ToKey,
+        decision: Result<Decision, Error>,
+    ) -> Self {
+        let decision = match decision {
+            Ok(decision) => decision,
+            Err(error) => return Self::failed(error),
+        };
+        let denied = decision.is_denied().then_some(DeniedBy::Decision(0));
+        let told = RequestDecision::of(index, rule, decision.clone());
+        let mut pending = Vec::new();
+        // The key was used for a hit, so it is one.
+        if denied.is_none()
+            && rule.charge.is_of_outcome()
+            && let Ok(key) = OwnedKey::new(key)
+        {
+            pending.extend(rule.pending(Permit::of(rule.throttle.clone(), key, decision)));
+        }
+        Self { decisions: Decisions::of([told]), denied, pending }
+    }
+}
+
+impl RequestDecision {
+    fn of(rule: usize, of: &Rule, decision: Decision) -> Self {
+        Self { rule, throttle: of.throttle.clone(), decision }
+    }
+}
+
+impl Rule {
+    /// What waits for the response, if that decides.
+    fn pending(&self, permit: Permit) -> Option<Pending> {
+        self.charge.is_of_outcome().then(|| Pending {
+            permit: self.charge.on_unknown(permit),
+            charge: self.charge.clone(),
+        })
+    }
+}

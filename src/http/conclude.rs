@@ -1,0 +1,173 @@
+//! What comes of an answer: the request is served, or denied, and the response says so.
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::response;
+use http::{HeaderValue, Response};
+
+use super::ask::{Answer, DeniedBy};
+use super::charge::{Pending, Settlement};
+use super::decisions::{Decisions, RequestDecision};
+use super::denial::{self, Denied, DeniedReason};
+use super::fields;
+use super::layer::Settings;
+use super::mode::Mode;
+use crate::decision::Outcome;
+use crate::on_error::OnError;
+
+/// A request that is served: what its response will say, and what waits for it.
+#[derive(Debug, Default)]
+pub(super) struct Admitted {
+    /// Of this layer, and of those around it.
+    all: Decisions,
+    own: Decisions,
+    pending: Vec<Pending>,
+    has_fields: bool,
+}
+
+impl Settings {
+    /// Admits a request, or answers it.
+    pub(super) fn conclude(
+        &self,
+        answer: Answer,
+        request: &mut Parts,
+    ) -> Result<Admitted, Box<Response<Bytes>>> {
+        let is_shadow = self.mode.get() == Mode::Shadow;
+        if let Some(denied_by) = &answer.denied {
+            let denied = self.denied(&answer.decisions, denied_by, request);
+            self.tell(&denied, denied_by, is_shadow);
+            if !is_shadow {
+                return Err(Box::new(self.respond(&denied, &answer.decisions)));
+            }
+        }
+        let outer = request.extensions.get::<Decisions>();
+        let all = match outer {
+            None => answer.decisions.clone(),
+            Some(outer) => {
+                self.hint_twice(outer, &answer.decisions);
+                answer.decisions.after(outer)
+            }
+        };
+        request.extensions.insert(all.clone());
+        let has_fields = !is_shadow && self.fields_on.includes(false);
+        Ok(Admitted { all, own: answer.decisions, pending: answer.pending, has_fields })
+    }
+
+    fn denied<'d>(
+        &self,
+        decisions: &'d Decisions,
+        denied_by: &'d DeniedBy,
+        request: &'d Parts,
+    ) -> Denied<'d> {
+        let decisions = decisions.as_slice();
+        let (reason, refusal, denied_by) = match denied_by {
+            DeniedBy::Decision(place) => {
+                let denial = decisions.get(*place).and_then(|one| one.decision.denial());
+                (DeniedReason::of(denial), None, Some(*place))
+            }
+            DeniedBy::Refusal(refusal) => (DeniedReason::Unidentified, Some(refusal), None),
+            DeniedBy::Error(error) => (DeniedReason::of_error(error), None, None),
+        };
+        let outcome = denied_by.and_then(|place| decisions.get(place));
+        let outcome = outcome.map_or(Outcome::Never, |one| one.decision.outcome());
+        let outcome = match (reason, outcome) {
+            // As the default error policy says it.
+            (DeniedReason::Unavailable, Outcome::Never) => {
+                Outcome::Denied { retry_after: OnError::DEFAULT_RETRY_AFTER }
+            }
+            (_, outcome) => outcome,
+        };
+        let wait = denial::wait_of(outcome, self.jitter);
+        Denied { request, reason, decisions, denied_by, refusal, wait }
+    }
+
+    /// Tells the log and the hook.
+    fn tell(&self, denied: &Denied<'_>, denied_by: &DeniedBy, is_shadow: bool) {
+        match denied_by {
+            DeniedBy::Error(error) => {
+                if let Some(suppressed) = self.said.errors.pass() {
+                    tracing::error!(%error, suppressed, "a throttle failed for a request");
+                }
+            }
+            _ => tracing::debug!(
+                reason = ?denied.reason(),
+                status = denied.status().as_u16(),
+                is_shadow,
+                "a request was denied"
+            ),
+        }
+        if let Some(on_denied) = &self.on_denied {
+            on_denied(denied);
+        }
+    }
+
+    fn respond(&self, denied: &Denied<'_>, decisions: &Decisions) -> Response<Bytes> {
+        let mut response = self.response_to(denied);
+        let told = denied.retry_after();
+        fields::set_retry_after(response.headers_mut(), told);
+        if self.fields_on.includes(true) {
+            let policy_of = |one| self.policy_of(one);
+            let decisions = denied.decisions;
+            self.fields.append(response.headers_mut(), decisions, policy_of, told);
+        }
+        let outer = denied.request.extensions.get::<Decisions>();
+        let all = outer.map_or_else(|| decisions.clone(), |outer| decisions.after(outer));
+        response.extensions_mut().insert(all);
+        response
+    }
+
+    fn response_to(&self, denied: &Denied<'_>) -> Response<Bytes> {
+        if let Some(responder) = &self.responder {
+            return responder.respond(denied);
+        }
+        #[cfg(feature = "tonic")]
+        if super::grpc::is_grpc(denied.request) {
+            return super::grpc::respond(denied);
+        }
+        denied.problem()
+    }
+
+    /// Returns the `RateLimit-Policy` of what was asked.
+    fn policy_of(&self, one: &RequestDecision) -> Option<HeaderValue> {
+        match one.decision.brought() {
+            None => self.rules.get(one.rule)?.policy.clone(),
+            Some(brought) => fields::policy_of(brought),
+        }
+    }
+
+    #[cold]
+    fn hint_twice(&self, outer: &Decisions, own: &Decisions) {
+        let twice = own.iter().find(|own| outer.iter().any(|outer| own.is_same_count(outer)));
+        if let Some(twice) = twice
+            && self.said.twice.is_first()
+        {
+            tracing::warn!(
+                throttle = twice.throttle.name(),
+                "the throttle counts a request twice for the same key, in one layer around another; \
+                 give each layer a throttle of its own, or add the layer once"
+            );
+        }
+    }
+
+    /// Completes the response to a request that was served. Returns what waits for the end of its body.
+    pub(super) fn complete(
+        &self,
+        admitted: Admitted,
+        response: &mut response::Parts,
+    ) -> Option<Settlement> {
+        let Admitted { all, own, pending, has_fields } = admitted;
+        let settlement = match pending.is_empty() {
+            true => None,
+            false => Settlement::of(pending, response),
+        };
+        if has_fields {
+            let policy_of = |one| self.policy_of(one);
+            self.fields.append(&mut response.headers, own.as_slice(), policy_of, None);
+        }
+        // An inner layer has put those of all.
+        if response.extensions.get::<Decisions>().is_none() {
+            response.extensions.insert(all);
+        }
+        settlement
+    }
+}

@@ -1,0 +1,100 @@
+//! [`Decisions`]: what the throttles decided about a request, as an extension.
+
+use std::sync::Arc;
+
+use crate::decision::{Decision, Outcome};
+use crate::throttle::Throttle;
+
+/// What the throttles decided about a request.
+///
+/// A [`ThrottleLayer`](super::ThrottleLayer) puts it into the extensions of the request that it lets pass, and of the
+/// response. Of nested layers it has the decisions of all, those of the outer ones first. With the feature `axum` it
+/// is an extractor.
+#[derive(Clone, Debug, Default)]
+pub struct Decisions {
+    all: Arc<[RequestDecision]>,
+}
+
+/// What one throttle decided about a request.
+#[derive(Clone, Debug)]
+pub struct RequestDecision {
+    /// Its place among the rules of its layer.
+    pub(super) rule: usize,
+    pub(super) throttle: Throttle,
+    pub(super) decision: Decision,
+}
+
+impl RequestDecision {
+    /// Returns the throttle.
+    #[must_use]
+    pub const fn throttle(&self) -> &Throttle {
+        &self.throttle
+    }
+
+    /// Returns its decision. It has no receipt: the layer keeps that.
+    pub const fn decision(&self) -> &Decision {
+        &self.decision
+    }
+}
+
+impl RequestDecision {
+    /// Returns whether two allowed hits were counted for one key of one throttle.
+    pub(super) const fn is_same_count(&self, other: &Self) -> bool {
+        let (one, other) = (&self.decision, &other.decision);
+        one.is_allowed() && other.is_allowed() && one.is_bound_as(other)
+    }
+}
+
+impl Decisions {
+    pub(super) fn of(all: impl Into<Arc<[RequestDecision]>>) -> Self {
+        Self { all: all.into() }
+    }
+
+    /// Those of an outer layer, and then these.
+    pub(super) fn after(&self, outer: &Self) -> Self {
+        Self { all: outer.all.iter().chain(&*self.all).cloned().collect() }
+    }
+
+    pub(super) fn as_slice(&self) -> &[RequestDecision] {
+        &self.all
+    }
+
+    /// Returns each decision, in the order of the layers and their rules. A throttle that was not asked, since one
+    /// before it denied, is not among them.
+    #[must_use]
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &RequestDecision> {
+        self.all.iter()
+    }
+
+    /// Returns the one that a client feels first: one that denies, else the one with the smallest share remaining.
+    /// `None` if no throttle was asked.
+    #[must_use]
+    pub fn narrowest(&self) -> Option<&RequestDecision> {
+        narrowest(&self.all)
+    }
+
+    /// Returns the outcome of all together.
+    #[must_use]
+    pub fn outcome(&self) -> Outcome {
+        self.narrowest().map_or(Outcome::Allowed, |narrowest| narrowest.decision.outcome())
+    }
+
+    /// Returns the decision of the throttle of that name; the last one, if it was asked more than once.
+    #[must_use]
+    pub fn of_throttle(&self, name: &str) -> Option<&Decision> {
+        let of_name = |one: &&RequestDecision| one.throttle.name() == name;
+        self.all.iter().rfind(of_name).map(|one| &one.decision)
+    }
+}
+
+/// Smaller is felt before larger: what never passes, the longest wait, the smallest share.
+pub(super) fn narrowest(all: &[RequestDecision]) -> Option<&RequestDecision> {
+    all.iter().min_by_key(|one| match one.decision.outcome() {
+        Outcome::Never => (0, 0),
+        Outcome::Denied { retry_after } => (1, u128::MAX - retry_after.as_micros()),
+        Outcome::Allowed => {
+            let (remaining, burst) = (one.decision.remaining(), one.decision.burst().max(1));
+            (2, (u128::from(remaining) << 32) / u128::from(burst))
+        }
+    })
+}

@@ -1,0 +1,137 @@
+//! [`ResponseFuture`]: asks, if that takes a while, then serves.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use pin_project_lite::pin_project;
+use tower_service::Service;
+
+use super::ask::AnswerFuture;
+use super::body::ResponseBody;
+use super::conclude::Admitted;
+use super::layer::Settings;
+
+pin_project! {
+    /// The response of a [`ThrottleService`](super::ThrottleService).
+    ///
+    /// Dropped, it drops the request. What its throttles took stays used, as for
+    /// [`Throttle::hit`](crate::Throttle::hit), unless [`Charge`](super::Charge) says otherwise.
+    pub struct ResponseFuture<S, ReqBody>
+    where
+        S: Service<Request<ReqBody>>,
+    {
+        #[pin]
+        state: State<S, ReqBody, S::Future>,
+    }
+}
+
+pin_project! {
+    #[project = StateProjected]
+    enum State<S, ReqBody, F> {
+        Asking { answer: AnswerFuture, waiting: Option<Waiting<S, ReqBody>> },
+        Serving { #[pin] future: F, admitted: Option<(Admitted, Arc<Settings>)> },
+        Denied { response: Option<Response<Bytes>> },
+    }
+}
+
+/// A request that waits for its answer, and who will serve it.
+struct Waiting<S, ReqBody> {
+    request: Request<ReqBody>,
+    service: S,
+    settings: Arc<Settings>,
+}
+
+impl<S, ReqBody> ResponseFuture<S, ReqBody>
+where
+    S: Service<Request<ReqBody>>,
+{
+    pub(super) const fn unasked(future: S::Future) -> Self {
+        Self { state: State::Serving { future, admitted: None } }
+    }
+
+    pub(super) const fn admitted(
+        future: S::Future,
+        admitted: Admitted,
+        settings: Arc<Settings>,
+    ) -> Self {
+        Self { state: State::Serving { future, admitted: Some((admitted, settings)) } }
+    }
+
+    pub(super) const fn denied(response: Response<Bytes>) -> Self {
+        Self { state: State::Denied { response: Some(response) } }
+    }
+
+    pub(super) const fn later(
+        answer: AnswerFuture,
+        request: Request<ReqBody>,
+        service: S,
+        settings: Arc<Settings>,
+    ) -> Self {
+        let waiting = Some(Waiting { request, service, settings });
+        Self { state: State::Asking { answer, waiting } }
+    }
+}
+
+impl<S, ReqBody, ResBody> Future for ResponseFuture<S, ReqBody>
+where
+    S: Service<Request<ReqBody>, Response = Response<ResBody>>,
+    ResBody: Body<Data: From<Bytes>>,
+{
+    type Output = Result<Response<ResponseBody<ResBody>>, S::Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        loop {
+            let next = match this.state.as_mut().project() {
+                StateProjected::Asking { answer, waiting } => {
+                    let answer = ready!(answer.as_mut().poll(cx));
+                    let Waiting { request, mut service, settings } =
+                        waiting.take().expect("`ResponseFuture` polled after completion");
+                    let (mut parts, body) = request.into_parts();
+                    match settings.conclude(answer, &mut parts) {
+                        Ok(admitted) => {
+                            let future = service.call(Request::from_parts(parts, body));
+                            State::Serving { future, admitted: Some((admitted, settings)) }
+                        }
+                        Err(response) => State::Denied { response: Some(*response) },
+                    }
+                }
+                StateProjected::Serving { future, admitted } => {
+                    let response = ready!(future.poll(cx))?;
+                    let Some((admitted, settings)) = admitted.take() else {
+                        return Poll::Ready(Ok(response.map(ResponseBody::inner)));
+                    };
+                    let (mut head, body) = response.into_parts();
+                    let settlement = settings.complete(admitted, &mut head);
+                    let body = ResponseBody::settling(body, &head, settlement);
+                    return Poll::Ready(Ok(Response::from_parts(head, body)));
+                }
+                StateProjected::Denied { response } => {
+                    let response = response.take();
+                    let response = response.expect("`ResponseFuture` polled after completion");
+                    return Poll::Ready(Ok(response.map(ResponseBody::denial)));
+                }
+            };
+            this.state.set(next);
+        }
+    }
+}
+
+impl<S, ReqBody> fmt::Debug for ResponseFuture<S, ReqBody>
+where
+    S: Service<Request<ReqBody>>,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = match &self.state {
+            State::Asking { .. } => "Asking",
+            State::Serving { .. } => "Serving",
+            State::Denied { .. } => "Denied",
+        };
+        f.debug_struct("ResponseFuture").field("state", &state).finish_non_exhaustive()
+    }
+}

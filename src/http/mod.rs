@@ -1,0 +1,101 @@
+//! A layer for HTTP services: axum, hyper, tonic and whatever else takes a tower layer. Feature `http`.
+//!
+//! [`ThrottleLayer`] serves a request only if its throttles let it pass, and answers 429 else, with the fields that
+//! tell a client when to come back.
+//!
+//! ```
+//! use axum::Router;
+//! use axum::routing::get;
+//! use traffik::http::{PeerAddr, ThrottleLayer};
+//! use traffik::{InMemory, Throttle};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let throttle = Throttle::builder("api").rate("10/s burst 20").backend(InMemory::new()).build()?;
+//! let app: Router = Router::new()
+//!     .route("/", get(async || "hello"))
+//!     .layer(ThrottleLayer::new(throttle, PeerAddr::new()));
+//! # drop(app);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Whose request it is
+//!
+//! An [`Identity`] makes a key of a request. Where clients reach the service directly, take [`PeerAddr`]; behind a
+//! proxy [`ClientAddr`], with the addresses of your proxies: a header of anybody else does not count. An API key, a
+//! session or a user is a [`header`](header()), a [`cookie`] or an [`extension`], and what holds without one is said by
+//! [`Lookup`]. A closure makes any other key.
+//!
+//! # Several limits
+//!
+//! A [`Rule`] is a throttle with its identity; which requests it concerns, what they cost, and which responses are
+//! [charged](Charge). All rules of a layer count together or not at all: what one denies costs nothing of the others.
+//!
+//! # What a client is told
+//!
+//! [`Fields`] tell of each limit, and `Retry-After` when to come back. A denial is a problem (RFC 9457), or what
+//! [`respond_with`](ThrottleLayer::respond_with) makes. With the feature `tonic` a gRPC request gets its status.
+//!
+//! # In a handler
+//!
+//! [`Decisions`] are in the extensions of the request and of the response; with the feature `axum` they are an
+//! extractor.
+//!
+//! # Where to put the layer
+//!
+//! In axum, add it by `Router::layer` for all routes, or `route_layer` for those that match; layers that are added
+//! later run before it. So add what checks an API key after it, and what must not be limited, such as a health check,
+//! to another router that is merged, or [`skip`](ThrottleLayer::skip) it. In a `ServiceBuilder` layers run in order.
+//!
+//! To try limits on real traffic, start in [`Mode::Shadow`].
+
+mod ask;
+mod body;
+mod charge;
+mod client_addr;
+mod conclude;
+mod decisions;
+mod denial;
+mod fields;
+mod future;
+#[cfg(feature = "tonic")]
+mod grpc;
+mod hints;
+mod identity;
+mod layer;
+mod matching;
+mod mode;
+#[cfg(feature = "http-client")]
+mod outgoing;
+mod rule;
+#[cfg(feature = "axum")]
+mod serve;
+mod service;
+mod throttled_body;
+
+pub use body::ResponseBody;
+pub use charge::Charge;
+pub use client_addr::{
+    ClientAddr, ClientKey, ForwardedHeader, Peer, PeerAddr, TrustedProxies, TrustedProxiesError,
+};
+pub use decisions::{Decisions, RequestDecision};
+pub use denial::{Denied, DeniedReason};
+pub use fields::{Fields, FieldsOn};
+pub use future::ResponseFuture;
+pub use identity::{
+    Cookie, DigestKey, DigestKeyError, Digested, Everyone, ExtensionKey, Header, Identified,
+    Identity, Lookup, LookupFn, MatchedRoute, Or, OrExempt, OrRefuse, OrShare, Refusal,
+    RoutePattern, cookie, extension, header, lookup, matched_route,
+};
+pub use layer::ThrottleLayer;
+pub use matching::{Matcher, Path, Route, path, route};
+pub use mode::{Mode, ModeSwitch};
+#[cfg(feature = "http-client")]
+#[cfg_attr(docsrs, doc(cfg(feature = "http-client")))]
+pub use outgoing::{AcquireError, AcquireLayer, AcquireService, RemoteHost};
+pub use rule::Rule;
+#[cfg(feature = "axum")]
+#[cfg_attr(docsrs, doc(cfg(feature = "axum")))]
+pub use serve::{NoDecisions, Serve, ServeError, serve};
+pub use service::ThrottleService;
+pub use throttled_body::{ThrottledBody, ThrottledBodyError};

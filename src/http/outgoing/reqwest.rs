@@ -1,0 +1,41 @@
+//! [`AcquireLayer`] as a middleware of reqwest.
+
+use async_trait::async_trait;
+use http::Extensions;
+use http::request::Parts;
+use reqwest_middleware::reqwest::{Request, Response};
+use reqwest_middleware::{Error, Middleware, Next, Result};
+
+use super::{AcquireError, AcquireLayer};
+
+#[async_trait]
+impl Middleware for AcquireLayer {
+    async fn handle(
+        &self,
+        request: Request,
+        extensions: &mut Extensions,
+        next: Next<'_>,
+    ) -> Result<Response> {
+        let parts = head_of(&request, extensions)?;
+        let failed = |error: AcquireError<std::convert::Infallible>| Error::middleware(error);
+        let key = self.key_of(&parts).map_err(|failure| failed(failure.into()))?;
+        let cost = self.cost_of(&parts);
+        drop(parts);
+        let turn = self.wait(&key, cost).await;
+        turn.map_err(|error| failed(AcquireError::Throttle(error)))?.commit();
+        let response = next.run(request, extensions).await?;
+        self.heed(&key, response.status(), response.headers()).await;
+        Ok(response)
+    }
+}
+
+/// The head of a request, as identities read it.
+fn head_of(request: &Request, extensions: &Extensions) -> Result<Parts> {
+    let (mut parts, ()) = http::Request::new(()).into_parts();
+    parts.method = request.method().clone();
+    parts.uri =
+        request.url().as_str().parse().map_err(Error::middleware::<http::uri::InvalidUri>)?;
+    parts.headers = request.headers().clone();
+    parts.extensions = extensions.clone();
+    Ok(parts)
+}

@@ -1,0 +1,191 @@
+//! [`serve`]: an axum server with a lifespan, and what its handlers extract.
+
+use std::fmt;
+use std::future::{IntoFuture, pending};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::FromRequestParts;
+use http::StatusCode;
+use http::request::Parts;
+use thiserror::Error as ThisError;
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+use tokio::time::sleep;
+
+use super::decisions::Decisions;
+use crate::error::BackendError;
+use crate::lifespan::Lifespan;
+
+/// Serves an axum router, with the addresses of its clients, until a signal comes; then ends the lifespan.
+///
+/// ```no_run
+/// use axum::Router;
+/// use axum::routing::get;
+/// use tokio::net::TcpListener;
+/// use traffik::http::{PeerAddr, ThrottleLayer, serve};
+/// use traffik::{InMemory, LifespanExt, Throttle};
+///
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let backend = InMemory::new();
+/// let throttle = Throttle::builder("api").rate("10/s").backend(backend.clone()).build()?;
+/// let app = Router::new()
+///     .route("/", get(async || "hello"))
+///     .layer(ThrottleLayer::new(throttle, PeerAddr::new()));
+///
+/// serve(TcpListener::bind("0.0.0.0:8080").await?, app)
+///     .lifespan(backend.lifespan().await?)
+///     .shutdown_on(async { drop(tokio::signal::ctrl_c().await) })
+///     .drain(std::time::Duration::from_secs(20))
+///     .await?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// The order matters: first no more connections are accepted, then those that are open finish, and the backend is
+/// closed last, when nobody hits any more.
+///
+/// # Errors
+///
+/// When awaited: of the listener, and of closing the lifespan.
+///
+/// # Cancel safety
+///
+/// When dropped, no more connections are accepted, those that are open go on, and the lifespan is dropped: background
+/// tasks stop.
+pub fn serve(listener: TcpListener, app: Router) -> Serve {
+    Serve { listener, app, lifespan: None, signal: Box::pin(pending()), drain: None }
+}
+
+/// A server that is to be awaited; see [`serve`].
+#[must_use = "it does nothing until it is awaited"]
+pub struct Serve {
+    listener: TcpListener,
+    app: Router,
+    lifespan: Option<Lifespan>,
+    signal: Pin<Box<dyn Future<Output = ()> + Send>>,
+    drain: Option<Duration>,
+}
+
+/// Why a server ended with an error.
+#[derive(Debug, ThisError)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// The listener failed.
+    #[error("the server failed: {0}")]
+    Server(#[from] io::Error),
+    /// The lifespan could not be closed.
+    #[error("the server ended, and its backend could not be closed: {0}")]
+    Backend(#[from] BackendError),
+}
+
+impl Serve {
+    /// Closes a lifespan when the server has ended.
+    pub fn lifespan(mut self, lifespan: Lifespan) -> Self {
+        self.lifespan = Some(lifespan);
+        self
+    }
+
+    /// Ends when this future does: connections finish what they are at, and no more are accepted. Defaults to never.
+    pub fn shutdown_on(mut self, signal: impl Future<Output = ()> + Send + 'static) -> Self {
+        self.signal = Box::pin(signal);
+        self
+    }
+
+    /// Sets how long connections may take to finish after the signal. Then the server ends without them. Defaults to
+    /// as long as they like.
+    pub const fn drain(mut self, longest: Duration) -> Self {
+        self.drain = Some(longest);
+        self
+    }
+
+    async fn run(self) -> Result<(), ServeError> {
+        let Self { listener, app, lifespan, signal, drain } = self;
+        let stopping = Arc::new(Notify::new());
+        let told = Arc::clone(&stopping);
+        let app = app.into_make_service_with_connect_info::<SocketAddr>();
+        let serving = axum::serve(listener, app).with_graceful_shutdown(async move {
+            signal.await;
+            told.notify_one();
+        });
+        let cut = async {
+            stopping.notified().await;
+            match drain {
+                Some(longest) => sleep(longest).await,
+                None => pending().await,
+            }
+        };
+        let served = tokio::select! {
+            served = serving.into_future() => served,
+            () = cut => {
+                tracing::warn!("connections did not finish in time after the signal; the server ends without them");
+                Ok(())
+            }
+        };
+        let closed = match lifespan {
+            Some(lifespan) => lifespan.close().await,
+            None => Ok(()),
+        };
+        served?;
+        Ok(closed?)
+    }
+}
+
+impl IntoFuture for Serve {
+    type Output = Result<(), ServeError>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.run())
+    }
+}
+
+impl fmt::Debug for Serve {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Serve")
+            .field("listener", &self.listener)
+            .field("lifespan", &self.lifespan.is_some())
+            .field("drain", &self.drain)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The decisions about a request that no [`ThrottleLayer`](super::ThrottleLayer) has seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ThisError)]
+#[error(
+    "no decision about the request: its route has no ThrottleLayer, or the layer skips or does not concern it"
+)]
+pub struct NoDecisions(());
+
+impl axum::response::IntoResponse for NoDecisions {
+    fn into_response(self) -> axum::response::Response {
+        tracing::error!(
+            "a handler extracts `Decisions`, and no `ThrottleLayer` decided about its request"
+        );
+        StatusCode::INTERNAL_SERVER_ERROR.into_response()
+    }
+}
+
+/// Extracts what the throttles decided. An `Option` of it is `None` where none did.
+impl<S: Sync> FromRequestParts<S> for Decisions {
+    type Rejection = NoDecisions;
+
+    async fn from_request_parts(request: &mut Parts, _state: &S) -> Result<Self, NoDecisions> {
+        request.extensions.get().cloned().ok_or(NoDecisions(()))
+    }
+}
+
+impl<S: Sync> axum::extract::OptionalFromRequestParts<S> for Decisions {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(
+        request: &mut Parts,
+        _state: &S,
+    ) -> Result<Option<Self>, Self::Rejection> {
+        Ok(request.extensions.get().cloned())
+    }
+}

@@ -1,0 +1,198 @@
+//! An axum server, by [`serve`].
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use axum::Router;
+use axum::routing::get;
+use http::StatusCode;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+use traffik::http::{Decisions, Everyone, PeerAddr, ThrottleLayer, serve};
+use traffik::{InMemory, LifespanExt};
+
+use super::plain_client::Client;
+use crate::support::{SECOND, backend, field, throttle};
+
+/// Serves in a task until the test ends.
+pub(super) async fn served(app: Router) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { serve(listener, app).await });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn twenty_clients_at_once_see_exactly_what_is_promised() {
+    let (backend, clock) = backend();
+    let layer = ThrottleLayer::new(throttle("api", "10/s", &backend), Everyone);
+    let app = Router::new().route("/", get(async || "served")).layer(layer);
+    let address = served(app).await;
+    let mut clients = Vec::new();
+    for index in 0..20 {
+        clients.push(match index % 2 {
+            0 => Client::http1(address, [127, 0, 0, 1]).await,
+            _ => Client::http2(address, [127, 0, 0, 1]).await,
+        });
+    }
+    for _second in 0..3 {
+        let mut requests = JoinSet::new();
+        for mut client in clients.drain(..) {
+            requests.spawn(async move {
+                let mut seen = Vec::new();
+                for _ in 0..5 {
+                    let response = client.get("/", &[]).await;
+                    let said = field(response.headers(), "ratelimit").unwrap();
+                    let wait = field(response.headers(), "retry-after");
+                    seen.push((response.status(), said, wait));
+                }
+                (client, seen)
+            });
+        }
+        let mut left = BTreeMap::new();
+        let mut denied = 0;
+        while let Some(done) = requests.join_next().await {
+            let (client, seen) = done.unwrap();
+            clients.push(client);
+            for (status, said, wait) in seen {
+                match status {
+                    StatusCode::OK => {
+                        assert_eq!(wait, None);
+                        *left.entry(said).or_insert(0) += 1;
+                    }
+                    StatusCode::TOO_MANY_REQUESTS => {
+                        assert_eq!(
+                            (said.as_str(), wait.as_deref()),
+                            ("\"api/s\";r=0;t=1", Some("1"))
+                        );
+                        denied += 1;
+                    }
+                    other => panic!("{other}"),
+                }
+            }
+        }
+        // Ten pass, and each is told another rest.
+        let expected = (0..10).map(|rest| (format!("\"api/s\";r={rest};t=1"), 1)).collect();
+        assert_eq!(left, expected);
+        assert_eq!(denied, 90);
+        clock.advance(SECOND);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_are_told_apart_by_their_address_over_http_1_and_2() {
+    let (backend, _clock) = backend();
+    let layer = ThrottleLayer::new(throttle("api", "1/min", &backend), PeerAddr::new());
+    let address = served(Router::new().route("/", get(async || "served")).layer(layer)).await;
+    for from in [[127, 0, 0, 2], [127, 0, 0, 3]] {
+        let mut one = Client::http1(address, from).await;
+        let mut two = Client::http2(address, from).await;
+        let forged = [("x-forwarded-for", "198.51.100.1")];
+        assert_eq!(one.get("/", &[]).await.status(), StatusCode::OK);
+        assert_eq!(one.get("/", &forged).await.status(), StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(two.get("/", &forged).await.status(), StatusCode::TOO_MANY_REQUESTS);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_is_alone_and_waits_as_it_is_told_passes() {
+    let layer = ThrottleLayer::new(throttle("api", "2/s", &InMemory::new()), PeerAddr::new());
+    let address = served(Router::new().route("/", get(async || "served")).layer(layer)).await;
+    let mut client = Client::http1(address, [127, 0, 0, 1]).await;
+    let mut waits = 0;
+    while waits < 2 {
+        let response = client.get("/", &[]).await;
+        let Some(wait) = field(response.headers(), "retry-after") else { continue };
+        waits += 1;
+        // The server's real time is the subject.
+        tokio::time::sleep(Duration::from_secs(wait.parse().unwrap())).await;
+        assert_eq!(client.get("/", &[]).await.status(), StatusCode::OK);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_handler_extracts_what_was_decided() {
+    let (backend, _clock) = backend();
+    let layer = ThrottleLayer::new(throttle("api", "5/min", &backend), PeerAddr::new());
+    let app = Router::new()
+        .route(
+            "/",
+            get(async |decisions: Decisions| {
+                decisions.of_throttle("api").unwrap().remaining().to_string()
+            }),
+        )
+        .layer(layer)
+        .route("/free", get(async |decisions: Option<Decisions>| decisions.is_none().to_string()))
+        .route("/wrong", get(async |_decisions: Decisions| "never"));
+    let mut client = Client::http1(served(app).await, [127, 0, 0, 1]).await;
+    assert_eq!(client.get("/", &[]).await.body(), "4");
+    assert_eq!(client.get("/free", &[]).await.body(), "true");
+    assert_eq!(client.get("/wrong", &[]).await.status(), StatusCode::INTERNAL_SERVER_ERROR);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_ends_with_its_lifespan_when_it_is_told_to() {
+    let backend = InMemory::new();
+    let throttle = throttle("api", "5/min", &backend);
+    let (began, entered) = oneshot::channel();
+    let began = std::sync::Arc::new(std::sync::Mutex::new(Some(began)));
+    let (let_go, gate) = oneshot::channel::<()>();
+    let gate = std::sync::Arc::new(tokio::sync::Mutex::new(Some(gate)));
+    let app = Router::new()
+        .route(
+            "/slow",
+            get(move || async move {
+                began.lock().unwrap().take().unwrap().send(()).unwrap();
+                let gate = gate.lock().await.take().unwrap();
+                gate.await.unwrap();
+                "finished"
+            }),
+        )
+        .layer(ThrottleLayer::new(throttle.clone(), PeerAddr::new()));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let life = backend.lifespan().await.unwrap();
+    let server = tokio::spawn(async move {
+        serve(listener, app).lifespan(life).shutdown_on(async { drop(stopped.await) }).await
+    });
+    let mut client = Client::http1(address, [127, 0, 0, 1]).await;
+    let slow = tokio::spawn(async move { client.get("/slow", &[]).await });
+    entered.await.unwrap();
+    stop.send(()).unwrap();
+    assert!(throttle.hit("another").await.is_ok(), "open while a request is under way");
+    let_go.send(()).unwrap();
+    assert_eq!(slow.await.unwrap().body(), "finished");
+    server.await.unwrap().unwrap();
+    assert!(throttle.hit("another").await.is_err(), "the lifespan has ended");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_never_finishes_is_left_after_the_drain() {
+    let backend = InMemory::new();
+    let (began, entered) = oneshot::channel();
+    let began = std::sync::Arc::new(std::sync::Mutex::new(Some(began)));
+    let app = Router::new().route(
+        "/",
+        get(move || async move {
+            began.lock().unwrap().take().unwrap().send(()).unwrap();
+            std::future::pending::<&str>().await
+        }),
+    );
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let life = backend.lifespan().await.unwrap();
+    let server = tokio::spawn(async move {
+        let server = serve(listener, app).lifespan(life).drain(Duration::from_millis(10));
+        server.shutdown_on(async { drop(stopped.await) }).await
+    });
+    let mut client = Client::http1(address, [127, 0, 0, 1]).await;
+    let hanging = tokio::spawn(async move { client.get("/", &[]).await });
+    entered.await.unwrap();
+    stop.send(()).unwrap();
+    server.await.unwrap().unwrap();
+    hanging.abort();
+}
