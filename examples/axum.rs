@@ -101,7 +101,9 @@ mod tests {
 
     #[tokio::test]
     async fn plans_differ_and_a_key_is_needed() {
-        let app = app(Arc::new(InMemory::new())).unwrap();
+        // On a clock that stands, so that nothing comes back meanwhile.
+        let backend = InMemory::builder().clock(ManualClock::new()).build().unwrap();
+        let app = app(Arc::new(backend)).unwrap();
         assert_eq!(status(&app, "GET", "/api/items", "203.0.113.1", "").await, 401);
         for (key, allowed) in [("lead", 60), ("gold", 600)] {
             let mut served = 0;

@@ -23,7 +23,8 @@ pub(crate) fn app(backend: &InMemory) -> Result<Router, BuildError> {
         .build()?;
     Ok(Router::new()
         .route("/click", post(async || "counted"))
-        .layer(ThrottleLayer::new(clicks.clone(), PeerAddr::new()))
+        // For this route alone: `layer` would limit what no route matches too, such as a browser's /favicon.ico.
+        .route_layer(ThrottleLayer::new(clicks.clone(), PeerAddr::new()))
         .route("/limits", get(limits))
         .with_state(clicks)
         .route("/", get(async || Html(include_str!("page.html")))))

@@ -59,6 +59,11 @@ impl Browser {
         self.ask(Method::POST, "/execute/sync", &json!({"script": script, "args": []})).await
     }
 
+    /// Ends it, and removes what it has stored.
+    pub(crate) async fn close(self) {
+        self.ask(Method::DELETE, "", &json!({})).await;
+    }
+
     async fn ask(&self, method: Method, path: &str, body: &Value) -> Value {
         let client = Client::builder(TokioExecutor::new()).build_http::<Body>();
         let request = Request::builder()

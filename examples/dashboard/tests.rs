@@ -47,4 +47,5 @@ async fn the_page_draws_what_is_left_while_one_clicks() {
     // Without a click it follows the time.
     clock.advance(std::time::Duration::from_secs(2));
     shows(&browser, "return document.querySelector('#limits g').dataset.remaining", "4").await;
+    browser.close().await;
 }

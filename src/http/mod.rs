@@ -43,9 +43,10 @@
 //!
 //! # Where to put the layer
 //!
-//! In axum, add it by `Router::layer` for all routes, or `route_layer` for those that match; layers that are added
-//! later run before it. So add what checks an API key after it, and what must not be limited, such as a health check,
-//! to another router that is merged, or [`skip`](ThrottleLayer::skip) it. In a `ServiceBuilder` layers run in order.
+//! In axum, `Router::layer` limits the routes that were added before it, and all that no route matches;
+//! `route_layer` limits those routes alone. Add a health check after the layer, or [`skip`](ThrottleLayer::skip) it.
+//! Layers that are added later run before it, so that is where to check an API key. In a `ServiceBuilder` layers run
+//! in order.
 //!
 //! To try limits on real traffic, start in [`Mode::Shadow`].
 
