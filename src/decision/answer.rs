@@ -102,6 +102,12 @@ impl LimitAnswer {
         Duration::from_micros(self.reset_after)
     }
 
+    /// In microseconds.
+    #[cfg(feature = "http")]
+    pub(crate) const fn micros_to_reset(&self) -> u64 {
+        self.reset_after
+    }
+
     /// Orders by what a decision names: smaller is named before larger.
     #[inline]
     pub(super) fn rank(&self) -> (u8, u64) {

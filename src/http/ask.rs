@@ -31,8 +31,8 @@ pub(super) struct Answer {
 pub(super) enum DeniedBy {
     /// A decision, by its place.
     Decision(usize),
-    Refusal(Refusal),
-    Error(Error),
+    Refusal(Box<Refusal>),
+    Error(Box<Error>),
 }
 
 /// An answer, or how it comes.
@@ -164,12 +164,12 @@ async fn ask_all(hits: Vec<RuleHit>) -> Answer {
 impl Answer {
     #[cold]
     fn refused(refusal: &Refusal) -> Self {
-        Self { denied: Some(DeniedBy::Refusal(refusal.clone())), ..Self::default() }
+        Self { denied: Some(DeniedBy::Refusal(Box::new(refusal.clone()))), ..Self::default() }
     }
 
     #[cold]
     fn failed(error: Error) -> Self {
-        Self { denied: Some(DeniedBy::Error(error)), ..Self::default() }
+        Self { denied: Some(DeniedBy::Error(Box::new(error))), ..Self::default() }
     }
 
     fn of_one(
@@ -183,15 +183,20 @@ impl Answer {
             Err(error) => return Self::failed(error),
         };
         let denied = decision.is_denied().then_some(DeniedBy::Decision(0));
-        let told = RequestDecision::of(index, rule, decision.clone());
         let mut pending = Vec::new();
         // The key was used for a hit, so it is one.
-        if denied.is_none()
-            && rule.charge.is_of_outcome()
-            && let Ok(key) = OwnedKey::new(key)
-        {
-            pending.extend(rule.pending(Permit::of(rule.throttle.clone(), key, decision)));
-        }
+        let told = match denied.is_none() && rule.charge.is_of_outcome() {
+            true => {
+                let told = decision.clone();
+                if let Ok(key) = OwnedKey::new(key) {
+                    let permit = Permit::of(rule.throttle.clone(), key, decision);
+                    pending.extend(rule.pending(permit));
+                }
+                told
+            }
+            false => decision,
+        };
+        let told = RequestDecision::of(index, rule, told);
         Self { decisions: Decisions::of([told]), denied, pending }
     }
 }

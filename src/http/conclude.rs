@@ -1,15 +1,17 @@
 //! What comes of an answer: the request is served, or denied, and the response says so.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
+use http::Response;
 use http::request::Parts;
 use http::response;
-use http::{HeaderValue, Response};
 
 use super::ask::{Answer, DeniedBy};
 use super::charge::{Pending, Settlement};
 use super::decisions::{Decisions, RequestDecision};
 use super::denial::{self, Denied, DeniedReason};
-use super::fields;
+use super::fields::{self, LimitTexts};
 use super::layer::Settings;
 use super::mode::Mode;
 use crate::decision::Outcome;
@@ -18,9 +20,10 @@ use crate::on_error::OnError;
 /// A request that is served: what its response will say, and what waits for it.
 #[derive(Debug, Default)]
 pub(super) struct Admitted {
-    /// Of this layer, and of those around it.
-    all: Decisions,
+    /// Of this layer.
     own: Decisions,
+    /// Of those around it and of this one, if there are any around it.
+    all: Option<Decisions>,
     pending: Vec<Pending>,
     has_fields: bool,
 }
@@ -40,17 +43,14 @@ impl Settings {
                 return Err(Box::new(self.respond(&denied, &answer.decisions)));
             }
         }
-        let outer = request.extensions.get::<Decisions>();
-        let all = match outer {
-            None => answer.decisions.clone(),
-            Some(outer) => {
-                self.hint_twice(outer, &answer.decisions);
-                answer.decisions.after(outer)
-            }
-        };
-        request.extensions.insert(all.clone());
+        let Answer { decisions: own, pending, .. } = answer;
+        let all = request.extensions.get::<Decisions>().map(|outer| {
+            self.hint_twice(outer, &own);
+            own.after(outer)
+        });
+        request.extensions.insert(all.as_ref().unwrap_or(&own).clone());
         let has_fields = !is_shadow && self.fields_on.includes(false);
-        Ok(Admitted { all, own: answer.decisions, pending: answer.pending, has_fields })
+        Ok(Admitted { own, all, pending, has_fields })
     }
 
     fn denied<'d>(
@@ -65,7 +65,7 @@ impl Settings {
                 let denial = decisions.get(*place).and_then(|one| one.decision.denial());
                 (DeniedReason::of(denial), None, Some(*place))
             }
-            DeniedBy::Refusal(refusal) => (DeniedReason::Unidentified, Some(refusal), None),
+            DeniedBy::Refusal(refusal) => (DeniedReason::Unidentified, Some(&**refusal), None),
             DeniedBy::Error(error) => (DeniedReason::of_error(error), None, None),
         };
         let outcome = denied_by.and_then(|place| decisions.get(place));
@@ -106,13 +106,15 @@ impl Settings {
         let told = denied.retry_after();
         fields::set_retry_after(response.headers_mut(), told);
         if self.fields_on.includes(true) {
-            let policy_of = |one| self.policy_of(one);
+            let texts_of = |one| self.texts_of(one);
             let decisions = denied.decisions;
-            self.fields.append(response.headers_mut(), decisions, policy_of, told);
+            self.fields.append(response.headers_mut(), decisions, texts_of, told);
         }
-        let outer = denied.request.extensions.get::<Decisions>();
-        let all = outer.map_or_else(|| decisions.clone(), |outer| decisions.after(outer));
-        response.extensions_mut().insert(all);
+        if self.extends_response {
+            let outer = denied.request.extensions.get::<Decisions>();
+            let all = outer.map_or_else(|| decisions.clone(), |outer| decisions.after(outer));
+            response.extensions_mut().insert(all);
+        }
         response
     }
 
@@ -127,11 +129,11 @@ impl Settings {
         denied.problem()
     }
 
-    /// Returns the `RateLimit-Policy` of what was asked.
-    fn policy_of(&self, one: &RequestDecision) -> Option<HeaderValue> {
+    /// Returns what the fields say of the limits that were asked.
+    fn texts_of<'s>(&'s self, one: &RequestDecision) -> Option<Cow<'s, LimitTexts>> {
         match one.decision.brought() {
-            None => self.rules.get(one.rule)?.policy.clone(),
-            Some(brought) => fields::policy_of(brought),
+            None => Some(Cow::Borrowed(&self.rules.get(one.rule)?.texts)),
+            Some(brought) => Some(Cow::Owned(LimitTexts::of(brought))),
         }
     }
 
@@ -155,18 +157,18 @@ impl Settings {
         admitted: Admitted,
         response: &mut response::Parts,
     ) -> Option<Settlement> {
-        let Admitted { all, own, pending, has_fields } = admitted;
+        let Admitted { own, all, pending, has_fields } = admitted;
         let settlement = match pending.is_empty() {
             true => None,
             false => Settlement::of(pending, response),
         };
         if has_fields {
-            let policy_of = |one| self.policy_of(one);
-            self.fields.append(&mut response.headers, own.as_slice(), policy_of, None);
+            let texts_of = |one| self.texts_of(one);
+            self.fields.append(&mut response.headers, own.as_slice(), texts_of, None);
         }
         // An inner layer has put those of all.
-        if response.extensions.get::<Decisions>().is_none() {
-            response.extensions.insert(all);
+        if self.extends_response && response.extensions.get::<Decisions>().is_none() {
+            response.extensions.insert(all.unwrap_or(own));
         }
         settlement
     }

@@ -52,7 +52,7 @@ impl Decisions {
 
     /// Those of an outer layer, and then these.
     pub(super) fn after(&self, outer: &Self) -> Self {
-        Self { all: outer.all.iter().chain(&*self.all).cloned().collect() }
+        Self { all: outer.iter().chain(self.iter()).cloned().collect() }
     }
 
     pub(super) fn as_slice(&self) -> &[RequestDecision] {
@@ -63,14 +63,14 @@ impl Decisions {
     /// before it denied, is not among them.
     #[must_use]
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &RequestDecision> {
-        self.all.iter()
+        self.as_slice().iter()
     }
 
     /// Returns the one that a client feels first: one that denies, else the one with the smallest share remaining.
     /// `None` if no throttle was asked.
     #[must_use]
     pub fn narrowest(&self) -> Option<&RequestDecision> {
-        narrowest(&self.all)
+        narrowest(self.as_slice())
     }
 
     /// Returns the outcome of all together.
@@ -83,7 +83,7 @@ impl Decisions {
     #[must_use]
     pub fn of_throttle(&self, name: &str) -> Option<&Decision> {
         let of_name = |one: &&RequestDecision| one.throttle.name() == name;
-        self.all.iter().rfind(of_name).map(|one| &one.decision)
+        self.as_slice().iter().rfind(of_name).map(|one| &one.decision)
     }
 }
 

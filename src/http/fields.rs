@@ -1,12 +1,12 @@
 //! [`Fields`]: what a client is told about its limits, in header fields.
 
-use std::fmt::Write as _;
+use std::borrow::Cow;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 
 use super::decisions::{RequestDecision, narrowest};
+use super::field_text::FieldText;
 use crate::decision::{DecidedBy, Decision, Denial, LimitAnswer, Outcome};
 use crate::strategy::Limit;
 
@@ -79,13 +79,18 @@ impl Fields {
         self,
         headers: &mut HeaderMap,
         decisions: &'d [RequestDecision],
-        policy_of: impl Fn(&'d RequestDecision) -> Option<HeaderValue>,
+        texts_of: impl Fn(&'d RequestDecision) -> Option<Cow<'d, LimitTexts>>,
         told: Option<u64>,
     ) {
         if self.has_draft() {
             for one in decisions {
-                if let (Some(policy), Some(state)) = (policy_of(one), state_of(one, told)) {
-                    headers.append(&RATELIMIT_POLICY, policy);
+                let Some(texts) = has_figures(&one.decision).then(|| texts_of(one)).flatten()
+                else {
+                    continue;
+                };
+                let state = texts.state(&one.decision, told);
+                if let (Some(policy), Some(state)) = (&texts.policy, state) {
+                    headers.append(&RATELIMIT_POLICY, policy.clone());
                     headers.append(&RATELIMIT, state);
                 }
             }
@@ -96,6 +101,7 @@ impl Fields {
         {
             let seconds = told.filter(|_| one.decision.is_denied());
             let seconds = seconds.unwrap_or_else(|| whole_seconds(one.decision.reset_after()));
+            headers.reserve(3);
             headers.append(&X_LIMIT, one.decision.burst().into());
             headers.append(&X_REMAINING, one.decision.remaining().into());
             headers.append(&X_RESET, seconds.into());
@@ -125,19 +131,80 @@ fn has_figures(decision: &Decision) -> bool {
     decision.decided_by() == DecidedBy::Backend && by_limits && decision.answers().len() > 0
 }
 
-/// Returns the value of `RateLimit-Policy` for limits, but for those that limit nothing.
-pub(super) fn policy_of(limits: &[Limit]) -> Option<HeaderValue> {
-    let mut text = String::with_capacity(32 * limits.len());
-    for limit in limits.iter().filter(|limit| !limit.rate().is_unlimited()) {
-        separate(&mut text);
-        push_name(&mut text, &limit.name());
-        let rate = limit.rate();
-        let _ = write!(text, ";q={}", rate.effective_burst());
-        if let Some(seconds) = window_of(limit) {
-            let _ = write!(text, ";w={seconds}");
+/// What the fields say of a throttle's limits, as far as it never changes.
+#[derive(Clone, Debug)]
+pub(super) struct LimitTexts {
+    /// The value of `RateLimit-Policy`, but for limits that limit nothing.
+    policy: Option<HeaderValue>,
+    /// One for each limit; `None` for one that limits nothing.
+    items: Box<[Option<Item>]>,
+}
+
+/// What `RateLimit` says of a limit.
+#[derive(Clone, Debug)]
+struct Item {
+    /// Its name and what follows, up to the number of what remains.
+    text: Box<[u8]>,
+    /// In microseconds.
+    period: u64,
+    /// The units of a period, times the microseconds of a second.
+    divisor: u64,
+}
+
+const MICROS: u64 = 1_000_000;
+
+impl LimitTexts {
+    pub(super) fn of(limits: &[Limit]) -> Self {
+        let mut policy = FieldText::default();
+        let mut items = Vec::with_capacity(limits.len());
+        for limit in limits {
+            let rate = limit.rate();
+            if rate.is_unlimited() {
+                items.push(None);
+                continue;
+            }
+            let mut text = FieldText::default();
+            text.push_string(&limit.name());
+            policy.separate();
+            policy.push(text.as_bytes());
+            policy.push(b";q=");
+            policy.push_number(rate.effective_burst().into());
+            if let Some(seconds) = window_of(limit) {
+                policy.push(b";w=");
+                policy.push_number(seconds);
+            }
+            text.push(b";r=");
+            let divisor = u64::from(rate.limit()).max(1) * MICROS;
+            let (text, period) = (text.as_bytes().into(), rate.period_micros());
+            items.push(Some(Item { text, period, divisor }));
         }
+        Self { policy: policy.into_value(), items: items.into() }
     }
-    value_of(text)
+
+    /// Returns the value of `RateLimit` for a decision about these limits.
+    fn state(&self, decision: &Decision, told: Option<u64>) -> Option<HeaderValue> {
+        let mut text = FieldText::default();
+        for (index, answer) in decision.answers().enumerate() {
+            let Some(Some(item)) = self.items.get(index) else { continue };
+            text.separate();
+            text.push(&item.text);
+            text.push_number(answer.remaining().into());
+            let seconds = match answer.outcome() {
+                Outcome::Allowed => Some(item.until_more(&answer)),
+                // What the denied one waits for is what the client is told.
+                Outcome::Denied { .. } if decision.denied_by() == Some(index) && told.is_some() => {
+                    told
+                }
+                Outcome::Denied { retry_after } => Some(whole_seconds(retry_after)),
+                Outcome::Never => None,
+            };
+            if let Some(seconds) = seconds {
+                text.push(b";t=");
+                text.push_number(seconds);
+            }
+        }
+        text.into_value()
+    }
 }
 
 /// Returns the seconds in which the quota comes back, if they are whole.
@@ -149,76 +216,21 @@ fn window_of(limit: &Limit) -> Option<u64> {
     u64::try_from(seconds).ok().filter(|seconds| (1..=LARGEST).contains(seconds))
 }
 
-/// Returns the value of `RateLimit` for a decision.
-fn state_of(one: &RequestDecision, told: Option<u64>) -> Option<HeaderValue> {
-    let decision = &one.decision;
-    if !has_figures(decision) {
-        return None;
-    }
-    let limits = limits_of(one);
-    let mut text = String::with_capacity(40 * limits.len());
-    for (index, (limit, answer)) in limits.iter().zip(decision.answers()).enumerate() {
-        if limit.rate().is_unlimited() {
-            continue;
+impl Item {
+    /// Returns in how many seconds there is more: when the limit is as new, but never so soon that the units which
+    /// are left come faster than the rate.
+    fn until_more(&self, answer: &LimitAnswer) -> u64 {
+        let seconds = answer.micros_to_reset().div_ceil(MICROS).clamp(1, LARGEST);
+        let spread = u128::from(answer.remaining()) * u128::from(self.period);
+        // Mostly it is slow enough, and a division is saved.
+        if u128::from(seconds) * u128::from(self.divisor) >= spread {
+            return seconds;
         }
-        separate(&mut text);
-        push_name(&mut text, &limit.name());
-        let mut remaining = answer.remaining();
-        let seconds = match answer.outcome() {
-            Outcome::Allowed => Some(until_more(limit, &answer)),
-            // What the denied one waits for is what the client is told.
-            Outcome::Denied { .. } if decision.denied_by() == Some(index) && told.is_some() => told,
-            Outcome::Denied { retry_after } => Some(whole_seconds(retry_after)),
-            Outcome::Never => None,
-        };
-        // Of a cost above what is left, a rest may remain.
-        remaining = remaining.min(limit.rate().effective_burst());
-        let _ = write!(text, ";r={remaining}");
-        if let Some(seconds) = seconds {
-            let _ = write!(text, ";t={seconds}");
-        }
+        u64::try_from(spread.div_ceil(self.divisor.into())).unwrap_or(LARGEST).min(LARGEST)
     }
-    value_of(text)
-}
-
-/// Returns in how many seconds there is more: when the limit is as new, but never so soon that the units which are
-/// left come faster than the rate.
-fn until_more(limit: &Limit, answer: &LimitAnswer) -> u64 {
-    let rate = limit.rate();
-    let spread = u128::from(answer.remaining()) * rate.period().as_micros();
-    let spread = spread.div_ceil((u128::from(rate.limit()) * 1_000_000).max(1));
-    let spread = u64::try_from(spread).unwrap_or(LARGEST).min(LARGEST);
-    whole_seconds(answer.reset_after()).max(spread)
 }
 
 /// Returns the limits that were asked, in the order of the answers.
 pub(super) fn limits_of(one: &RequestDecision) -> &[Limit] {
     one.decision.brought().unwrap_or_else(|| one.throttle.limits())
-}
-
-fn separate(text: &mut String) {
-    if !text.is_empty() {
-        text.push_str(", ");
-    }
-}
-
-/// Writes a string of a structured field (RFC 9651, section 4.1.6). Names of limits are printable ASCII.
-fn push_name(text: &mut String, name: &str) {
-    text.push('"');
-    for char in name.chars() {
-        match char {
-            '"' | '\\' => text.extend(['\\', char]),
-            ' '..='~' => text.push(char),
-            _ => text.push('?'),
-        }
-    }
-    text.push('"');
-}
-
-/// `None` for nothing.
-fn value_of(text: String) -> Option<HeaderValue> {
-    if text.is_empty() {
-        return None;
-    }
-    HeaderValue::from_maybe_shared(Bytes::from(text)).ok()
 }

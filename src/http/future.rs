@@ -33,9 +33,9 @@ pin_project! {
 pin_project! {
     #[project = StateProjected]
     enum State<S, ReqBody, F> {
-        Asking { answer: AnswerFuture, waiting: Option<Waiting<S, ReqBody>> },
+        Asking { answer: AnswerFuture, waiting: Option<Box<Waiting<S, ReqBody>>> },
         Serving { #[pin] future: F, admitted: Option<(Admitted, Arc<Settings>)> },
-        Denied { response: Option<Response<Bytes>> },
+        Denied { response: Option<Box<Response<Bytes>>> },
     }
 }
 
@@ -62,17 +62,17 @@ where
         Self { state: State::Serving { future, admitted: Some((admitted, settings)) } }
     }
 
-    pub(super) const fn denied(response: Response<Bytes>) -> Self {
+    pub(super) const fn denied(response: Box<Response<Bytes>>) -> Self {
         Self { state: State::Denied { response: Some(response) } }
     }
 
-    pub(super) const fn later(
+    pub(super) fn later(
         answer: AnswerFuture,
         request: Request<ReqBody>,
         service: S,
         settings: Arc<Settings>,
     ) -> Self {
-        let waiting = Some(Waiting { request, service, settings });
+        let waiting = Some(Box::new(Waiting { request, service, settings }));
         Self { state: State::Asking { answer, waiting } }
     }
 }
@@ -91,14 +91,14 @@ where
                 StateProjected::Asking { answer, waiting } => {
                     let answer = ready!(answer.as_mut().poll(cx));
                     let Waiting { request, mut service, settings } =
-                        waiting.take().expect("`ResponseFuture` polled after completion");
+                        *waiting.take().expect("`ResponseFuture` polled after completion");
                     let (mut parts, body) = request.into_parts();
                     match settings.conclude(answer, &mut parts) {
                         Ok(admitted) => {
                             let future = service.call(Request::from_parts(parts, body));
                             State::Serving { future, admitted: Some((admitted, settings)) }
                         }
-                        Err(response) => State::Denied { response: Some(*response) },
+                        Err(response) => State::Denied { response: Some(response) },
                     }
                 }
                 StateProjected::Serving { future, admitted } => {

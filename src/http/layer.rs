@@ -54,6 +54,7 @@ pub(super) struct Settings {
     pub(super) mode: ModeSwitch,
     pub(super) fields: Fields,
     pub(super) fields_on: FieldsOn,
+    pub(super) extends_response: bool,
     pub(super) jitter: Duration,
     pub(super) responder: Option<Responder>,
     pub(super) on_denied: Option<OnDenied>,
@@ -82,6 +83,7 @@ impl ThrottleLayer {
             mode: ModeSwitch::default(),
             fields: Fields::default(),
             fields_on: FieldsOn::default(),
+            extends_response: true,
             jitter: Duration::ZERO,
             responder: None,
             on_denied: None,
@@ -114,6 +116,12 @@ impl ThrottleLayer {
     /// Sets on which responses the fields are. Defaults to all. `Retry-After` is on each denial.
     pub fn fields_on(self, fields_on: FieldsOn) -> Self {
         self.set(|settings| settings.fields_on = fields_on)
+    }
+
+    /// Sets whether the [`Decisions`](super::Decisions) are in the extensions of the response too, for layers around
+    /// this one. Defaults to `true`; without them a request takes some 0.1 us less.
+    pub fn extend_response(self, extends: bool) -> Self {
+        self.set(|settings| settings.extends_response = extends)
     }
 
     /// Adds a random time, up to this, to the wait that a denied client is told, so that those who are denied

@@ -57,6 +57,7 @@ mod client_addr;
 mod conclude;
 mod decisions;
 mod denial;
+mod field_text;
 mod fields;
 mod future;
 #[cfg(feature = "tonic")]

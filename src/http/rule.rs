@@ -4,11 +4,10 @@ use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use http::HeaderValue;
 use http::request::Parts;
 
 use super::charge::Charge;
-use super::fields;
+use super::fields::LimitTexts;
 use super::identity::Identity;
 use super::matching::Matcher;
 use crate::hit_options::HitOptions;
@@ -46,8 +45,8 @@ pub struct Rule {
     skip: Vec<Arc<dyn Matcher>>,
     pub(super) options: OptionsOf,
     pub(super) charge: Charge,
-    /// `RateLimit-Policy` of the throttle's own limits.
-    pub(super) policy: Option<HeaderValue>,
+    /// Of the throttle's own limits.
+    pub(super) texts: LimitTexts,
 }
 
 /// What gives the options of a hit.
@@ -62,7 +61,7 @@ pub(super) enum OptionsOf {
 impl Rule {
     /// Limits requests by a throttle, which counts for each key that the identity gives.
     pub fn new(throttle: Throttle, identity: impl Identity) -> Self {
-        let policy = fields::policy_of(throttle.limits());
+        let texts = LimitTexts::of(throttle.limits());
         Self {
             throttle,
             identity: Arc::new(identity),
@@ -70,7 +69,7 @@ impl Rule {
             skip: Vec::new(),
             options: OptionsOf::Default,
             charge: Charge::all(),
-            policy,
+            texts,
         }
     }
 

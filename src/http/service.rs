@@ -67,7 +67,7 @@ where
                     let serving = self.inner.call(Request::from_parts(parts, body));
                     ResponseFuture::admitted(serving, admitted, Arc::clone(&self.settings))
                 }
-                Err(response) => ResponseFuture::denied(*response),
+                Err(response) => ResponseFuture::denied(response),
             },
             Asked::Later(answer) => {
                 // The one that is ready answers this request, and its clone becomes ready for the next.

@@ -21,6 +21,8 @@ use self::prefix::Ipv6Prefix;
 use super::hints::Once;
 use super::identity::{Identified, Identity, Refusal};
 
+static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
 /// An extension with the socket's peer address, for servers that have none of their own.
 ///
 /// With the feature `axum`, its `ConnectInfo<SocketAddr>` is found too, and with the feature `tonic` what its server
@@ -99,7 +101,7 @@ impl PeerAddr {
 impl Identity for PeerAddr {
     fn identify<'r>(&'r self, request: &'r Parts) -> Identified<'r> {
         let Some(peer) = peer_of(request) else { return self.address.without_peer() };
-        self.address.hint_untrusted(request, peer, HeaderName::from_static("x-forwarded-for"));
+        self.address.hint_untrusted(request, peer, &X_FORWARDED_FOR);
         self.address.identified(peer)
     }
 }
@@ -245,7 +247,7 @@ impl Identity for ClientAddr {
         match walk {
             Walk::Found(_) => self.address.hints.came.store(Hints::CAME, Ordering::Relaxed),
             Walk::UntrustedPeer(_) => {
-                self.address.hint_untrusted(request, peer, self.name.clone());
+                self.address.hint_untrusted(request, peer, &self.name);
             }
             Walk::AllTrusted(address) => self.hint_all_trusted(address),
             Walk::NoHeader(_) => self.hint_no_header(peer),
@@ -329,8 +331,8 @@ impl Addresses {
     }
 
     #[inline]
-    fn hint_untrusted(&self, request: &Parts, peer: IpAddr, header: HeaderName) {
-        if self.hints.untrusted.was() || !request.headers.contains_key(&header) {
+    fn hint_untrusted(&self, request: &Parts, peer: IpAddr, header: &HeaderName) {
+        if self.hints.untrusted.was() || !request.headers.contains_key(header) {
             return;
         }
         if self.hints.untrusted.is_first() {
