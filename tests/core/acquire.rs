@@ -7,29 +7,19 @@ use std::time::Duration;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use test_support::plain::without_timer;
-use test_support::{Failing, Mode};
+use test_support::{Failing, Mode, RuntimeClock};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use traffik::backend::{BackendCore, Result};
 use traffik::step::Step;
 use traffik::strategy::{Answer, CorruptState, Op, State};
 use traffik::{
-    Backend, Clock, Decision, Denial, Error, ErrorKind, FixedWindow, HasCore, InMemory, Key, Locks,
+    Backend, Decision, Denial, Error, ErrorKind, FixedWindow, HasCore, InMemory, Key, Locks,
     Outcome, Penalty, PermitDrop, Rate, Strategy, Throttle, Timestamp, TokenBucket, Ttl, Values,
 };
 
-/// The time of the runtime, which a test holds.
-#[derive(Debug)]
-pub(crate) struct RuntimeClock(pub(crate) Instant);
-
-impl Clock for RuntimeClock {
-    fn now(&self) -> Timestamp {
-        Timestamp::from_micros(1_704_067_200_000_000).saturating_add(self.0.elapsed())
-    }
-}
-
 pub(crate) fn throttle(rate: &str) -> Throttle {
-    let backend = InMemory::builder().clock(RuntimeClock(Instant::now())).build().unwrap();
+    let backend = RuntimeClock::memory();
     Throttle::builder("acquire").rate(rate).backend(backend).build().unwrap()
 }
 
@@ -166,7 +156,7 @@ async fn cancellations_lose_nothing_and_wedge_nobody() {
 
 #[tokio::test(start_paused = true)]
 async fn of_those_who_wait_for_a_window_one_asks_and_all_leave_in_order() {
-    let backend = InMemory::builder().clock(RuntimeClock(Instant::now())).build().unwrap();
+    let backend = RuntimeClock::memory();
     let throttle = Throttle::builder("w").limit("5/s", FixedWindow::new()).backend(backend);
     let throttle = throttle.build().unwrap();
     let (start, left) = (Instant::now(), Arc::new(Mutex::new(Vec::new())));
@@ -196,7 +186,7 @@ async fn what_a_bucket_lends_is_there_at_once() {
 #[tokio::test(start_paused = true)]
 async fn the_backend_that_is_current_is_asked() {
     let throttle = Throttle::builder("current").rate("10/s burst 1").build().unwrap();
-    let backend = InMemory::builder().clock(RuntimeClock(Instant::now())).build().unwrap();
+    let backend = RuntimeClock::memory();
     let start = Instant::now();
     traffik::ambient::with_backend(backend, async {
         for _ in 0..3 {

@@ -4,15 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use test_support::{Failing, Gates, Mode, ValuesOnly, wait_of};
+use test_support::{Failing, Gates, Mode, RuntimeClock, ValuesOnly, wait_of};
 use traffik::backend::Overflow;
 use traffik::step::BlockChange;
 use traffik::{
     Backend, BuildError, Denial, Error, ErrorKind, Exempt, FixedWindow, HitOptions, InMemory, Key,
     ManualClock, Outcome, Penalty, Rate, SlidingWindowLog, Throttle, TokenBucket, all,
 };
-
-use crate::acquire::RuntimeClock;
 
 const HOUR: Duration = Duration::from_secs(3600);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -302,7 +300,7 @@ async fn each_form_of_a_hit_is_counted() {
 async fn who_waits_politely_is_not_blocked() {
     let polite = Throttle::builder("polite").limit("2/s", FixedWindow::new());
     let penalty = Penalty::block_for(HOUR).after(1).within(HOUR);
-    let clock = RuntimeClock(tokio::time::Instant::now());
+    let clock = RuntimeClock::new();
     let backend = InMemory::builder().clock(clock).build().unwrap();
     let polite = polite.penalty(penalty).backend(backend).build().unwrap();
     for number in 0..20 {

@@ -10,7 +10,7 @@ use futures_util::stream::FusedStream;
 use futures_util::{FutureExt, Sink, SinkExt, Stream, StreamExt, stream};
 use parking_lot::Mutex;
 use test_support::plain::without_timer;
-use test_support::wait_of;
+use test_support::{RuntimeClock, wait_of};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 use traffik::key::KeyError;
@@ -19,7 +19,7 @@ use traffik::{
     ThrottledSinkError, ThrottledStream, ambient,
 };
 
-use crate::acquire::{Remote, RuntimeClock, throttle};
+use crate::acquire::{Remote, throttle};
 
 const MILLI: Duration = Duration::from_millis(1);
 
@@ -66,7 +66,7 @@ async fn items_leave_in_order_each_at_its_instant() {
 
 #[tokio::test(start_paused = true)]
 async fn windows_let_as_many_leave_as_they_have() {
-    let backend = InMemory::builder().clock(RuntimeClock(Instant::now())).build().unwrap();
+    let backend = RuntimeClock::memory();
     let throttle = Throttle::builder("w").limit("5/s", FixedWindow::new()).backend(backend);
     let throttle = throttle.build().unwrap();
     let start = Instant::now();
@@ -93,7 +93,7 @@ async fn an_item_costs_what_it_says() {
 
 #[tokio::test(start_paused = true)]
 async fn without_a_cost_of_its_own_an_item_has_the_throttles() {
-    let backend = InMemory::builder().clock(RuntimeClock(Instant::now())).build().unwrap();
+    let backend = RuntimeClock::memory();
     let throttle = Throttle::builder("d").rate("10/s").cost(4).backend(backend).build().unwrap();
     let mut items = throttle.throttle_stream("a", stream::iter(0..2)).unwrap();
     items.next().await.unwrap().unwrap();
@@ -258,7 +258,7 @@ async fn who_goes_away_while_an_item_waits_gives_its_turn_back() {
 /// A backend on a server is asked by a task of its own, whose answer may find nobody.
 #[tokio::test(start_paused = true)]
 async fn on_a_server_too_nothing_stays_taken_for_who_went_away() {
-    let inner = InMemory::builder().clock(RuntimeClock(Instant::now())).build().unwrap();
+    let inner = RuntimeClock::memory();
     let backend = Remote { inner, ..Remote::default() };
     let throttle = Throttle::builder("r").rate("10/s burst 1").backend(backend).build().unwrap();
     let items = || throttle.throttle_stream("a", stream::iter(0..5)).unwrap();
@@ -313,7 +313,7 @@ async fn a_consumer_that_comes_late_gets_at_most_one_item_more() {
 #[tokio::test(start_paused = true)]
 async fn streams_of_one_key_share_it_fairly() {
     const STREAMS: usize = 3;
-    let backend = InMemory::builder().clock(RuntimeClock(Instant::now())).build().unwrap();
+    let backend = RuntimeClock::memory();
     let window = Throttle::builder("w").limit("1/100ms", FixedWindow::new()).backend(backend);
     for throttle in [throttle("10/s burst 1"), window.build().unwrap()] {
         // Whoever comes first would have the burst, and be ahead by it for good.
@@ -343,7 +343,7 @@ async fn the_backend_that_is_current_is_asked() {
     let mut items = throttle.throttle_stream("a", stream::iter(0..3)).unwrap();
     let error = items.next().await.unwrap().unwrap_err();
     assert!(matches!(error, Error::NoBackend { .. }), "{error}");
-    let backend = InMemory::builder().clock(RuntimeClock(Instant::now())).build().unwrap();
+    let backend = RuntimeClock::memory();
     let start = Instant::now();
     let left: Vec<_> =
         ambient::with_backend(backend, items.map(|item| item.unwrap()).collect()).await;

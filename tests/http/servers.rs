@@ -1,6 +1,6 @@
 //! Real servers and clients over loopback: axum, hyper and tonic, HTTP/1.1 and HTTP/2, nginx in front.
 
-mod axum;
+pub(crate) mod axum;
 mod grpc;
 mod hyper;
 mod nginx;

@@ -17,7 +17,7 @@ use super::plain_client::Client;
 use crate::support::{SECOND, backend, field, throttle};
 
 /// Serves in a task until the test ends.
-pub(super) async fn served(app: Router) -> SocketAddr {
+pub(crate) async fn served(app: Router) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move { serve(listener, app).await });
