@@ -119,9 +119,17 @@
 //! back.
 //!
 //! With the feature `stream`, `Throttle::throttle_stream` and `Throttle::throttle_sink` do so for each item of a
-//! stream or a sink.
+//! stream or a sink, `throttle_reader` and `throttle_writer` for each byte.
 //!
 //! [`Throttle::try_acquire`] takes or is denied, without waiting and without a runtime, in memory.
+//!
+//! # HTTP
+//!
+//! With the feature `http`, a tower layer limits the requests of a service: whose request it is, also behind proxies;
+//! several throttles that count together; what a client is told in header fields; and which responses are charged.
+//! The features `axum` and `tonic` know those frameworks, and `http-client` limits what goes out. See
+#![cfg_attr(feature = "http", doc = "[`http`].")]
+#![cfg_attr(not(feature = "http"), doc = "the module `http`.")]
 //!
 //! # Blocking and looking up
 //!

@@ -120,6 +120,28 @@ fn streams_need_the_traits_and_no_more() {
 }
 
 #[test]
+fn the_layer_needs_the_types_of_http_and_tower_and_little_else() {
+    let direct = tree(&["--depth", "1", "--features", "http"]);
+    let more: BTreeSet<String> =
+        direct.difference(&CORE.map(str::to_owned).into()).cloned().collect();
+    let needed = [
+        "bytes",
+        "hmac",
+        "http",
+        "http-body",
+        "ipnet",
+        "pin-project-lite",
+        "tower-layer",
+        "tower-service",
+    ];
+    assert_eq!(more, needed.map(str::to_owned).into());
+    let all = tree(&["--features", "http"]);
+    for unused in ["axum", "hyper", "serde", "tonic", "tower"] {
+        assert!(!all.contains(unused), "{unused}");
+    }
+}
+
+#[test]
 fn dependencies_keep_to_the_supported_rust_version_and_licences() {
     let metadata: Value =
         serde_json::from_str(&cargo(&["metadata", "--format-version", "1", "--all-features"]))

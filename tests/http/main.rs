@@ -12,6 +12,7 @@ mod fields;
 mod identity;
 mod log;
 mod outgoing;
+mod readme;
 mod rules;
 mod servers;
 mod service;
