@@ -23,15 +23,15 @@ pub(crate) fn run(is_denied: bool, rounds: usize, requests: u32) -> Vec<Case> {
     });
     let status = if is_denied { 429 } else { 200 };
     let mut all: Vec<(Case, Run)> = vec![
-        (Case::new("no layer"), calls(inner.clone(), 200)),
-        (Case::new("traffik"), calls(layers::traffik(is_denied).layer(inner.clone()), status)),
+        (Case::new("no layer"), calls(inner, 200)),
+        (Case::new("traffik"), calls(layers::traffik(is_denied).layer(inner), status)),
         (
             Case::new("traffik, X-RateLimit"),
-            calls(layers::traffik_x(is_denied).layer(inner.clone()), status),
+            calls(layers::traffik_x(is_denied).layer(inner), status),
         ),
         (
             Case::new("tower_governor"),
-            calls(layers::tower_governor!(is_denied).layer(inner.clone()), status),
+            calls(layers::tower_governor!(is_denied).layer(inner), status),
         ),
         (Case::new("axum-governor"), calls(layers::axum_governor(is_denied).layer(inner), status)),
     ];
