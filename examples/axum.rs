@@ -7,41 +7,65 @@
 use std::error::Error;
 use std::sync::Arc;
 
+use axum::Router;
+use axum::extract::Request;
+use axum::http::{HeaderMap, StatusCode, request::Parts};
+use axum::middleware::{self, Next};
+use axum::response::Response;
 use axum::routing::{get, post};
-use axum::{Router, http::StatusCode, http::request::Parts};
 use tokio::net::TcpListener;
 use traffik::http::{
-    Charge, ClientAddr, Everyone, Fields, Lookup, Rule, ThrottleLayer, header, path, route, serve,
+    Charge, ClientAddr, Everyone, Lookup, Rule, ThrottleLayer, extension, path, route, serve,
 };
 use traffik::{Backend, HitOptions, InMemory, LifespanExt, Rate, Redis, Throttle};
 
-/// What a customer's plan allows; a service would look it up, perhaps by `options_async`.
-fn plan(request: &Parts) -> HitOptions {
-    match request.headers.get("x-api-key").map(|key| key.as_bytes()) {
-        Some(b"gold") => HitOptions::new().replace_rates([Rate::per_minute(600)]),
-        _ => HitOptions::new(),
+/// Who has that API key, and what the plan allows; a service would look it up.
+#[derive(Clone)]
+struct Customer {
+    id: u64,
+    plan: Rate,
+}
+
+fn customer_of(headers: &HeaderMap) -> Option<Customer> {
+    match headers.get("x-api-key")?.as_bytes() {
+        b"gold" => Some(Customer { id: 1, plan: Rate::per_minute(600) }),
+        b"lead" => Some(Customer { id: 2, plan: Rate::per_minute(60) }),
+        _ => None,
     }
+}
+
+async fn authenticate(mut request: Request, next: Next) -> Response {
+    if let Some(customer) = customer_of(request.headers()) {
+        request.extensions_mut().insert(customer);
+    }
+    next.run(request).await
+}
+
+fn plan(request: &Parts) -> HitOptions {
+    let plan = request.extensions.get().map(|customer: &Customer| customer.plan);
+    HitOptions::new().replace_rates(plan)
 }
 
 fn app(backend: Arc<dyn Backend>) -> Result<Router, Box<dyn Error>> {
     let throttle =
         |name, rate| Throttle::builder(name).rate(rate).backend(Arc::clone(&backend)).build();
     let client = ClientAddr::behind(["10.0.0.0/8", "127.0.0.1"])?;
-    let api_key = header("x-api-key").or_refuse(StatusCode::UNAUTHORIZED);
+    let customer = extension(|customer: &Customer| customer.id).or_refuse(StatusCode::UNAUTHORIZED);
     // All or nothing, the narrow ones first.
     let layer = ThrottleLayer::of_rules([
         Rule::new(throttle("logins", "5/min")?, client.clone())
             .only(route("/login"))
             .charge(Charge::failures()),
-        Rule::new(throttle("api", "60/min")?, api_key).only(path("/api/**")).options(plan),
+        Rule::new(throttle("api", "60/min")?, customer).only(path("/api/**")).options(plan),
         Rule::new(throttle("clients", "20/s burst 40")?, client),
         Rule::new(throttle("service", "2000/s")?, Everyone),
     ]);
     Ok(Router::new()
         .route("/login", post(login))
         .route("/api/items", get(async || "items\n"))
-        .layer(layer.fields(Fields::Draft11).skip(path("/health")))
-        .route("/health", get(async || "ok\n")))
+        .layer(layer)
+        .layer(middleware::from_fn(authenticate)) // added later, so it comes before
+        .route("/health", get(async || "ok\n"))) // after the layer, so without a limit
 }
 
 async fn login(password: String) -> StatusCode {
@@ -58,13 +82,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let life = backend.lifespan().await?;
     let listener = TcpListener::bind("127.0.0.1:3000").await?;
     let ctrl_c = async { drop(tokio::signal::ctrl_c().await) };
-    Ok(serve(listener, app(backend)?).lifespan(life).shutdown_on(ctrl_c).await?)
+    Ok(serve(listener, app(backend)?).lifespan(life).with_graceful_shutdown(ctrl_c).await?)
 }
 
 #[cfg(test)]
 mod tests {
     use axum::body::Body;
-    use axum::http::Request;
     use tower::ServiceExt;
     use traffik::ManualClock;
     use traffik::http::Peer;
@@ -104,7 +127,9 @@ mod tests {
         // On a clock that stands, so that nothing comes back meanwhile.
         let backend = InMemory::builder().clock(ManualClock::new()).build().unwrap();
         let app = app(Arc::new(backend)).unwrap();
-        assert_eq!(status(&app, "GET", "/api/items", "203.0.113.1", "").await, 401);
+        for none in ["", "invented"] {
+            assert_eq!(status(&app, "GET", "/api/items", "203.0.113.1", none).await, 401);
+        }
         for (key, allowed) in [("lead", 60), ("gold", 600)] {
             let mut served = 0;
             // Each from another client, so that their limit is not met.

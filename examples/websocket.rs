@@ -4,7 +4,7 @@
 //! websocket` serves on 127.0.0.1:3000; `cargo test --features axum --example websocket` talks to it.
 
 use std::error::Error;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use axum::Router;
 use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
@@ -12,7 +12,7 @@ use axum::extract::{ConnectInfo, State};
 use axum::response::Response;
 use axum::routing::any;
 use tokio::net::TcpListener;
-use traffik::http::{PeerAddr, ThrottleLayer, serve};
+use traffik::http::{ClientKey, PeerAddr, ThrottleLayer, serve};
 use traffik::{InMemory, Outcome, Throttle};
 
 async fn open(
@@ -20,14 +20,18 @@ async fn open(
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     State(messages): State<Throttle>,
 ) -> Response {
-    upgrade.on_upgrade(move |socket| talk(socket, peer.ip(), messages))
+    let client = PeerAddr::new().key_of(peer.ip());
+    upgrade.on_upgrade(move |socket| talk(socket, client, messages))
 }
 
-async fn talk(mut socket: WebSocket, client: IpAddr, messages: Throttle) {
+async fn talk(mut socket: WebSocket, client: ClientKey, messages: Throttle) {
     while let Some(Ok(message)) = socket.recv().await {
-        let Message::Text(text) = message else { continue };
+        // Each costs, also one that is not answered.
         let reply = match messages.hit(client).await.map(|decision| decision.outcome()) {
-            Ok(Outcome::Allowed) => Message::text(format!("echo: {text}")),
+            Ok(Outcome::Allowed) => match message {
+                Message::Text(text) => Message::text(format!("echo: {text}")),
+                _ => continue,
+            },
             Ok(Outcome::Denied { retry_after }) => {
                 let seconds = retry_after.as_secs_f64();
                 Message::text(format!(r#"{{"type":"rate_limit","retry_after":{seconds:.3}}}"#))

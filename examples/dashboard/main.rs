@@ -22,5 +22,5 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let listener = TcpListener::bind("127.0.0.1:3000").await?;
     println!("open http://{}", listener.local_addr()?);
     let ctrl_c = async { drop(tokio::signal::ctrl_c().await) };
-    Ok(serve(listener, app::app(&backend)?).lifespan(life).shutdown_on(ctrl_c).await?)
+    Ok(serve(listener, app::app(&backend)?).lifespan(life).with_graceful_shutdown(ctrl_c).await?)
 }

@@ -1,18 +1,18 @@
 //! What the throttles of a layer are asked about a request, and what they answer.
 
 use std::pin::Pin;
+use std::sync::Arc;
 
 use http::request::Parts;
 
 use super::charge::Pending;
 use super::decisions::{Decisions, RequestDecision};
 use super::identity::Refusal;
-use super::layer::Settings;
+use super::layer::{Said, Settings};
 use super::mode::Mode;
-use super::rule::{OptionsOf, Rule};
+use super::rule::{RequestOptions, Rule};
 use crate::decision::Decision;
 use crate::error::Error;
-use crate::hit_options::HitOptions;
 use crate::join::join_all;
 use crate::key::{OwnedKey, ToKey};
 use crate::throttle::{Permit, all};
@@ -50,10 +50,8 @@ struct RuleHit {
     index: usize,
     rule: Rule,
     key: OwnedKey,
-    options: OptionsFuture,
+    options: RequestOptions,
 }
-
-type OptionsFuture = Pin<Box<dyn Future<Output = HitOptions> + Send>>;
 
 /// Asks the throttles of the rules that concern a request.
 pub(super) fn ask(settings: &Settings, request: &Parts) -> Asked {
@@ -64,13 +62,13 @@ pub(super) fn ask(settings: &Settings, request: &Parts) -> Asked {
         settings.rules.iter().enumerate().filter(|(_, rule)| rule.concerns(request));
     let Some(first) = concerned.next() else { return Asked::Nobody };
     match concerned.next() {
-        None => ask_one(first, request),
+        None => ask_one(first, request, &settings.said),
         Some(second) => {
             let rules = [first, second].into_iter().chain(concerned);
             let hits: Result<Vec<_>, Answer> =
                 rules.map(|(index, rule)| RuleHit::of(index, rule, request)).collect();
             match hits {
-                Ok(hits) => Asked::Later(Box::pin(ask_all(hits))),
+                Ok(hits) => Asked::Later(Box::pin(ask_all(hits, Arc::clone(&settings.said)))),
                 Err(refused) => Asked::Answered(refused),
             }
         }
@@ -78,24 +76,20 @@ pub(super) fn ask(settings: &Settings, request: &Parts) -> Asked {
 }
 
 /// Asks one throttle; at once if it is in memory.
-fn ask_one((index, rule): (usize, &Rule), request: &Parts) -> Asked {
+fn ask_one((index, rule): (usize, &Rule), request: &Parts, said: &Arc<Said>) -> Asked {
     let identified = rule.identity.identify(request);
     let key = match identified.to_key() {
         Ok(key) => key,
         Err(refusal) => return Asked::Answered(Answer::refused(refusal)),
     };
-    let options = match &rule.options {
-        OptionsOf::Default => Some(HitOptions::new()),
-        OptionsOf::Request(options) => Some(options(request)),
-        OptionsOf::Awaited(_) => None,
-    };
-    if let Some(options) = &options
+    let options = rule.options.of(request);
+    if let RequestOptions::Ready(options) = &options
         && let Some(decision) = rule.throttle.try_hit(&key, options)
     {
         return Asked::Answered(Answer::of_one(index, rule, &key, Ok(decision)));
     }
-    match RuleHit::with_key(index, rule, request, &key) {
-        Ok(hit) => Asked::Later(Box::pin(ask_all(vec![hit]))),
+    match RuleHit::with_key(index, rule, &key, options) {
+        Ok(hit) => Asked::Later(Box::pin(ask_all(vec![hit], Arc::clone(said)))),
         Err(refused) => Asked::Answered(refused),
     }
 }
@@ -104,7 +98,7 @@ impl RuleHit {
     fn of(index: usize, rule: &Rule, request: &Parts) -> Result<Self, Answer> {
         let identified = rule.identity.identify(request);
         match identified.to_key() {
-            Ok(key) => Self::with_key(index, rule, request, &key),
+            Ok(key) => Self::with_key(index, rule, &key, rule.options.of(request)),
             Err(refusal) => Err(Answer::refused(refusal)),
         }
     }
@@ -112,28 +106,30 @@ impl RuleHit {
     fn with_key(
         index: usize,
         rule: &Rule,
-        request: &Parts,
         key: &impl ToKey,
+        options: RequestOptions,
     ) -> Result<Self, Answer> {
         let key = OwnedKey::new(key).map_err(|error| Answer::failed(error.into()))?;
-        let ready = |options| Box::pin(std::future::ready(options)) as OptionsFuture;
-        let options = match &rule.options {
-            OptionsOf::Default => ready(HitOptions::new()),
-            OptionsOf::Request(options) => ready(options(request)),
-            OptionsOf::Awaited(options) => options(request),
-        };
         Ok(Self { index, rule: rule.clone(), key, options })
     }
 }
 
 /// Asks several throttles, all or nothing.
-async fn ask_all(hits: Vec<RuleHit>) -> Answer {
+async fn ask_all(hits: Vec<RuleHit>, said: Arc<Said>) -> Answer {
     let (asked, options): (Vec<_>, Vec<_>) =
         hits.into_iter().map(|hit| ((hit.index, hit.rule, hit.key), hit.options)).unzip();
-    let options = join_all(options.into_iter()).await;
+    let options = join_all(options.into_iter().map(RequestOptions::get)).await;
     if let ([(index, rule, key)], [options]) = (&asked[..], &options[..]) {
         let decision = rule.throttle.hit_with(key, options.clone()).await;
         return Answer::of_one(*index, rule, key, decision);
+    }
+    for (place, (_, rule, key)) in asked.iter().enumerate() {
+        let is_same = |(_, other, its_key): &(usize, Rule, OwnedKey)| {
+            other.throttle.name() == rule.throttle.name() && its_key == key
+        };
+        if asked[..place].iter().any(is_same) {
+            said.twice(rule.throttle.name());
+        }
     }
     let mut together = all();
     for ((_, rule, key), options) in asked.iter().zip(options) {

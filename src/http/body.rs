@@ -4,12 +4,12 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
-use http::header::CONTENT_LENGTH;
+use http::header::{CONTENT_LENGTH, TRAILER};
 use http::response;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use super::charge::Settlement;
+use super::charge::{self, Settlement};
 
 pin_project! {
     /// The body of a response: the inner service's, as it is, or that of a denial.
@@ -56,14 +56,11 @@ impl<B: Body> ResponseBody<B> {
         settlement: Option<Settlement>,
     ) -> Self {
         let Some(settlement) = settlement else { return Self::inner(body) };
-        let said =
-            head.headers.get(CONTENT_LENGTH).and_then(|said| said.to_str().ok()?.parse().ok());
-        let left = said.or_else(|| body.size_hint().exact());
         let has_ended = body.is_end_stream();
         let mut this = Self::inner(body);
         match has_ended {
             true => settlement.settle(None),
-            false => this.settling = Some(Settling { settlement, left }),
+            false => this.settling = Some(Settling { settlement, left: length_of(head) }),
         }
         this
     }
@@ -118,6 +115,13 @@ impl<B: Body<Data: From<Bytes>>> Body for ResponseBody<B> {
             Content::Denial { bytes } => SizeHint::with_exact(bytes.len() as u64),
         }
     }
+}
+
+/// Returns how long the body is, if nothing comes after it.
+fn length_of(head: &response::Parts) -> Option<u64> {
+    let may_have_trailers = head.headers.contains_key(TRAILER) || charge::is_grpc(&head.headers);
+    let length = head.headers.get(CONTENT_LENGTH).filter(|_| !may_have_trailers)?;
+    length.to_str().ok()?.parse().ok()
 }
 
 impl Settling {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use http::header::{HeaderMap, HeaderName};
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::response;
 
 use crate::throttle::{Permit, PermitDrop};
@@ -17,7 +17,10 @@ static GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 ///
 /// They are given back when the whole response has been handed over. While that is unknown they stay used, and for
 /// good if the client goes away before, or the body fails: whoever guesses passwords would hang up before the answer
-/// ends. Say [`refund_unknown`](Self::refund_unknown) where that does no harm.
+/// ends. Say [`refund_unknown`](Self::refund_unknown) where that does no harm. A response without a body is settled by
+/// its head, such as that to `HEAD`.
+///
+/// What a client is told of its limit is as of before its units come back.
 ///
 /// ```
 /// use traffik::http::{Charge, PeerAddr, Rule};
@@ -51,6 +54,10 @@ impl Charge {
     }
 
     /// Charges requests that fail: answered with a status of 400 or above, or a gRPC status other than `OK`.
+    ///
+    /// A form that answers a wrong password by a redirect, or by 200 and a message, does not fail by this: see
+    /// [`when`](Self::when). A gRPC-Web response is always charged, for its status is in its body; put the layer inside
+    /// of the one that translates it.
     pub fn failures() -> Self {
         Self { on: On::Failures, ..Self::default() }
     }
@@ -97,6 +104,10 @@ impl Charge {
         let has_failed = head.status.as_u16() >= 400 || has_grpc_failure(&head.headers);
         match &self.on {
             On::All => Verdict::Charged,
+            // Its status is in its body, which is not read.
+            On::Failures | On::Successes if !has_failed && is_grpc_web(&head.headers) => {
+                Verdict::Charged
+            }
             On::Failures if has_failed => Verdict::Charged,
             On::Failures => Verdict::ChargedIfTrailersFail,
             On::Successes if has_failed => Verdict::Refunded,
@@ -127,6 +138,19 @@ impl Verdict {
             Self::RefundedIfTrailersFail => !has_failed(),
         }
     }
+}
+
+/// Returns whether a response is gRPC, whose status comes after its body.
+pub(super) fn is_grpc(fields: &HeaderMap) -> bool {
+    kind_of(fields).starts_with(b"application/grpc")
+}
+
+fn is_grpc_web(fields: &HeaderMap) -> bool {
+    kind_of(fields).starts_with(b"application/grpc-web")
+}
+
+fn kind_of(fields: &HeaderMap) -> &[u8] {
+    fields.get(CONTENT_TYPE).map_or(b"", HeaderValue::as_bytes)
 }
 
 fn has_grpc_failure(fields: &HeaderMap) -> bool {

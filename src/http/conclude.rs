@@ -3,11 +3,12 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use http::Response;
 use http::request::Parts;
-use http::response;
+use http::{Method, Response, StatusCode};
+use http_body::Body;
 
 use super::ask::{Answer, DeniedBy};
+use super::body::ResponseBody;
 use super::charge::{Pending, Settlement};
 use super::decisions::{Decisions, RequestDecision};
 use super::denial::{self, Denied, DeniedReason};
@@ -26,6 +27,8 @@ pub(super) struct Admitted {
     all: Option<Decisions>,
     pending: Vec<Pending>,
     has_fields: bool,
+    /// To a request whose response has no body.
+    is_head: bool,
 }
 
 impl Settings {
@@ -50,7 +53,8 @@ impl Settings {
         });
         request.extensions.insert(all.as_ref().unwrap_or(&own).clone());
         let has_fields = !is_shadow && self.fields_on.includes(false);
-        Ok(Admitted { own, all, pending, has_fields })
+        let is_head = request.method == Method::HEAD;
+        Ok(Admitted { own, all, pending, has_fields, is_head })
     }
 
     fn denied<'d>(
@@ -78,7 +82,8 @@ impl Settings {
             (_, outcome) => outcome,
         };
         let wait = denial::wait_of(outcome, self.jitter);
-        Denied { request, reason, decisions, denied_by, refusal, wait }
+        let is_enforced = self.mode.get() != Mode::Shadow;
+        Denied { request, reason, decisions, denied_by, refusal, wait, is_enforced }
     }
 
     /// Tells the log and the hook.
@@ -108,6 +113,7 @@ impl Settings {
         if self.fields_on.includes(true) {
             let texts_of = |one| self.texts_of(one);
             let decisions = denied.decisions;
+            let told = denied.denied_by.zip(told);
             self.fields.append(response.headers_mut(), decisions, texts_of, told);
         }
         if self.extends_response {
@@ -132,44 +138,62 @@ impl Settings {
     /// Returns what the fields say of the limits that were asked.
     fn texts_of<'s>(&'s self, one: &RequestDecision) -> Option<Cow<'s, LimitTexts>> {
         match one.decision.brought() {
+            _ if !self.has_fields(one) => None,
             None => Some(Cow::Borrowed(&self.rules.get(one.rule)?.texts)),
             Some(brought) => Some(Cow::Owned(LimitTexts::of(brought))),
         }
     }
 
+    fn has_fields(&self, one: &RequestDecision) -> bool {
+        self.rules.get(one.rule).is_some_and(|rule| rule.has_fields)
+    }
+
     #[cold]
     fn hint_twice(&self, outer: &Decisions, own: &Decisions) {
         let twice = own.iter().find(|own| outer.iter().any(|outer| own.is_same_count(outer)));
-        if let Some(twice) = twice
-            && self.said.twice.is_first()
-        {
-            tracing::warn!(
-                throttle = twice.throttle.name(),
-                "the throttle counts a request twice for the same key, in one layer around another; \
-                 give each layer a throttle of its own, or add the layer once"
-            );
+        if let Some(twice) = twice {
+            self.said.twice(twice.throttle.name());
         }
     }
 
-    /// Completes the response to a request that was served. Returns what waits for the end of its body.
-    pub(super) fn complete(
+    /// Completes the response to a request that was served.
+    pub(super) fn complete<B: Body>(
         &self,
         admitted: Admitted,
-        response: &mut response::Parts,
-    ) -> Option<Settlement> {
-        let Admitted { own, all, pending, has_fields } = admitted;
-        let settlement = match pending.is_empty() {
-            true => None,
-            false => Settlement::of(pending, response),
+        response: Response<B>,
+    ) -> Response<ResponseBody<B>> {
+        let Admitted { own, all, pending, has_fields, is_head } = admitted;
+        let mut response = match pending.is_empty() {
+            true => response.map(ResponseBody::inner),
+            false => {
+                let (head, body) = response.into_parts();
+                let settlement = Settlement::of(pending, &head);
+                let body = match settlement {
+                    // Nobody asks such a body for its end.
+                    Some(settlement) if is_head || has_no_body(head.status) => {
+                        settlement.settle(None);
+                        ResponseBody::inner(body)
+                    }
+                    settlement => ResponseBody::settling(body, &head, settlement),
+                };
+                Response::from_parts(head, body)
+            }
         };
         if has_fields {
             let texts_of = |one| self.texts_of(one);
-            self.fields.append(&mut response.headers, own.as_slice(), texts_of, None);
+            self.fields.append(response.headers_mut(), own.as_slice(), texts_of, None);
         }
         // An inner layer has put those of all.
-        if self.extends_response && response.extensions.get::<Decisions>().is_none() {
-            response.extensions.insert(all.unwrap_or(own));
+        if self.extends_response && response.extensions().get::<Decisions>().is_none() {
+            response.extensions_mut().insert(all.unwrap_or(own));
         }
-        settlement
+        response
     }
+}
+
+/// Returns whether a response of that status has no body (RFC 9110, section 6.4.1).
+fn has_no_body(status: StatusCode) -> bool {
+    status.is_informational()
+        || status == StatusCode::NO_CONTENT
+        || status == StatusCode::NOT_MODIFIED
 }

@@ -13,7 +13,7 @@ use http::{Response, StatusCode};
 use super::decisions::RequestDecision;
 use super::fields::{limits_of, whole_seconds};
 use super::identity::Refusal;
-use crate::decision::{Denial, Outcome};
+use crate::decision::{DecidedBy, Denial, Outcome};
 use crate::error::Error;
 
 /// Why a request is not served.
@@ -44,6 +44,7 @@ pub struct Denied<'d> {
     pub(super) refusal: Option<&'d Refusal>,
     /// What the client is told to wait.
     pub(super) wait: Option<Duration>,
+    pub(super) is_enforced: bool,
 }
 
 impl<'d> Denied<'d> {
@@ -88,6 +89,13 @@ impl<'d> Denied<'d> {
         self.wait
     }
 
+    /// Returns `true` if the request is denied; `false` in [`Mode::Shadow`](super::Mode::Shadow), where it would have
+    /// been, and is served.
+    #[must_use]
+    pub const fn is_enforced(&self) -> bool {
+        self.is_enforced
+    }
+
     /// Returns the decision that denied. `None` if no throttle did.
     #[must_use]
     pub fn deciding(&self) -> Option<&'d RequestDecision> {
@@ -105,6 +113,12 @@ impl<'d> Denied<'d> {
     pub fn violated(&self) -> Vec<String> {
         let mut names = Vec::new();
         for one in self.decisions.iter().filter(|one| one.decision.denied_by().is_some()) {
+            if one.decision.decided_by() != DecidedBy::Backend {
+                // By the rate alone, or by a throttle that an error handler asked.
+                let limit = one.throttle.denied_by(&one.decision);
+                names.extend(limit.map(|limit| limit.name().into_owned()));
+                continue;
+            }
             let denies = limits_of(one).iter().zip(one.decision.answers());
             let denies = denies.filter(|(_, answer)| answer.outcome() != Outcome::Allowed);
             names.extend(denies.map(|(limit, _)| limit.name().into_owned()));

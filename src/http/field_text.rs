@@ -40,19 +40,9 @@ impl FieldText {
     }
 
     /// Writes an integer (RFC 9651, section 4.1.4).
-    pub(super) fn push_number(&mut self, mut number: u64) {
-        let mut digits = [0; 20];
-        let mut at = digits.len();
-        loop {
-            at -= 1;
-            // One digit.
-            digits[at] = b'0' + u8::try_from(number % 10).unwrap_or_default();
-            number /= 10;
-            if number == 0 {
-                break;
-            }
-        }
-        self.push(&digits[at..]);
+    pub(super) fn push_number(&mut self, number: u64) {
+        let mut room = [0; 20];
+        self.push(digits(number, &mut room));
     }
 
     /// Writes a string (RFC 9651, section 4.1.6), in which all but printable ASCII is a question mark.
@@ -84,6 +74,25 @@ impl FieldText {
     }
 }
 
+/// Returns the value of a field that is an integer alone.
+pub(super) fn number(number: u64) -> HeaderValue {
+    let mut room = [0; 20];
+    HeaderValue::from_bytes(digits(number, &mut room)).unwrap_or_else(|_| number.into())
+}
+
+fn digits(mut number: u64, room: &mut [u8; 20]) -> &[u8] {
+    let mut at = room.len();
+    loop {
+        at -= 1;
+        // One digit.
+        room[at] = b'0' + u8::try_from(number % 10).unwrap_or_default();
+        number /= 10;
+        if number == 0 {
+            return &room[at..];
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -106,5 +115,6 @@ mod tests {
         largest.push_number(u64::MAX);
         assert_eq!(largest.into_value().unwrap(), "18446744073709551615");
         assert_eq!(FieldText::default().into_value(), None);
+        assert_eq!([number(0), number(u64::MAX)], ["0", "18446744073709551615"]);
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 
 use super::decisions::{RequestDecision, narrowest};
-use super::field_text::FieldText;
+use super::field_text::{FieldText, number};
 use crate::decision::{DecidedBy, Decision, Denial, LimitAnswer, Outcome};
 use crate::strategy::Limit;
 
@@ -74,16 +74,17 @@ impl Fields {
         matches!(self, Self::XRateLimit | Self::Both)
     }
 
-    /// Appends the fields of these decisions. `told` is the wait that a denial tells.
+    /// Appends the fields of these decisions. `told` is the place of the one that denies, and the wait that is told.
     pub(super) fn append<'d>(
         self,
         headers: &mut HeaderMap,
         decisions: &'d [RequestDecision],
         texts_of: impl Fn(&'d RequestDecision) -> Option<Cow<'d, LimitTexts>>,
-        told: Option<u64>,
+        told: Option<(usize, u64)>,
     ) {
         if self.has_draft() {
-            for one in decisions {
+            for (place, one) in decisions.iter().enumerate() {
+                let told = told.filter(|(denied_by, _)| *denied_by == place).map(|(_, told)| told);
                 let Some(texts) = has_figures(&one.decision).then(|| texts_of(one)).flatten()
                 else {
                     continue;
@@ -98,13 +99,14 @@ impl Fields {
         if self.has_x()
             && let Some(one) = narrowest(decisions)
             && has_figures(&one.decision)
+            && texts_of(one).is_some()
         {
-            let seconds = told.filter(|_| one.decision.is_denied());
+            let seconds = told.filter(|_| one.decision.is_denied()).map(|(_, told)| told);
             let seconds = seconds.unwrap_or_else(|| whole_seconds(one.decision.reset_after()));
             headers.reserve(3);
-            headers.append(&X_LIMIT, one.decision.burst().into());
-            headers.append(&X_REMAINING, one.decision.remaining().into());
-            headers.append(&X_RESET, seconds.into());
+            headers.append(&X_LIMIT, number(one.decision.burst().into()));
+            headers.append(&X_REMAINING, number(one.decision.remaining().into()));
+            headers.append(&X_RESET, number(seconds));
         }
     }
 }
@@ -112,7 +114,7 @@ impl Fields {
 /// Sets `Retry-After`, unless who made the response did.
 pub(super) fn set_retry_after(headers: &mut HeaderMap, told: Option<u64>) {
     if let Some(seconds) = told {
-        headers.entry(RETRY_AFTER).or_insert_with(|| seconds.into());
+        headers.entry(RETRY_AFTER).or_insert_with(|| number(seconds));
     }
 }
 

@@ -106,10 +106,7 @@ where
                     let Some((admitted, settings)) = admitted.take() else {
                         return Poll::Ready(Ok(response.map(ResponseBody::inner)));
                     };
-                    let (mut head, body) = response.into_parts();
-                    let settlement = settings.complete(admitted, &mut head);
-                    let body = ResponseBody::settling(body, &head, settlement);
-                    return Poll::Ready(Ok(Response::from_parts(head, body)));
+                    return Poll::Ready(Ok(settings.complete(admitted, response)));
                 }
                 StateProjected::Denied { response } => {
                     let response = response.take();

@@ -3,14 +3,17 @@
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::request::Parts;
-use http::{Response, StatusCode};
+use http::{Method, Response, StatusCode, Version};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, QuotaViolation, StatusExt};
 
 use super::denial::{Denied, DeniedReason};
 
-/// Returns whether the client speaks gRPC.
+/// Returns whether the client speaks gRPC: to another one the status of such an answer would be 200.
 pub(super) fn is_grpc(request: &Parts) -> bool {
+    if request.method != Method::POST || request.version != Version::HTTP_2 {
+        return false;
+    }
     let kind = request.headers.get(CONTENT_TYPE).map(http::HeaderValue::as_bytes);
     let rest = kind.and_then(|kind| kind.strip_prefix(b"application/grpc"));
     rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))

@@ -7,6 +7,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub(super) struct Once(AtomicBool);
 
 impl Once {
+    #[cfg(feature = "axum")]
+    pub(super) const fn new() -> Self {
+        Self(AtomicBool::new(false))
+    }
+
     /// Returns `true` the first time.
     pub(super) fn is_first(&self) -> bool {
         !self.was() && !self.0.swap(true, Ordering::Relaxed)

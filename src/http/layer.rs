@@ -64,8 +64,22 @@ pub(super) struct Settings {
 /// What was said in the log.
 #[derive(Debug, Default)]
 pub(super) struct Said {
-    pub(super) twice: Once,
+    twice: Once,
     pub(super) errors: LogLimiter,
+}
+
+impl Said {
+    /// Says once that a throttle counts a request twice.
+    #[cold]
+    pub(super) fn twice(&self, throttle: &str) {
+        if self.twice.is_first() {
+            tracing::warn!(
+                throttle,
+                "the throttle counts a request twice for the same key, by two rules or in one layer around another; \
+                 give each a throttle of its own, or add the layer once"
+            );
+        }
+    }
 }
 
 impl ThrottleLayer {
@@ -156,8 +170,9 @@ impl ThrottleLayer {
         self.set(|settings| settings.responder = Some(Responder::new(respond)))
     }
 
-    /// Sets what is called for each request that is denied, such as to count it, also of one that is only looked at
-    /// in [`Mode::Shadow`](super::Mode::Shadow). It runs in the request's task: let it be short.
+    /// Sets what is called for each request that is denied, such as to count it, also for one that is only looked at
+    /// in [`Mode::Shadow`](super::Mode::Shadow): see [`Denied::is_enforced`]. It runs in the request's task: let it be
+    /// short.
     pub fn on_denied(self, on_denied: impl Fn(&Denied<'_>) + Send + Sync + 'static) -> Self {
         self.set(|settings| settings.on_denied = Some(Arc::new(on_denied)))
     }

@@ -1,11 +1,16 @@
 //! [`Matcher`]: to which requests a rule applies.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use http::Method;
 use http::request::Parts;
 
 use super::identity::MatchedRoute;
 
 /// To which requests a rule applies: a [`Method`], a [`path`], a [`route`], or a closure.
+///
+/// A method is that one alone: `Method::GET` is not `HEAD`, which the same handlers answer.
 ///
 /// ```
 /// use http::Method;
@@ -22,8 +27,14 @@ use super::identity::MatchedRoute;
 /// # Ok::<(), traffik::BuildError>(())
 /// ```
 pub trait Matcher: Send + Sync + 'static {
-    /// Returns whether the request is one of these.
+    /// Returns whether the request is one of these: then [`skip`](super::Rule::skip) skips it.
     fn matches(&self, request: &Parts) -> bool;
+
+    /// Returns whether the request may be one of these: then a rule [`only`](super::Rule::only) for these concerns it.
+    /// Where it is hard to tell, this is `true` and [`matches`](Self::matches) is `false`, so that the request is limited.
+    fn might_match(&self, request: &Parts) -> bool {
+        self.matches(request)
+    }
 }
 
 impl<F> Matcher for F
@@ -42,21 +53,57 @@ impl Matcher for Method {
 }
 
 /// Requests of one route; see [`route`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Route {
     pattern: String,
+    hints: Arc<RouteHints>,
 }
+
+/// What is known of the requests so far.
+#[derive(Debug, Default)]
+struct RouteHints {
+    /// Requests without a match; `MATCHED` once there was one.
+    without: AtomicU32,
+}
+
+const MATCHED: u32 = u32::MAX;
+/// How many requests may come without a match before that is said.
+const PATIENCE: u32 = 1000;
 
 /// Matches requests of a route, by its pattern as the router has it, such as `/items/{id}`; see
 /// [`matched_route`](super::matched_route).
+///
+/// In a nested router that is the whole pattern, such as `/api/items/{id}`. A rule for a pattern that no route has
+/// limits nothing: if no request has matched among the first thousand, the log says so, once.
 #[must_use]
 pub fn route(pattern: impl Into<String>) -> Route {
-    Route { pattern: pattern.into() }
+    Route { pattern: pattern.into(), hints: Arc::default() }
 }
 
 impl Matcher for Route {
     fn matches(&self, request: &Parts) -> bool {
-        MatchedRoute::of(request) == Some(&self.pattern)
+        let is_match = MatchedRoute::of(request) == Some(&self.pattern);
+        self.note(is_match);
+        is_match
+    }
+}
+
+impl Route {
+    fn note(&self, is_match: bool) {
+        let counter = &self.hints.without;
+        let without = counter.load(Ordering::Relaxed);
+        if without == MATCHED {
+            return;
+        }
+        let next = if is_match || without + 1 == PATIENCE { MATCHED } else { without + 1 };
+        let won = counter.compare_exchange(without, next, Ordering::Relaxed, Ordering::Relaxed);
+        if won.is_ok() && !is_match && next == MATCHED {
+            tracing::warn!(
+                route = self.pattern,
+                "no request has matched the route so far, so its rule limits nothing; give the pattern as the router \
+                 has it, with that of a router around it, and add the layer to the router and not around it"
+            );
+        }
     }
 }
 
@@ -68,12 +115,12 @@ pub struct Path {
 
 /// Matches requests by their path: `*` is any text within a segment, `**` any text, and all else is itself.
 ///
-/// The path is compared as the client wrote it, with its escapes, and case counts. So it suits [`skip`], where an
-/// unusual spelling is limited. To limit certain paths [`only`], prefer a [`route`]: a router that takes another
-/// spelling for the same would be a way around.
+/// The path is compared as the client wrote it, and case counts. Whoever serves it may take another spelling for the
+/// same, so an unusual one is always limited: [`skip`](super::Rule::skip) does not match a path with `.` or `..` as a
+/// segment, an empty segment, a backslash, or one of these escaped; [`only`](super::Rule::only) matches each of these,
+/// and any path with an escape.
 ///
-/// [`skip`]: super::Rule::skip
-/// [`only`]: super::Rule::only
+/// In a nested router of axum it is the path without the prefix of that router.
 #[must_use]
 pub fn path(pattern: impl Into<String>) -> Path {
     Path { pattern: pattern.into() }
@@ -81,8 +128,34 @@ pub fn path(pattern: impl Into<String>) -> Path {
 
 impl Matcher for Path {
     fn matches(&self, request: &Parts) -> bool {
-        glob(self.pattern.as_bytes(), request.uri.path().as_bytes())
+        let path = request.uri.path();
+        glob(self.pattern.as_bytes(), path.as_bytes()) && !is_ambiguous(path)
     }
+
+    fn might_match(&self, request: &Parts) -> bool {
+        let path = request.uri.path();
+        glob(self.pattern.as_bytes(), path.as_bytes()) || path.contains('%') || is_ambiguous(path)
+    }
+}
+
+/// Returns whether a server could take the path for another one.
+fn is_ambiguous(path: &str) -> bool {
+    let has_escape = |code: &str| {
+        path.as_bytes()
+            .windows(3)
+            .any(|escape| escape[0] == b'%' && escape[1..].eq_ignore_ascii_case(code.as_bytes()))
+    };
+    let mut segments = path.split('/').peekable();
+    // What is before the first slash is nothing, and what is after the last may be.
+    let has_dots = |segment: &str| matches!(segment, "." | "..");
+    let is_odd = |segment: &str| segment.is_empty() || has_dots(segment);
+    segments.next();
+    let mut is_any_odd = false;
+    while let Some(segment) = segments.next() {
+        let is_last = segments.peek().is_none();
+        is_any_odd |= if is_last { has_dots(segment) } else { is_odd(segment) };
+    }
+    is_any_odd || path.contains('\\') || ["2e", "2f", "5c"].into_iter().any(has_escape)
 }
 
 /// Where to go on in the pattern after a star, and where the text begins that it has not taken.
@@ -145,6 +218,30 @@ mod tests {
         ] {
             assert_eq!(glob(pattern.as_bytes(), text.as_bytes()), expected, "{pattern} {text}");
         }
+    }
+
+    #[test]
+    fn what_could_be_another_path_is_limited() {
+        let asks = |pattern: &str, text: &str| {
+            let (request, ()) = http::Request::get(text).body(()).unwrap().into_parts();
+            (path(pattern).matches(&request), path(pattern).might_match(&request))
+        };
+        for text in [
+            "/in/../api",
+            "/in/..",
+            "/in/./x",
+            "/in//x",
+            "/in/%2e%2E/api",
+            "/in/..%2fapi",
+            "/in/%5c..",
+        ] {
+            assert_eq!(asks("/in/**", text), (false, true), "{text}");
+            assert_eq!(asks("/other/**", text), (false, true), "{text}");
+        }
+        assert_eq!(asks("/in/**", "/in/a%20b"), (true, true));
+        assert_eq!(asks("/in/**", "/%69n/a"), (false, true));
+        assert_eq!(asks("/in/**", "/in/a..b/c./"), (true, true));
+        assert_eq!(asks("/in/**", "/out/a"), (false, false));
     }
 
     /// By the definition, in exponential time.

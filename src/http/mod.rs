@@ -48,6 +48,9 @@
 //! Layers that are added later run before it, so that is where to check an API key. In a `ServiceBuilder` layers run
 //! in order.
 //!
+//! Browsers show a page of another origin none of these fields unless `Access-Control-Expose-Headers` names them. A
+//! layer around the one for CORS limits preflight requests too, and its denials have no CORS fields: put it inside.
+//!
 //! To try limits on real traffic, start in [`Mode::Shadow`].
 
 mod ask;

@@ -12,7 +12,8 @@ pub enum Mode {
     Enforce,
     /// Asks its throttles and serves all the same, without fields: what would have been denied is in the
     /// [`Decisions`](super::Decisions) of the request, in the log at debug level, and told to
-    /// [`on_denied`](super::ThrottleLayer::on_denied). To try limits on real traffic.
+    /// [`on_denied`](super::ThrottleLayer::on_denied). To try limits on real traffic. A throttle's
+    /// [`Penalty`](crate::Penalty) blocks all the same: leave it out meanwhile.
     Shadow,
     /// Asks nobody.
     Off,

@@ -45,6 +45,7 @@ pub struct Rule {
     skip: Vec<Arc<dyn Matcher>>,
     pub(super) options: OptionsOf,
     pub(super) charge: Charge,
+    pub(super) has_fields: bool,
     /// Of the throttle's own limits.
     pub(super) texts: LimitTexts,
 }
@@ -58,6 +59,31 @@ pub(super) enum OptionsOf {
     Awaited(Arc<dyn Fn(&Parts) -> OptionsFuture + Send + Sync>),
 }
 
+/// The options of the hit of one request, or how they come.
+pub(super) enum RequestOptions {
+    Ready(HitOptions),
+    Awaited(OptionsFuture),
+}
+
+impl OptionsOf {
+    pub(super) fn of(&self, request: &Parts) -> RequestOptions {
+        match self {
+            Self::Default => RequestOptions::Ready(HitOptions::new()),
+            Self::Request(options) => RequestOptions::Ready(options(request)),
+            Self::Awaited(options) => RequestOptions::Awaited(options(request)),
+        }
+    }
+}
+
+impl RequestOptions {
+    pub(super) async fn get(self) -> HitOptions {
+        match self {
+            Self::Ready(options) => options,
+            Self::Awaited(options) => options.await,
+        }
+    }
+}
+
 impl Rule {
     /// Limits requests by a throttle, which counts for each key that the identity gives.
     pub fn new(throttle: Throttle, identity: impl Identity) -> Self {
@@ -69,6 +95,7 @@ impl Rule {
             skip: Vec::new(),
             options: OptionsOf::Default,
             charge: Charge::all(),
+            has_fields: true,
             texts,
         }
     }
@@ -87,7 +114,8 @@ impl Rule {
 
     /// Sets the units that a request costs. Defaults to the throttle's default cost.
     ///
-    /// Bound what a client says, such as a length: a cost above the burst never passes.
+    /// Bound what a client says, such as a length, on both sides: a cost above the burst never passes, and one of 0
+    /// always does.
     pub fn cost(self, cost: impl Fn(&Parts) -> u32 + Send + Sync + 'static) -> Self {
         self.options(move |request| HitOptions::new().cost(cost(request)))
     }
@@ -125,6 +153,9 @@ impl Rule {
     /// Sets the options of the hit by a future, such as of a plan that is looked up. It may take as long as it likes:
     /// give it a timeout, and a plan for when it fails.
     ///
+    /// It is awaited before any throttle of the layer is asked. To protect the lookup itself, put a cheap limit into a
+    /// layer around this one.
+    ///
     /// ```
     /// use traffik::http::{PeerAddr, Rule};
     /// use traffik::{HitOptions, Rate};
@@ -147,6 +178,13 @@ impl Rule {
         self
     }
 
+    /// Tells clients nothing of this rule's limits in the fields, such as of one for all clients together. `Retry-After`
+    /// stays.
+    pub const fn without_fields(mut self) -> Self {
+        self.has_fields = false;
+        self
+    }
+
     /// Sets which responses cost their request its units. Defaults to all.
     pub fn charge(mut self, charge: Charge) -> Self {
         self.charge = charge;
@@ -156,7 +194,7 @@ impl Rule {
     /// Returns whether it concerns a request.
     #[inline]
     pub(super) fn concerns(&self, request: &Parts) -> bool {
-        self.only.iter().all(|matcher| matcher.matches(request))
+        self.only.iter().all(|matcher| matcher.might_match(request))
             && !self.skip.iter().any(|matcher| matcher.matches(request))
     }
 }

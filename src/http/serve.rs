@@ -18,6 +18,7 @@ use tokio::sync::Notify;
 use tokio::time::sleep;
 
 use super::decisions::Decisions;
+use super::hints::Once;
 use crate::error::BackendError;
 use crate::lifespan::Lifespan;
 
@@ -39,15 +40,17 @@ use crate::lifespan::Lifespan;
 ///
 /// serve(TcpListener::bind("0.0.0.0:8080").await?, app)
 ///     .lifespan(backend.lifespan().await?)
-///     .shutdown_on(async { drop(tokio::signal::ctrl_c().await) })
-///     .drain(std::time::Duration::from_secs(20))
+///     .with_graceful_shutdown(async { drop(tokio::signal::ctrl_c().await) })
+///     .drain_timeout(std::time::Duration::from_secs(20))
 ///     .await?;
 /// # Ok(())
 /// # }
 /// ```
 ///
 /// The order matters: first no more connections are accepted, then those that are open finish, and the backend is
-/// closed last, when nobody hits any more.
+/// closed last. What goes on after that hits a closed backend, which is an error: connections that were upgraded, such
+/// as WebSockets, for which nobody waits here, and those that are left after the
+/// [`drain_timeout`](Serve::drain_timeout).
 ///
 /// # Errors
 ///
@@ -58,7 +61,8 @@ use crate::lifespan::Lifespan;
 /// When dropped, no more connections are accepted, those that are open go on, and the lifespan is dropped: background
 /// tasks stop.
 pub fn serve(listener: TcpListener, app: Router) -> Serve {
-    Serve { listener, app, lifespan: None, signal: Box::pin(pending()), drain: None }
+    let (lifespan, signal) = (None, Box::pin(pending()));
+    Serve { listener, app, lifespan, signal, drain: Serve::DEFAULT_DRAIN_TIMEOUT }
 }
 
 /// A server that is to be awaited; see [`serve`].
@@ -68,7 +72,7 @@ pub struct Serve {
     app: Router,
     lifespan: Option<Lifespan>,
     signal: Pin<Box<dyn Future<Output = ()> + Send>>,
-    drain: Option<Duration>,
+    drain: Duration,
 }
 
 /// Why a server ended with an error.
@@ -84,6 +88,9 @@ pub enum ServeError {
 }
 
 impl Serve {
+    /// Default of [`drain_timeout`](Self::drain_timeout): 20 seconds, which is less than supervisors allow.
+    pub const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
+
     /// Closes a lifespan when the server has ended.
     pub fn lifespan(mut self, lifespan: Lifespan) -> Self {
         self.lifespan = Some(lifespan);
@@ -91,16 +98,28 @@ impl Serve {
     }
 
     /// Ends when this future does: connections finish what they are at, and no more are accepted. Defaults to never.
-    pub fn shutdown_on(mut self, signal: impl Future<Output = ()> + Send + 'static) -> Self {
+    pub fn with_graceful_shutdown(
+        mut self,
+        signal: impl Future<Output = ()> + Send + 'static,
+    ) -> Self {
         self.signal = Box::pin(signal);
         self
     }
 
     /// Sets how long connections may take to finish after the signal. Then the server ends without them. Defaults to
-    /// as long as they like.
-    pub const fn drain(mut self, longest: Duration) -> Self {
-        self.drain = Some(longest);
+    /// 20 seconds.
+    pub const fn drain_timeout(mut self, longest: Duration) -> Self {
+        self.drain = longest;
         self
+    }
+
+    /// Returns the address on which it listens.
+    ///
+    /// # Errors
+    ///
+    /// As for [`TcpListener::local_addr`].
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
     }
 
     async fn run(self) -> Result<(), ServeError> {
@@ -114,10 +133,7 @@ impl Serve {
         });
         let cut = async {
             stopping.notified().await;
-            match drain {
-                Some(longest) => sleep(longest).await,
-                None => pending().await,
-            }
+            sleep(drain).await;
         };
         let served = tokio::select! {
             served = serving.into_future() => served,
@@ -130,6 +146,9 @@ impl Serve {
             Some(lifespan) => lifespan.close().await,
             None => Ok(()),
         };
+        if let (Err(_), Err(error)) = (&served, &closed) {
+            tracing::warn!(%error, "the server failed, and its backend could not be closed either");
+        }
         served?;
         Ok(closed?)
     }
@@ -163,9 +182,12 @@ pub struct NoDecisions(());
 
 impl axum::response::IntoResponse for NoDecisions {
     fn into_response(self) -> axum::response::Response {
-        tracing::error!(
-            "a handler extracts `Decisions`, and no `ThrottleLayer` decided about its request"
-        );
+        static SAID: Once = Once::new();
+        if SAID.is_first() {
+            tracing::error!(
+                "a handler extracts `Decisions`, and no `ThrottleLayer` decided about its request"
+            );
+        }
         StatusCode::INTERNAL_SERVER_ERROR.into_response()
     }
 }

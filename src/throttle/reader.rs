@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::mem;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -27,6 +28,8 @@ pin_project! {
         free: Vec<u8>,
         // How many of these were taken.
         taken: usize,
+        // For the next.
+        room: Vec<u8>,
         at_once: usize,
     }
 }
@@ -72,7 +75,7 @@ impl Throttle {
         let mut slot = ItemSlot::new(self.clone(), OwnedKey::new(&key)?);
         slot.set_cost_of(|bytes: &Vec<u8>| u32::try_from(bytes.len()).unwrap_or(u32::MAX));
         let at_once = self.bytes_at_once(CHUNK);
-        Ok(ThrottledReader { reader, slot, free: Vec::new(), taken: 0, at_once })
+        Ok(ThrottledReader { reader, slot, free: Vec::new(), taken: 0, room: Vec::new(), at_once })
     }
 }
 
@@ -86,6 +89,13 @@ impl<R> ThrottledReader<R> {
     /// Returns the inner reader.
     pub const fn get_ref(&self) -> &R {
         &self.reader
+    }
+
+    /// Returns the inner reader, and what was read ahead of whoever reads: what waited for its turn is given back.
+    pub fn into_parts(mut self) -> (R, Vec<u8>) {
+        let mut ahead = self.free.split_off(self.taken);
+        ahead.extend(self.slot.take().unwrap_or_default());
+        (self.reader, ahead)
     }
 
     /// Returns the inner reader. Bytes that are read from it do not wait, and overtake those that do.
@@ -106,18 +116,20 @@ impl<R: AsyncRead> AsyncRead for ThrottledReader<R> {
         }
         if *this.taken == this.free.len() {
             if this.slot.is_empty() {
-                let mut room = vec![0; *this.at_once];
-                let mut read = ReadBuf::new(&mut room);
+                // As large as it was, or will ever be.
+                this.room.resize(*this.at_once, 0);
+                let mut read = ReadBuf::new(this.room);
                 ready!(this.reader.poll_read(cx, &mut read))?;
                 let filled = read.filled().len();
                 if filled == 0 {
                     return Poll::Ready(Ok(()));
                 }
-                room.truncate(filled);
-                this.slot.put(room);
+                this.room.truncate(filled);
+                this.slot.put(mem::take(this.room));
             }
             ready!(this.slot.poll_turn(cx)).map_err(io::Error::other)?;
-            *this.free = this.slot.release().unwrap_or_default();
+            let free = this.slot.release().unwrap_or_default();
+            *this.room = mem::replace(this.free, free);
             *this.taken = 0;
         }
         let left = &this.free[*this.taken..];

@@ -92,6 +92,11 @@ impl<W> ThrottledWriter<W> {
         &self.writer
     }
 
+    /// Returns the inner writer. What was free to be written is given back.
+    pub fn into_inner(self) -> W {
+        self.writer
+    }
+
     /// Returns the inner writer. Bytes that are written to it do not wait.
     pub const fn get_mut(&mut self) -> &mut W {
         &mut self.writer

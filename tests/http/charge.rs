@@ -6,7 +6,7 @@ use std::task::Poll;
 
 use bytes::Bytes;
 use futures_util::{StreamExt, poll, stream};
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::{Body, Frame};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Empty, Full, StreamBody};
@@ -43,7 +43,7 @@ fn layer(charge: Charge, backend: &InMemory) -> (ThrottleLayer, Throttle) {
 }
 
 async fn left(throttle: &Throttle) -> u32 {
-    throttle.peek("everyone").await.unwrap().remaining()
+    throttle.peek(Everyone).await.unwrap().remaining()
 }
 
 /// What is left after a response was read to its end.
@@ -185,6 +185,49 @@ async fn a_body_whose_length_is_known_ends_with_its_last_byte() {
     assert_eq!(left(&throttle).await, 9);
     assert!(body.frame().await.unwrap().is_ok());
     assert_eq!(left(&throttle).await, 10);
+}
+
+#[tokio::test]
+async fn what_has_no_body_is_settled_by_its_head() {
+    for (method, status, expected) in [
+        (Method::HEAD, 200, 10),
+        (Method::HEAD, 401, 9),
+        (Method::GET, 204, 10),
+        (Method::GET, 304, 10),
+    ] {
+        let (backend, _clock) = backend();
+        let (layer, throttle) = layer(Charge::failures(), &backend);
+        let service = layer.layer(service_fn(move |_request: Request<Full<Bytes>>| {
+            let response = Response::builder().status(status).header("content-length", "5");
+            // Such a body is dropped, and never asked for its end.
+            let response = response.body(frames(vec![data("text!")])).unwrap();
+            std::future::ready(Ok::<_, Infallible>(response))
+        }));
+        let mut request = request("/", "::1");
+        *request.method_mut() = method;
+        drop(service.oneshot(request).await.unwrap());
+        assert_eq!(left(&throttle).await, expected, "{status}");
+    }
+}
+
+#[tokio::test]
+async fn a_length_that_is_known_does_not_hide_a_grpc_status() {
+    let with_trailers = || {
+        let trailers = std::future::ready(Some(Ok::<_, Infallible>(grpc("16"))));
+        let body = Full::<Bytes>::from("text").with_trailers(trailers);
+        body.map_err(|error: Infallible| match error {}).boxed()
+    };
+    assert_eq!(left_after(Charge::failures(), 200, with_trailers).await, 9);
+
+    let (backend, _clock) = backend();
+    let (layer, throttle) = layer(Charge::failures(), &backend);
+    let service = layer.layer(service_fn(move |_request: Request<Full<Bytes>>| {
+        let response = Response::builder().header("content-type", "application/grpc-web+proto");
+        std::future::ready(Ok::<_, Infallible>(response.body(full("status within")).unwrap()))
+    }));
+    let response = service.oneshot(request("/", "::1")).await.unwrap();
+    drop(response.into_body().collect().await.unwrap());
+    assert_eq!(left(&throttle).await, 9, "nobody has read its status");
 }
 
 #[tokio::test]

@@ -83,7 +83,7 @@ async fn what_never_passes_has_no_wait() {
 async fn a_blocked_key_is_told_so() {
     let (backend, _clock) = backend();
     let api = throttle("api", "10/s", &backend);
-    api.block("everyone", SECOND * 90).await.unwrap();
+    api.block(Everyone, SECOND * 90).await.unwrap();
     let denied = answer(&ThrottleLayer::new(api, Everyone)).await;
     assert_eq!(denied.status(), StatusCode::TOO_MANY_REQUESTS);
     assert_eq!(field(denied.headers(), "retry-after").unwrap(), "90");
@@ -168,6 +168,31 @@ async fn a_service_answers_in_its_own_way() {
     assert_eq!(field(denied.headers(), "retry-after").unwrap(), "60");
     assert!(field(denied.headers(), "ratelimit").is_some());
     assert_eq!(*told.lock().unwrap(), [(DeniedReason::Limited, "clients".to_owned(), SECOND * 60)]);
+}
+
+#[tokio::test]
+async fn a_client_cannot_make_its_denial_a_success() {
+    let (backend, _clock) = backend();
+    let layer = ThrottleLayer::new(throttle("closed", "0/s", &backend), Everyone);
+    let plain =
+        crate::support::with_header(request("/", "::1"), "content-type", "application/grpc");
+    assert_eq!(answer_to(&layer, plain).await.status(), StatusCode::TOO_MANY_REQUESTS);
+}
+
+#[tokio::test]
+async fn a_denial_that_is_only_looked_at_says_so() {
+    let (backend, _clock) = backend();
+    let switch = traffik::http::ModeSwitch::default();
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let log = Arc::clone(&told);
+    let layer = ThrottleLayer::new(throttle("closed", "0/s", &backend), Everyone)
+        .mode(&switch)
+        .on_denied(move |denied| log.lock().unwrap().push(denied.is_enforced()));
+    for mode in [traffik::http::Mode::Enforce, traffik::http::Mode::Shadow] {
+        switch.set(mode);
+        let _ = answer(&layer).await;
+    }
+    assert_eq!(*told.lock().unwrap(), [true, false]);
 }
 
 #[tokio::test]

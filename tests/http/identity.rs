@@ -39,9 +39,16 @@ fn with(name: &str, values: &[&str]) -> Parts {
 fn a_header_counts_if_it_is_there_once_and_says_something() {
     let identity = header("X-Api-Key").or_refuse(StatusCode::UNAUTHORIZED);
     assert_eq!(key(&identity, &with("x-api-key", &["abc"])), text(&["abc"]));
-    for values in [&[][..], &[""], &["abc", "abc"], &["abc", "def"]] {
+    for values in [&[][..], &[""]] {
         let request = with("x-api-key", values);
         assert_eq!(status(&identity, &request), Some(StatusCode::UNAUTHORIZED), "{values:?}");
+    }
+    for values in [&["abc", "abc"][..], &["abc", "def"]] {
+        let request = with("x-api-key", values);
+        assert_eq!(status(&identity, &request), Some(StatusCode::BAD_REQUEST), "{values:?}");
+        // Whatever holds without one.
+        let exempt = header("x-api-key").or_exempt();
+        assert_eq!(status(&exempt, &request), Some(StatusCode::BAD_REQUEST), "{values:?}");
     }
     let mut request = plain();
     request.headers.insert("x-api-key", HeaderValue::from_bytes(b"\xff\xfe").unwrap());
@@ -63,8 +70,20 @@ fn a_cookie_counts_if_it_is_there_once_and_says_something() {
         assert_eq!(key(&identity, &with("cookie", lines)), text(&["abc"]), "{lines:?}");
     }
     assert_eq!(key(&identity, &with("cookie", &["sid=a=b"])), text(&["a=b"]));
-    for lines in [&[][..], &["sid"], &["sid="], &["sid=a; sid=b"], &["sid=a", "sid=a"], &["SID=a"]]
-    {
+    // However it is written, it is one.
+    for line in ["sid=a%62c", "sid=%61%62%63", "sid=\"abc\"", "sid=\"a%62c\""] {
+        assert_eq!(key(&identity, &with("cookie", &[line])), text(&["abc"]), "{line}");
+    }
+    assert_eq!(key(&identity, &with("cookie", &["sid=%zz%4"])), text(&["%zz%4"]));
+    for lines in [
+        &[][..],
+        &["sid"],
+        &["sid="],
+        &["sid=a; sid=b"],
+        &["sid=\"\""],
+        &["sid=a", "sid=a"],
+        &["SID=a"],
+    ] {
         let request = with("cookie", lines);
         assert_eq!(status(&identity, &request), Some(StatusCode::UNAUTHORIZED), "{lines:?}");
     }
@@ -89,7 +108,7 @@ fn extensions_routes_and_closures_are_found() {
     assert_eq!(key(&query, &request), None);
     assert_eq!(key(&|request: &Parts| request.method.to_string(), &request), text(&["GET"]));
     assert_eq!(key(&|_: &Parts| Exempt, &request), None);
-    assert_eq!(key(&Everyone, &request), text(&["everyone"]));
+    assert_eq!(key(&Everyone, &request), text(&["\0everyone"]));
 }
 
 #[test]
@@ -132,6 +151,8 @@ fn a_digest_hides_the_key_and_tells_keys_apart() {
     assert_eq!(key(&identity, &with("x-api-key", &["abc"])).unwrap(), one);
     assert_ne!(key(&identity, &with("x-api-key", &["abd"])).unwrap(), one);
     assert_eq!(status(&identity, &plain()), Some(StatusCode::UNAUTHORIZED), "a refusal stays one");
+    let looked_up = secret().key_of(("abc", std::net::Ipv4Addr::new(203, 0, 113, 1))).unwrap();
+    assert_eq!(looked_up.to_vec(), one[0], "an operator finds it");
     let exempt = header("x-api-key").or_exempt().digested(secret());
     assert_eq!(key(&exempt, &plain()), None, "exempt stays exempt");
 }

@@ -8,7 +8,9 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
 use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
-use traffik::http::{ClientAddr, Identity, PeerAddr, ThrottleLayer};
+use traffik::http::{
+    ClientAddr, Identity, Matcher, PeerAddr, RoutePattern, Rule, ThrottleLayer, route,
+};
 
 use crate::support::{backend, head, request, throttle, with_header};
 
@@ -134,6 +136,22 @@ async fn a_throttle_that_counts_a_request_twice() {
     assert_eq!(lines.len(), 1, "{lines:#?}");
     assert!(lines[0].contains("throttle=\"api\"") && lines[0].contains("add the layer once"));
 
+    // By two rules of one layer.
+    let api = throttle("both", "9/s", &backend);
+    let both = [Rule::new(api.clone(), PeerAddr::new()), Rule::new(api, PeerAddr::new())];
+    let inner = service_fn(async |_request: Request<Full<Bytes>>| {
+        Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
+    });
+    let service = ThrottleLayer::of_rules(both).layer(inner);
+    let lines = logged(async {
+        for _ in 0..3 {
+            drop(service.clone().oneshot(request("/", "203.0.113.1")).await.unwrap());
+        }
+    })
+    .await;
+    assert_eq!(lines.len(), 1, "{lines:#?}");
+    assert!(lines[0].contains("throttle=\"both\""), "{lines:#?}");
+
     // Two throttles, or two keys of one, are no mistake.
     let outer = ThrottleLayer::new(throttle("outer", "9/s", &backend), PeerAddr::new());
     let inner = ThrottleLayer::new(throttle("outer", "9/s", &backend), traffik::http::Everyone);
@@ -146,6 +164,27 @@ async fn a_throttle_that_counts_a_request_twice() {
     })
     .await;
     assert_eq!(lines, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_route_that_no_request_matches() {
+    let login = route("/login");
+    let (mut request, other) = (head(request("/", "::1")), route("/"));
+    let lines = logged(async {
+        for _ in 0..3000 {
+            assert!(!login.matches(&request));
+        }
+        // One that has matched is right.
+        request.extensions.insert(RoutePattern("/".into()));
+        assert!(other.matches(&request));
+        request.extensions.clear();
+        for _ in 0..3000 {
+            assert!(!other.matches(&request));
+        }
+    })
+    .await;
+    assert_eq!(lines.len(), 1, "{lines:#?}");
+    assert!(lines[0].contains("route=\"/login\"") && lines[0].contains("limits nothing"));
 }
 
 #[tokio::test]

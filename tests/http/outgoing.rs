@@ -85,6 +85,37 @@ async fn what_the_remote_says_holds_back_its_own_requests() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn requests_that_wait_already_are_held_back_too() {
+    let sent = Sent::default();
+    let layer = AcquireLayer::new(throttle("10/s burst 1"), RemoteHost);
+    let client = layer.layer(remote(&sent, (429, "retry-after", "60")));
+    let mut all = tokio::task::JoinSet::new();
+    for _ in 0..20 {
+        let client = client.clone();
+        all.spawn(async move { client.oneshot(to("a.example")).await.unwrap().status() });
+    }
+    let statuses = all.join_all().await;
+    assert_eq!(statuses.iter().filter(|status| status.is_success()).count(), 19);
+    let at = seconds(&sent);
+    assert_eq!((at.len(), at[0]), (20, 0.0));
+    assert!(at[1] >= 60.0, "none in the time that the remote asked for: {at:?}");
+    let gaps: Vec<_> = at[1..].windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert!(gaps.iter().all(|gap| *gap > 0.09), "and no faster than the rate after it: {at:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_holds_nothing_of_the_inner_service() {
+    let sent = Sent::default();
+    let inner = tower::limit::ConcurrencyLimit::new(remote(&sent, (429, "retry-after", "60")), 1);
+    let client = AcquireLayer::new(throttle("10/s burst 1"), RemoteHost).layer(inner);
+    client.clone().oneshot(to("a.example")).await.unwrap();
+    let waiting = tokio::spawn(client.clone().oneshot(to("a.example")));
+    client.clone().oneshot(to("b.example")).await.unwrap();
+    waiting.await.unwrap().unwrap();
+    assert_eq!(seconds(&sent), [0.0, 0.0, 60.0]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_wait_beyond_the_timeout_is_an_error_at_once() {
     let sent = Sent::default();
     let layer = AcquireLayer::new(throttle("100/s burst 1"), RemoteHost).timeout(SECOND * 5);

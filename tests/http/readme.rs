@@ -7,10 +7,10 @@ use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use tower::{Layer, ServiceExt, service_fn};
 use traffik::http::{
-    Charge, ClientAddr, Everyone, Lookup, Rule, ThrottleLayer, header, path, route,
+    Charge, ClientAddr, Everyone, Lookup, Rule, ThrottleLayer, extension, path, route,
 };
 
-use crate::support::{backend, request, throttle, with_header};
+use crate::support::{backend, request, throttle};
 
 #[tokio::test]
 async fn its_layer_limits() -> Result<(), Box<dyn std::error::Error>> {
@@ -19,10 +19,15 @@ async fn its_layer_limits() -> Result<(), Box<dyn std::error::Error>> {
     let (clients, service) =
         (throttle("clients", "9/s", &backend), throttle("service", "99/s", &backend));
 
+    #[derive(Clone)]
+    struct User {
+        id: u64,
+    }
+
     let client = ClientAddr::behind(["10.0.0.0/8"])?; // by X-Forwarded-For, of your proxies alone
     let layer = ThrottleLayer::of_rules([
         Rule::new(logins, client.clone()).only(route("/login")).charge(Charge::failures()),
-        Rule::new(api, header("x-api-key").or_refuse(StatusCode::UNAUTHORIZED))
+        Rule::new(api, extension(|user: &User| user.id).or_refuse(StatusCode::UNAUTHORIZED))
             .only(path("/api/**")),
         Rule::new(clients, client),
         Rule::new(service, Everyone),
@@ -33,7 +38,11 @@ async fn its_layer_limits() -> Result<(), Box<dyn std::error::Error>> {
     }));
     let status =
         async |request| inner.clone().oneshot(request).await.map(|it| it.status().as_u16());
-    let keyed = || with_header(request("/api/items", "10.0.0.1"), "x-api-key", "gold");
+    let keyed = || {
+        let mut request = request("/api/items", "10.0.0.1");
+        request.extensions_mut().insert(User { id: 7 });
+        request
+    };
     assert_eq!(status(request("/api/items", "10.0.0.1")).await, Ok(401));
     assert_eq!(status(keyed()).await, Ok(200));
     assert_eq!(status(keyed()).await, Ok(200));

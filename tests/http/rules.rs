@@ -41,7 +41,7 @@ async fn what_one_denies_costs_nothing_of_the_others() {
         statuses.push(status(&layer, request("/", "203.0.113.1")).await);
     }
     assert_eq!(statuses, [200, 200, 429, 429, 429]);
-    assert_eq!(all.peek("everyone").await.unwrap().remaining(), 8);
+    assert_eq!(all.peek(Everyone).await.unwrap().remaining(), 8);
 
     let response = answer(&layer, request("/", "203.0.113.2")).await;
     assert_eq!(
@@ -186,6 +186,54 @@ async fn the_wait_of_several_is_the_longest() {
     assert_eq!(status(&layer, request("/", "::1")).await, 429);
     clock.advance(Duration::from_secs(1));
     assert_eq!(status(&layer, request("/", "::1")).await, 200);
+}
+
+#[tokio::test]
+async fn each_throttle_that_denies_tells_its_own_wait() {
+    let (backend, _clock) = backend();
+    let layer = ThrottleLayer::of_rules([
+        Rule::new(throttle("seconds", "1/s", &backend), PeerAddr::new()),
+        Rule::new(throttle("minutes", "1/min", &backend), PeerAddr::new()),
+    ]);
+    assert_eq!(status(&layer, request("/", "::1")).await, 200);
+    let denied = answer(&layer, request("/", "::1")).await;
+    let said = field(denied.headers(), "ratelimit").unwrap();
+    assert_eq!(said, "\"seconds/s\";r=0;t=1, \"minutes/min\";r=0;t=60");
+}
+
+#[tokio::test]
+async fn a_rule_can_keep_its_figures_to_itself() {
+    let (backend, _clock) = backend();
+    let layer = ThrottleLayer::of_rules([
+        Rule::new(throttle("clients", "9/s", &backend), PeerAddr::new()),
+        Rule::new(throttle("all", "1/min", &backend), Everyone).without_fields(),
+    ])
+    .fields(traffik::http::Fields::Both);
+    let served = answer(&layer, request("/", "::1")).await;
+    assert_eq!(field(served.headers(), "ratelimit-policy").unwrap(), "\"clients/s\";q=9;w=1");
+    assert_eq!(field(served.headers(), "x-ratelimit-limit"), None, "it is the narrowest");
+    let denied = answer(&layer, request("/", "::1")).await;
+    assert_eq!(field(denied.headers(), "retry-after").unwrap(), "60");
+}
+
+#[tokio::test]
+async fn a_closure_is_asked_once_for_each_request() {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    let (backend, _clock) = backend();
+    let asked = std::sync::Arc::new(AtomicU32::new(0));
+    let counter = std::sync::Arc::clone(&asked);
+    // On a store that has to be awaited.
+    let store: std::sync::Arc<dyn traffik::Backend> =
+        std::sync::Arc::new(test_support::Failing::around(backend, test_support::Mode::Slow));
+    let awaited = traffik::Throttle::builder("awaited").rate("9/s").backend(store);
+    let rule = Rule::new(awaited.build().unwrap(), Everyone).cost(move |_request| {
+        counter.fetch_add(1, Ordering::Relaxed);
+        1
+    });
+    let layer = ThrottleLayer::of_rules([rule]);
+    assert_eq!(status(&layer, request("/", "::1")).await, 200);
+    assert_eq!(asked.load(Ordering::Relaxed), 1);
 }
 
 #[tokio::test]

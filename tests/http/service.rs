@@ -1,6 +1,7 @@
 //! The service: who is served, what reaches the inner service, and what it is built of.
 
 use std::convert::Infallible;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
@@ -12,7 +13,7 @@ use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use traffik::http::{
-    Decisions, Everyone, Mode, ModeSwitch, PeerAddr, ThrottleLayer, ThrottleService,
+    Charge, Decisions, Everyone, Mode, ModeSwitch, PeerAddr, Rule, ThrottleLayer, ThrottleService,
 };
 use traffik::{Backend, Outcome, Throttle};
 
@@ -213,6 +214,27 @@ async fn a_throttle_with_a_penalty_or_options_decides_alike() {
     assert_eq!(status().await.0, 429);
     clock.advance(SECOND * 2);
     assert_eq!(status().await, (429, Some("58".into())), "blocked");
+}
+
+/// Without a runtime no task can be spawned, nor time be measured.
+#[test]
+fn in_memory_a_request_needs_no_runtime() {
+    let (backend, _clock) = backend();
+    let rule = |name| Rule::new(throttle(name, "1/min", &backend), PeerAddr::new());
+    for layer in [
+        ThrottleLayer::of_rules([rule("one")]),
+        ThrottleLayer::of_rules([rule("two"), rule("three")]),
+        ThrottleLayer::of_rules([rule("four").cost(|_| 1).charge(Charge::failures())]),
+    ] {
+        let served = Arc::default();
+        let service = layer.layer(counting(&served));
+        for status in [200, 429] {
+            let mut response = pin!(service.clone().oneshot(request("/", "203.0.113.1")));
+            let cx = &mut Context::from_waker(std::task::Waker::noop());
+            let Poll::Ready(response) = response.as_mut().poll(cx) else { panic!("at once") };
+            assert_eq!(response.unwrap().status(), status);
+        }
+    }
 }
 
 /// What the docs promise of the types.

@@ -38,7 +38,9 @@ fn peer_of(request: &Parts) -> Option<IpAddr> {
     #[cfg(feature = "axum")]
     let peer = peer.or_else(|| {
         let connection = extensions.get::<axum::extract::ConnectInfo<SocketAddr>>();
-        connection.map(|connection| connection.0)
+        let of_a_test =
+            || extensions.get::<axum::extract::connect_info::MockConnectInfo<SocketAddr>>();
+        connection.map(|it| it.0).or_else(|| of_a_test().map(|it| it.0))
     });
     #[cfg(feature = "tonic")]
     let peer = peer.or_else(|| {
@@ -57,7 +59,7 @@ fn peer_of(request: &Parts) -> Option<IpAddr> {
 /// them: see [`ipv6_prefix`](Self::ipv6_prefix).
 ///
 /// The server must hand the address over: axum by `into_make_service_with_connect_info::<SocketAddr>()` (or by
-/// `traffik::http::serve`), others by the extension [`Peer`]. A request without one is answered with 500, and the
+/// `traffik::http::serve`), others, also where axum's connect info is a type of your own, by the extension [`Peer`]. A request without one is answered with 500, and the
 /// log says what to set.
 #[derive(Clone, Debug, Default)]
 #[must_use]
@@ -74,7 +76,19 @@ impl PeerAddr {
     /// Sets how many bits of an IPv6 address are a client's, from 1 to 128. Defaults to 56.
     ///
     /// A home has a /64 or a /56, a company often a /48, which holds 256 of /56. To bound both, set two limits:
-    /// one by /56, and a higher one by /48 in a throttle of its own.
+    ///
+    /// ```
+    /// use traffik::http::{PeerAddr, Rule, ThrottleLayer};
+    /// # use traffik::{InMemory, Throttle};
+    /// # let backend = InMemory::new();
+    /// # let throttle = |name, rate| Throttle::builder(name).rate(rate).backend(backend.clone()).build();
+    ///
+    /// let clients = Rule::new(throttle("clients", "20/s")?, PeerAddr::new());
+    /// let networks = Rule::new(throttle("networks", "200/s")?, PeerAddr::new().ipv6_prefix(48));
+    /// let layer = ThrottleLayer::of_rules([clients, networks]);
+    /// # drop(layer);
+    /// # Ok::<(), traffik::BuildError>(())
+    /// ```
     ///
     /// # Panics
     ///
@@ -245,7 +259,7 @@ impl Identity for ClientAddr {
         let Some(peer) = peer_of(request) else { return self.address.without_peer() };
         let walk = self.walk(request, peer);
         match walk {
-            Walk::Found(_) => self.address.hints.came.store(Hints::CAME, Ordering::Relaxed),
+            Walk::Found(_) => self.address.hints.header_came(),
             Walk::UntrustedPeer(_) => {
                 self.address.hint_untrusted(request, peer, &self.name);
             }
@@ -271,14 +285,7 @@ impl ClientAddr {
 
     #[inline]
     fn hint_no_header(&self, peer: IpAddr) {
-        let came = &self.address.hints.came;
-        let without = came.load(Ordering::Relaxed);
-        if without == Hints::CAME {
-            return;
-        }
-        came.store(without + 1, Ordering::Relaxed);
-        if without + 1 == Hints::PATIENCE {
-            came.store(Hints::CAME, Ordering::Relaxed);
+        if self.address.hints.is_first_without_header() {
             warn!(
                 %peer,
                 header = %self.name,
@@ -310,6 +317,25 @@ impl Hints {
     const CAME: u32 = u32::MAX;
     /// How many requests may come without the header before that is said: health checks have none.
     const PATIENCE: u32 = 1000;
+
+    fn header_came(&self) {
+        // Written once, for all cores read it.
+        if self.came.load(Ordering::Relaxed) != Self::CAME {
+            self.came.store(Self::CAME, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts a request of a proxy without the header. Returns `true` once, if no other had it before.
+    fn is_first_without_header(&self) -> bool {
+        let without = self.came.load(Ordering::Relaxed);
+        if without == Self::CAME {
+            return false;
+        }
+        let is_enough = without + 1 == Self::PATIENCE;
+        let next = if is_enough { Self::CAME } else { without + 1 };
+        let won = self.came.compare_exchange(without, next, Ordering::Relaxed, Ordering::Relaxed);
+        is_enough && won.is_ok()
+    }
 }
 
 impl Addresses {

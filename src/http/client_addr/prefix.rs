@@ -35,6 +35,9 @@ impl Ipv6Prefix {
 
 /// The key under which a client's address is counted: an IPv4 address, or the prefix of an IPv6 address.
 ///
+/// Where the identity is digested, see [`DigestKey::key_of`](crate::http::DigestKey::key_of); behind
+/// [`Lookup::or`](crate::http::Lookup::or) it is `("\0or", key)`.
+///
 /// ```
 /// use std::time::Duration;
 /// use traffik::http::PeerAddr;

@@ -8,7 +8,7 @@ use sha2::Sha256;
 use thiserror::Error;
 
 use super::{Identified, Identity};
-use crate::key::{KeyPart, KeyParts, push_prefixed};
+use crate::key::{KeyPart, KeyParts, ToKey, push_prefixed};
 
 /// A secret with which keys are digested, so that the store holds no address, name or API key.
 ///
@@ -19,7 +19,7 @@ use crate::key::{KeyPart, KeyParts, push_prefixed};
 /// ```
 /// use traffik::http::{DigestKey, Identity, PeerAddr};
 ///
-/// let secret = "3f7c1d0b9a6e45f2"; // from the configuration
+/// let secret = "3f7c1d0b9a6e45f2a81c0d5e7b9f3a64"; // from the configuration
 /// let identity = PeerAddr::new().digested(DigestKey::new(secret)?);
 /// # drop(identity);
 /// # Ok::<(), traffik::http::DigestKeyError>(())
@@ -50,6 +50,24 @@ impl DigestKey {
             return Err(error);
         }
         Hmac::new_from_slice(secret).map(Self).map_err(|_| error)
+    }
+
+    /// Returns the key under which a key is counted, to look it up or block it; `None` for one that is exempt or has
+    /// too many parts.
+    ///
+    /// ```
+    /// use traffik::http::{DigestKey, PeerAddr};
+    ///
+    /// let digest = DigestKey::new("3f7c1d0b9a6e45f2a81c0d5e7b9f3a64")?;
+    /// let client = PeerAddr::new().key_of("203.0.113.7".parse()?);
+    /// let key = digest.key_of(client); // throttle.block(key, time)
+    /// # assert!(key.is_some());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn key_of(&self, key: impl ToKey) -> Option<[u8; 16]> {
+        let parts = key.to_key();
+        Some(self.digest(parts.as_slice().ok()??))
     }
 
     fn digest(&self, parts: &[KeyPart<'_>]) -> [u8; 16] {
@@ -88,20 +106,11 @@ impl<I> Digested<I> {
 impl<I: Identity> Identity for Digested<I> {
     fn identify<'r>(&'r self, request: &'r Parts) -> Identified<'r> {
         let identified = self.identity.identify(request);
-        let digest = match identified.to_key().map(|key| self.digest_of(&key)) {
-            Ok(digest) => digest,
-            Err(_refused) => return identified,
-        };
-        digest.unwrap_or(identified)
-    }
-}
-
-impl<I> Digested<I> {
-    /// `None` for a key that is exempt, or has too many parts, which stays what it is.
-    fn digest_of<'d>(&self, key: &KeyParts<'_>) -> Option<Identified<'d>> {
-        let parts = key.as_slice().ok()??;
-        let digest = KeyPart::inline(self.key.digest(parts));
-        Some(Identified::parts(KeyParts::one(digest)))
+        // What is refused, exempt or has too many parts stays what it is.
+        match identified.to_key().ok().and_then(|key| self.key.key_of(key)) {
+            Some(digest) => Identified::parts(KeyParts::one(KeyPart::inline(digest))),
+            None => identified,
+        }
     }
 }
 

@@ -49,7 +49,7 @@ pub trait Lookup: Send + Sync + 'static {
     }
 
     /// Lets another identity say whose a request without it is. That key has `"\0or"` as its first part, so that
-    /// no client can send what another one is known by.
+    /// no client can send what another one is known by; so it may have three parts of its own.
     fn or<I: Identity>(self, other: I) -> Or<Self, I>
     where
         Self: Sized,

@@ -30,15 +30,22 @@ use crate::key::{KeyParts, ToKey};
 /// use http::StatusCode;
 /// use traffik::http::{Lookup, PeerAddr, Rule, header, matched_route};
 /// # use traffik::{InMemory, Throttle};
-/// # let throttle = Throttle::builder("api").rate("5/s").backend(InMemory::new()).build()?;
+/// # let backend = InMemory::new();
+/// # let throttle = |name| Throttle::builder(name).rate("5/s").backend(backend.clone()).build();
 ///
-/// let by_address = Rule::new(throttle.clone(), PeerAddr::new());
-/// let by_api_key = Rule::new(throttle.clone(), header("x-api-key").or_refuse(StatusCode::UNAUTHORIZED));
-/// let by_route = Rule::new(throttle.clone(), (matched_route().or_share("unmatched"), PeerAddr::new()));
-/// let by_method = Rule::new(throttle, |request: &http::request::Parts| request.method.to_string());
-/// # drop((by_address, by_api_key, by_route, by_method));
+/// let by_address = Rule::new(throttle("address")?, PeerAddr::new());
+/// let by_tenant = header("x-tenant").or_refuse(StatusCode::UNAUTHORIZED); // which a gateway sets
+/// let by_tenant = Rule::new(throttle("tenant")?, by_tenant);
+/// let by_route = (matched_route().or_share("unmatched"), PeerAddr::new());
+/// let by_route = Rule::new(throttle("route")?, by_route);
+/// let by_method = |request: &http::request::Parts| request.method.to_string();
+/// let by_method = Rule::new(throttle("method")?, by_method);
+/// # drop((by_address, by_tenant, by_route, by_method));
 /// # Ok::<(), traffik::BuildError>(())
 /// ```
+///
+/// Give each kind of identity a throttle of its own: in one throttle, a client can choose a text that has the bytes of
+/// another's address.
 ///
 /// Do not make a key of the raw path, which a client chooses: each path would have a count of its own, and a
 /// client that never asks for the same twice none. [`matched_route`] is what the router made of it.

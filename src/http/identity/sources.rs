@@ -4,11 +4,11 @@ use std::any::type_name;
 use std::fmt;
 use std::sync::Arc;
 
-use http::HeaderName;
 use http::header::{self, HeaderValue};
 use http::request::Parts;
+use http::{HeaderName, StatusCode};
 
-use super::{Identified, Identity, Lookup};
+use super::{Identified, Identity, Lookup, Refusal};
 use crate::key::{KeyPart, KeyParts, ToKey};
 
 /// All requests together: one count for everybody, such as what the service can bear.
@@ -18,7 +18,14 @@ pub struct Everyone;
 
 impl Identity for Everyone {
     fn identify<'r>(&'r self, _request: &'r Parts) -> Identified<'r> {
-        one_part(b"everyone")
+        Identified::parts(self.to_key())
+    }
+}
+
+/// For an operator who looks at it or blocks it: no client can send that key.
+impl ToKey for Everyone {
+    fn to_key(&self) -> KeyParts<'_> {
+        KeyParts::one(KeyPart::bytes(b"\0everyone"))
     }
 }
 
@@ -32,10 +39,13 @@ pub struct Header {
     name: HeaderName,
 }
 
-/// Finds the key in the header of that name. A header that is empty, or comes more than once, counts as missing.
+/// Finds the key in the header of that name. An empty one counts as missing; if it comes more than once, the request is
+/// refused with 400, since nobody knows which of them the service will take.
 ///
-/// A client writes what it likes into a header: let it be checked before, as an API key is, or be set by a proxy
-/// that removes what the client sent. A key of more than 4096 bytes is replaced by its SHA-256.
+/// A client writes what it likes into a header. One that invents API keys has a count for each, and one that writes the
+/// same in another way (`Bearer` and `bearer`) too. So where the service checks a header, make the key of what it found,
+/// by an [`extension`]; take the header itself where a proxy sets it and removes what the client sent. A key of more
+/// than 4096 bytes is replaced by its SHA-256.
 ///
 /// # Panics
 ///
@@ -53,7 +63,12 @@ pub fn header(name: impl AsRef<str>) -> Header {
 impl Lookup for Header {
     fn look_up<'r>(&'r self, request: &'r Parts) -> Option<Identified<'r>> {
         let mut values = request.headers.get_all(&self.name).iter();
-        let (value, None) = (values.next()?, values.next()) else { return None };
+        let value = values.next()?;
+        if values.next().is_some() {
+            let refusal = Refusal::new(StatusCode::BAD_REQUEST);
+            let detail = format!("the header {} comes more than once", self.name);
+            return Some(Identified::refused(refusal.detail(detail)));
+        }
         (!value.is_empty()).then(|| one_part(value.as_bytes()))
     }
 }
@@ -64,10 +79,11 @@ pub struct Cookie {
     name: String,
 }
 
-/// Finds the key in the cookie of that name. One that is empty, or comes more than once, counts as missing.
+/// Finds the key in the cookie of that name, without quotes and percent-encoding. One that is empty, or comes more than
+/// once, counts as missing.
 ///
-/// As for a [`header`](header()), let it be checked before: a client that invents a session each time has a count
-/// for each.
+/// As for a [`header`](header()), a client that invents a session each time has a count for each: make the key of the
+/// session that was found, by an [`extension`].
 #[must_use]
 pub fn cookie(name: impl Into<String>) -> Cookie {
     Cookie { name: name.into() }
@@ -83,8 +99,32 @@ impl Lookup for Cookie {
             (name.trim_ascii() == self.name.as_bytes()).then(|| value.trim_ascii())
         });
         let (value, None) = (values.next()?, values.next()) else { return None };
-        (!value.is_empty()).then(|| one_part(value))
+        let value =
+            value.strip_prefix(b"\"").and_then(|it| it.strip_suffix(b"\"")).unwrap_or(value);
+        match value.contains(&b'%') {
+            _ if value.is_empty() => None,
+            false => Some(one_part(value)),
+            true => Some(Identified::key(percent_decoded(value))),
+        }
     }
+}
+
+/// Returns what percent-encoded text says (RFC 3986, section 2.1); what is no escape stays as it is.
+fn percent_decoded(text: &[u8]) -> Vec<u8> {
+    let mut said = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let [byte, after @ ..] = rest {
+        let digits = after.get(..2).and_then(|digits| std::str::from_utf8(digits).ok());
+        let digits = digits.filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()));
+        let escaped = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        let (byte, after) = match escaped.filter(|_| *byte == b'%') {
+            Some(escaped) => (escaped, &after[2..]),
+            None => (*byte, after),
+        };
+        said.push(byte);
+        rest = after;
+    }
+    said
 }
 
 /// A key made of an extension; see [`extension`].

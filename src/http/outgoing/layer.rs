@@ -12,11 +12,13 @@ use tower_layer::Layer;
 use super::remote;
 use super::service::{AcquireError, AcquireService};
 use crate::clock::monotonic_now;
-use crate::decision::{Denial, Outcome};
+use crate::decision::{Decision, Denial, Outcome};
 use crate::error::Error;
+use crate::hit_options::HitOptions;
 use crate::http::identity::{Identified, Identity, Refusal};
 use crate::key::{KeyPart, KeyParts, OwnedKey};
-use crate::throttle::{Permit, Throttle};
+use crate::on_error::LogLimiter;
+use crate::throttle::Throttle;
 
 type CostOf = Arc<dyn Fn(&Parts) -> u32 + Send + Sync>;
 
@@ -36,8 +38,9 @@ type CostOf = Arc<dyn Fn(&Parts) -> u32 + Send + Sync>;
 /// When a response says to come back later, the key is [blocked](Throttle::block) until then, in all processes that
 /// share the store: by `Retry-After` of a 429 or 503, and by a limit of `RateLimit` (revision 11 of the draft) of
 /// which nothing is left. A 429 that says no time blocks for a second. The response itself is handed on, and no request
-/// is sent again: for that put a layer that retries around this one. Requests that come meanwhile wait, as long as
-/// [`timeout`](Self::timeout) lets them.
+/// is sent again: for that put a layer that retries around this one. Requests that wait already, and those that come
+/// meanwhile, wait until then, as long as [`timeout`](Self::timeout) lets them; set one where somebody waits for the
+/// answer. A throttle whose rates are all unlimited cannot be blocked.
 ///
 /// # Errors
 ///
@@ -55,6 +58,8 @@ pub struct AcquireLayer {
     cost: Option<CostOf>,
     timeout: Option<Duration>,
     longest_block: Duration,
+    /// Of blocks.
+    failures: Arc<LogLimiter>,
 }
 
 impl AcquireLayer {
@@ -69,6 +74,7 @@ impl AcquireLayer {
             cost: None,
             timeout: None,
             longest_block: Self::DEFAULT_LONGEST_BLOCK,
+            failures: Arc::default(),
         }
     }
 
@@ -105,7 +111,7 @@ impl AcquireLayer {
     }
 
     /// Waits for the turn of a request, and for the end of a block.
-    pub(super) async fn wait(&self, key: &OwnedKey, cost: Option<u32>) -> Result<Permit, Error> {
+    pub(super) async fn wait(&self, key: &OwnedKey, cost: Option<u32>) -> Result<(), Error> {
         let deadline = self.timeout.and_then(|timeout| monotonic_now().checked_add(timeout));
         loop {
             let mut acquire = self.throttle.acquire(key);
@@ -115,9 +121,21 @@ impl AcquireLayer {
             if let Some(deadline) = deadline {
                 acquire = acquire.deadline(deadline);
             }
+            let asked_at = monotonic_now();
             let denied = match acquire.run().await {
+                Ok(permit) => {
+                    // A block that came while it waited.
+                    let has_waited = monotonic_now() > asked_at;
+                    let block = if has_waited { self.block_of(key).await } else { None };
+                    let Some(denied) = block else {
+                        permit.commit();
+                        return Ok(());
+                    };
+                    permit.refund().await?;
+                    denied
+                }
                 Err(Error::Denied(denied)) if denied.denial() == Some(Denial::Blocked) => denied,
-                outcome => return outcome,
+                Err(error) => return Err(error),
             };
             let Outcome::Denied { retry_after } = denied.outcome() else {
                 return Err(Error::Denied(denied));
@@ -129,6 +147,12 @@ impl AcquireLayer {
         }
     }
 
+    /// Returns the denial of a key that is blocked. While the store fails nobody knows of a block.
+    async fn block_of(&self, key: &OwnedKey) -> Option<Box<Decision>> {
+        let decision = self.throttle.peek_with(key, HitOptions::new().cost(0)).await.ok()?;
+        (decision.denial() == Some(Denial::Blocked)).then(|| Box::new(decision))
+    }
+
     /// Blocks the key as long as a response says.
     pub(super) async fn heed(&self, key: &OwnedKey, status: StatusCode, headers: &HeaderMap) {
         if self.longest_block.is_zero() {
@@ -136,9 +160,11 @@ impl AcquireLayer {
         }
         let Some(wait) = remote::wait_of(status, headers) else { return };
         let wait = wait.min(self.longest_block);
-        if let Err(error) = self.throttle.block_at_least(key, wait).await {
+        if let Err(error) = self.throttle.block_at_least(key, wait).await
+            && let Some(suppressed) = self.failures.pass()
+        {
             let throttle = self.throttle.name();
-            tracing::warn!(throttle, %error, "a remote asked to wait, and its key could not be blocked");
+            tracing::warn!(throttle, %error, suppressed, "a remote asked to wait, and its key could not be blocked");
         }
     }
 }

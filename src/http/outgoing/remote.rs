@@ -8,7 +8,7 @@ use sfv::{BareItem, List, ListEntry, Parser};
 
 use crate::clock::{Clock, WallClock};
 
-/// The wait after a 429 that says none.
+/// The least wait after a 429.
 const UNSAID: Duration = Duration::from_secs(1);
 
 /// Returns how long a remote asks to wait, by the status and the fields of its response.
@@ -18,8 +18,9 @@ pub(super) fn wait_of(status: StatusCode, headers: &HeaderMap) -> Option<Duratio
         true => retry_after(headers),
         false => None,
     };
-    let said = by_status.into_iter().chain(used_up(headers)).max();
-    said.or_else(|| is_too_many.then_some(UNSAID)).filter(|wait| !wait.is_zero())
+    let least = is_too_many.then_some(UNSAID);
+    let said = by_status.into_iter().chain(used_up(headers)).chain(least).max();
+    said.filter(|wait| !wait.is_zero())
 }
 
 /// Reads `Retry-After` (RFC 9110, section 10.2.3): seconds, or a date. A date is compared with that of the response,
@@ -81,10 +82,12 @@ mod tests {
             (429, &[], Some(1)),
             (429, &[("retry-after", "soon")], Some(1)),
             (429, &[("retry-after", "-5")], Some(1)),
-            (429, &[("retry-after", "0")], None),
+            (429, &[("retry-after", "0")], Some(1)),
+            (503, &[("retry-after", "0")], None),
             (429, &[("retry-after", "99999999999999999999999")], Some(u64::MAX)),
             (429, &[("retry-after", "Tue, 15 Nov 1994 08:13:01 GMT"), now], Some(30)),
-            (429, &[("retry-after", "Tue, 15 Nov 1994 08:12:01 GMT"), now], None),
+            (429, &[("retry-after", "Tue, 15 Nov 1994 08:12:01 GMT"), now], Some(1)),
+            (503, &[("retry-after", "Tue, 15 Nov 1994 08:12:01 GMT"), now], None),
             (200, &[("ratelimit", "\"a\";r=1;t=9")], None),
             (200, &[("ratelimit", "\"a\";r=0;t=9")], Some(9)),
             (200, &[("ratelimit", "\"a\";r=0;t=9, \"b\";r=5;t=99, \"c\";r=0;t=7")], Some(9)),

@@ -1,7 +1,7 @@
 //! [`AcquireService`]: the service that waits before it sends.
 
 use std::fmt;
-use std::mem;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -59,19 +59,19 @@ where
     type Error = AcquireError<S::Error>;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.inner.poll_ready(cx).map_err(AcquireError::Inner)
+    /// Always ready: whoever waits for its turn holds nothing of the inner service meanwhile.
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
-        // The one that is ready sends this request, and its clone becomes ready for the next.
-        let clone = self.inner.clone();
-        let mut inner = mem::replace(&mut self.inner, clone);
+        let mut inner = self.inner.clone();
         let layer = Arc::clone(&self.layer);
         Box::pin(async move {
             let (parts, body) = request.into_parts();
             let (key, cost) = (layer.key_of(&parts)?, layer.cost_of(&parts));
-            layer.wait(&key, cost).await.map_err(AcquireError::Throttle)?.commit();
+            layer.wait(&key, cost).await.map_err(AcquireError::Throttle)?;
+            poll_fn(|cx| inner.poll_ready(cx)).await.map_err(AcquireError::Inner)?;
             let sent = inner.call(Request::from_parts(parts, body)).await;
             let response = sent.map_err(AcquireError::Inner)?;
             layer.heed(&key, response.status(), response.headers()).await;

@@ -156,7 +156,10 @@ async fn a_server_ends_with_its_lifespan_when_it_is_told_to() {
     let (stop, stopped) = oneshot::channel::<()>();
     let life = backend.lifespan().await.unwrap();
     let server = tokio::spawn(async move {
-        serve(listener, app).lifespan(life).shutdown_on(async { drop(stopped.await) }).await
+        serve(listener, app)
+            .lifespan(life)
+            .with_graceful_shutdown(async { drop(stopped.await) })
+            .await
     });
     let mut client = Client::http1(address, [127, 0, 0, 1]).await;
     let slow = tokio::spawn(async move { client.get("/slow", &[]).await });
@@ -186,8 +189,8 @@ async fn a_connection_that_never_finishes_is_left_after_the_drain() {
     let (stop, stopped) = oneshot::channel::<()>();
     let life = backend.lifespan().await.unwrap();
     let server = tokio::spawn(async move {
-        let server = serve(listener, app).lifespan(life).drain(Duration::from_millis(10));
-        server.shutdown_on(async { drop(stopped.await) }).await
+        let server = serve(listener, app).lifespan(life).drain_timeout(Duration::from_millis(10));
+        server.with_graceful_shutdown(async { drop(stopped.await) }).await
     });
     let mut client = Client::http1(address, [127, 0, 0, 1]).await;
     let hanging = tokio::spawn(async move { client.get("/", &[]).await });
