@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use http::request::Parts;
 
-use super::charge::Pending;
+use super::charge::PendingCharge;
 use super::decisions::{Decisions, RequestDecision};
 use super::identity::Refusal;
-use super::layer::{Said, Settings};
 use super::mode::Mode;
 use super::rule::{RequestOptions, Rule};
+use super::settings::{Said, Settings};
 use crate::decision::Decision;
 use crate::error::Error;
 use crate::join::join_all;
@@ -19,11 +19,11 @@ use crate::throttle::{Permit, all};
 
 /// What the throttles say about a request.
 #[derive(Debug, Default)]
-pub(super) struct Answer {
+pub(super) struct RequestAnswer {
     pub(super) decisions: Decisions,
     pub(super) denied: Option<DeniedBy>,
     /// What was taken, where the response decides whether it is charged.
-    pub(super) pending: Vec<Pending>,
+    pub(super) pending: Vec<PendingCharge>,
 }
 
 /// What denies a request.
@@ -36,14 +36,14 @@ pub(super) enum DeniedBy {
 }
 
 /// An answer, or how it comes.
-pub(super) enum Asked {
+pub(super) enum Asking {
     /// No rule concerns the request.
     Nobody,
-    Answered(Answer),
-    Later(AnswerFuture),
+    Answered(RequestAnswer),
+    Later(RequestAnswerFuture),
 }
 
-pub(super) type AnswerFuture = Pin<Box<dyn Future<Output = Answer> + Send>>;
+pub(super) type RequestAnswerFuture = Pin<Box<dyn Future<Output = RequestAnswer> + Send>>;
 
 /// A hit that is to be made for a rule.
 struct RuleHit {
@@ -54,52 +54,52 @@ struct RuleHit {
 }
 
 /// Asks the throttles of the rules that concern a request.
-pub(super) fn ask(settings: &Settings, request: &Parts) -> Asked {
+pub(super) fn ask(settings: &Settings, request: &Parts) -> Asking {
     if settings.mode.get() == Mode::Off || settings.skips(request) {
-        return Asked::Nobody;
+        return Asking::Nobody;
     }
     let mut concerned =
         settings.rules.iter().enumerate().filter(|(_, rule)| rule.concerns(request));
-    let Some(first) = concerned.next() else { return Asked::Nobody };
+    let Some(first) = concerned.next() else { return Asking::Nobody };
     match concerned.next() {
         None => ask_one(first, request, &settings.said),
         Some(second) => {
             let rules = [first, second].into_iter().chain(concerned);
-            let hits: Result<Vec<_>, Answer> =
+            let hits: Result<Vec<_>, RequestAnswer> =
                 rules.map(|(index, rule)| RuleHit::of(index, rule, request)).collect();
             match hits {
-                Ok(hits) => Asked::Later(Box::pin(ask_all(hits, Arc::clone(&settings.said)))),
-                Err(refused) => Asked::Answered(refused),
+                Ok(hits) => Asking::Later(Box::pin(ask_all(hits, Arc::clone(&settings.said)))),
+                Err(refused) => Asking::Answered(refused),
             }
         }
     }
 }
 
 /// Asks one throttle; at once if it is in memory.
-fn ask_one((index, rule): (usize, &Rule), request: &Parts, said: &Arc<Said>) -> Asked {
+fn ask_one((index, rule): (usize, &Rule), request: &Parts, said: &Arc<Said>) -> Asking {
     let identified = rule.identity.identify(request);
     let key = match identified.to_key() {
         Ok(key) => key,
-        Err(refusal) => return Asked::Answered(Answer::refused(refusal)),
+        Err(refusal) => return Asking::Answered(RequestAnswer::refused(refusal)),
     };
     let options = rule.options.of(request);
     if let RequestOptions::Ready(options) = &options
         && let Some(decision) = rule.throttle.try_hit(&key, options)
     {
-        return Asked::Answered(Answer::of_one(index, rule, &key, Ok(decision)));
+        return Asking::Answered(RequestAnswer::of_one(index, rule, &key, Ok(decision)));
     }
     match RuleHit::with_key(index, rule, &key, options) {
-        Ok(hit) => Asked::Later(Box::pin(ask_all(vec![hit], Arc::clone(said)))),
-        Err(refused) => Asked::Answered(refused),
+        Ok(hit) => Asking::Later(Box::pin(ask_all(vec![hit], Arc::clone(said)))),
+        Err(refused) => Asking::Answered(refused),
     }
 }
 
 impl RuleHit {
-    fn of(index: usize, rule: &Rule, request: &Parts) -> Result<Self, Answer> {
+    fn of(index: usize, rule: &Rule, request: &Parts) -> Result<Self, RequestAnswer> {
         let identified = rule.identity.identify(request);
         match identified.to_key() {
             Ok(key) => Self::with_key(index, rule, &key, rule.options.of(request)),
-            Err(refusal) => Err(Answer::refused(refusal)),
+            Err(refusal) => Err(RequestAnswer::refused(refusal)),
         }
     }
 
@@ -108,20 +108,20 @@ impl RuleHit {
         rule: &Rule,
         key: &impl ToKey,
         options: RequestOptions,
-    ) -> Result<Self, Answer> {
-        let key = OwnedKey::new(key).map_err(|error| Answer::failed(error.into()))?;
+    ) -> Result<Self, RequestAnswer> {
+        let key = OwnedKey::new(key).map_err(|error| RequestAnswer::failed(error.into()))?;
         Ok(Self { index, rule: rule.clone(), key, options })
     }
 }
 
 /// Asks several throttles, all or nothing.
-async fn ask_all(hits: Vec<RuleHit>, said: Arc<Said>) -> Answer {
+async fn ask_all(hits: Vec<RuleHit>, said: Arc<Said>) -> RequestAnswer {
     let (asked, options): (Vec<_>, Vec<_>) =
         hits.into_iter().map(|hit| ((hit.index, hit.rule, hit.key), hit.options)).unzip();
     let options = join_all(options.into_iter().map(RequestOptions::get)).await;
     if let ([(index, rule, key)], [options]) = (&asked[..], &options[..]) {
         let decision = rule.throttle.hit_with(key, options.clone()).await;
-        return Answer::of_one(*index, rule, key, decision);
+        return RequestAnswer::of_one(*index, rule, key, decision);
     }
     for (place, (_, rule, key)) in asked.iter().enumerate() {
         let is_same = |(_, other, its_key): &(usize, Rule, OwnedKey)| {
@@ -137,9 +137,9 @@ async fn ask_all(hits: Vec<RuleHit>, said: Arc<Said>) -> Answer {
     }
     let combined = match together.await {
         Ok(combined) => combined,
-        Err(error) => return Answer::failed(error),
+        Err(error) => return RequestAnswer::failed(error),
     };
-    let mut answer = Answer::default();
+    let mut answer = RequestAnswer::default();
     let mut decisions = Vec::with_capacity(asked.len());
     for (place, (index, rule, _)) in asked.iter().enumerate() {
         if combined.denied_by() == Some(place) {
@@ -157,7 +157,7 @@ async fn ask_all(hits: Vec<RuleHit>, said: Arc<Said>) -> Answer {
     answer
 }
 
-impl Answer {
+impl RequestAnswer {
     #[cold]
     fn refused(refusal: &Refusal) -> Self {
         Self { denied: Some(DeniedBy::Refusal(Box::new(refusal.clone()))), ..Self::default() }
@@ -205,8 +205,8 @@ impl RequestDecision {
 
 impl Rule {
     /// What waits for the response, if that decides.
-    fn pending(&self, permit: Permit) -> Option<Pending> {
-        self.charge.is_of_outcome().then(|| Pending {
+    fn pending(&self, permit: Permit) -> Option<PendingCharge> {
+        self.charge.is_of_outcome().then(|| PendingCharge {
             permit: self.charge.on_unknown(permit),
             charge: self.charge.clone(),
         })

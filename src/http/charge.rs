@@ -100,34 +100,34 @@ impl Charge {
     }
 
     /// Returns what the head says of it.
-    pub(super) fn by_head(&self, head: &response::Parts) -> Verdict {
+    pub(super) fn by_head(&self, head: &response::Parts) -> ChargeVerdict {
         let has_failed = head.status.as_u16() >= 400 || has_grpc_failure(&head.headers);
         match &self.on {
-            On::All => Verdict::Charged,
+            On::All => ChargeVerdict::Charged,
             // Its status is in its body, which is not read.
             On::Failures | On::Successes if !has_failed && is_grpc_web(&head.headers) => {
-                Verdict::Charged
+                ChargeVerdict::Charged
             }
-            On::Failures if has_failed => Verdict::Charged,
-            On::Failures => Verdict::ChargedIfTrailersFail,
-            On::Successes if has_failed => Verdict::Refunded,
-            On::Successes => Verdict::RefundedIfTrailersFail,
-            On::When(is_charged) if is_charged(head) => Verdict::Charged,
-            On::When(_) => Verdict::Refunded,
+            On::Failures if has_failed => ChargeVerdict::Charged,
+            On::Failures => ChargeVerdict::ChargedIfTrailersFail,
+            On::Successes if has_failed => ChargeVerdict::Refunded,
+            On::Successes => ChargeVerdict::RefundedIfTrailersFail,
+            On::When(is_charged) if is_charged(head) => ChargeVerdict::Charged,
+            On::When(_) => ChargeVerdict::Refunded,
         }
     }
 }
 
 /// What the head of a response says of a charge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum ChargeVerdict {
     Charged,
     Refunded,
     ChargedIfTrailersFail,
     RefundedIfTrailersFail,
 }
 
-impl Verdict {
+impl ChargeVerdict {
     /// Returns whether it is charged, once the whole response is there.
     pub(super) fn is_charged(self, trailers: Option<&HeaderMap>) -> bool {
         let has_failed = || trailers.is_some_and(has_grpc_failure);
@@ -159,22 +159,22 @@ fn has_grpc_failure(fields: &HeaderMap) -> bool {
 
 /// What was taken for a request, until its response is known.
 #[derive(Debug)]
-pub(super) struct Pending {
+pub(super) struct PendingCharge {
     pub(super) permit: Permit,
     pub(super) charge: Charge,
 }
 
 /// What was taken for a request whose response has begun. Dropped, it is unknown what came of it.
 #[derive(Debug)]
-pub(super) struct Settlement(Vec<(Permit, Verdict)>);
+pub(super) struct Settlement(Vec<(Permit, ChargeVerdict)>);
 
 impl Settlement {
     /// Settles what the head decides; `None` if that is all.
-    pub(super) fn of(pending: Vec<Pending>, head: &response::Parts) -> Option<Self> {
+    pub(super) fn of(pending: Vec<PendingCharge>, head: &response::Parts) -> Option<Self> {
         let mut left = Vec::new();
-        for Pending { permit, charge } in pending {
+        for PendingCharge { permit, charge } in pending {
             match charge.by_head(head) {
-                Verdict::Charged => permit.commit(),
+                ChargeVerdict::Charged => permit.commit(),
                 verdict => left.push((permit, verdict)),
             }
         }

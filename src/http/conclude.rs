@@ -7,14 +7,14 @@ use http::request::Parts;
 use http::{Method, Response, StatusCode};
 use http_body::Body;
 
-use super::ask::{Answer, DeniedBy};
+use super::ask::{DeniedBy, RequestAnswer};
 use super::body::ResponseBody;
-use super::charge::{Pending, Settlement};
+use super::charge::{PendingCharge, Settlement};
 use super::decisions::{Decisions, RequestDecision};
 use super::denial::{self, Denied, DeniedReason};
 use super::fields::{self, LimitTexts};
-use super::layer::Settings;
 use super::mode::Mode;
+use super::settings::Settings;
 use crate::decision::Outcome;
 use crate::on_error::OnError;
 
@@ -25,7 +25,7 @@ pub(super) struct Admitted {
     own: Decisions,
     /// Of those around it and of this one, if there are any around it.
     all: Option<Decisions>,
-    pending: Vec<Pending>,
+    pending: Vec<PendingCharge>,
     has_fields: bool,
     /// To a request whose response has no body.
     is_head: bool,
@@ -35,7 +35,7 @@ impl Settings {
     /// Admits a request, or answers it.
     pub(super) fn conclude(
         &self,
-        answer: Answer,
+        answer: RequestAnswer,
         request: &mut Parts,
     ) -> Result<Admitted, Box<Response<Bytes>>> {
         let is_shadow = self.mode.get() == Mode::Shadow;
@@ -46,7 +46,7 @@ impl Settings {
                 return Err(Box::new(self.respond(&denied, &answer.decisions)));
             }
         }
-        let Answer { decisions: own, pending, .. } = answer;
+        let RequestAnswer { decisions: own, pending, .. } = answer;
         let all = request.extensions.get::<Decisions>().map(|outer| {
             self.hint_twice(outer, &own);
             own.after(outer)

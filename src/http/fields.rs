@@ -139,12 +139,12 @@ pub(super) struct LimitTexts {
     /// The value of `RateLimit-Policy`, but for limits that limit nothing.
     policy: Option<HeaderValue>,
     /// One for each limit; `None` for one that limits nothing.
-    items: Box<[Option<Item>]>,
+    items: Box<[Option<FieldItem>]>,
 }
 
 /// What `RateLimit` says of a limit.
 #[derive(Clone, Debug)]
-struct Item {
+struct FieldItem {
     /// Its name and what follows, up to the number of what remains.
     text: Box<[u8]>,
     /// In microseconds.
@@ -178,7 +178,7 @@ impl LimitTexts {
             text.push(b";r=");
             let divisor = u64::from(rate.limit()).max(1) * MICROS;
             let (text, period) = (text.as_bytes().into(), rate.period_micros());
-            items.push(Some(Item { text, period, divisor }));
+            items.push(Some(FieldItem { text, period, divisor }));
         }
         Self { policy: policy.into_value(), items: items.into() }
     }
@@ -218,7 +218,7 @@ fn window_of(limit: &Limit) -> Option<u64> {
     u64::try_from(seconds).ok().filter(|seconds| (1..=LARGEST).contains(seconds))
 }
 
-impl Item {
+impl FieldItem {
     /// Returns in how many seconds there is more: when the limit is as new, but never so soon that the units which
     /// are left come faster than the rate.
     fn until_more(&self, answer: &LimitAnswer) -> u64 {

@@ -11,10 +11,10 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use super::ask::AnswerFuture;
+use super::ask::RequestAnswerFuture;
 use super::body::ResponseBody;
 use super::conclude::Admitted;
-use super::layer::Settings;
+use super::settings::Settings;
 
 pin_project! {
     /// The response of a [`ThrottleService`](super::ThrottleService).
@@ -26,14 +26,14 @@ pin_project! {
         S: Service<Request<ReqBody>>,
     {
         #[pin]
-        state: State<S, ReqBody, S::Future>,
+        state: RequestStage<S, ReqBody, S::Future>,
     }
 }
 
 pin_project! {
-    #[project = StateProjected]
-    enum State<S, ReqBody, F> {
-        Asking { answer: AnswerFuture, waiting: Option<Box<Waiting<S, ReqBody>>> },
+    #[project = RequestStageProjected]
+    enum RequestStage<S, ReqBody, F> {
+        Asking { answer: RequestAnswerFuture, waiting: Option<Box<Waiting<S, ReqBody>>> },
         Serving { #[pin] future: F, admitted: Option<(Admitted, Arc<Settings>)> },
         Denied { response: Option<Box<Response<Bytes>>> },
     }
@@ -51,7 +51,7 @@ where
     S: Service<Request<ReqBody>>,
 {
     pub(super) const fn unasked(future: S::Future) -> Self {
-        Self { state: State::Serving { future, admitted: None } }
+        Self { state: RequestStage::Serving { future, admitted: None } }
     }
 
     pub(super) const fn admitted(
@@ -59,21 +59,21 @@ where
         admitted: Admitted,
         settings: Arc<Settings>,
     ) -> Self {
-        Self { state: State::Serving { future, admitted: Some((admitted, settings)) } }
+        Self { state: RequestStage::Serving { future, admitted: Some((admitted, settings)) } }
     }
 
     pub(super) const fn denied(response: Box<Response<Bytes>>) -> Self {
-        Self { state: State::Denied { response: Some(response) } }
+        Self { state: RequestStage::Denied { response: Some(response) } }
     }
 
     pub(super) fn later(
-        answer: AnswerFuture,
+        answer: RequestAnswerFuture,
         request: Request<ReqBody>,
         service: S,
         settings: Arc<Settings>,
     ) -> Self {
         let waiting = Some(Box::new(Waiting { request, service, settings }));
-        Self { state: State::Asking { answer, waiting } }
+        Self { state: RequestStage::Asking { answer, waiting } }
     }
 }
 
@@ -88,7 +88,7 @@ where
         let mut this = self.project();
         loop {
             let next = match this.state.as_mut().project() {
-                StateProjected::Asking { answer, waiting } => {
+                RequestStageProjected::Asking { answer, waiting } => {
                     let answer = ready!(answer.as_mut().poll(cx));
                     let Waiting { request, mut service, settings } =
                         *waiting.take().expect("`ResponseFuture` polled after completion");
@@ -96,19 +96,19 @@ where
                     match settings.conclude(answer, &mut parts) {
                         Ok(admitted) => {
                             let future = service.call(Request::from_parts(parts, body));
-                            State::Serving { future, admitted: Some((admitted, settings)) }
+                            RequestStage::Serving { future, admitted: Some((admitted, settings)) }
                         }
-                        Err(response) => State::Denied { response: Some(response) },
+                        Err(response) => RequestStage::Denied { response: Some(response) },
                     }
                 }
-                StateProjected::Serving { future, admitted } => {
+                RequestStageProjected::Serving { future, admitted } => {
                     let response = ready!(future.poll(cx))?;
                     let Some((admitted, settings)) = admitted.take() else {
                         return Poll::Ready(Ok(response.map(ResponseBody::inner)));
                     };
                     return Poll::Ready(Ok(settings.complete(admitted, response)));
                 }
-                StateProjected::Denied { response } => {
+                RequestStageProjected::Denied { response } => {
                     let response = response.take();
                     let response = response.expect("`ResponseFuture` polled after completion");
                     return Poll::Ready(Ok(response.map(ResponseBody::denial)));
@@ -125,9 +125,9 @@ where
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match &self.state {
-            State::Asking { .. } => "Asking",
-            State::Serving { .. } => "Serving",
-            State::Denied { .. } => "Denied",
+            RequestStage::Asking { .. } => "Asking",
+            RequestStage::Serving { .. } => "Serving",
+            RequestStage::Denied { .. } => "Denied",
         };
         f.debug_struct("ResponseFuture").field("state", &state).finish_non_exhaustive()
     }

@@ -1,4 +1,4 @@
-//! [`ThrottleLayer`]: the layer, and its settings.
+//! [`ThrottleLayer`]: the layer.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,19 +6,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::Response;
-use http::request::Parts;
 use tower_layer::Layer;
 
-use super::denial::Denied;
-use super::denial::{OnDenied, Responder};
+use super::denial::{Denied, Responder};
 use super::fields::{Fields, FieldsOn};
-use super::hints::Once;
 use super::identity::Identity;
 use super::matching::Matcher;
 use super::mode::ModeSwitch;
 use super::rule::Rule;
 use super::service::ThrottleService;
-use crate::on_error::LogLimiter;
+use super::settings::Settings;
 use crate::throttle::Throttle;
 
 /// A layer that serves a request only if its throttles let it pass, and else answers 429.
@@ -44,42 +41,6 @@ use crate::throttle::Throttle;
 #[must_use]
 pub struct ThrottleLayer {
     settings: Arc<Settings>,
-}
-
-/// What all services of a layer share.
-#[derive(Clone)]
-pub(super) struct Settings {
-    pub(super) rules: Vec<Rule>,
-    skip: Vec<Arc<dyn Matcher>>,
-    pub(super) mode: ModeSwitch,
-    pub(super) fields: Fields,
-    pub(super) fields_on: FieldsOn,
-    pub(super) extends_response: bool,
-    pub(super) jitter: Duration,
-    pub(super) responder: Option<Responder>,
-    pub(super) on_denied: Option<OnDenied>,
-    pub(super) said: Arc<Said>,
-}
-
-/// What was said in the log.
-#[derive(Debug, Default)]
-pub(super) struct Said {
-    twice: Once,
-    pub(super) errors: LogLimiter,
-}
-
-impl Said {
-    /// Says once that a throttle counts a request twice.
-    #[cold]
-    pub(super) fn twice(&self, throttle: &str) {
-        if self.twice.is_first() {
-            tracing::warn!(
-                throttle,
-                "the throttle counts a request twice for the same key, by two rules or in one layer around another; \
-                 give each a throttle of its own, or add the layer once"
-            );
-        }
-    }
 }
 
 impl ThrottleLayer {
@@ -191,26 +152,8 @@ impl<S> Layer<S> for ThrottleLayer {
     }
 }
 
-impl Settings {
-    #[inline]
-    pub(super) fn skips(&self, request: &Parts) -> bool {
-        self.skip.iter().any(|matcher| matcher.matches(request))
-    }
-}
-
 impl fmt::Debug for ThrottleLayer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.settings.fmt(f)
-    }
-}
-
-impl fmt::Debug for Settings {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ThrottleLayer")
-            .field("rules", &self.rules)
-            .field("mode", &self.mode.get())
-            .field("fields", &self.fields)
-            .field("fields_on", &self.fields_on)
-            .finish_non_exhaustive()
     }
 }

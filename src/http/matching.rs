@@ -54,7 +54,7 @@ impl Matcher for Method {
 
 /// Requests of one route; see [`route`].
 #[derive(Clone, Debug)]
-pub struct Route {
+pub struct RouteMatcher {
     pattern: String,
     hints: Arc<RouteHints>,
 }
@@ -76,11 +76,11 @@ const PATIENCE: u32 = 1000;
 /// In a nested router that is the whole pattern, such as `/api/items/{id}`. A rule for a pattern that no route has
 /// limits nothing: if no request has matched among the first thousand, the log says so, once.
 #[must_use]
-pub fn route(pattern: impl Into<String>) -> Route {
-    Route { pattern: pattern.into(), hints: Arc::default() }
+pub fn route(pattern: impl Into<String>) -> RouteMatcher {
+    RouteMatcher { pattern: pattern.into(), hints: Arc::default() }
 }
 
-impl Matcher for Route {
+impl Matcher for RouteMatcher {
     fn matches(&self, request: &Parts) -> bool {
         let is_match = MatchedRoute::of(request) == Some(&self.pattern);
         self.note(is_match);
@@ -88,7 +88,7 @@ impl Matcher for Route {
     }
 }
 
-impl Route {
+impl RouteMatcher {
     fn note(&self, is_match: bool) {
         let counter = &self.hints.without;
         let without = counter.load(Ordering::Relaxed);
@@ -109,7 +109,7 @@ impl Route {
 
 /// Requests whose path is like a pattern; see [`path`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Path {
+pub struct PathMatcher {
     pattern: String,
 }
 
@@ -122,11 +122,11 @@ pub struct Path {
 ///
 /// In a nested router of axum it is the path without the prefix of that router.
 #[must_use]
-pub fn path(pattern: impl Into<String>) -> Path {
-    Path { pattern: pattern.into() }
+pub fn path(pattern: impl Into<String>) -> PathMatcher {
+    PathMatcher { pattern: pattern.into() }
 }
 
-impl Matcher for Path {
+impl Matcher for PathMatcher {
     fn matches(&self, request: &Parts) -> bool {
         let path = request.uri.path();
         glob(self.pattern.as_bytes(), path.as_bytes()) && !is_ambiguous(path)

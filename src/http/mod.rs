@@ -76,6 +76,7 @@ mod rule;
 #[cfg(feature = "axum")]
 mod serve;
 mod service;
+mod settings;
 mod throttled_body;
 
 pub use body::ResponseBody;
@@ -93,7 +94,7 @@ pub use identity::{
     RoutePattern, cookie, extension, header, lookup, matched_route,
 };
 pub use layer::ThrottleLayer;
-pub use matching::{Matcher, Path, Route, path, route};
+pub use matching::{Matcher, PathMatcher, RouteMatcher, path, route};
 pub use mode::{Mode, ModeSwitch};
 #[cfg(feature = "http-client")]
 #[cfg_attr(docsrs, doc(cfg(feature = "http-client")))]

@@ -10,10 +10,10 @@ use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
-use super::ask::{self, Asked};
+use super::ask::{self, Asking};
 use super::body::ResponseBody;
 use super::future::ResponseFuture;
-use super::layer::Settings;
+use super::settings::Settings;
 
 /// The service of a [`ThrottleLayer`](super::ThrottleLayer).
 #[derive(Clone)]
@@ -59,17 +59,17 @@ where
     fn call(&mut self, request: Request<ReqBody>) -> ResponseFuture<S, ReqBody> {
         let (mut parts, body) = request.into_parts();
         match ask::ask(&self.settings, &parts) {
-            Asked::Nobody => {
+            Asking::Nobody => {
                 ResponseFuture::unasked(self.inner.call(Request::from_parts(parts, body)))
             }
-            Asked::Answered(answer) => match self.settings.conclude(answer, &mut parts) {
+            Asking::Answered(answer) => match self.settings.conclude(answer, &mut parts) {
                 Ok(admitted) => {
                     let serving = self.inner.call(Request::from_parts(parts, body));
                     ResponseFuture::admitted(serving, admitted, Arc::clone(&self.settings))
                 }
                 Err(response) => ResponseFuture::denied(response),
             },
-            Asked::Later(answer) => {
+            Asking::Later(answer) => {
                 // The one that is ready answers this request, and its clone becomes ready for the next.
                 let clone = self.inner.clone();
                 let ready = mem::replace(&mut self.inner, clone);

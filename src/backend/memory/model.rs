@@ -1,5 +1,5 @@
 //! Model checks of the shards' insert, expire and full paths and of a lock's queue, under a scheduler
-//! that chooses the interleaving: `RUSTFLAGS="--cfg traffik_model" cargo test --lib model`.
+//! that chooses the interleaving: see `scripts/test`.
 
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};

@@ -8,7 +8,7 @@ use redis::Value;
 use tokio::time::timeout;
 
 use super::connection::own_error;
-use super::decide::{self, Refusal};
+use super::decide::{self, ScriptRefusal};
 use super::failure::Failure;
 use super::pipeline::ScriptCall;
 use super::{RedisInner, failed, primitives};
@@ -153,8 +153,8 @@ impl RedisInner {
         let decided = decide::read(step, &reply)
             .map_err(|bad| primitives::unexpected("apply", &reply).with_cause(bad))?;
         decided.map_err(|refusal| match refusal {
-            Refusal::Corrupt(cause) => optimistic::corrupt(&self.core, cause),
-            Refusal::TooManyRates => optimistic::too_many_rates(&self.core),
+            ScriptRefusal::Corrupt(cause) => optimistic::corrupt(&self.core, cause),
+            ScriptRefusal::TooManyRates => optimistic::too_many_rates(&self.core),
         })
     }
 

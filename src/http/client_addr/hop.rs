@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::net::{IpAddr, Ipv6Addr};
 
+use super::quoted;
+
 /// No address with its port, quoted and escaped, is longer.
 const LONGEST: usize = 128;
 
@@ -22,7 +24,7 @@ pub(super) fn read_forwarded(element: &[u8]) -> Option<IpAddr> {
     let mut found = None;
     let mut rest = Some(element);
     while let Some(pairs) = rest {
-        let (before, pair) = super::chain::split_last(pairs, b';');
+        let (before, pair) = quoted::split_last(pairs, b';');
         rest = before;
         if trim(pair).is_empty() {
             continue;

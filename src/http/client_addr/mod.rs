@@ -4,6 +4,7 @@ mod chain;
 mod hop;
 mod prefix;
 mod proxies;
+mod quoted;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;

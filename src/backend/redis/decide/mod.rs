@@ -185,7 +185,7 @@ impl Family {
 
 /// What a script found beside an answer.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Refusal {
+pub(super) enum ScriptRefusal {
     /// A value that could not be read. It was replaced by one that holds this hit; the error policy
     /// decides about the hit.
     Corrupt(CorruptState),
@@ -201,7 +201,10 @@ pub(super) struct BadReply {
 }
 
 /// Reads the reply to the request of that step.
-pub(super) fn read(step: &Step<'_>, reply: &Value) -> Result<Result<Decision, Refusal>, BadReply> {
+pub(super) fn read(
+    step: &Step<'_>,
+    reply: &Value,
+) -> Result<Result<Decision, ScriptRefusal>, BadReply> {
     let bad = BadReply { expected: REPLY_HEADER + REPLY_LIMIT * step.limits().len() };
     parse(step, reply).ok_or(bad)
 }
@@ -231,7 +234,7 @@ pub(super) fn read_all<'a>(
     Ok(Some(decisions))
 }
 
-fn parse(step: &Step<'_>, reply: &Value) -> Option<Result<Decision, Refusal>> {
+fn parse(step: &Step<'_>, reply: &Value) -> Option<Result<Decision, ScriptRefusal>> {
     let Value::Array(numbers) = reply else { return None };
     let (header, numbers) = numbers.split_first_chunk::<REPLY_HEADER>()?;
     let [asked_at, at, refused] = header;
@@ -281,10 +284,10 @@ fn read_answer([verdict, remaining, reset_at]: &[Value; REPLY_LIMIT]) -> Option<
 
 /// Returns what was found: 0 nothing, -1 too many rates, 1 that the whole value could not be read, else
 /// that the part of a limit could not, counted from 2.
-fn read_refusal(step: &Step<'_>, code: i64) -> Option<Option<Refusal>> {
+fn read_refusal(step: &Step<'_>, code: i64) -> Option<Option<ScriptRefusal>> {
     let corrupt = match code {
         0 => return Some(None),
-        -1 => return Some(Some(Refusal::TooManyRates)),
+        -1 => return Some(Some(ScriptRefusal::TooManyRates)),
         1 => CorruptState("the value is not a list of parts"),
         code => {
             let index = usize::try_from(code).ok()?.checked_sub(2)?;
@@ -298,7 +301,7 @@ fn read_refusal(step: &Step<'_>, code: i64) -> Option<Option<Refusal>> {
             }
         }
     };
-    Some(Some(Refusal::Corrupt(corrupt)))
+    Some(Some(ScriptRefusal::Corrupt(corrupt)))
 }
 
 fn integer(value: &Value) -> Option<i64> {

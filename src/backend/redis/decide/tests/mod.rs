@@ -50,11 +50,11 @@ impl<'a> Timeline<'a> {
         }
     }
 
-    fn step(&mut self, cost: u32, op: Op) -> Result<Decision, Refusal> {
+    fn step(&mut self, cost: u32, op: Op) -> Result<Decision, ScriptRefusal> {
         self.step_leaving(0, cost, op)
     }
 
-    fn step_leaving(&mut self, leave: u32, cost: u32, op: Op) -> Result<Decision, Refusal> {
+    fn step_leaving(&mut self, leave: u32, cost: u32, op: Op) -> Result<Decision, ScriptRefusal> {
         let limits = self.limits.clone();
         let step = Step::new(&limits, cost, op).leave(leave);
         let asked_at = Timestamp::from_micros(self.now);
@@ -84,8 +84,8 @@ impl<'a> Timeline<'a> {
             (Ok(decision), Ok(evaluation)) => {
                 assert_eq!(*decision, evaluation.decision, "{}", context());
             }
-            (Err(Refusal::Corrupt(_)), Err(StepError::Corrupt { .. }))
-            | (Err(Refusal::TooManyRates), Err(StepError::TooManyRates)) => {}
+            (Err(ScriptRefusal::Corrupt(_)), Err(StepError::Corrupt { .. }))
+            | (Err(ScriptRefusal::TooManyRates), Err(StepError::TooManyRates)) => {}
             _ => panic!("{decided:?} and {evaluated:?}: {}", context()),
         }
         let expected = match &write {
@@ -319,7 +319,7 @@ fn refunds_over_several_limits_give_back_once_when_one_is_corrupt() {
     *value.last_chunk_mut().unwrap() = u64::MAX.to_le_bytes();
     timeline.store(value);
     let refund = Op::Refund { taken_at: receipt.taken_at() };
-    assert!(matches!(timeline.step(2, refund), Err(Refusal::Corrupt(_))));
+    assert!(matches!(timeline.step(2, refund), Err(ScriptRefusal::Corrupt(_))));
     let peeked = timeline.step(1, Op::Peek).unwrap();
     assert_eq!(peeked.answers().next().unwrap().remaining(), 7, "of the bucket");
 }
@@ -444,7 +444,7 @@ fn a_value_of_another_type_is_replaced() {
     let random = &mut Random::new(1);
     for _ in 0..4 {
         timeline.store_another_type(random);
-        assert!(matches!(timeline.step(1, Op::Take), Err(Refusal::Corrupt(_))));
+        assert!(matches!(timeline.step(1, Op::Take), Err(ScriptRefusal::Corrupt(_))));
         assert!(timeline.step(1, Op::Take).is_ok());
     }
 }
