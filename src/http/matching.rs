@@ -7,6 +7,7 @@ use http::Method;
 use http::request::Parts;
 
 use super::identity::MatchedRoute;
+use super::percent;
 
 /// To which requests a rule applies: a [`Method`], a [`path`], a [`route`], or a closure.
 ///
@@ -116,9 +117,9 @@ pub struct PathMatcher {
 /// Matches requests by their path: `*` is any text within a segment, `**` any text, and all else is itself.
 ///
 /// The path is compared as the client wrote it, and case counts. Whoever serves it may take another spelling for the
-/// same, so an unusual one is always limited: [`skip`](super::Rule::skip) does not match a path with `.` or `..` as a
-/// segment, an empty segment, a backslash, or one of these escaped; [`only`](super::Rule::only) matches each of these,
-/// and any path with an escape.
+/// same, so such a one is limited: [`skip`](super::Rule::skip) does not match a path with `.` or `..` as a segment, an
+/// empty segment, a backslash, or one of these escaped, and [`only`](super::Rule::only) also matches what a path means
+/// without its escapes and these.
 ///
 /// In a nested router of axum it is the path without the prefix of that router.
 #[must_use]
@@ -133,9 +134,38 @@ impl Matcher for PathMatcher {
     }
 
     fn might_match(&self, request: &Parts) -> bool {
-        let path = request.uri.path();
-        glob(self.pattern.as_bytes(), path.as_bytes()) || path.contains('%') || is_ambiguous(path)
+        let (pattern, path) = (self.pattern.as_bytes(), request.uri.path());
+        if glob(pattern, path.as_bytes()) {
+            return true;
+        }
+        if !path.contains('%') && !is_ambiguous(path) {
+            return false;
+        }
+        let decoded = percent::decoded(path.as_bytes());
+        glob(pattern, &decoded) || glob(pattern, &resolved(&decoded))
     }
+}
+
+/// Returns the path as a server could read it: without dot segments, empty segments and backslashes.
+fn resolved(path: &[u8]) -> Vec<u8> {
+    let mut segments: Vec<&[u8]> = Vec::new();
+    for segment in path.split(|byte| matches!(byte, b'/' | b'\\')) {
+        match segment {
+            b"" | b"." => {}
+            b".." => drop(segments.pop()),
+            segment => segments.push(segment),
+        }
+    }
+    let mut resolved = Vec::with_capacity(path.len() + 1);
+    for segment in segments {
+        resolved.push(b'/');
+        resolved.extend_from_slice(segment);
+    }
+    // A directory stays one.
+    if resolved.is_empty() || matches!(path.last(), Some(b'/' | b'\\')) {
+        resolved.push(b'/');
+    }
+    resolved
 }
 
 /// Returns whether a server could take the path for another one.
@@ -226,19 +256,24 @@ mod tests {
             let (request, ()) = http::Request::get(text).body(()).unwrap().into_parts();
             (path(pattern).matches(&request), path(pattern).might_match(&request))
         };
-        for text in [
-            "/in/../api",
-            "/in/..",
-            "/in/./x",
-            "/in//x",
-            "/in/%2e%2E/api",
-            "/in/..%2fapi",
-            "/in/%5c..",
+        // What is skipped, and to what it is limited all the same.
+        for (text, means) in [
+            ("/in/../api", "/api"),
+            ("/in/..", "/"),
+            ("/in/./x", "/in/x"),
+            ("/in//x", "/in/x"),
+            ("/in/%2e%2E/api", "/api"),
+            ("/in/..%2fapi", "/api"),
+            ("/in/%5c..", "/"),
+            ("/../../x/", "/x/"),
+            ("//in", "/in"),
         ] {
-            assert_eq!(asks("/in/**", text), (false, true), "{text}");
-            assert_eq!(asks("/other/**", text), (false, true), "{text}");
+            assert_eq!(asks("**", text), (false, true), "{text}");
+            assert_eq!(asks(means, text), (false, true), "{text}");
+            assert_eq!(asks("/other/**", text), (false, false), "{text}");
         }
         assert_eq!(asks("/in/**", "/in/a%20b"), (true, true));
+        assert_eq!(asks("/login", "/in/a%20b"), (false, false));
         assert_eq!(asks("/in/**", "/%69n/a"), (false, true));
         assert_eq!(asks("/in/**", "/in/a..b/c./"), (true, true));
         assert_eq!(asks("/in/**", "/out/a"), (false, false));

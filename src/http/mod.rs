@@ -72,6 +72,7 @@ mod matching;
 mod mode;
 #[cfg(feature = "http-client")]
 mod outgoing;
+mod percent;
 mod rule;
 #[cfg(feature = "axum")]
 mod serve;

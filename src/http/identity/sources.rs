@@ -9,6 +9,7 @@ use http::request::Parts;
 use http::{HeaderName, StatusCode};
 
 use super::{Identified, Identity, Lookup, Refusal};
+use crate::http::percent;
 use crate::key::{KeyPart, KeyParts, ToKey};
 
 /// All requests together: one count for everybody, such as what the service can bear.
@@ -104,27 +105,9 @@ impl Lookup for Cookie {
         match value.contains(&b'%') {
             _ if value.is_empty() => None,
             false => Some(one_part(value)),
-            true => Some(Identified::key(percent_decoded(value))),
+            true => Some(Identified::key(percent::decoded(value))),
         }
     }
-}
-
-/// Returns what percent-encoded text says (RFC 3986, section 2.1); what is no escape stays as it is.
-fn percent_decoded(text: &[u8]) -> Vec<u8> {
-    let mut said = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let [byte, after @ ..] = rest {
-        let digits = after.get(..2).and_then(|digits| std::str::from_utf8(digits).ok());
-        let digits = digits.filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()));
-        let escaped = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
-        let (byte, after) = match escaped.filter(|_| *byte == b'%') {
-            Some(escaped) => (escaped, &after[2..]),
-            None => (*byte, after),
-        };
-        said.push(byte);
-        rest = after;
-    }
-    said
 }
 
 /// A key made of an extension; see [`extension`].
