@@ -48,7 +48,7 @@ pub(super) type RequestAnswerFuture = Pin<Box<dyn Future<Output = RequestAnswer>
 /// A hit that is to be made for a rule.
 struct RuleHit {
     index: usize,
-    rule: Rule,
+    rule: Arc<Rule>,
     key: OwnedKey,
     options: RequestOptions,
 }
@@ -76,7 +76,7 @@ pub(super) fn ask(settings: &Settings, request: &Parts) -> Asking {
 }
 
 /// Asks one throttle; at once if it is in memory.
-fn ask_one((index, rule): (usize, &Rule), request: &Parts, said: &Arc<Said>) -> Asking {
+fn ask_one((index, rule): (usize, &Arc<Rule>), request: &Parts, said: &Arc<Said>) -> Asking {
     let identified = rule.identity.identify(request);
     let key = match identified.to_key() {
         Ok(key) => key,
@@ -95,7 +95,7 @@ fn ask_one((index, rule): (usize, &Rule), request: &Parts, said: &Arc<Said>) -> 
 }
 
 impl RuleHit {
-    fn of(index: usize, rule: &Rule, request: &Parts) -> Result<Self, RequestAnswer> {
+    fn of(index: usize, rule: &Arc<Rule>, request: &Parts) -> Result<Self, RequestAnswer> {
         let identified = rule.identity.identify(request);
         match identified.to_key() {
             Ok(key) => Self::with_key(index, rule, &key, rule.options.of(request)),
@@ -105,12 +105,12 @@ impl RuleHit {
 
     fn with_key(
         index: usize,
-        rule: &Rule,
+        rule: &Arc<Rule>,
         key: &impl ToKey,
         options: RequestOptions,
     ) -> Result<Self, RequestAnswer> {
         let key = OwnedKey::new(key).map_err(|error| RequestAnswer::failed(error.into()))?;
-        Ok(Self { index, rule: rule.clone(), key, options })
+        Ok(Self { index, rule: Arc::clone(rule), key, options })
     }
 }
 
@@ -124,7 +124,7 @@ async fn ask_all(hits: Vec<RuleHit>, said: Arc<Said>) -> RequestAnswer {
         return RequestAnswer::of_one(*index, rule, key, decision);
     }
     for (place, (_, rule, key)) in asked.iter().enumerate() {
-        let is_same = |(_, other, its_key): &(usize, Rule, OwnedKey)| {
+        let is_same = |(_, other, its_key): &(usize, Arc<Rule>, OwnedKey)| {
             other.throttle.name() == rule.throttle.name() && its_key == key
         };
         if asked[..place].iter().any(is_same) {

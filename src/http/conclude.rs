@@ -40,8 +40,8 @@ impl Settings {
     ) -> Result<Admitted, Box<Response<Bytes>>> {
         let is_shadow = self.mode.get() == Mode::Shadow;
         if let Some(denied_by) = &answer.denied {
-            let denied = self.denied(&answer.decisions, denied_by, request);
-            self.tell(&denied, denied_by, is_shadow);
+            let denied = self.denied(&answer.decisions, denied_by, request, !is_shadow);
+            self.tell(&denied, denied_by);
             if !is_shadow {
                 return Err(Box::new(self.respond(&denied, &answer.decisions)));
             }
@@ -62,6 +62,7 @@ impl Settings {
         decisions: &'d Decisions,
         denied_by: &'d DeniedBy,
         request: &'d Parts,
+        is_enforced: bool,
     ) -> Denied<'d> {
         let decisions = decisions.as_slice();
         let (reason, refusal, denied_by) = match denied_by {
@@ -82,12 +83,11 @@ impl Settings {
             (_, outcome) => outcome,
         };
         let wait = denial::wait_of(outcome, self.jitter);
-        let is_enforced = self.mode.get() != Mode::Shadow;
         Denied { request, reason, decisions, denied_by, refusal, wait, is_enforced }
     }
 
     /// Tells the log and the hook.
-    fn tell(&self, denied: &Denied<'_>, denied_by: &DeniedBy, is_shadow: bool) {
+    fn tell(&self, denied: &Denied<'_>, denied_by: &DeniedBy) {
         match denied_by {
             DeniedBy::Error(error) => {
                 if let Some(suppressed) = self.said.errors.pass() {
@@ -97,7 +97,7 @@ impl Settings {
             _ => tracing::debug!(
                 reason = ?denied.reason(),
                 status = denied.status().as_u16(),
-                is_shadow,
+                is_enforced = denied.is_enforced(),
                 "a request was denied"
             ),
         }

@@ -53,7 +53,7 @@ impl ThrottleLayer {
     /// what one denies costs nothing of the others. Put narrow ones first, which deny most.
     pub fn of_rules(rules: impl IntoIterator<Item = Rule>) -> Self {
         let settings = Settings {
-            rules: rules.into_iter().collect(),
+            rules: rules.into_iter().map(Arc::new).collect(),
             skip: Vec::new(),
             mode: ModeSwitch::default(),
             fields: Fields::default(),
@@ -74,7 +74,7 @@ impl ThrottleLayer {
 
     /// Adds a rule; see [`of_rules`](Self::of_rules).
     pub fn rule(self, rule: Rule) -> Self {
-        self.set(|settings| settings.rules.push(rule))
+        self.set(|settings| settings.rules.push(Arc::new(rule)))
     }
 
     /// Serves such requests without asking any throttle, such as those for the health of the service. May be

@@ -17,7 +17,7 @@ use crate::on_error::LogLimiter;
 /// What all services of a layer share.
 #[derive(Clone)]
 pub(super) struct Settings {
-    pub(super) rules: Vec<Rule>,
+    pub(super) rules: Vec<Arc<Rule>>,
     pub(super) skip: Vec<Arc<dyn Matcher>>,
     pub(super) mode: ModeSwitch,
     pub(super) fields: Fields,
