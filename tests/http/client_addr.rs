@@ -137,6 +137,21 @@ fn the_key_of_an_address_is_that_of_its_requests() {
 }
 
 #[test]
+fn the_address_of_a_test_of_axum_is_one_too() {
+    use axum::extract::connect_info::{ConnectInfo, MockConnectInfo};
+
+    let mut request = head(request("/", "203.0.113.1"));
+    request.extensions.clear();
+    assert_eq!(PeerAddr::new().address_of(&request), None);
+    let (real, mock) = ([192, 0, 2, 1], [192, 0, 2, 2]);
+    let socket = |address: [u8; 4]| std::net::SocketAddr::from((address, 1));
+    request.extensions.insert(MockConnectInfo(socket(mock)));
+    assert_eq!(PeerAddr::new().address_of(&request), Some(mock.into()));
+    request.extensions.insert(ConnectInfo(socket(real)));
+    assert_eq!(PeerAddr::new().address_of(&request), Some(real.into()));
+}
+
+#[test]
 fn a_peer_is_taken_as_it_is_whatever_the_headers_say() {
     let request = request("/", "203.0.113.1");
     let request = with_header(request, "x-forwarded-for", "198.51.100.1");

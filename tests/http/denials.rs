@@ -111,6 +111,27 @@ async fn a_store_that_fails_is_503_by_the_policy_and_by_raising() {
 }
 
 #[tokio::test]
+async fn a_denial_of_another_throttle_names_no_limit_of_this_one() {
+    let (memory, _clock) = backend();
+    let fallback = builder("fallback", "0/s", &memory).rate("5/min").build().unwrap();
+    let policy = OnError::handler(move |_failure| {
+        let fallback = fallback.clone();
+        async move { fallback.hit("all").await.unwrap() }
+    });
+    let failing: Arc<dyn Backend> = Arc::new(Failing::new(Mode::Fail(ErrorKind::Unavailable)));
+    let api = Throttle::builder("api").rate("10/s").rate("99/min").backend(failing);
+    let denied = answer(&ThrottleLayer::new(api.on_error(policy).build().unwrap(), Everyone)).await;
+    assert_eq!(denied.status(), StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(problem(&denied)["violated-policies"], json!([]));
+
+    // What can never pass is known without the store.
+    let failing: Arc<dyn Backend> = Arc::new(Failing::new(Mode::Fail(ErrorKind::Unavailable)));
+    let closed = Throttle::builder("closed").rate("0/s").backend(failing).build().unwrap();
+    let denied = answer(&ThrottleLayer::new(closed, Everyone)).await;
+    assert_eq!(problem(&denied)["violated-policies"], json!(["closed/s"]));
+}
+
+#[tokio::test]
 async fn a_mistake_of_the_program_is_500() {
     let (backend, _clock) = backend();
     let life = backend.lifespan().await.unwrap();
