@@ -42,8 +42,10 @@ async fn authenticate(mut request: Request, next: Next) -> Response {
 }
 
 fn plan(request: &Parts) -> HitOptions {
-    let plan = request.extensions.get().map(|customer: &Customer| customer.plan);
-    HitOptions::new().replace_rates(plan)
+    match request.extensions.get() {
+        Some(Customer { plan, .. }) => HitOptions::new().replace_rates([*plan]),
+        None => HitOptions::new(),
+    }
 }
 
 fn app(backend: Arc<dyn Backend>) -> Result<Router, Box<dyn Error>> {
@@ -51,21 +53,25 @@ fn app(backend: Arc<dyn Backend>) -> Result<Router, Box<dyn Error>> {
         |name, rate| Throttle::builder(name).rate(rate).backend(Arc::clone(&backend)).build();
     let client = ClientAddr::behind(["10.0.0.0/8", "127.0.0.1"])?;
     let customer = extension(|customer: &Customer| customer.id).or_refuse(StatusCode::UNAUTHORIZED);
-    // All or nothing, the narrow ones first.
-    let layer = ThrottleLayer::of_rules([
-        Rule::new(throttle("logins", "5/min")?, client.clone())
+    // What is in one layer counts together, narrow ones first.
+    let everybody = ThrottleLayer::of_rules([
+        Rule::new(throttle("clients", "20/s burst 40")?, client.clone()),
+        Rule::new(throttle("service", "2000/s")?, Everyone),
+    ]);
+    let routes = ThrottleLayer::of_rules([
+        Rule::new(throttle("logins", "5/min")?, client)
             .only(route("/login"))
             .charge(Charge::failures()),
         Rule::new(throttle("api", "60/min")?, customer).only(path("/api/**")).options(plan),
-        Rule::new(throttle("clients", "20/s burst 40")?, client),
-        Rule::new(throttle("service", "2000/s")?, Everyone),
     ]);
     Ok(Router::new()
         .route("/login", post(login))
         .route("/api/items", get(async || "items\n"))
-        .layer(layer)
-        .layer(middleware::from_fn(authenticate)) // added later, so it comes before
-        .route("/health", get(async || "ok\n"))) // after the layer, so without a limit
+        .layer(routes)
+        // Added later, so they come before: guesses of API keys are limited for each client.
+        .layer(middleware::from_fn(authenticate))
+        .layer(everybody)
+        .route("/health", get(async || "ok\n")))
 }
 
 async fn login(password: String) -> StatusCode {
@@ -139,6 +145,18 @@ mod tests {
             }
             assert_eq!(served, allowed, "{key}");
         }
+    }
+
+    #[tokio::test]
+    async fn guesses_of_keys_are_limited_for_each_client() {
+        let backend = InMemory::builder().clock(ManualClock::new()).build().unwrap();
+        let app = app(Arc::new(backend)).unwrap();
+        let mut statuses = Vec::new();
+        for guess in 0..50 {
+            let key = format!("guess-{guess}");
+            statuses.push(status(&app, "GET", "/api/items", "203.0.113.1", &key).await);
+        }
+        assert_eq!((statuses[39], statuses[40]), (401, 429));
     }
 
     #[tokio::test]

@@ -32,6 +32,9 @@ impl RequestDecision {
     }
 
     /// Returns its decision. It has no receipt: the layer keeps that.
+    ///
+    /// Where no limit was asked, as for an exempt key or an unlimited rate, its
+    /// [`remaining`](Decision::remaining) is `u32::MAX`: see [`decided_by`](Decision::decided_by).
     pub const fn decision(&self) -> &Decision {
         &self.decision
     }

@@ -136,6 +136,9 @@ impl<'d> Denied<'d> {
         };
         match self.reason {
             DeniedReason::Limited => format!("too many requests{after}"),
+            DeniedReason::Never if self.deciding().is_some_and(|one| one.decision.limit() == 0) => {
+                "no request passes this limit; a retry does not help".into()
+            }
             DeniedReason::Never => {
                 "the request costs more than its limit ever lets pass; a retry does not help".into()
             }
@@ -148,12 +151,19 @@ impl<'d> Denied<'d> {
         }
     }
 
+    /// Returns a response with the default [`status`](Self::status), and this body.
+    #[must_use]
+    pub fn response<T>(&self, body: T) -> Response<T> {
+        let mut response = Response::new(body);
+        *response.status_mut() = self.status();
+        response
+    }
+
     /// Returns the default answer: `application/problem+json` (RFC 9457), with the types that the draft of the
     /// fields asks for.
     #[must_use]
     pub fn problem(&self) -> Response<Bytes> {
-        let mut response = Response::new(Bytes::from(self.problem_text()));
-        *response.status_mut() = self.status();
+        let mut response = self.response(Bytes::from(self.problem_text()));
         let json = HeaderValue::from_static("application/problem+json");
         response.headers_mut().insert(CONTENT_TYPE, json);
         response

@@ -29,7 +29,8 @@ pub enum Fields {
     /// ```
     ///
     /// An item for each limit, under its [name](crate::Limit::name): `q` units in a window of `w` seconds, of which
-    /// `r` are left, and in `t` seconds there will be more. Of a bucket `q` is the burst and `w` the time in which it
+    /// `r` are left. In `t` seconds a request that was denied passes; of one that was allowed it is when all `q` are
+    /// back, and `r` units spread over it are no faster than the limit. Of a bucket `q` is the burst and `w` the time in which it
     /// fills, which is the same rate; `w` is left out if it is not whole seconds. Nothing of a key is in them.
     #[default]
     Draft11,

@@ -50,7 +50,8 @@ impl ThrottleLayer {
     }
 
     /// Limits requests by several rules. All that concern a request must let it pass, and then all count it; so
-    /// what one denies costs nothing of the others. Put narrow ones first, which deny most.
+    /// what one denies, or its identity refuses, costs nothing of the others: to count that too, put the others into a
+    /// layer around this one. Put narrow ones first, which deny most. Without any rule it limits nothing.
     pub fn of_rules(rules: impl IntoIterator<Item = Rule>) -> Self {
         let settings = Settings {
             rules: rules.into_iter().map(Arc::new).collect(),
@@ -78,7 +79,7 @@ impl ThrottleLayer {
     }
 
     /// Serves such requests without asking any throttle, such as those for the health of the service. May be
-    /// repeated.
+    /// repeated. To limit only certain requests, use a [`Rule`] with [`only`](Rule::only).
     pub fn skip(self, matcher: impl Matcher) -> Self {
         self.set(|settings| settings.skip.push(Arc::new(matcher)))
     }
@@ -107,19 +108,22 @@ impl ThrottleLayer {
 
     /// Sets the answer to a request that is denied. Defaults to [`Denied::problem`].
     ///
-    /// The fields and `Retry-After` are added to it. `None` of what is answered reaches the inner service.
+    /// It is a response of text or bytes, with the status that you set: begin with [`Denied::response`], or it is 200.
+    /// The fields and `Retry-After` are added to it.
     ///
     /// ```
-    /// use http::Response;
+    /// use http::HeaderValue;
+    /// use http::header::CONTENT_TYPE;
     /// use traffik::http::{Everyone, ThrottleLayer};
     /// # use traffik::{InMemory, Throttle};
     /// # let throttle = Throttle::builder("api").rate("5/s").backend(InMemory::new()).build()?;
     ///
     /// let layer = ThrottleLayer::new(throttle, Everyone).respond_with(|denied| {
-    ///     let mut page = Response::new(format!("<h1>Slow down</h1><p>{}</p>", denied.detail()));
-    ///     *page.status_mut() = denied.status();
-    ///     page.headers_mut().insert("content-type", http::HeaderValue::from_static("text/html"));
-    ///     page
+    ///     let wait = denied.retry_after().unwrap_or_default();
+    ///     let mut response = denied.response(format!(r#"{{"error":"slow down","seconds":{wait}}}"#));
+    ///     let json = HeaderValue::from_static("application/json");
+    ///     response.headers_mut().insert(CONTENT_TYPE, json);
+    ///     response
     /// });
     /// # drop(layer);
     /// # Ok::<(), traffik::BuildError>(())

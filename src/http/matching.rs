@@ -27,6 +27,12 @@ use super::percent;
 /// # drop(rule);
 /// # Ok::<(), traffik::BuildError>(())
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not say which requests it means",
+    label = "no matcher",
+    note = "write `path(\"/items/**\")`, `route(\"/items/{{id}}\")`, an `http::Method`, or a closure \
+            `|request: &http::request::Parts| -> bool`"
+)]
 pub trait Matcher: Send + Sync + 'static {
     /// Returns whether the request is one of these: then [`skip`](super::Rule::skip) skips it.
     fn matches(&self, request: &Parts) -> bool;
@@ -57,19 +63,37 @@ impl Matcher for Method {
 #[derive(Clone, Debug)]
 pub struct RouteMatcher {
     pattern: String,
-    hints: Arc<RouteHints>,
+    unmatched: Arc<Unmatched>,
 }
 
-/// What is known of the requests so far.
+/// How many requests a rule has not concerned so far; `MATCHED` once it has.
 #[derive(Debug, Default)]
-struct RouteHints {
-    /// Requests without a match; `MATCHED` once there was one.
-    without: AtomicU32,
-}
+struct Unmatched(AtomicU32);
 
 const MATCHED: u32 = u32::MAX;
 /// How many requests may come without a match before that is said.
 const PATIENCE: u32 = 1000;
+
+impl Unmatched {
+    /// Notes whether a request matches, and says once if none did.
+    fn note(&self, pattern: &str, is_match: bool) -> bool {
+        let without = self.0.load(Ordering::Relaxed);
+        if without == MATCHED {
+            return is_match;
+        }
+        let next = if is_match || without + 1 == PATIENCE { MATCHED } else { without + 1 };
+        let won = self.0.compare_exchange(without, next, Ordering::Relaxed, Ordering::Relaxed);
+        if won.is_ok() && !is_match && next == MATCHED {
+            tracing::warn!(
+                pattern,
+                "no request has matched the route or path so far, so its rule limits nothing; of a route give the \
+                 whole pattern as the router has it, and of a path what comes after a router around it; and add the \
+                 layer to the router, not around it"
+            );
+        }
+        is_match
+    }
+}
 
 /// Matches requests of a route, by its pattern as the router has it, such as `/items/{id}`; see
 /// [`matched_route`](super::matched_route).
@@ -78,40 +102,24 @@ const PATIENCE: u32 = 1000;
 /// limits nothing: if no request has matched among the first thousand, the log says so, once.
 #[must_use]
 pub fn route(pattern: impl Into<String>) -> RouteMatcher {
-    RouteMatcher { pattern: pattern.into(), hints: Arc::default() }
+    RouteMatcher { pattern: pattern.into(), unmatched: Arc::default() }
 }
 
 impl Matcher for RouteMatcher {
     fn matches(&self, request: &Parts) -> bool {
-        let is_match = MatchedRoute::of(request) == Some(&self.pattern);
-        self.note(is_match);
-        is_match
+        MatchedRoute::of(request) == Some(&self.pattern)
     }
-}
 
-impl RouteMatcher {
-    fn note(&self, is_match: bool) {
-        let counter = &self.hints.without;
-        let without = counter.load(Ordering::Relaxed);
-        if without == MATCHED {
-            return;
-        }
-        let next = if is_match || without + 1 == PATIENCE { MATCHED } else { without + 1 };
-        let won = counter.compare_exchange(without, next, Ordering::Relaxed, Ordering::Relaxed);
-        if won.is_ok() && !is_match && next == MATCHED {
-            tracing::warn!(
-                route = self.pattern,
-                "no request has matched the route so far, so its rule limits nothing; give the pattern as the router \
-                 has it, with that of a router around it, and add the layer to the router and not around it"
-            );
-        }
+    fn might_match(&self, request: &Parts) -> bool {
+        self.unmatched.note(&self.pattern, self.matches(request))
     }
 }
 
 /// Requests whose path is like a pattern; see [`path`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct PathMatcher {
     pattern: String,
+    unmatched: Arc<Unmatched>,
 }
 
 /// Matches requests by their path: `*` is any text within a segment, `**` any text, and all else is itself.
@@ -121,10 +129,18 @@ pub struct PathMatcher {
 /// empty segment, a backslash, or one of these escaped, and [`only`](super::Rule::only) also matches what a path means
 /// without its escapes and these.
 ///
-/// In a nested router of axum it is the path without the prefix of that router.
+/// In a nested router of axum it is the path without the prefix of that router. As for a [`route`], the log says once
+/// if a rule only for a path has concerned no request.
+///
+/// # Panics
+///
+/// If the pattern begins neither with `/` nor with `*`, for it would match nothing.
 #[must_use]
+#[track_caller]
 pub fn path(pattern: impl Into<String>) -> PathMatcher {
-    PathMatcher { pattern: pattern.into() }
+    let pattern = pattern.into();
+    assert!(pattern.starts_with(['/', '*']), "a path begins with `/`, and not as {pattern:?}");
+    PathMatcher { pattern, unmatched: Arc::default() }
 }
 
 impl Matcher for PathMatcher {
@@ -134,7 +150,14 @@ impl Matcher for PathMatcher {
     }
 
     fn might_match(&self, request: &Parts) -> bool {
-        let (pattern, path) = (self.pattern.as_bytes(), request.uri.path());
+        self.unmatched.note(&self.pattern, self.is_meant(request.uri.path()))
+    }
+}
+
+impl PathMatcher {
+    /// Returns whether a server could take the path for one of these.
+    fn is_meant(&self, path: &str) -> bool {
+        let pattern = self.pattern.as_bytes();
         if glob(pattern, path.as_bytes()) {
             return true;
         }
@@ -248,6 +271,12 @@ mod tests {
         ] {
             assert_eq!(glob(pattern.as_bytes(), text.as_bytes()), expected, "{pattern} {text}");
         }
+    }
+
+    #[test]
+    #[should_panic(expected = "a path begins with `/`, and not as \"items\"")]
+    fn a_path_that_no_request_has_is_refused() {
+        let _ = path("items");
     }
 
     #[test]

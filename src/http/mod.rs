@@ -39,7 +39,26 @@
 //! # In a handler
 //!
 //! [`Decisions`] are in the extensions of the request and of the response; with the feature `axum` they are an
-//! extractor.
+//! extractor:
+//!
+//! ```
+//! use traffik::http::Decisions;
+//!
+//! async fn quota(decisions: Decisions) -> String {
+//!     match decisions.of_throttle("api") {
+//!         Some(decision) => format!("{} of {} left", decision.remaining(), decision.burst()),
+//!         None => "not limited".to_owned(),
+//!     }
+//! }
+//! # drop(quota);
+//! ```
+//!
+//! # Testing
+//!
+//! Call the service without a socket, by tower's `oneshot`, with a backend in memory whose [`ManualClock`] the test
+//! moves. A request has a client's address by the extension [`Peer`]; the example `axum` shows it.
+//!
+//! [`ManualClock`]: crate::ManualClock
 //!
 //! # Where to put the layer
 //!

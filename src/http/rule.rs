@@ -121,7 +121,9 @@ impl Rule {
     }
 
     /// Sets the options of the hit: its cost, and rates of its own, such as those of a customer's plan. The last of
-    /// `cost`, `options` and `options_async` holds.
+    /// `cost`, `options` and `options_async` holds. Limits of the plan have the throttle's name and their period.
+    ///
+    /// An option that is an error, such as `replace_rates` with no rate, is answered with 500.
     ///
     /// ```
     /// use traffik::http::{PeerAddr, Rule};

@@ -22,7 +22,8 @@ use super::hints::Once;
 use crate::error::BackendError;
 use crate::lifespan::Lifespan;
 
-/// Serves an axum router, with the addresses of its clients, until a signal comes; then ends the lifespan.
+/// Serves an axum router, with the addresses of its clients. When the signal comes that was set by
+/// [`with_graceful_shutdown`](Serve::with_graceful_shutdown), it ends, and the lifespan with it.
 ///
 /// ```no_run
 /// use axum::Router;

@@ -9,7 +9,7 @@ use http::{Request, Response};
 use http_body_util::Full;
 use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
 use traffik::http::{
-    ClientAddr, Identity, Matcher, PeerAddr, RoutePattern, Rule, ThrottleLayer, route,
+    ClientAddr, Identity, Matcher, PeerAddr, RoutePattern, Rule, ThrottleLayer, path, route,
 };
 
 use crate::support::{backend, head, request, throttle, with_header};
@@ -168,23 +168,28 @@ async fn a_throttle_that_counts_a_request_twice() {
 
 #[tokio::test]
 async fn a_route_that_no_request_matches() {
-    let login = route("/login");
+    let (login, items, skipped) = (route("/login"), path("/items/**"), path("/skipped"));
     let (mut request, other) = (head(request("/", "::1")), route("/"));
     let lines = logged(async {
         for _ in 0..3000 {
-            assert!(!login.matches(&request));
+            assert!(!login.might_match(&request) && !items.might_match(&request));
+            // What is never skipped is no mistake.
+            assert!(!skipped.matches(&request));
         }
         // One that has matched is right.
         request.extensions.insert(RoutePattern("/".into()));
-        assert!(other.matches(&request));
+        assert!(other.might_match(&request));
         request.extensions.clear();
         for _ in 0..3000 {
-            assert!(!other.matches(&request));
+            assert!(!other.might_match(&request));
         }
     })
     .await;
-    assert_eq!(lines.len(), 1, "{lines:#?}");
-    assert!(lines[0].contains("route=\"/login\"") && lines[0].contains("limits nothing"));
+    assert_eq!(lines.len(), 2, "{lines:#?}");
+    for (line, pattern) in lines.iter().zip(["/login", "/items/**"]) {
+        assert!(line.contains(&format!("pattern=\"{pattern}\"")), "{line}");
+        assert!(line.contains("limits nothing"), "{line}");
+    }
 }
 
 #[tokio::test]

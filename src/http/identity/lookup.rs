@@ -10,7 +10,7 @@ use crate::key::{KeyPart, KeyParts, ToKey};
 /// A key that a request may lack, such as a header.
 ///
 /// It is no [`Identity`] until it is said what holds for a request without it. A client can leave out what it
-/// sends, so choose as if it did:
+/// sends, so choose as if it did. Import the trait to call its methods:
 ///
 /// | method | without the key |
 /// | --- | --- |
@@ -32,6 +32,9 @@ pub trait Lookup: Send + Sync + 'static {
     fn look_up<'r>(&'r self, request: &'r Parts) -> Option<Identified<'r>>;
 
     /// Refuses a request without it: by a status, or by a [`Refusal`] that says more.
+    ///
+    /// A request that is refused is counted by no rule of its layer. So that guesses are limited too, put the limit of
+    /// each client into a layer around that one.
     fn or_refuse(self, refusal: impl Into<Refusal>) -> OrRefuse<Self>
     where
         Self: Sized,

@@ -63,6 +63,7 @@ use crate::key::{KeyParts, ToKey};
     label = "not an identity",
     note = "a header, a cookie, an extension or the matched route may be missing: say what holds then, by \
             `.or_refuse(status)`, `.or_share(name)`, `.or(identity)` or `.or_exempt()`",
+    note = "`ClientAddr::behind` returns a `Result`: add `?`",
     note = "a closure is `|request: &http::request::Parts| key`, and returns a key that owns its text; wrap one \
             that returns an `Option` in `lookup`"
 )]

@@ -115,8 +115,8 @@ pub struct ExtensionKey<T> {
     key: Arc<dyn Fn(&T) -> Identified<'static> + Send + Sync>,
 }
 
-/// Finds the key in an extension of the request, which a layer before this one has put there, such as who is
-/// logged in.
+/// Finds the key in an extension of the request, which a layer that runs before this one has put there, such as who is
+/// logged in. In axum that is one that is added later, and without it every request lacks the key.
 ///
 /// ```
 /// use http::StatusCode;
