@@ -56,11 +56,12 @@ impl<B: Body> ResponseBody<B> {
         settlement: Option<Settlement>,
     ) -> Self {
         let Some(settlement) = settlement else { return Self::inner(body) };
-        let has_ended = body.is_end_stream();
+        let left = length_of(head);
+        let has_ended = body.is_end_stream() || left == Some(0);
         let mut this = Self::inner(body);
         match has_ended {
             true => settlement.settle(None),
-            false => this.settling = Some(Settling { settlement, left: length_of(head) }),
+            false => this.settling = Some(Settling { settlement, left }),
         }
         this
     }

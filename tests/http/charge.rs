@@ -185,6 +185,13 @@ async fn a_body_whose_length_is_known_ends_with_its_last_byte() {
     assert_eq!(left(&throttle).await, 9);
     assert!(body.frame().await.unwrap().is_ok());
     assert_eq!(left(&throttle).await, 10);
+
+    let empty = layer.layer(service_fn(async |_request: Request<Full<Bytes>>| {
+        let response = Response::builder().header("content-length", "0");
+        Ok::<_, Infallible>(response.body(frames(Vec::new())).unwrap())
+    }));
+    drop(empty.oneshot(request("/", "::1")).await.unwrap());
+    assert_eq!(left(&throttle).await, 10, "nobody asks such a body for anything");
 }
 
 #[tokio::test]
