@@ -95,7 +95,7 @@ impl ThrottleLayer {
     }
 
     /// Sets whether the [`Decisions`](super::Decisions) are in the extensions of the response too, for layers around
-    /// this one. Defaults to `true`; without them a request takes some 0.1 us less.
+    /// this one. Defaults to `true`; without them a request takes some 40 ns less.
     pub fn extend_response(self, extends: bool) -> Self {
         self.set(|settings| settings.extends_response = extends)
     }

@@ -116,6 +116,20 @@ async fn who_waits_holds_nothing_of_the_inner_service() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_goes_away_before_it_is_sent_gives_its_turn_back() {
+    let throttle = throttle("5/min");
+    // Never ready, as a client without a connection.
+    let sent = Sent::default();
+    let inner = tower::limit::ConcurrencyLimit::new(remote(&sent, (200, "x-none", "")), 0);
+    let client = AcquireLayer::new(throttle.clone(), RemoteHost).layer(inner);
+    let mut waiting = Box::pin(client.oneshot(to("a.example")));
+    assert!(futures_util::poll!(waiting.as_mut()).is_pending());
+    assert_eq!(throttle.peek("a.example").await.unwrap().remaining(), 4);
+    drop(waiting);
+    assert_eq!(throttle.peek("a.example").await.unwrap().remaining(), 5);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_wait_beyond_the_timeout_is_an_error_at_once() {
     let sent = Sent::default();
     let layer = AcquireLayer::new(throttle("100/s burst 1"), RemoteHost).timeout(SECOND * 5);

@@ -18,7 +18,7 @@ use crate::hit_options::HitOptions;
 use crate::http::identity::{Identified, Identity, Refusal};
 use crate::key::{KeyPart, KeyParts, OwnedKey};
 use crate::on_error::LogLimiter;
-use crate::throttle::Throttle;
+use crate::throttle::{Permit, PermitDrop, Throttle};
 
 type CostOf = Arc<dyn Fn(&Parts) -> u32 + Send + Sync>;
 
@@ -110,8 +110,8 @@ impl AcquireLayer {
         self.cost.as_ref().map(|cost| cost(request))
     }
 
-    /// Waits for the turn of a request, and for the end of a block.
-    pub(super) async fn wait(&self, key: &OwnedKey, cost: Option<u32>) -> Result<(), Error> {
+    /// Waits for the turn of a request, and for the end of a block. The units go back unless they are committed.
+    pub(super) async fn wait(&self, key: &OwnedKey, cost: Option<u32>) -> Result<Permit, Error> {
         let deadline = self.timeout.and_then(|timeout| monotonic_now().checked_add(timeout));
         loop {
             let mut acquire = self.throttle.acquire(key);
@@ -124,12 +124,12 @@ impl AcquireLayer {
             let asked_at = monotonic_now();
             let denied = match acquire.run().await {
                 Ok(permit) => {
+                    let permit = permit.on_drop(PermitDrop::Refund);
                     // A block that came while it waited.
                     let has_waited = monotonic_now() > asked_at;
                     let block = if has_waited { self.block_of(key).await } else { None };
                     let Some(denied) = block else {
-                        permit.commit();
-                        return Ok(());
+                        return Ok(permit);
                     };
                     permit.refund().await?;
                     denied

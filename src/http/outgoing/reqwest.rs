@@ -22,7 +22,7 @@ impl Middleware for AcquireLayer {
         let cost = self.cost_of(&parts);
         drop(parts);
         let turn = self.wait(&key, cost).await;
-        turn.map_err(|error| failed(AcquireError::Throttle(error)))?;
+        turn.map_err(|error| failed(AcquireError::Throttle(error)))?.commit();
         let response = next.run(request, extensions).await?;
         self.heed(&key, response.status(), response.headers()).await;
         Ok(response)
