@@ -10,7 +10,7 @@ use http_body::Body;
 use super::ask::{DeniedBy, RequestAnswer};
 use super::body::ResponseBody;
 use super::charge::{PendingCharge, Settlement};
-use super::decisions::{Decisions, RequestDecision};
+use super::decisions::{Decisions, DecisionsIn, RequestDecision};
 use super::denial::{self, Denied, DeniedReason};
 use super::fields::{self, LimitTexts};
 use super::mode::Mode;
@@ -51,7 +51,9 @@ impl Settings {
             self.hint_twice(outer, &own);
             own.after(outer)
         });
-        request.extensions.insert(all.as_ref().unwrap_or(&own).clone());
+        if self.decisions_in != DecisionsIn::Neither {
+            request.extensions.insert(all.as_ref().unwrap_or(&own).clone());
+        }
         let has_fields = !is_shadow && self.fields_on.includes(false);
         let is_head = request.method == Method::HEAD;
         Ok(Admitted { own, all, pending, has_fields, is_head })
@@ -116,7 +118,7 @@ impl Settings {
             let told = denied.denied_by.zip(told);
             self.fields.append(response.headers_mut(), decisions, texts_of, told);
         }
-        if self.extends_response {
+        if self.decisions_in == DecisionsIn::Both {
             let outer = denied.request.extensions.get::<Decisions>();
             let all = outer.map_or_else(|| decisions.clone(), |outer| decisions.after(outer));
             response.extensions_mut().insert(all);
@@ -184,7 +186,9 @@ impl Settings {
             self.fields.append(response.headers_mut(), own.as_slice(), texts_of, None);
         }
         // An inner layer has put those of all.
-        if self.extends_response && response.extensions().get::<Decisions>().is_none() {
+        if self.decisions_in == DecisionsIn::Both
+            && response.extensions().get::<Decisions>().is_none()
+        {
             response.extensions_mut().insert(all.unwrap_or(own));
         }
         response

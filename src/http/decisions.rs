@@ -15,6 +15,20 @@ pub struct Decisions {
     all: Arc<[RequestDecision]>,
 }
 
+/// In which extensions the [`Decisions`] of a layer are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum DecisionsIn {
+    /// In those of the request, for handlers, and of its response, for layers around. The default.
+    #[default]
+    Both,
+    /// In those of the request.
+    Request,
+    /// In none, which saves a request some 140 ns. Of layers around each other that share a throttle, the log does not
+    /// say that it counts twice.
+    Neither,
+}
+
 /// What one throttle decided about a request.
 #[derive(Clone, Debug)]
 pub struct RequestDecision {

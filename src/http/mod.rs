@@ -104,7 +104,7 @@ pub use charge::Charge;
 pub use client_addr::{
     ClientAddr, ClientKey, ForwardedHeader, Peer, PeerAddr, TrustedProxies, TrustedProxiesError,
 };
-pub use decisions::{Decisions, RequestDecision};
+pub use decisions::{Decisions, DecisionsIn, RequestDecision};
 pub use denial::{Denied, DeniedReason};
 pub use fields::{Fields, FieldsOn};
 pub use future::ResponseFuture;

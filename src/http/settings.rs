@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use http::request::Parts;
 
+use super::decisions::DecisionsIn;
 use super::denial::{OnDenied, Responder};
 use super::fields::{Fields, FieldsOn};
 use super::hints::Once;
@@ -22,7 +23,7 @@ pub(super) struct Settings {
     pub(super) mode: ModeSwitch,
     pub(super) fields: Fields,
     pub(super) fields_on: FieldsOn,
-    pub(super) extends_response: bool,
+    pub(super) decisions_in: DecisionsIn,
     pub(super) jitter: Duration,
     pub(super) responder: Option<Responder>,
     pub(super) on_denied: Option<OnDenied>,

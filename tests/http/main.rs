@@ -16,4 +16,5 @@ mod readme;
 mod rules;
 mod servers;
 mod service;
+mod soak;
 mod support;

@@ -4,4 +4,4 @@ pub(crate) mod axum;
 mod grpc;
 mod hyper;
 mod nginx;
-mod plain_client;
+pub(crate) mod plain_client;

@@ -13,7 +13,8 @@ use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use traffik::http::{
-    Charge, Decisions, Everyone, Mode, ModeSwitch, PeerAddr, Rule, ThrottleLayer, ThrottleService,
+    Charge, Decisions, DecisionsIn, Everyone, Mode, ModeSwitch, PeerAddr, Rule, ThrottleLayer,
+    ThrottleService,
 };
 use traffik::{Backend, Outcome, Throttle};
 
@@ -140,6 +141,29 @@ async fn decisions_are_in_the_request_and_in_the_response() {
     let decisions = denied.extensions().get::<Decisions>().unwrap();
     assert!(matches!(decisions.outcome(), Outcome::Denied { .. }));
     assert_eq!(decisions.iter().len(), 2, "of the outer one too");
+}
+
+#[tokio::test]
+async fn decisions_are_only_where_they_are_wanted() {
+    let (backend, _clock) = backend();
+    for (place, [in_request, in_response]) in [
+        (DecisionsIn::Both, [true, true]),
+        (DecisionsIn::Request, [true, false]),
+        (DecisionsIn::Neither, [false, false]),
+    ] {
+        let throttle = throttle(&format!("{place:?}"), "1/min", &backend);
+        let layer = ThrottleLayer::new(throttle, PeerAddr::new()).decisions_in(place);
+        let service = layer.layer(service_fn(move |request: Request<Full<Bytes>>| {
+            assert_eq!(request.extensions().get::<Decisions>().is_some(), in_request);
+            std::future::ready(Ok::<_, Infallible>(Response::new(Full::<Bytes>::default())))
+        }));
+        for status in [StatusCode::OK, StatusCode::TOO_MANY_REQUESTS] {
+            let response = service.clone().oneshot(request("/", "203.0.113.1")).await.unwrap();
+            assert_eq!(response.status(), status);
+            assert_eq!(response.extensions().get::<Decisions>().is_some(), in_response);
+            assert!(response.headers().contains_key("ratelimit"), "the fields are there");
+        }
+    }
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpSocket;
 
 /// Sends requests over one connection from that loopback address.
-pub(super) struct Client {
+pub(crate) struct Client {
     sender: Sender,
     host: SocketAddr,
 }
@@ -20,14 +20,14 @@ enum Sender {
 }
 
 impl Client {
-    pub(super) async fn http1(server: SocketAddr, from: [u8; 4]) -> Self {
+    pub(crate) async fn http1(server: SocketAddr, from: [u8; 4]) -> Self {
         let stream = connect(server, from).await;
         let (sender, connection) = hyper::client::conn::http1::handshake(stream).await.unwrap();
         tokio::spawn(async move { drop(connection.await) });
         Self { sender: Sender::One(sender), host: server }
     }
 
-    pub(super) async fn http2(server: SocketAddr, from: [u8; 4]) -> Self {
+    pub(crate) async fn http2(server: SocketAddr, from: [u8; 4]) -> Self {
         let stream = connect(server, from).await;
         let (sender, connection) =
             hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.unwrap();
@@ -35,7 +35,16 @@ impl Client {
         Self { sender: Sender::Two(sender), host: server }
     }
 
-    pub(super) async fn get(&mut self, path: &str, headers: &[(&str, &str)]) -> Response<Bytes> {
+    pub(crate) async fn get(&mut self, path: &str, headers: &[(&str, &str)]) -> Response<Bytes> {
+        self.try_get(path, headers).await.unwrap()
+    }
+
+    /// As [`get`](Self::get), where the connection or the body may break.
+    pub(crate) async fn try_get(
+        &mut self,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> hyper::Result<Response<Bytes>> {
         let mut request = Request::builder().uri(format!("http://{}{path}", self.host));
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -46,13 +55,13 @@ impl Client {
         let request = request.body(Empty::new()).unwrap();
         let response = match &mut self.sender {
             Sender::One(sender) => {
-                sender.ready().await.unwrap();
-                sender.send_request(request).await.unwrap()
+                sender.ready().await?;
+                sender.send_request(request).await?
             }
-            Sender::Two(sender) => sender.send_request(request).await.unwrap(),
+            Sender::Two(sender) => sender.send_request(request).await?,
         };
         let (head, body) = response.into_parts();
-        Response::from_parts(head, body.collect().await.unwrap().to_bytes())
+        Ok(Response::from_parts(head, body.collect().await?.to_bytes()))
     }
 }
 
