@@ -30,6 +30,10 @@ pub(crate) fn run(is_denied: bool, rounds: usize, requests: u32) -> Vec<Case> {
             calls(layers::traffik_x(is_denied).layer(inner), status),
         ),
         (
+            Case::new("traffik, no decisions"),
+            calls(layers::traffik_x_alone(is_denied).layer(inner), status),
+        ),
+        (
             Case::new("tower_governor"),
             calls(layers::tower_governor!(is_denied).layer(inner), status),
         ),

@@ -2,7 +2,7 @@
 
 use axum_governor::extractor::PeerIp;
 use axum_governor::{BodyPreset, GovernorConfigBuilder, Quota, nz};
-use traffik::http::{Fields, PeerAddr, ThrottleLayer};
+use traffik::http::{DecisionsIn, Fields, PeerAddr, ThrottleLayer};
 use traffik::{InMemory, Throttle};
 
 pub(crate) fn traffik(is_denied: bool) -> ThrottleLayer {
@@ -14,6 +14,11 @@ pub(crate) fn traffik(is_denied: bool) -> ThrottleLayer {
 /// With the older fields, as tower_governor has them.
 pub(crate) fn traffik_x(is_denied: bool) -> ThrottleLayer {
     traffik(is_denied).fields(Fields::XRateLimit)
+}
+
+/// With them, and without decisions for handlers, which tower_governor has not.
+pub(crate) fn traffik_x_alone(is_denied: bool) -> ThrottleLayer {
+    traffik_x(is_denied).decisions_in(DecisionsIn::Neither)
 }
 
 pub(crate) fn axum_governor(is_denied: bool) -> axum_governor::GovernorLayer<std::net::IpAddr> {
