@@ -9,13 +9,14 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::Request;
-use axum::http::{HeaderMap, StatusCode, request::Parts};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, request::Parts};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{get, post};
 use tokio::net::TcpListener;
 use traffik::http::{
-    Charge, ClientAddr, Everyone, Lookup, Rule, ThrottleLayer, extension, path, route, serve,
+    Charge, ClientAddr, Everyone, Lookup, Refusal, Rule, ThrottleLayer, extension, path, route,
+    serve,
 };
 use traffik::{Backend, HitOptions, InMemory, LifespanExt, Rate, Redis, Throttle};
 
@@ -52,7 +53,9 @@ fn app(backend: Arc<dyn Backend>) -> Result<Router, Box<dyn Error>> {
     let throttle =
         |name, rate| Throttle::builder(name).rate(rate).backend(Arc::clone(&backend)).build();
     let client = ClientAddr::behind(["10.0.0.0/8", "127.0.0.1"])?;
-    let customer = extension(|customer: &Customer| customer.id).or_refuse(StatusCode::UNAUTHORIZED);
+    let refusal =
+        Refusal::new(StatusCode::UNAUTHORIZED).challenge(HeaderValue::from_static("ApiKey"));
+    let customer = extension(|customer: &Customer| customer.id).or_refuse(refusal);
     // What is in one layer counts together, narrow ones first.
     let everybody = ThrottleLayer::of_rules([
         Rule::new(throttle("clients", "20/s burst 40")?, client.clone()),

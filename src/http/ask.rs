@@ -199,7 +199,7 @@ impl RequestAnswer {
 
 impl RequestDecision {
     fn of(rule: usize, of: &Rule, decision: Decision) -> Self {
-        Self { rule, throttle: of.throttle.clone(), decision }
+        Self { rule, is_told: of.has_fields, throttle: of.throttle.clone(), decision }
     }
 }
 

@@ -52,11 +52,11 @@ impl<B: Body> ResponseBody<B> {
     /// Settles when the body has ended.
     pub(super) fn settling(
         body: B,
-        head: &response::Parts,
+        (head, is_http_1): (&response::Parts, bool),
         settlement: Option<Settlement>,
     ) -> Self {
         let Some(settlement) = settlement else { return Self::inner(body) };
-        let left = length_of(head);
+        let left = length_of(&body, head, is_http_1);
         let has_ended = body.is_end_stream() || left == Some(0);
         let mut this = Self::inner(body);
         match has_ended {
@@ -118,11 +118,16 @@ impl<B: Body<Data: From<Bytes>>> Body for ResponseBody<B> {
     }
 }
 
-/// Returns how long the body is, if nothing comes after it.
-fn length_of(head: &response::Parts) -> Option<u64> {
-    let may_have_trailers = head.headers.contains_key(TRAILER) || charge::is_grpc(&head.headers);
-    let length = head.headers.get(CONTENT_LENGTH).filter(|_| !may_have_trailers)?;
-    length.to_str().ok()?.parse().ok()
+/// Returns how long the body is, if nothing comes after it: then a server may ask for no more. Over HTTP/1 that also
+/// holds for a body that knows its length, which is announced then; over HTTP/2 trailers may follow.
+fn length_of(body: &impl Body, head: &response::Parts, is_http_1: bool) -> Option<u64> {
+    if head.headers.contains_key(TRAILER) || charge::is_grpc(&head.headers) {
+        return None;
+    }
+    match head.headers.get(CONTENT_LENGTH) {
+        Some(length) => length.to_str().ok()?.parse().ok(),
+        None => body.size_hint().exact().filter(|_| is_http_1),
+    }
 }
 
 impl Settling {

@@ -56,8 +56,9 @@ impl Charge {
     /// Charges requests that fail: answered with a status of 400 or above, or a gRPC status other than `OK`.
     ///
     /// A form that answers a wrong password by a redirect, or by 200 and a message, does not fail by this: see
-    /// [`when`](Self::when). A gRPC-Web response is always charged, for its status is in its body; put the layer inside
-    /// of the one that translates it.
+    /// [`when`](Self::when). A denial by a layer inside of this one fails too; put both rules into one layer, or this one
+    /// inside. A gRPC-Web response is charged, for its status is in its body; put the layer inside of the one that
+    /// translates it.
     pub fn failures() -> Self {
         Self { on: On::Failures, ..Self::default() }
     }

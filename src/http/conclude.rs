@@ -3,8 +3,9 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, WWW_AUTHENTICATE};
 use http::request::Parts;
-use http::{Method, Response, StatusCode};
+use http::{Method, Response, StatusCode, Version};
 use http_body::Body;
 
 use super::ask::{DeniedBy, RequestAnswer};
@@ -13,6 +14,7 @@ use super::charge::{PendingCharge, Settlement};
 use super::decisions::{Decisions, DecisionsIn, RequestDecision};
 use super::denial::{self, Denied, DeniedReason};
 use super::fields::{self, LimitTexts};
+use super::identity::Refusal;
 use super::mode::Mode;
 use super::settings::Settings;
 use crate::decision::Outcome;
@@ -29,6 +31,8 @@ pub(super) struct Admitted {
     has_fields: bool,
     /// To a request whose response has no body.
     is_head: bool,
+    /// Its server may drop the body of the response after the last byte that was announced.
+    is_http_1: bool,
 }
 
 impl Settings {
@@ -56,7 +60,8 @@ impl Settings {
         }
         let has_fields = !is_shadow && self.fields_on.includes(false);
         let is_head = request.method == Method::HEAD;
-        Ok(Admitted { own, all, pending, has_fields, is_head })
+        let is_http_1 = request.version <= Version::HTTP_11;
+        Ok(Admitted { own, all, pending, has_fields, is_head, is_http_1 })
     }
 
     fn denied<'d>(
@@ -110,6 +115,9 @@ impl Settings {
 
     fn respond(&self, denied: &Denied<'_>, decisions: &Decisions) -> Response<Bytes> {
         let mut response = self.response_to(denied);
+        if let Some(challenge) = denied.refusal.and_then(Refusal::wanted) {
+            response.headers_mut().entry(WWW_AUTHENTICATE).or_insert_with(|| challenge.clone());
+        }
         let told = denied.retry_after();
         fields::set_retry_after(response.headers_mut(), told);
         if self.fields_on.includes(true) {
@@ -122,6 +130,13 @@ impl Settings {
             let outer = denied.request.extensions.get::<Decisions>();
             let all = outer.map_or_else(|| decisions.clone(), |outer| decisions.after(outer));
             response.extensions_mut().insert(all);
+        }
+        if denied.request.method == Method::HEAD {
+            // It has the head of the answer to `GET`, and no body (RFC 9110, section 9.3.2), which not every server
+            // takes away.
+            let length = response.body().len();
+            response.headers_mut().entry(CONTENT_LENGTH).or_insert_with(|| length.into());
+            *response.body_mut() = Bytes::new();
         }
         response
     }
@@ -140,14 +155,17 @@ impl Settings {
     /// Returns what the fields say of the limits that were asked.
     fn texts_of<'s>(&'s self, one: &RequestDecision) -> Option<Cow<'s, LimitTexts>> {
         match one.decision.brought() {
-            _ if !self.has_fields(one) => None,
+            _ if !one.is_told => None,
             None => Some(Cow::Borrowed(&self.rules.get(one.rule)?.texts)),
             Some(brought) => Some(Cow::Owned(LimitTexts::of(brought))),
         }
     }
 
-    fn has_fields(&self, one: &RequestDecision) -> bool {
-        self.rules.get(one.rule).is_some_and(|rule| rule.has_fields)
+    /// Says that nobody was asked about a request, so that a handler can tell.
+    pub(super) fn pass_by(&self, request: &mut Parts) {
+        if self.decisions_in != DecisionsIn::Neither {
+            request.extensions.get_or_insert_default::<Decisions>();
+        }
     }
 
     #[cold]
@@ -164,7 +182,7 @@ impl Settings {
         admitted: Admitted,
         response: Response<B>,
     ) -> Response<ResponseBody<B>> {
-        let Admitted { own, all, pending, has_fields, is_head } = admitted;
+        let Admitted { own, all, pending, has_fields, is_head, is_http_1 } = admitted;
         let mut response = match pending.is_empty() {
             true => response.map(ResponseBody::inner),
             false => {
@@ -176,7 +194,7 @@ impl Settings {
                         settlement.settle(None);
                         ResponseBody::inner(body)
                     }
-                    settlement => ResponseBody::settling(body, &head, settlement),
+                    settlement => ResponseBody::settling(body, (&head, is_http_1), settlement),
                 };
                 Response::from_parts(head, body)
             }

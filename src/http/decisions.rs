@@ -8,8 +8,9 @@ use crate::throttle::Throttle;
 /// What the throttles decided about a request.
 ///
 /// A [`ThrottleLayer`](super::ThrottleLayer) puts it into the extensions of the request that it lets pass, and of the
-/// response. Of nested layers it has the decisions of all, those of the outer ones first. With the feature `axum` it
-/// is an extractor.
+/// response. Of nested layers it has the decisions of all that put them there ([`DecisionsIn`]), those of the outer ones
+/// first. Of a request that no rule concerns, that is skipped, or that comes while the layer is
+/// [off](super::Mode::Off), it is empty. With the feature `axum` it is an extractor.
 #[derive(Clone, Debug, Default)]
 pub struct Decisions {
     all: Arc<[RequestDecision]>,
@@ -34,6 +35,8 @@ pub enum DecisionsIn {
 pub struct RequestDecision {
     /// Its place among the rules of its layer.
     pub(super) rule: usize,
+    /// Clients are told of its limits.
+    pub(super) is_told: bool,
     pub(super) throttle: Throttle,
     pub(super) decision: Decision,
 }
@@ -87,7 +90,7 @@ impl Decisions {
     /// `None` if no throttle was asked.
     #[must_use]
     pub fn narrowest(&self) -> Option<&RequestDecision> {
-        narrowest(self.as_slice())
+        narrowest(self.iter())
     }
 
     /// Returns the outcome of all together.
@@ -105,8 +108,10 @@ impl Decisions {
 }
 
 /// Smaller is felt before larger: what never passes, the longest wait, the smallest share.
-pub(super) fn narrowest(all: &[RequestDecision]) -> Option<&RequestDecision> {
-    all.iter().min_by_key(|one| match one.decision.outcome() {
+pub(super) fn narrowest<'d>(
+    all: impl Iterator<Item = &'d RequestDecision>,
+) -> Option<&'d RequestDecision> {
+    all.min_by_key(|one| match one.decision.outcome() {
         Outcome::Never => (0, 0),
         Outcome::Denied { retry_after } => (1, u128::MAX - retry_after.as_micros()),
         Outcome::Allowed => {

@@ -108,22 +108,16 @@ impl<'d> Denied<'d> {
         self.decisions
     }
 
-    /// Returns the names of the limits that deny.
+    /// Returns the names of the limits that deny, also of rules [without fields](super::Rule::without_fields), of which
+    /// clients are not told.
     #[must_use]
     pub fn violated(&self) -> Vec<String> {
-        let mut names = Vec::new();
-        for one in self.decisions.iter().filter(|one| one.decision.denied_by().is_some()) {
-            if one.decision.decided_by() != DecidedBy::Backend {
-                // By the rate alone, or by a throttle that an error handler asked.
-                let limit = one.throttle.denied_by(&one.decision);
-                names.extend(limit.map(|limit| limit.name().into_owned()));
-                continue;
-            }
-            let denies = limits_of(one).iter().zip(one.decision.answers());
-            let denies = denies.filter(|(_, answer)| answer.outcome() != Outcome::Allowed);
-            names.extend(denies.map(|(limit, _)| limit.name().into_owned()));
-        }
-        names
+        violated(self.decisions.iter())
+    }
+
+    /// Returns those of which the client is told.
+    pub(super) fn told(&self) -> Vec<String> {
+        violated(self.decisions.iter().filter(|one| one.is_told))
     }
 
     /// Returns a sentence for people that says what is wrong.
@@ -193,7 +187,7 @@ impl<'d> Denied<'d> {
         push_json(&mut text, &self.detail());
         if matches!(self.reason, DeniedReason::Limited | DeniedReason::Never) {
             text.push_str(",\"violated-policies\":[");
-            for (index, name) in self.violated().iter().enumerate() {
+            for (index, name) in self.told().iter().enumerate() {
                 if index > 0 {
                     text.push(',');
                 }
@@ -204,6 +198,22 @@ impl<'d> Denied<'d> {
         text.push('}');
         text
     }
+}
+
+fn violated<'d>(decisions: impl Iterator<Item = &'d RequestDecision>) -> Vec<String> {
+    let mut names = Vec::new();
+    for one in decisions.filter(|one| one.decision.denied_by().is_some()) {
+        if one.decision.decided_by() != DecidedBy::Backend {
+            // By the rate alone, or by a throttle that an error handler asked.
+            let limit = one.throttle.denied_by(&one.decision);
+            names.extend(limit.map(|limit| limit.name().into_owned()));
+            continue;
+        }
+        let denies = limits_of(one).iter().zip(one.decision.answers());
+        let denies = denies.filter(|(_, answer)| answer.outcome() != Outcome::Allowed);
+        names.extend(denies.map(|(limit, _)| limit.name().into_owned()));
+    }
+    names
 }
 
 /// Writes a string of JSON (RFC 8259, section 7).

@@ -98,9 +98,8 @@ impl Fields {
             }
         }
         if self.has_x()
-            && let Some(one) = narrowest(decisions)
-            && has_figures(&one.decision)
-            && texts_of(one).is_some()
+            && let Some(one) =
+                narrowest(decisions.iter().filter(|one| one.is_told && has_figures(&one.decision)))
         {
             let seconds = told.filter(|_| one.decision.is_denied()).map(|(_, told)| told);
             let seconds = seconds.unwrap_or_else(|| whole_seconds(one.decision.reset_after()));

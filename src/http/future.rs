@@ -19,8 +19,9 @@ use super::settings::Settings;
 pin_project! {
     /// The response of a [`ThrottleService`](super::ThrottleService).
     ///
-    /// Dropped, it drops the request. What its throttles took stays used, as for
-    /// [`Throttle::hit`](crate::Throttle::hit), unless [`Charge`](super::Charge) says otherwise.
+    /// Dropped, it drops the request. What one throttle took stays used, as for
+    /// [`Throttle::hit`](crate::Throttle::hit); what several took is given back while they are asked, as for
+    /// [`all`](crate::all()). Once the request is served, [`Charge`](super::Charge) decides.
     pub struct ResponseFuture<S, ReqBody>
     where
         S: Service<Request<ReqBody>>,

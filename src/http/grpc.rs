@@ -26,7 +26,7 @@ pub(super) fn respond(denied: &Denied<'_>) -> Response<Bytes> {
     if let Some(wait) = denied.wait() {
         details.set_retry_info(Some(wait));
     }
-    let violated = denied.violated().into_iter();
+    let violated = denied.told().into_iter();
     let violations: Vec<_> =
         violated.map(|name| QuotaViolation::new(name, denied.detail())).collect();
     if !violations.is_empty() {

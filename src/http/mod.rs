@@ -82,6 +82,7 @@ mod denial;
 mod field_text;
 mod fields;
 mod future;
+mod glob;
 #[cfg(feature = "tonic")]
 mod grpc;
 mod hints;
@@ -91,6 +92,7 @@ mod matching;
 mod mode;
 #[cfg(feature = "http-client")]
 mod outgoing;
+mod path_readings;
 mod percent;
 mod rule;
 #[cfg(feature = "axum")]

@@ -15,7 +15,7 @@ pub enum Mode {
     /// [`on_denied`](super::ThrottleLayer::on_denied). To try limits on real traffic. A throttle's
     /// [`Penalty`](crate::Penalty) blocks all the same: leave it out meanwhile.
     Shadow,
-    /// Asks nobody.
+    /// Asks nobody: all requests are served, and their [`Decisions`](super::Decisions) are empty.
     Off,
 }
 

@@ -18,6 +18,21 @@ pub(super) fn decoded(text: &[u8]) -> Vec<u8> {
     said
 }
 
+/// Returns the text without the escapes of characters that need none (RFC 3986, section 6.2.2.2).
+pub(super) fn without_needless(text: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let [byte, after @ ..] = rest {
+        let unescaped = match rest.get(..3).map(decoded).as_deref() {
+            Some([one]) if one.is_ascii_alphanumeric() || b"-._~".contains(one) => Some(*one),
+            _ => None,
+        };
+        plain.push(unescaped.unwrap_or(*byte));
+        rest = if unescaped.is_some() { &rest[3..] } else { after };
+    }
+    plain
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -36,5 +51,10 @@ mod tests {
             assert_eq!(decoded(text.as_bytes()), said.as_bytes(), "{text}");
         }
         assert_eq!(decoded(b"%ff\xfe"), b"\xff\xfe");
+    }
+
+    #[test]
+    fn only_needless_escapes_go() {
+        assert_eq!(without_needless(b"/%6Cogin%2fa%2Eb%7e%20%zz%"), b"/login%2fa.b~%20%zz%");
     }
 }

@@ -163,11 +163,14 @@ impl Rule {
     /// use traffik::{HitOptions, Rate};
     /// # use traffik::{InMemory, Throttle};
     /// # let throttle = Throttle::builder("api").rate("5/s").backend(InMemory::new()).build()?;
-    /// # async fn plan_of(_host: Option<String>) -> Rate { Rate::per_second(9) }
+    /// # #[derive(Clone)]
+    /// # struct Customer(u64);
+    /// # async fn plan_of(_customer: Option<Customer>) -> Rate { Rate::per_second(9) }
     ///
+    /// // The layer that checks the API key has put the customer into the extensions.
     /// let rule = Rule::new(throttle, PeerAddr::new()).options_async(|request| {
-    ///     let host = request.uri.host().map(str::to_owned);
-    ///     async move { HitOptions::new().replace_rates([plan_of(host).await]) }
+    ///     let customer = request.extensions.get::<Customer>().cloned();
+    ///     async move { HitOptions::new().replace_rates([plan_of(customer).await]) }
     /// });
     /// # drop(rule);
     /// # Ok::<(), traffik::BuildError>(())
@@ -180,8 +183,8 @@ impl Rule {
         self
     }
 
-    /// Tells clients nothing of this rule's limits in the fields, such as of one for all clients together. `Retry-After`
-    /// stays.
+    /// Tells clients nothing of this rule's limits, such as of one for all clients together: neither in the fields nor
+    /// by name in a denial. `Retry-After` stays.
     pub const fn without_fields(mut self) -> Self {
         self.has_fields = false;
         self

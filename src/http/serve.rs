@@ -174,10 +174,10 @@ impl fmt::Debug for Serve {
     }
 }
 
-/// The decisions about a request that no [`ThrottleLayer`](super::ThrottleLayer) has seen.
+/// No [`ThrottleLayer`](super::ThrottleLayer) has put decisions into the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ThisError)]
 #[error(
-    "no decision about the request: its route has no ThrottleLayer, or the layer skips or does not concern it"
+    "no decisions about the request: its route has no ThrottleLayer, or one with `DecisionsIn::Neither`"
 )]
 pub struct NoDecisions(());
 
@@ -186,7 +186,8 @@ impl axum::response::IntoResponse for NoDecisions {
         static SAID: Once = Once::new();
         if SAID.is_first() {
             tracing::error!(
-                "a handler extracts `Decisions`, and no `ThrottleLayer` decided about its request"
+                "a handler extracts `Decisions`, and no `ThrottleLayer` puts them into its requests; add the layer to \
+                 its route, and set no `DecisionsIn::Neither`"
             );
         }
         StatusCode::INTERNAL_SERVER_ERROR.into_response()

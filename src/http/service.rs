@@ -60,6 +60,7 @@ where
         let (mut parts, body) = request.into_parts();
         match ask::ask(&self.settings, &parts) {
             Asking::Nobody => {
+                self.settings.pass_by(&mut parts);
                 ResponseFuture::unasked(self.inner.call(Request::from_parts(parts, body)))
             }
             Asking::Answered(answer) => match self.settings.conclude(answer, &mut parts) {

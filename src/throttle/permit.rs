@@ -36,6 +36,9 @@ pub struct Permit {
     units: u32,
     receipt: Option<Receipt>,
     on_drop: PermitDrop,
+    /// Its units were taken before its turn came.
+    #[cfg_attr(not(feature = "http-client"), expect(dead_code, reason = "who asks is not built"))]
+    has_waited: bool,
 }
 
 /// A decision whose units are given back if nobody claims it.
@@ -124,9 +127,16 @@ impl Throttle {
 
 impl Permit {
     pub(crate) fn of(throttle: Throttle, key: OwnedKey, decision: Decision) -> Self {
+        let has_waited = decision.is_reserved();
         let receipt = decision.receipt();
         let units = receipt.as_ref().map_or(0, Receipt::cost);
-        Self { throttle, key, units, receipt, on_drop: PermitDrop::default() }
+        Self { throttle, key, units, receipt, on_drop: PermitDrop::default(), has_waited }
+    }
+
+    /// Returns whether its units were taken before its turn came.
+    #[cfg(feature = "http-client")]
+    pub(crate) const fn has_waited(&self) -> bool {
+        self.has_waited
     }
 
     pub(super) const fn throttle(&self) -> &Throttle {
@@ -142,6 +152,7 @@ impl Permit {
             units: if receipt.is_some() { *units } else { 0 },
             receipt: receipt.as_mut().and_then(|receipt| receipt.part(*units)),
             on_drop: self.on_drop,
+            has_waited: self.has_waited,
         };
         units.iter().map(part).collect()
     }
@@ -207,9 +218,11 @@ impl Drop for Permit {
         let (throttle, key) = (self.throttle.clone(), self.key.clone());
         let name = throttle.name().to_owned();
         let mut refund: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(async move {
-            if let Err(error) = throttle.refund(key, receipt).await {
+            if let Err(error) = throttle.refund(key, receipt).await
+                && let Some(suppressed) = throttle.inner.log.pass()
+            {
                 let throttle = throttle.name();
-                tracing::warn!(throttle, %error, "a dropped permit was not refunded; it stays used");
+                tracing::warn!(throttle, %error, suppressed, "a dropped permit was not refunded; it stays used");
             }
         });
         let mut first = || refund.as_mut().poll(&mut Context::from_waker(Waker::noop()));

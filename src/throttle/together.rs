@@ -317,9 +317,12 @@ fn each(
 async fn give_back(taken: Vec<TakenEntries>, deadline: Deadline) -> Vec<usize> {
     let given_back = taken.into_iter().map(|TakenEntries { permit, entries }| async move {
         let refund = background::to_end(async move {
-            let throttle = permit.throttle().name().to_owned();
+            let throttle = permit.throttle().clone();
             permit.refund().await.inspect_err(|error| {
-                tracing::warn!(throttle, %error, "a hit among several was not given back; it stays used");
+                if let Some(suppressed) = throttle.inner.log.pass() {
+                    let throttle = throttle.name();
+                    tracing::warn!(throttle, %error, suppressed, "a hit among several was not given back; it stays used");
+                }
             })
         });
         match deadline.run(refund).await {

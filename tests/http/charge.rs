@@ -54,7 +54,10 @@ async fn left_after(charge: Charge, status: u16, body: fn() -> AnyBody) -> u32 {
         let response = Response::builder().status(status).body(body()).unwrap();
         std::future::ready(Ok::<_, Infallible>(response))
     }));
-    let response = response.oneshot(request("/", "::1")).await.unwrap();
+    let mut request = request("/", "::1");
+    // Over which a body of any length may have trailers.
+    *request.version_mut() = http::Version::HTTP_2;
+    let response = response.oneshot(request).await.unwrap();
     let mut body = pin!(response.into_body());
     while let Some(Ok(_frame)) = std::future::poll_fn(|cx| body.as_mut().poll_frame(cx)).await {}
     left(&throttle).await
@@ -192,6 +195,39 @@ async fn a_body_whose_length_is_known_ends_with_its_last_byte() {
     }));
     drop(empty.oneshot(request("/", "::1")).await.unwrap());
     assert_eq!(left(&throttle).await, 10, "nobody asks such a body for anything");
+}
+
+/// A server announces such a length by itself, and does not poll for the end.
+#[tokio::test]
+async fn a_body_that_knows_its_length_ends_with_its_last_byte() {
+    struct Known(AnyBody);
+
+    impl Body for Known {
+        type Data = Bytes;
+        type Error = &'static str;
+
+        fn poll_frame(
+            mut self: std::pin::Pin<&mut Self>,
+            cx: &mut std::task::Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, &'static str>>> {
+            std::pin::Pin::new(&mut self.0).poll_frame(cx)
+        }
+
+        fn size_hint(&self) -> http_body::SizeHint {
+            http_body::SizeHint::with_exact(3)
+        }
+    }
+
+    let (backend, _clock) = backend();
+    let (layer, throttle) = layer(Charge::failures(), &backend);
+    let service = layer.layer(service_fn(async |_request: Request<Full<Bytes>>| {
+        Ok::<_, Infallible>(Response::new(Known(frames(vec![data("ab"), data("c")]))))
+    }));
+    let mut body = pin!(service.oneshot(request("/", "::1")).await.unwrap().into_body());
+    for expected in [9, 10] {
+        assert!(body.frame().await.unwrap().is_ok());
+        assert_eq!(left(&throttle).await, expected);
+    }
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::Full;
 use serde_json::{Value, json};
 use test_support::{Failing, Mode};
@@ -148,9 +148,11 @@ async fn whom_nobody_knows_is_answered_as_it_was_said() {
     let (backend, _clock) = backend();
     let api = throttle("api", "10/s", &backend);
     let refusal = Refusal::new(StatusCode::UNAUTHORIZED).detail("send your API key as x-api-key");
+    let refusal = refusal.challenge(HeaderValue::from_static("ApiKey"));
     let layer = ThrottleLayer::new(api.clone(), header("x-api-key").or_refuse(refusal));
     let denied = answer(&layer).await;
     assert_eq!(denied.status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(denied.headers()["www-authenticate"], "ApiKey");
     let problem = problem(&denied);
     assert_eq!(problem["detail"], "send your API key as x-api-key");
     assert_eq!(problem["title"], "Unauthorized");

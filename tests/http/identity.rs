@@ -83,6 +83,7 @@ fn a_cookie_counts_if_it_is_there_once_and_says_something() {
         &["sid=\"\""],
         &["sid=a", "sid=a"],
         &["SID=a"],
+        &["sid=%00everyone"],
     ] {
         let request = with("cookie", lines);
         assert_eq!(status(&identity, &request), Some(StatusCode::UNAUTHORIZED), "{lines:?}");

@@ -209,6 +209,27 @@ async fn an_error_of_the_client_is_handed_on_and_costs_its_turn() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_redirect_another_host_does_not_speak_for_the_first() {
+    use axum::http::header::RETRY_AFTER;
+
+    let busy = async || (StatusCode::TOO_MANY_REQUESTS, [(RETRY_AFTER, "600")]);
+    let other = axum::Router::new().route("/", axum::routing::get(busy));
+    let other = crate::servers::axum::served(other).await;
+    let elsewhere =
+        move || async move { axum::response::Redirect::to(&format!("http://{other}/")) };
+    let first = axum::Router::new().route("/", axum::routing::get(elsewhere));
+    let first = crate::servers::axum::served(first).await;
+    let throttle = throttle("5/min");
+    let layer = AcquireLayer::new(throttle.clone(), RemoteHost).timeout(SECOND);
+    let client = reqwest_middleware::ClientBuilder::new(reqwest_middleware::reqwest::Client::new())
+        .with(layer)
+        .build();
+    let response = client.get(format!("http://{first}/")).send().await.unwrap();
+    assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
+    assert!(throttle.peek(first.to_string()).await.unwrap().is_allowed(), "it said nothing");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reqwest_waits_and_heeds_by_the_same_layer() {
     use axum::http::header::RETRY_AFTER;
 

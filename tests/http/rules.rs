@@ -211,9 +211,12 @@ async fn a_rule_can_keep_its_figures_to_itself() {
     .fields(traffik::http::Fields::Both);
     let served = answer(&layer, request("/", "::1")).await;
     assert_eq!(field(served.headers(), "ratelimit-policy").unwrap(), "\"clients/s\";q=9;w=1");
-    assert_eq!(field(served.headers(), "x-ratelimit-limit"), None, "it is the narrowest");
+    let told = field(served.headers(), "x-ratelimit-limit").unwrap();
+    assert_eq!(told, "9", "of the narrowest that is told");
     let denied = answer(&layer, request("/", "::1")).await;
     assert_eq!(field(denied.headers(), "retry-after").unwrap(), "60");
+    let problem = String::from_utf8(denied.into_body().to_vec()).unwrap();
+    assert!(problem.contains("\"violated-policies\":[]"), "{problem}");
 }
 
 #[tokio::test]

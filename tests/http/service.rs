@@ -204,6 +204,12 @@ async fn a_shadow_asks_and_serves_and_off_asks_nobody() {
     switch.set(Mode::Off);
     let response = service.clone().oneshot(request("/", "203.0.113.2")).await.unwrap();
     assert!(response.extensions().get::<Decisions>().is_none());
+    let extracting = layer.layer(service_fn(async |request: Request<Full<Bytes>>| {
+        let decisions = request.extensions().get::<Decisions>().unwrap();
+        assert_eq!((decisions.iter().len(), decisions.outcome()), (0, Outcome::Allowed));
+        Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
+    }));
+    extracting.oneshot(request("/", "203.0.113.2")).await.unwrap();
     assert_eq!(api.peek(std::net::Ipv4Addr::new(203, 0, 113, 2)).await.unwrap().remaining(), 1);
     switch.set(Mode::Enforce);
     let response = service.oneshot(request("/", "203.0.113.1")).await.unwrap();

@@ -13,7 +13,7 @@ use axum::body::Body;
 use axum::routing::get;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use http::{Request, StatusCode};
+use http::{Method, Request, StatusCode};
 use test_support::servers::RedisServer;
 use test_support::servers::wait::{eventually, now};
 use tokio::net::TcpListener;
@@ -71,7 +71,7 @@ async fn impatient(server: SocketAddr, number: u8, is_over: impl Fn(u32) -> bool
             }
         };
         let response = tokio::select! {
-            response = timeout(HANGS, client.try_get(path, &[])) => Some(response.unwrap()),
+            response = timeout(HANGS, client.ask(Method::GET, path, &[])) => Some(response.unwrap()),
             () = goes_away => None,
         };
         match response {
@@ -150,7 +150,8 @@ async fn every_unit_is_accounted_for_though_clients_go_away() {
 
     let sum = |of: fn(&Seen) -> u32| all.iter().map(of).sum::<u32>();
     let (served, failed, left) = (sum(|it| it.served), sum(|it| it.failed), sum(|it| it.left));
-    let used = async |throttle: &Throttle| UNITS - throttle.peek(Everyone).await.unwrap().remaining();
+    let used =
+        async |throttle: &Throttle| UNITS - throttle.peek(Everyone).await.unwrap().remaining();
     let used = [used(&requests).await, used(&failures).await, used(&known).await];
     println!("served {served}, failed {failed}, left {left}; used {used:?}");
     assert_eq!(used[0], reached.load(Ordering::Relaxed), "each that passed is counted");

@@ -25,12 +25,19 @@ impl Ipv6Prefix {
     pub(super) fn key_of(self, address: IpAddr) -> ClientKey {
         match address.to_canonical() {
             IpAddr::V4(address) => ClientKey(IpAddr::V4(address)),
+            IpAddr::V6(address) if is_translated(address) => ClientKey(IpAddr::V6(address)),
             IpAddr::V6(address) => {
                 let kept = u128::MAX << (128 - u32::from(self.0));
                 ClientKey(IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & kept)))
             }
         }
     }
+}
+
+/// Returns whether the address is an IPv4 one that a network has translated (RFC 6052, section 2.1): these have one
+/// prefix for all.
+fn is_translated(address: Ipv6Addr) -> bool {
+    address.to_bits() >> 32 == 0x0064_ff9b_0000_0000_0000_0000
 }
 
 /// The key under which a client's address is counted: an IPv4 address, or the prefix of an IPv6 address.
@@ -95,6 +102,8 @@ mod tests {
             (1, "ffff::1", "8000::"),
             (56, "203.0.113.7", "203.0.113.7"),
             (56, "::ffff:203.0.113.7", "203.0.113.7"),
+            (56, "64:ff9b::203.0.113.7", "64:ff9b::203.0.113.7"),
+            (56, "64:ff9b:1::203.0.113.7", "64:ff9b:1::"),
         ] {
             assert_eq!(key(bits, address), expected.parse::<IpAddr>().unwrap(), "{address}/{bits}");
         }

@@ -20,13 +20,18 @@ use crate::key::{KeyPart, KeyParts, ToKey};
 /// | [`or_exempt`](Self::or_exempt) | the request is not limited |
 ///
 /// ```
-/// use http::StatusCode;
-/// use traffik::http::{Lookup, PeerAddr, header};
+/// use http::{HeaderValue, StatusCode};
+/// use traffik::http::{Lookup, PeerAddr, Refusal, header};
 ///
-/// let strict = header("x-api-key").or_refuse(StatusCode::UNAUTHORIZED);
+/// let refusal = Refusal::new(StatusCode::UNAUTHORIZED).challenge(HeaderValue::from_static("ApiKey"));
+/// let strict = header("x-api-key").or_refuse(refusal);
 /// let lenient = header("x-api-key").or(PeerAddr::new());
 /// # drop((strict, lenient));
 /// ```
+///
+/// A key that nobody has checked is the client's own word, and it has a new count for each that it invents: limit its
+/// address too, in a layer around, or take the [`extension`](super::extension) in which your authentication says who it
+/// is.
 pub trait Lookup: Send + Sync + 'static {
     /// Returns the key; `None` if the request has none.
     fn look_up<'r>(&'r self, request: &'r Parts) -> Option<Identified<'r>>;
@@ -154,10 +159,19 @@ pub struct LookupFn<F>(F);
 /// ```
 /// use traffik::http::{Lookup, PeerAddr, lookup};
 ///
-/// let tenant = lookup(|request| request.uri.host()?.split('.').next().map(str::to_owned));
+/// /// What the layer that checked the session has put into the extensions.
+/// #[derive(Clone)]
+/// struct Session {
+///     tenant: Option<String>,
+/// }
+///
+/// let tenant = lookup(|request| request.extensions.get::<Session>()?.tenant.clone());
 /// let identity = tenant.or(PeerAddr::new());
 /// # drop(identity);
 /// ```
+///
+/// Do not make a key of what a client is free to choose: it would have a count for each that it invents. The host is
+/// such a thing, in `Host` as in the URI.
 pub const fn lookup<F, K>(look_up: F) -> LookupFn<F>
 where
     F: Fn(&Parts) -> Option<K> + Send + Sync + 'static,

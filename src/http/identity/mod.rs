@@ -8,8 +8,8 @@ mod sources;
 use std::borrow::Cow;
 use std::fmt;
 
-use http::StatusCode;
 use http::request::Parts;
+use http::{HeaderValue, StatusCode};
 
 pub use digest::{DigestKey, DigestKeyError, Digested};
 pub use lookup::{Lookup, LookupFn, Or, OrExempt, OrRefuse, OrShare, lookup};
@@ -34,7 +34,7 @@ use crate::key::{KeyParts, ToKey};
 /// # let throttle = |name| Throttle::builder(name).rate("5/s").backend(backend.clone()).build();
 ///
 /// let by_address = Rule::new(throttle("address")?, PeerAddr::new());
-/// let by_tenant = header("x-tenant").or_refuse(StatusCode::UNAUTHORIZED); // which a gateway sets
+/// let by_tenant = header("x-tenant").or_refuse(StatusCode::FORBIDDEN); // which a gateway sets
 /// let by_tenant = Rule::new(throttle("tenant")?, by_tenant);
 /// let by_route = (matched_route().or_share("unmatched"), PeerAddr::new());
 /// let by_route = Rule::new(throttle("route")?, by_route);
@@ -146,13 +146,23 @@ impl fmt::Debug for Who<'_> {
 pub struct Refusal {
     status: StatusCode,
     detail: Cow<'static, str>,
+    challenge: Option<HeaderValue>,
 }
 
 impl Refusal {
     /// Answers with this status.
     #[must_use]
     pub const fn new(status: StatusCode) -> Self {
-        Self { status, detail: Cow::Borrowed("the request does not say whose it is") }
+        let detail = Cow::Borrowed("the request does not say whose it is");
+        Self { status, detail, challenge: None }
+    }
+
+    /// Sets `WWW-Authenticate`, which a 401 must have (RFC 9110, section 15.5.2): how a client is to say who it is, such
+    /// as `Bearer`. Defaults to none.
+    #[must_use]
+    pub fn challenge(mut self, challenge: HeaderValue) -> Self {
+        self.challenge = Some(challenge);
+        self
     }
 
     /// Sets what the client is told.
@@ -166,6 +176,11 @@ impl Refusal {
     #[must_use]
     pub const fn status(&self) -> StatusCode {
         self.status
+    }
+
+    /// Returns the value of `WWW-Authenticate`.
+    pub(super) const fn wanted(&self) -> Option<&HeaderValue> {
+        self.challenge.as_ref()
     }
 
     /// Returns what the client is told.

@@ -80,8 +80,8 @@ pub struct Cookie {
     name: String,
 }
 
-/// Finds the key in the cookie of that name, without quotes and percent-encoding. One that is empty, or comes more than
-/// once, counts as missing.
+/// Finds the key in the cookie of that name, without quotes and percent-encoding. One that is empty, begins with a zero
+/// byte, or comes more than once, counts as missing.
 ///
 /// As for a [`header`](header()), a client that invents a session each time has a count for each: make the key of the
 /// session that was found, by an [`extension`].
@@ -105,7 +105,11 @@ impl Lookup for Cookie {
         match value.contains(&b'%') {
             _ if value.is_empty() => None,
             false => Some(one_part(value)),
-            true => Some(Identified::key(percent::decoded(value))),
+            true => {
+                let key = percent::decoded(value);
+                // With that begins what only the layer itself calls somebody.
+                (key.first() != Some(&0)).then(|| Identified::key(key))
+            }
         }
     }
 }
@@ -119,15 +123,16 @@ pub struct ExtensionKey<T> {
 /// logged in. In axum that is one that is added later, and without it every request lacks the key.
 ///
 /// ```
-/// use http::StatusCode;
-/// use traffik::http::{Lookup, extension};
+/// use http::{HeaderValue, StatusCode};
+/// use traffik::http::{Lookup, Refusal, extension};
 ///
 /// #[derive(Clone)]
 /// struct User {
 ///     id: u64,
 /// }
 ///
-/// let identity = extension(|user: &User| user.id).or_refuse(StatusCode::UNAUTHORIZED);
+/// let refusal = Refusal::new(StatusCode::UNAUTHORIZED).challenge(HeaderValue::from_static("Bearer"));
+/// let identity = extension(|user: &User| user.id).or_refuse(refusal);
 /// # drop(identity);
 /// ```
 pub fn extension<T, K>(key: impl Fn(&T) -> K + Send + Sync + 'static) -> ExtensionKey<T>

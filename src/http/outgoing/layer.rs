@@ -42,6 +42,9 @@ type CostOf = Arc<dyn Fn(&Parts) -> u32 + Send + Sync>;
 /// meanwhile, wait until then, as long as [`timeout`](Self::timeout) lets them; set one where somebody waits for the
 /// answer. A throttle whose rates are all unlimited cannot be blocked.
 ///
+/// A reqwest client follows redirects by itself, behind this layer: they wait for no turn. Give it
+/// `redirect::Policy::none()`, or one that stays within a host whose limit allows for them.
+///
 /// # Errors
 ///
 /// The service fails by [`AcquireError`]: by the throttle when the turn does not come in time, or by the inner service.
@@ -121,17 +124,16 @@ impl AcquireLayer {
             if let Some(deadline) = deadline {
                 acquire = acquire.deadline(deadline);
             }
-            let asked_at = monotonic_now();
             let denied = match acquire.run().await {
                 Ok(permit) => {
-                    let permit = permit.on_drop(PermitDrop::Refund);
                     // A block that came while it waited.
-                    let has_waited = monotonic_now() > asked_at;
-                    let block = if has_waited { self.block_of(key).await } else { None };
+                    let block = if permit.has_waited() { self.block_of(key).await } else { None };
+                    let permit = permit.on_drop(PermitDrop::Refund);
                     let Some(denied) = block else {
                         return Ok(permit);
                     };
-                    permit.refund().await?;
+                    // By its drop: that it fails is no reason not to wait for the end of the block.
+                    drop(permit);
                     denied
                 }
                 Err(Error::Denied(denied)) if denied.denial() == Some(Denial::Blocked) => denied,

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use http::Extensions;
 use http::request::Parts;
-use reqwest_middleware::reqwest::{Request, Response};
+use reqwest_middleware::reqwest::{Request, Response, Url};
 use reqwest_middleware::{Error, Middleware, Next, Result};
 
 use super::{AcquireError, AcquireLayer};
@@ -23,10 +23,19 @@ impl Middleware for AcquireLayer {
         drop(parts);
         let turn = self.wait(&key, cost).await;
         turn.map_err(|error| failed(AcquireError::Throttle(error)))?.commit();
+        let asked = origin_of(request.url());
         let response = next.run(request, extensions).await?;
-        self.heed(&key, response.status(), response.headers()).await;
+        // After a redirect it is what another host says.
+        if origin_of(response.url()) == asked {
+            self.heed(&key, response.status(), response.headers()).await;
+        }
         Ok(response)
     }
+}
+
+/// The host of a URL with its port.
+fn origin_of(url: &Url) -> (Option<String>, Option<u16>) {
+    (url.host_str().map(str::to_owned), url.port_or_known_default())
 }
 
 /// The head of a request, as identities read it.

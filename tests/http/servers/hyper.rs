@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -40,6 +40,23 @@ async fn served(layer: ThrottleLayer) -> SocketAddr {
         }
     });
     address
+}
+
+/// Over HTTP/2 a body in the answer to `HEAD` breaks the stream.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_head_that_is_denied_has_no_body() {
+    let (backend, _clock) = backend();
+    let address =
+        served(ThrottleLayer::new(throttle("api", "0/min", &backend), PeerAddr::new())).await;
+    let mut one = Client::http1(address, [127, 0, 0, 1]).await;
+    let mut two = Client::http2(address, [127, 0, 0, 1]).await;
+    let length = one.get("/", &[]).await.body().len().to_string();
+    for client in [&mut one, &mut two] {
+        let denied = client.ask(Method::HEAD, "/", &[]).await.unwrap();
+        assert_eq!(denied.status(), StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(field(denied.headers(), "content-length").unwrap(), length);
+        assert!(denied.body().is_empty());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpSocket;
@@ -36,16 +36,18 @@ impl Client {
     }
 
     pub(crate) async fn get(&mut self, path: &str, headers: &[(&str, &str)]) -> Response<Bytes> {
-        self.try_get(path, headers).await.unwrap()
+        self.ask(Method::GET, path, headers).await.unwrap()
     }
 
-    /// As [`get`](Self::get), where the connection or the body may break.
-    pub(crate) async fn try_get(
+    /// Sends any request; the connection or the body may break.
+    pub(crate) async fn ask(
         &mut self,
+        method: Method,
         path: &str,
         headers: &[(&str, &str)],
     ) -> hyper::Result<Response<Bytes>> {
-        let mut request = Request::builder().uri(format!("http://{}{path}", self.host));
+        let mut request =
+            Request::builder().method(method).uri(format!("http://{}{path}", self.host));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
