@@ -37,7 +37,6 @@ pub struct Permit {
     receipt: Option<Receipt>,
     on_drop: PermitDrop,
     /// Its units were taken before its turn came.
-    #[cfg_attr(not(feature = "http-client"), expect(dead_code, reason = "who asks is not built"))]
     has_waited: bool,
 }
 
