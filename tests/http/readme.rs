@@ -27,7 +27,7 @@ async fn its_layer_limits() -> Result<(), Box<dyn std::error::Error>> {
     let client = ClientAddr::behind(["10.0.0.0/8"])?; // by X-Forwarded-For, of your proxies alone
     let layer = ThrottleLayer::of_rules([
         Rule::new(logins, client.clone()).only(route("/login")).charge(Charge::failures()),
-        Rule::new(api, extension(|user: &User| user.id).or_refuse(StatusCode::UNAUTHORIZED))
+        Rule::new(api, extension(|user: &User| user.id).or_refuse(StatusCode::FORBIDDEN))
             .only(path("/api/**")),
         Rule::new(clients, client),
         Rule::new(service, Everyone),
