@@ -27,8 +27,17 @@ pub fn median(values: &[f64]) -> f64 {
 ///
 /// If the file cannot be written.
 pub fn write(tmp: &str, name: &str, report: &Value) -> io::Result<PathBuf> {
+    write_text(tmp, name, &format!("{report:#}\n"))
+}
+
+/// As [`write`], of any text.
+///
+/// # Errors
+///
+/// If the file cannot be written.
+pub fn write_text(tmp: &str, name: &str, text: &str) -> io::Result<PathBuf> {
     let tmp = Path::new(tmp);
     let path = tmp.parent().unwrap_or(tmp).join(name);
-    std::fs::write(&path, format!("{report:#}\n"))?;
+    std::fs::write(&path, text)?;
     Ok(path)
 }

@@ -38,9 +38,10 @@ pub(crate) fn serve(arguments: &[String]) {
     let rows = match words[..] {
         ["speed", keys, quick] => speed::measure(number(keys), flag(quick)),
         ["shapes", keys, quick] => speed::measure_shapes(number(keys), flag(quick)),
+        ["ways", keys, quick] => speed::measure_ways(number(keys), flag(quick)),
         ["wrapped", keys, quick] => speed::measure_wrapped(number(keys), flag(quick)),
         ["allocations"] => memory::measure_allocations(),
-        ["memory", who, keys] => memory::measure(who, number(keys)),
+        ["memory", who, shape, keys] => memory::measure(who, shape, number(keys)),
         ["grow", who, keys] => pauses::measure_growth(who, number(keys)),
         ["sweep", who, keys] => pauses::measure_sweep(who, number(keys)),
         ["quiet"] => pauses::measure_quiet(),

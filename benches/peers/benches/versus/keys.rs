@@ -11,6 +11,14 @@ pub(crate) enum Shape {
     ShortParts,
     /// Two parts of 11 and 12 bytes, joined to 24.
     LongParts,
+    /// A UUID as text, 36 bytes.
+    Uuid,
+    /// An IPv6 address as text, 38 bytes.
+    Ipv6,
+    /// 64 bytes, as a digest in hexadecimal.
+    Token,
+    /// A tenant of 8 bytes and a user's UUID of 36, joined to 45.
+    TenantUser,
 }
 
 impl Shape {
@@ -21,8 +29,12 @@ impl Shape {
             Self::Long => format!("session:{:032x}", mixed(number)),
             Self::ShortParts => format!("t{:03}:u{number:07}", number % 1000),
             Self::LongParts => format!("tenant-{:04}:user-{number:07}", number % 1000),
+            Self::Uuid => uuid(number),
+            Self::Ipv6 => format!("2001:db8:{}", groups(&format!("{:024x}", mixed(number) >> 32))),
+            Self::Token => format!("{:032x}{:032x}", mixed(number), mixed(!number)),
+            Self::TenantUser => format!("org-{:04}:{}", number % 1000, uuid(number)),
         };
-        debug_assert_eq!(key.len(), [11, 40, 13, 24][self as usize]);
+        debug_assert_eq!(key.len(), [11, 40, 13, 24, 36, 38, 64, 45][self as usize]);
         key
     }
 
@@ -32,9 +44,22 @@ impl Shape {
     pub(crate) fn parts(self, key: &str) -> (&str, &str) {
         match self {
             Self::LongParts => (&key[..11], &key[12..]),
+            Self::TenantUser => (&key[..8], &key[9..]),
             _ => (&key[..4], &key[5..]),
         }
     }
+}
+
+fn uuid(number: usize) -> String {
+    let digits = format!("{:032x}", mixed(number));
+    let cuts = [0..8, 8..12, 12..16, 16..20, 20..32];
+    cuts.map(|cut| &digits[cut]).join("-")
+}
+
+/// Groups of four digits, with colons between.
+fn groups(digits: &str) -> String {
+    let groups: Vec<&str> = (0..digits.len()).step_by(4).map(|at| &digits[at..at + 4]).collect();
+    groups.join(":")
 }
 
 fn mixed(number: usize) -> u128 {

@@ -8,10 +8,11 @@ use std::pin::pin;
 use std::slice;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use limitador::limit::Namespace;
-use traffik::{Backend, InMemory, Rate, Throttle};
+use traffik::{Backend, HitOptions, InMemory, Rate, Throttle};
 use trypema::local::LocalRateLimiterProvider;
 use trypema::{
     BucketSize, RateLimit, RateLimitDecision, RateLimiterBuilder as _, WindowSize as TrypemaWindow,
@@ -57,6 +58,11 @@ pub(crate) trait Limiter: Sync {
 
     /// Asks for each key; says how many passed.
     fn walk(&self, keys: &[String]) -> usize;
+
+    /// Makes a key known; says whether its first hit passed.
+    fn meet(&self, key: &String) -> bool {
+        self.walk(slice::from_ref(key)) == 1
+    }
 }
 
 macro_rules! walk {
@@ -149,6 +155,16 @@ impl Traffik {
         Self::with([Rate::per_minute(load.limit()), Rate::per_hour(load.limit())])
     }
 
+    /// ... with that many.
+    pub(crate) fn many(load: Load, limits: u32) -> Self {
+        let periods = (1..=limits).map(|hours| {
+            let period = Duration::from_secs(3600 * u64::from(hours));
+            Rate::new(load.limit().min(100_000_000), period).expect("a valid rate")
+        });
+        let throttle = Throttle::builder("versus").rates(periods).backend(memory()).build();
+        Self(throttle.expect("valid rates"))
+    }
+
     /// ... with one limit, by a backend that something is around.
     pub(crate) fn wrapped<B: Backend>(load: Load, wrap: impl FnOnce(InMemory) -> B) -> Self {
         Self::on(wrap(memory()), [Rate::per_hour(load.limit())])
@@ -171,6 +187,46 @@ impl Limiter for Traffik {
     fn hit(&self, key: &String) -> bool {
         read(ready(self.0.hit(key.as_str())))
     }
+}
+
+/// Ours, asked in another way than by a hit.
+macro_rules! ways {
+    ($($(#[$doc:meta])* $name:ident |$throttle:ident, $key:ident| $ask:expr;)+) => {$(
+        $(#[$doc])*
+        pub(crate) struct $name(pub(crate) Traffik);
+
+        impl Limiter for $name {
+            walk!();
+
+            #[inline(always)]
+            fn hit(&self, key: &String) -> bool {
+                let ($throttle, $key) = (&self.0.0, key.as_str());
+                $ask
+            }
+
+            // A peek makes nothing known.
+            fn meet(&self, key: &String) -> bool {
+                self.0.meet(key) && self.walk(slice::from_ref(key)) == 1
+            }
+        }
+    )+};
+}
+
+ways! {
+    Peek |throttle, key| read(ready(throttle.peek(key)));
+    HitWithCost |throttle, key| read(ready(throttle.hit_with(key, HitOptions::new().cost(2))));
+    /// As a customer's plan.
+    HitWithRate |throttle, key| {
+        let plan = HitOptions::new().replace_rates([Rate::per_hour(500_000_000)]);
+        read(ready(throttle.hit_with(key, plan)))
+    };
+    HitAndRefund |throttle, key| {
+        let decision = ready(throttle.hit(key)).expect("memory does not fail");
+        let is_allowed = decision.is_allowed();
+        let receipt = decision.receipt().expect("it passed");
+        ready(throttle.refund(key, receipt)).expect("memory does not fail");
+        is_allowed
+    };
 }
 
 /// Ours, with keys of two parts.

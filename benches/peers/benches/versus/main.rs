@@ -6,8 +6,9 @@
 //! cargo bench -p traffik-peers --bench versus -- speed pauses  # some sections only
 //! ```
 //!
-//! It prints a table and writes `versus.json` into the target directory. The sections are `speed`,
-//! `shapes`, `wrapped`, `allocations`, `memory` and `pauses`; `docs/performance.md` says what each case means.
+//! It prints tables and writes `versus.json`, and of `speed` and `shapes` the picture `versus.svg`, into the target
+//! directory. The sections are `speed`,
+//! `shapes`, `ways`, `wrapped`, `allocations`, `memory` and `pauses`; `docs/performance.md` says what each case means.
 //!
 //! Every measurement runs in a process of its own, this program again, so that none begins with the
 //! heap that another left behind. Limiters that are compared in time take turns in one process.
@@ -22,6 +23,7 @@ mod latencies;
 mod limiters;
 mod memory;
 mod pauses;
+mod picture;
 mod report;
 mod speed;
 
@@ -51,9 +53,10 @@ impl Size {
 
 type Section = fn(&mut Report, Size);
 
-const SECTIONS: [(&str, Section); 6] = [
+const SECTIONS: [(&str, Section); 7] = [
     ("speed", speed::speed),
     ("shapes", speed::shapes),
+    ("ways", speed::ways),
     ("wrapped", speed::wrapped),
     ("allocations", memory::allocations),
     ("memory", memory::memory),
@@ -89,13 +92,15 @@ fn main() -> ExitCode {
             report.print_section();
         }
     }
-    match report.write_json() {
-        Ok(path) => {
-            println!("\nwritten to {}", path.display());
+    match report.write() {
+        Ok(paths) => {
+            for path in paths {
+                println!("\nwritten to {}", path.display());
+            }
             ExitCode::SUCCESS
         }
         Err(error) => {
-            eprintln!("versus.json was not written: {error}");
+            eprintln!("the results were not written: {error}");
             ExitCode::FAILURE
         }
     }

@@ -19,29 +19,31 @@ pub(crate) fn allocations(report: &mut Report, _size: Size) {
 /// show one end of a step.
 pub(crate) fn memory(report: &mut Report, size: Size) {
     let million = size.scaled(1_000_000);
-    let range = [700_000, 1_000_000, 1_400_000, 2_000_000].map(|keys| size.scaled(keys));
-    let mut of_all = Vec::new();
-    for keys in range {
-        for which in Which::ALL {
-            let compared = matches!(which, Which::Traffik | Which::Governor);
-            if compared || keys == million {
-                let rows = child::run(&["memory", which.name(), &keys.to_string()]);
-                if compared {
-                    of_all
-                        .extend(rows.iter().filter(|row| row.case.starts_with(RESIDENT)).cloned());
+    for (shape, name) in [(SHORT, "11 bytes"), (LONG, "40 bytes")] {
+        let mut of_all = Vec::new();
+        for keys in [700_000, 1_000_000, 1_400_000, 2_000_000].map(|keys| size.scaled(keys)) {
+            for which in Which::ALL {
+                let compared = matches!(which, Which::Traffik | Which::Governor);
+                if compared || (keys == million && shape == SHORT) {
+                    let rows = child::run(&["memory", which.name(), shape, &keys.to_string()]);
+                    if compared {
+                        of_all.extend(
+                            rows.iter().filter(|row| row.case.starts_with(RESIDENT)).cloned(),
+                        );
+                    }
+                    report.add(rows);
                 }
-                report.add(rows);
             }
         }
+        for which in [Which::Traffik, Which::Governor] {
+            let values: Vec<f64> =
+                of_all.iter().filter(|row| row.who == which.name()).map(|row| row.value).collect();
+            let mean = values.iter().sum::<f64>() / values.len() as f64;
+            let case = format!("{RESIDENT}, keys of {name}, mean of these four");
+            report.add(vec![Row::new(case, BYTES, which.name(), mean)]);
+        }
     }
-    for which in [Which::Traffik, Which::Governor] {
-        let values: Vec<f64> =
-            of_all.iter().filter(|row| row.who == which.name()).map(|row| row.value).collect();
-        let mean = values.iter().sum::<f64>() / values.len() as f64;
-        let case = format!("{RESIDENT}, mean of these four");
-        report.add(vec![Row::new(case, BYTES, which.name(), mean)]);
-    }
-    for row in child::run(&["memory", TEXTS, &million.to_string()]) {
+    for row in child::run(&["memory", TEXTS, SHORT, &million.to_string()]) {
         if row.case.starts_with(RESIDENT) {
             report.note(format!(
                 "The text of a key of 11 bytes, which governor keeps as a `String`, takes {:.0} bytes \
@@ -57,14 +59,22 @@ const BYTES: &str = "bytes/key";
 /// Stands for a limiter: only the texts of the keys.
 const TEXTS: &str = "texts";
 
+/// Shapes of keys, as a child is told.
+const SHORT: &str = "short";
+const LONG: &str = "long";
+
 /// Fills a limiter, and looks at the process before and after.
-pub(crate) fn measure(who: &str, keys: usize) -> Vec<Row> {
+pub(crate) fn measure(who: &str, shape: &str, keys: usize) -> Vec<Row> {
+    let (shape, length) = match shape {
+        LONG => (Shape::Long, 40),
+        _ => (Shape::Short, 11),
+    };
     let mut texts = vec![String::new(); if who == TEXTS { keys } else { 0 }];
     // A limit of 1 an hour: after its hit, each key has something to say until the end.
     let limiter = Which::named(who).map(|which| which.build(Load::Denied, keys));
     let mut fill = |numbers: std::ops::Range<usize>| {
         for number in numbers {
-            let key = Shape::Short.key(number);
+            let key = shape.key(number);
             match &limiter {
                 Some(limiter) => assert!(limiter.ask(&key)),
                 // As a map does that keeps it: a copy, without spare room.
@@ -81,7 +91,7 @@ pub(crate) fn measure(who: &str, keys: usize) -> Vec<Row> {
     let added = (keys - 10) as f64;
     let count = grouped(keys);
     let row = |what: &str, bytes: f64| {
-        Row::new(format!("{what}, {count} keys"), BYTES, who, bytes / added)
+        Row::new(format!("{what}, {count} keys of {length} bytes"), BYTES, who, bytes / added)
     };
     let rows = vec![row(RESIDENT, after - before), row("requested of the heap", heap as f64)];
     // Taking a million keys apart would only cost time.

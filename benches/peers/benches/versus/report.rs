@@ -9,6 +9,7 @@ use traffik_peers::output::{self, median};
 
 use crate::child::Row;
 use crate::limiters::Which;
+use crate::picture::{self, Bar};
 
 pub(crate) struct Report {
     quick: bool,
@@ -146,8 +147,8 @@ impl Report {
         }
     }
 
-    /// Writes all cases, one object for each peer, and says where.
-    pub(crate) fn write_json(&self) -> io::Result<PathBuf> {
+    /// Writes all cases, one object for each peer.
+    fn write_json(&self) -> io::Result<PathBuf> {
         let mut objects = Vec::new();
         for section in &self.sections {
             for case in &section.cases {
@@ -160,6 +161,42 @@ impl Report {
             }
         }
         output::write(env!("CARGO_TARGET_TMPDIR"), "versus.json", &Value::Array(objects))
+    }
+
+    /// Writes all that was measured, and of the shapes of keys a picture, and says where.
+    pub(crate) fn write(&self) -> io::Result<Vec<PathBuf>> {
+        let mut paths = vec![self.write_json()?];
+        if let Some(picture) = self.picture() {
+            paths.push(output::write_text(env!("CARGO_TARGET_TMPDIR"), "versus.svg", &picture)?);
+        }
+        Ok(paths)
+    }
+
+    /// Draws how we compare with governor on one thread, if both sections ran.
+    fn picture(&self) -> Option<String> {
+        let cases = |section: &str| {
+            let section = self.sections.iter().find(|it| it.name == section)?;
+            Some(section.cases.iter())
+        };
+        let all: Vec<&Case> = cases("speed")?.chain(cases("shapes")?).collect();
+        let mut groups = Vec::new();
+        for keys in ["1,000 keys", "1,000,000 keys"] {
+            let mut bars = Vec::new();
+            for case in &all {
+                let Some(shape) = case.name.strip_suffix(", 1 thread") else { continue };
+                let shape = match shape.split_once(keys) {
+                    Some(("", " uniform, allowed")) => "11 bytes",
+                    Some(("", " uniform, denied")) => "11 bytes, denied",
+                    Some((before, "")) => before.trim_end_matches(", "),
+                    _ => continue,
+                };
+                let theirs = case.of(Which::Governor.name())?;
+                let ratio = ratio(median(case.ours()?), median(theirs))?;
+                bars.push(Bar { label: shape.to_owned(), ratio });
+            }
+            groups.push((keys.to_owned(), bars));
+        }
+        Some(picture::draw(&groups, &self.head.join("; ")))
     }
 
     fn object(

@@ -10,7 +10,10 @@ use traffik::Backend;
 use crate::Size;
 use crate::child::{self, Row};
 use crate::keys::{Shape, Spread, grouped, stream};
-use crate::limiters::{Governor, GovernorJoining, Limiter, Load, Traffik, TraffikParts, Which};
+use crate::limiters::{
+    Governor, GovernorJoining, HitAndRefund, HitWithCost, HitWithRate, Limiter, Load, Peek,
+    Traffik, TraffikParts, Which,
+};
 use crate::report::Report;
 
 const UNIT: &str = "ns/check";
@@ -29,6 +32,13 @@ pub(crate) fn shapes(report: &mut Report, size: Size) {
     }
 }
 
+/// What else can be asked, against a hit of ours of one limit on keys of 11 bytes.
+pub(crate) fn ways(report: &mut Report, size: Size) {
+    for keys in [1_000, size.scaled(1_000_000)] {
+        report.add(child::run(&["ways", &keys.to_string(), &size.quick.to_string()]));
+    }
+}
+
 /// One limit on keys of 11 bytes, by `InMemory` itself and by what may be around it.
 pub(crate) fn wrapped(report: &mut Report, size: Size) {
     for keys in [1_000, size.scaled(1_000_000)] {
@@ -41,6 +51,8 @@ struct Runner {
     who: &'static str,
     limiter: Box<dyn Limiter>,
     slowness: usize,
+    /// In the place of the race's.
+    own_stream: Option<Vec<String>>,
 }
 
 /// What is raced.
@@ -64,7 +76,8 @@ pub(crate) fn measure(keys: usize, size: Size) -> Vec<Row> {
         for which in Which::ALL {
             let limiter = which.build(load, keys);
             fill(&*limiter, Shape::Short, keys);
-            runners.push(Runner { who: which.name(), limiter, slowness: which.slowness() });
+            let (who, slowness) = (which.name(), which.slowness());
+            runners.push(Runner { who, limiter, slowness, own_stream: None });
         }
         for (spread, stream) in &streams {
             for threads in [1, 2] {
@@ -84,44 +97,75 @@ pub(crate) fn measure(keys: usize, size: Size) -> Vec<Row> {
 }
 
 pub(crate) fn measure_shapes(keys: usize, size: Size) -> Vec<Row> {
-    let load = Load::Allowed;
+    const ALLOWED: Load = Load::Allowed;
     let ours = Which::Traffik.name();
     let theirs = Which::Governor.name();
-    let mut rows = race_on(
-        "two limits against one of governor",
-        Shape::Short,
-        keys,
-        size,
-        vec![(ours, Box::new(Traffik::two(load))), (theirs, Box::new(Governor::new(load)))],
-    );
-    rows.extend(race_on(
-        "key of 40 bytes",
-        Shape::Long,
-        keys,
-        size,
-        vec![(ours, Box::new(Traffik::one(load))), (theirs, Box::new(Governor::new(load)))],
-    ));
-    for (what, shape) in
-        [("two parts of 12 bytes", Shape::ShortParts), ("two parts of 23 bytes", Shape::LongParts)]
-    {
-        rows.extend(race_on(
-            what,
-            shape,
-            keys,
-            size,
-            vec![
-                (ours, Box::new(TraffikParts(Traffik::one(load), shape))),
-                (theirs, Box::new(Governor::new(load))),
-                ("governor, joining", Box::new(GovernorJoining::new(load, shape))),
-            ],
-        ));
+    let two: Rivals =
+        vec![(ours, Box::new(Traffik::two(ALLOWED))), (theirs, Box::new(Governor::new(ALLOWED)))];
+    let mut rows =
+        race_on("two limits against one of governor", Shape::Short, ALLOWED, keys, size, two);
+    for (what, shape, load) in [
+        ("key of 40 bytes", Shape::Long, ALLOWED),
+        ("key of 40 bytes, denied", Shape::Long, Load::Denied),
+        ("UUID as text", Shape::Uuid, ALLOWED),
+        ("UUID as text, denied", Shape::Uuid, Load::Denied),
+        ("IPv6 address as text", Shape::Ipv6, ALLOWED),
+        ("key of 64 bytes", Shape::Token, ALLOWED),
+    ] {
+        let rivals: Rivals =
+            vec![(ours, Box::new(Traffik::one(load))), (theirs, Box::new(Governor::new(load)))];
+        rows.extend(race_on(what, shape, load, keys, size, rivals));
+    }
+    for (what, shape) in [
+        ("two parts of 12 bytes", Shape::ShortParts),
+        ("two parts of 23 bytes", Shape::LongParts),
+        ("a tenant of 8 bytes and a UUID", Shape::TenantUser),
+    ] {
+        let rivals: Rivals = vec![
+            (ours, Box::new(TraffikParts(Traffik::one(ALLOWED), shape))),
+            (theirs, Box::new(Governor::new(ALLOWED))),
+            ("governor, joining", Box::new(GovernorJoining::new(ALLOWED, shape))),
+        ];
+        rows.extend(race_on(what, shape, ALLOWED, keys, size, rivals));
     }
     rows
 }
 
+/// What else a throttle can be asked, beside a hit of one limit.
+pub(crate) fn measure_ways(keys: usize, size: Size) -> Vec<Row> {
+    let load = Load::Allowed;
+    let one = || Traffik::one(load);
+    let rivals: Rivals = vec![
+        (Which::Traffik.name(), Box::new(one())),
+        ("peek", Box::new(Peek(one()))),
+        ("hit_with(cost)", Box::new(HitWithCost(one()))),
+        ("hit_with(rate)", Box::new(HitWithRate(one()))),
+        ("two limits", Box::new(Traffik::two(load))),
+        ("three limits", Box::new(Traffik::many(load, 3))),
+        ("eight limits", Box::new(Traffik::many(load, 8))),
+        ("hit and refund", Box::new(HitAndRefund(one()))),
+    ];
+    let mut runners: Vec<Runner> = rivals
+        .into_iter()
+        .map(|(who, limiter)| {
+            fill(&*limiter, Shape::Short, keys);
+            Runner { who, limiter, slowness: 1, own_stream: None }
+        })
+        .collect();
+    let uuids = one();
+    fill(&uuids, Shape::Uuid, keys);
+    runners.push(Runner {
+        who: "hit of a UUID",
+        limiter: Box::new(uuids),
+        slowness: 1,
+        own_stream: Some(stream(Shape::Uuid, keys, Spread::Uniform, length(keys, size))),
+    });
+    race_all("key of 11 bytes", Shape::Short, load, (keys, size), runners)
+}
+
 pub(crate) fn measure_wrapped(keys: usize, size: Size) -> Vec<Row> {
     let load = Load::Allowed;
-    let rivals: Vec<(&'static str, Box<dyn Limiter>)> = vec![
+    let rivals: Rivals = vec![
         (Which::Traffik.name(), Box::new(Traffik::one(load))),
         ("in an Arc", Box::new(Traffik::wrapped(load, Arc::new))),
         (
@@ -129,28 +173,42 @@ pub(crate) fn measure_wrapped(keys: usize, size: Size) -> Vec<Row> {
             Box::new(Traffik::wrapped(load, |memory| Arc::new(memory) as Arc<dyn Backend>)),
         ),
     ];
-    race_on("InMemory", Shape::Short, keys, size, rivals)
+    race_on("InMemory", Shape::Short, load, keys, size, rivals)
 }
+
+/// Who takes part, by the name of a column.
+type Rivals = Vec<(&'static str, Box<dyn Limiter>)>;
 
 /// A race on one thread and on two, over keys of that shape, each as often as any other.
 fn race_on(
     what: &str,
     shape: Shape,
+    load: Load,
     keys: usize,
     size: Size,
-    rivals: Vec<(&'static str, Box<dyn Limiter>)>,
+    rivals: Rivals,
 ) -> Vec<Row> {
-    let stream = stream(shape, keys, Spread::Uniform, length(keys, size));
-    let runners: Vec<_> = rivals
+    let runners = rivals
         .into_iter()
         .map(|(who, limiter)| {
             fill(&*limiter, shape, keys);
-            Runner { who, limiter, slowness: 1 }
+            Runner { who, limiter, slowness: 1, own_stream: None }
         })
         .collect();
+    race_all(what, shape, load, (keys, size), runners)
+}
+
+fn race_all(
+    what: &str,
+    shape: Shape,
+    load: Load,
+    (keys, size): (usize, Size),
+    runners: Vec<Runner>,
+) -> Vec<Row> {
+    let stream = stream(shape, keys, Spread::Uniform, length(keys, size));
     let races = [1, 2].into_iter().flat_map(|threads| {
         let case = format!("{what}, {} keys, {}", grouped(keys), on(threads));
-        let race = Race { case, stream: &stream, threads, load: Load::Allowed };
+        let race = Race { case, stream: &stream, threads, load };
         race.run(&runners, plan(keys, size))
     });
     races.collect()
@@ -180,7 +238,7 @@ fn plan(keys: usize, size: Size) -> (usize, usize) {
 /// Hits each key once.
 fn fill(limiter: &dyn Limiter, shape: Shape, keys: usize) {
     for number in 0..keys {
-        assert!(limiter.ask(&shape.key(number)), "the first hit of a key passes");
+        assert!(limiter.meet(&shape.key(number)), "the first hit of a key passes");
     }
 }
 
@@ -193,8 +251,9 @@ impl Race<'_> {
             for turn in 0..runners.len() {
                 let runner = &runners[(round + turn) % runners.len()];
                 let checks = checks / runner.slowness;
-                let part = checks.min(self.stream.len());
-                let keys = self.stream.chunks_exact(part).cycle().nth(round).expect("a chunk");
+                let stream = runner.own_stream.as_deref().unwrap_or(self.stream);
+                let part = checks.min(stream.len());
+                let keys = stream.chunks_exact(part).cycle().nth(round).expect("a chunk");
                 let nanos = self.sample(&*runner.limiter, keys, checks / part);
                 if round > 0 {
                     rows.push(Row::new(&self.case, UNIT, runner.who, nanos));
