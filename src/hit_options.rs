@@ -1,7 +1,10 @@
 //! [`HitOptions`]: cost, units to leave, and rates of one hit.
 
+use std::slice;
+
 use crate::rate::Rate;
 use crate::step::Step;
+use crate::strategy::meter::Demand;
 
 /// Options of one hit: its cost, units to leave, and rates of its own.
 ///
@@ -33,13 +36,48 @@ pub struct HitOptions {
     pub(crate) leave: u32,
     /// The throttle's own limits do not count.
     pub(crate) replaces: bool,
-    pub(crate) rates: Vec<Rate>,
+    rates: Rates,
 }
+
+/// Rates of a hit. Most hits that bring some bring one, which needs no memory of its own.
+#[derive(Clone, Debug, Default)]
+enum Rates {
+    #[default]
+    None,
+    One(Rate),
+    Many(Vec<Rate>),
+}
+
+impl Rates {
+    fn as_slice(&self) -> &[Rate] {
+        match self {
+            Self::None => &[],
+            Self::One(rate) => slice::from_ref(rate),
+            Self::Many(rates) => rates,
+        }
+    }
+
+    fn push(&mut self, rate: Rate) {
+        match self {
+            Self::None => *self = Self::One(rate),
+            Self::One(first) => *self = Self::Many(vec![*first, rate]),
+            Self::Many(rates) => rates.push(rate),
+        }
+    }
+}
+
+impl PartialEq for Rates {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_slice() == other.as_slice()
+    }
+}
+
+impl Eq for Rates {}
 
 impl HitOptions {
     /// Creates options that change nothing.
     pub const fn new() -> Self {
-        Self { cost: None, leave: 0, replaces: false, rates: Vec::new() }
+        Self { cost: None, leave: 0, replaces: false, rates: Rates::None }
     }
 
     /// The options under which another throttle would be asked the same.
@@ -48,10 +86,19 @@ impl HitOptions {
         Self::new().cost(step.cost()).leave(step.units_to_leave()).replace_rates(rates)
     }
 
-    /// Returns whether it asks for nothing but the throttle's own.
-    #[cfg(feature = "http")]
-    pub(crate) const fn is_default(&self) -> bool {
-        self.cost.is_none() && self.leave == 0 && !self.replaces && self.rates.is_empty()
+    /// Returns whether other limits hold than the throttle's own.
+    pub(crate) const fn brings_rates(&self) -> bool {
+        self.replaces || !matches!(self.rates, Rates::None)
+    }
+
+    /// The units that the hit asks for.
+    #[inline]
+    pub(crate) fn demand(&self, default: u32) -> Demand {
+        Demand::leaving(self.cost.unwrap_or(default), self.leave)
+    }
+
+    pub(crate) fn rates(&self) -> &[Rate] {
+        self.rates.as_slice()
     }
 
     pub(crate) fn cost_or_zero(&self) -> u32 {
@@ -77,13 +124,13 @@ impl HitOptions {
     /// hit. Without any rate the hit is an error. May be repeated.
     pub fn replace_rates(mut self, rates: impl IntoIterator<Item = Rate>) -> Self {
         self.replaces = true;
-        self.rates.extend(rates);
+        rates.into_iter().for_each(|rate| self.rates.push(rate));
         self
     }
 
     /// Counts against these rates **and** the throttle's: the hit must pass them all. May be repeated.
     pub fn add_rates(mut self, rates: impl IntoIterator<Item = Rate>) -> Self {
-        self.rates.extend(rates);
+        rates.into_iter().for_each(|rate| self.rates.push(rate));
         self
     }
 }

@@ -1,8 +1,7 @@
 //! Random numbers: jitter for pauses, and unique names for owners.
 //!
 //! The numbers are a keyed hash of a counter, with keys that the system makes at random in each process:
-//! no two processes have the same, and none can be guessed from others. They are never meant for
-//! secrets.
+//! no two processes have the same, and none can be guessed from others.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::LazyLock;
@@ -27,6 +26,12 @@ pub(crate) fn id() -> String {
 pub(crate) fn hasher() -> &'static ahash::RandomState {
     static HASHER: LazyLock<ahash::RandomState> = LazyLock::new(ahash::RandomState::new);
     &HASHER
+}
+
+/// Returns 128 bits that nobody outside can guess, to key a hash: of keys of its own, which the system makes at random.
+pub(crate) fn secret() -> [u64; 2] {
+    let key = RandomState::new();
+    [key.hash_one(0), key.hash_one(1)]
 }
 
 fn next() -> u64 {

@@ -142,6 +142,6 @@ impl InlineDecision {
 impl From<InlineDecision> for Decision {
     #[inline]
     fn from(inline: InlineDecision) -> Self {
-        Self { inline, more: Extra(None) }
+        Self { inline, more: Extra::NONE }
     }
 }

@@ -2,12 +2,12 @@
 
 mod allowed;
 mod answer;
+mod extra;
 mod inline;
 mod receipt;
 mod taken;
 
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
 pub use allowed::Allowed;
@@ -17,8 +17,11 @@ pub use taken::Taken;
 
 use crate::clock::{Timestamp, micros_ceil};
 use crate::rate::Rate;
+use crate::step::MAX_LIMITS;
 use crate::strategy::{Answer, Limit};
 use answer::{LONGEST_WAIT, NEVER};
+pub(crate) use extra::BroughtLimits;
+use extra::Extra;
 pub(crate) use inline::InlineDecision;
 
 /// The answer to a hit or a peek.
@@ -54,27 +57,6 @@ pub struct Decision {
     more: Extra,
 }
 
-/// What only a decision over more than two limits, or over some that the hit brought, has.
-///
-/// It is dropped by value and out of line: a decision whose address is taken lies in memory, where each
-/// copy of what was just written waits for the writes.
-#[derive(Clone, Debug)]
-struct Extra(Option<Box<More>>);
-
-impl Drop for Extra {
-    #[inline]
-    fn drop(&mut self) {
-        #[cold]
-        #[inline(never)]
-        fn free(more: Box<More>) {
-            drop(more);
-        }
-        if let Some(more) = self.0.take() {
-            free(more);
-        }
-    }
-}
-
 /// Why a hit was denied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -108,15 +90,6 @@ pub enum DecidedBy {
     Policy,
 }
 
-/// What most decisions have not.
-#[derive(Clone, Debug, Default)]
-struct More {
-    /// Of more than two limits, in order; the one that the decision names among them.
-    answers: Vec<LimitAnswer>,
-    /// The limits of a hit that brought some.
-    limits: Option<Arc<[Limit]>>,
-}
-
 impl Decision {
     /// Makes the decision over some limits from the answer of each. `took` is the cost if it was to be
     /// taken, and 0 else. The instants are the caller's, and that at which the hit counted.
@@ -132,30 +105,32 @@ impl Decision {
             ([first, second], [one, two]) => {
                 InlineDecision::of_two([first, second], [*one, *two], instants, took).into()
             }
-            _ => Self::over_many(limits, answers, instants, took),
+            _ => Self::over_many(limits, answers.iter().copied(), instants, took),
         }
     }
 
-    #[cold]
-    fn over_many(
+    /// As [`over`](Self::over), of any number of limits.
+    #[inline(never)]
+    pub(crate) fn over_many(
         limits: &[Limit],
-        answers: &[Answer],
+        answers: impl Iterator<Item = Answer>,
         (asked_at, at): (Timestamp, Timestamp),
         took: u32,
     ) -> Self {
-        let own = limits.iter().zip(answers);
-        let own = own.map(|(limit, answer)| LimitAnswer::new(limit, *answer, asked_at));
-        let answers: Vec<LimitAnswer> = own.collect();
-        let Some((named, answer)) = answers.iter().enumerate().min_by_key(|(_, one)| one.rank())
-        else {
+        let mut all = Box::new([LimitAnswer::UNASKED; MAX_LIMITS]);
+        for ((limit, answer), own) in limits.iter().zip(answers).zip(&mut *all) {
+            *own = LimitAnswer::new(limit, answer, asked_at);
+        }
+        let asked = limits.len().min(MAX_LIMITS);
+        let by_rank = all[..asked].iter().enumerate().min_by_key(|(_, one)| one.rank());
+        let Some((named, answer)) = by_rank else {
             return Self::pass(DecidedBy::Unlimited);
         };
-        // At most `MAX_LIMITS` limits, which is below 256.
+        // Below 256.
         let index = |count: usize| u8::try_from(count).unwrap_or(u8::MAX);
         let inline = InlineDecision::naming(index(named), *answer, at, took);
-        let inline = InlineDecision { asked: index(answers.len()), ..inline };
-        let more = Extra(Some(Box::new(More { answers, limits: None })));
-        Self { inline, more }
+        let inline = InlineDecision { asked: index(asked), ..inline };
+        Self { inline, more: Extra { answers: Some(all), limits: None } }
     }
 
     /// Lets a hit pass without counting it: for an error handler.
@@ -174,7 +149,7 @@ impl Decision {
     }
 
     pub(crate) const fn pass(decided_by: DecidedBy) -> Self {
-        Self { inline: InlineDecision::unasked(decided_by), more: Extra(None) }
+        Self { inline: InlineDecision::unasked(decided_by), more: Extra::NONE }
     }
 
     /// The answer for a new key when no more keys fit.
@@ -301,7 +276,7 @@ impl Decision {
     /// asked.
     #[must_use]
     pub fn answers(&self) -> impl ExactSizeIterator<Item = LimitAnswer> + '_ {
-        let many = self.more.0.as_deref().map_or(&[][..], |more| &more.answers);
+        let many = self.more.answers.as_deref().map_or(&[][..], |all| &all[..]);
         (0..usize::from(self.inline.asked)).map(move |index| match many.get(index) {
             Some(answer) => *answer,
             None if index == usize::from(self.inline.named) => self.inline.answer,
@@ -316,7 +291,7 @@ impl Decision {
     pub fn receipt(self) -> Option<Receipt> {
         let InlineDecision { taken, taken_at, bound_to, .. } = self.inline;
         let mut more = self.more;
-        let limits = more.0.take().and_then(|more| more.limits);
+        let limits = more.limits.take();
         (taken > 0).then(|| Receipt::new(taken, taken_at, bound_to, limits))
     }
 
@@ -347,14 +322,14 @@ impl Decision {
     }
 
     /// Keeps the limits that the hit brought.
-    pub(crate) fn with_limits(mut self, limits: Arc<[Limit]>) -> Self {
-        self.more.0.get_or_insert_default().limits = Some(limits);
+    pub(crate) fn with_limits(mut self, limits: BroughtLimits) -> Self {
+        self.more.limits = Some(limits);
         self
     }
 
     /// The limits that the hit brought, if it did.
     pub(crate) fn brought(&self) -> Option<&[Limit]> {
-        self.more.0.as_ref()?.limits.as_deref()
+        self.more.limits.as_deref()
     }
 }
 
@@ -420,6 +395,6 @@ mod tests {
 
     #[test]
     fn a_decision_fits_two_cache_lines() {
-        assert!(size_of::<Decision>() <= 112, "{}", size_of::<Decision>());
+        assert!(size_of::<Decision>() <= 120, "{}", size_of::<Decision>());
     }
 }

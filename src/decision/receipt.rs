@@ -1,7 +1,6 @@
 //! [`Receipt`]: the units that a hit took.
 
-use std::sync::Arc;
-
+use super::BroughtLimits;
 use crate::clock::Timestamp;
 use crate::strategy::Limit;
 
@@ -19,7 +18,7 @@ pub struct Receipt {
     taken_at: Timestamp,
     /// Of the throttle and the key.
     fingerprint: u64,
-    limits: Option<Arc<[Limit]>>,
+    limits: Option<BroughtLimits>,
 }
 
 impl Receipt {
@@ -27,7 +26,7 @@ impl Receipt {
         cost: u32,
         taken_at: Timestamp,
         fingerprint: u64,
-        limits: Option<Arc<[Limit]>>,
+        limits: Option<BroughtLimits>,
     ) -> Self {
         Self { cost, taken_at, fingerprint, limits }
     }

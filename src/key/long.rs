@@ -2,7 +2,7 @@
 
 use sha2::{Digest as _, Sha256};
 
-use super::{KeyPart, MAX_KEY_BYTES, MAX_KEY_PARTS, Prefix};
+use super::{KeyPart, KeyParts, MAX_KEY_BYTES, MAX_KEY_PARTS, Prefix};
 
 /// One more than any other key has, so a digest never meets a key that somebody made up.
 const PARTS: usize = MAX_KEY_PARTS + 1;
@@ -42,6 +42,17 @@ fn hex(bytes: [u8; 8]) -> [u8; 16] {
     out
 }
 
+/// Returns the parts of a key that is stored as it is; `None` for one that is exempt, wrong, or too long.
+#[inline]
+pub(crate) fn short_enough<'a>(key: &'a KeyParts<'a>) -> Option<&'a [KeyPart<'a>]> {
+    key.as_slice().ok()?.filter(|parts| is_bounded(parts))
+}
+
+#[inline]
+fn is_bounded(parts: &[KeyPart<'_>]) -> bool {
+    parts.iter().map(|part| part.as_bytes().len()).sum::<usize>() <= MAX_KEY_BYTES
+}
+
 /// Returns the parts as they are if they have at most [`MAX_KEY_BYTES`], and else, out of `room`, those
 /// of their digest.
 #[inline]
@@ -49,8 +60,7 @@ pub(crate) fn bounded<'a>(
     parts: &'a [KeyPart<'a>],
     room: &'a mut Option<Digest>,
 ) -> &'a [KeyPart<'a>] {
-    let length: usize = parts.iter().map(|part| part.as_bytes().len()).sum();
-    if length <= MAX_KEY_BYTES {
+    if is_bounded(parts) {
         return parts;
     }
     &room.insert(Digest::of(parts)).0

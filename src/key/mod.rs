@@ -13,7 +13,7 @@ use std::fmt;
 
 use thiserror::Error;
 
-pub(crate) use long::{Digest, bounded};
+pub(crate) use long::{Digest, bounded, short_enough};
 pub use owned::OwnedKey;
 
 use crate::excerpt::Excerpt;
@@ -160,8 +160,22 @@ impl<'a> KeyParts<'a> {
         }
     }
 
-    /// Joins the parts of several keys. An exempt one makes the whole exempt.
-    pub(crate) fn join(keys: &[KeyParts<'a>]) -> Self {
+    /// Joins the parts of several keys, at most [`MAX_KEY_PARTS`]. An exempt one makes the whole exempt.
+    #[inline]
+    pub(crate) fn join<const N: usize>(keys: [KeyParts<'a>; N]) -> Self {
+        const { assert!(N <= MAX_KEY_PARTS, "a tuple has as many at most") };
+        let mut parts = [KeyPart::bytes(&[]); MAX_KEY_PARTS];
+        for (part, key) in parts.iter_mut().zip(&keys) {
+            match &key.0 {
+                Parts::One(one) => *part = *one,
+                _ => return Self::join_any(&keys),
+            }
+        }
+        Self(Parts::Several { parts, len: N })
+    }
+
+    #[inline(never)]
+    fn join_any(keys: &[KeyParts<'a>]) -> Self {
         let mut all = [KeyPart::bytes(&[]); MAX_KEY_PARTS + 1];
         let mut len = 0;
         for key in keys {
@@ -314,13 +328,13 @@ pub(crate) fn push_prefixed(out: &mut Vec<u8>, bytes: &[u8]) {
 }
 
 /// A length in LEB128.
-struct Prefix {
+pub(crate) struct Prefix {
     bytes: [u8; 10],
     len: usize,
 }
 
 impl Prefix {
-    fn of(mut length: usize) -> Self {
+    pub(crate) fn of(mut length: usize) -> Self {
         let mut prefix = Self { bytes: [0; 10], len: 0 };
         loop {
             let [low, ..] = length.to_le_bytes();
@@ -333,39 +347,8 @@ impl Prefix {
         }
     }
 
-    fn as_bytes(&self) -> &[u8] {
+    pub(crate) fn as_bytes(&self) -> &[u8] {
         &self.bytes[..self.len]
-    }
-}
-
-/// Reads back what [`push_prefixed`] wrote.
-#[derive(Clone, Debug)]
-pub(crate) struct PrefixedParts<'a>(&'a [u8]);
-
-impl<'a> PrefixedParts<'a> {
-    pub(crate) fn new(encoded: &'a [u8]) -> Self {
-        Self(encoded)
-    }
-}
-
-impl<'a> Iterator for PrefixedParts<'a> {
-    type Item = &'a [u8];
-
-    fn next(&mut self) -> Option<&'a [u8]> {
-        let mut length = 0;
-        let mut shift = 0;
-        loop {
-            let (&byte, rest) = self.0.split_first()?;
-            self.0 = rest;
-            length |= usize::from(byte & 0x7f) << shift;
-            shift += 7;
-            if byte & 0x80 == 0 {
-                break;
-            }
-        }
-        let (piece, rest) = self.0.split_at_checked(length)?;
-        self.0 = rest;
-        Some(piece)
     }
 }
 

@@ -94,7 +94,7 @@ macro_rules! key_of_tuple {
         impl<$($name: ToKey),*> ToKey for ($($name,)*) {
             /// An exempt part makes the key exempt.
             fn to_key(&self) -> KeyParts<'_> {
-                KeyParts::join(&[$(self.$index.to_key()),*])
+                KeyParts::join([$(self.$index.to_key()),*])
             }
         }
     };

@@ -18,6 +18,7 @@ use crate::decision::{Decision, Denial, Outcome};
 use crate::error::{BackendError, Effect, Error, ErrorKind};
 use crate::key::{Key, OwnedKey, ToKey};
 use crate::step::Step;
+use crate::strategy::meter::Demand;
 use crate::strategy::{Limit, Op};
 use crate::timer;
 
@@ -104,11 +105,23 @@ impl Throttle {
     /// [`Error::Denied`] with the decision. [`Error::MustAwait`] on a backend that has to be awaited, with nothing
     /// done, and where an error handler would. And as for [`hit`](Self::hit).
     pub fn try_acquire(&self, key: impl ToKey, units: u32) -> Result<Permit, Error> {
-        let must_await = || Error::MustAwait { throttle: self.inner.name.to_string() };
         let owned = OwnedKey::new(&key)?;
-        let (backend, parts, mut room) = (self.backend()?, owned.to_key(), None);
+        let decision = match self.try_prepared(&owned, (Demand::of(units), Op::Take)) {
+            Some(inline) => inline.into(),
+            None => self.decide_at_once(&owned, units)?,
+        };
+        if decision.is_denied() {
+            return Err(Error::Denied(Box::new(decision)));
+        }
+        Ok(Permit::of(self.clone(), owned, decision))
+    }
+
+    /// Decides by a backend that does not wait, whatever has to do with the key.
+    fn decide_at_once(&self, key: &OwnedKey, units: u32) -> Result<Decision, Error> {
+        let must_await = || Error::MustAwait { throttle: self.inner.name.to_string() };
+        let (backend, parts, mut room) = (self.backend()?, key.to_key(), None);
         let step = Step::of_apart(&self.inner.limits, units, Op::Take);
-        let decision = match AskedKey::new(&parts, &mut room, &step) {
+        Ok(match AskedKey::new(&parts, &mut room, &step) {
             Err(unasked) => unasked.into_decision()?,
             Ok(asked) => {
                 let stored = Key::new(&self.inner.name, asked.stored);
@@ -135,11 +148,7 @@ impl Throttle {
                     }
                 }
             }
-        };
-        if decision.is_denied() {
-            return Err(Error::Denied(Box::new(decision)));
-        }
-        Ok(Permit::of(self.clone(), owned.clone(), decision))
+        })
     }
 }
 

@@ -1,17 +1,14 @@
 //! The hits: [`Throttle::hit`], [`Throttle::peek`] and their forms.
 
-use std::sync::Arc;
-
 use super::Throttle;
 use super::backend_call::AskedKey;
 use crate::backend::Backend;
-use crate::decision::{Allowed, DecidedBy, Decision, InlineDecision};
+use crate::decision::{Allowed, Decision, InlineDecision};
 use crate::error::{BackendError, Error};
 use crate::hit_options::HitOptions;
-#[cfg(feature = "http")]
-use crate::key::KeyParts;
 use crate::key::{KeyPart, ToKey};
-use crate::step::{MAX_LIMITS, Step};
+use crate::step::Step;
+use crate::strategy::meter::Demand;
 use crate::strategy::{Limit, Op};
 use crate::timer::Deadline;
 
@@ -47,8 +44,12 @@ impl Throttle {
     /// dropped future may have consumed the cost.
     #[inline]
     pub async fn hit(&self, key: impl ToKey) -> Result<Decision, Error> {
-        match self.try_prepared(&key) {
-            Some(inline) => Ok(inline.into()),
+        let demand = (Demand::of(self.inner.cost), Op::Take);
+        if let Some(inline) = self.try_prepared(&key, demand) {
+            return Ok(inline.into());
+        }
+        match self.try_several(&key, demand) {
+            Some(decision) => Ok(decision),
             None => {
                 let step = Step::of_apart(&self.inner.limits, self.inner.cost, Op::Take);
                 self.run(&key, &step).await
@@ -80,7 +81,16 @@ impl Throttle {
     ///
     /// As for [`hit`](Self::hit).
     pub async fn hit_with(&self, key: impl ToKey, options: HitOptions) -> Result<Decision, Error> {
-        self.run_with(&key, &options, Op::Take).await
+        let demand = (options.demand(self.inner.cost), Op::Take);
+        if !options.brings_rates()
+            && let Some(inline) = self.try_prepared(&key, demand)
+        {
+            return Ok(inline.into());
+        }
+        match self.try_more(&key, &options, demand) {
+            Some(decision) => Ok(decision),
+            None => self.run_with(&key, &options, Op::Take).await,
+        }
     }
 
     /// Answers as [`hit`](Self::hit) would, but consumes nothing, and needs no room in a full memory.
@@ -108,7 +118,17 @@ impl Throttle {
     ///
     /// It changes nothing, so it may be dropped.
     pub async fn peek(&self, key: impl ToKey) -> Result<Decision, Error> {
-        self.run(&key, &Step::of_apart(&self.inner.limits, self.inner.cost, Op::Peek)).await
+        let demand = (Demand::of(self.inner.cost), Op::Peek);
+        if let Some(inline) = self.try_prepared(&key, demand) {
+            return Ok(inline.into());
+        }
+        match self.try_several(&key, demand) {
+            Some(decision) => Ok(decision),
+            None => {
+                let step = Step::of_apart(&self.inner.limits, self.inner.cost, Op::Peek);
+                self.run(&key, &step).await
+            }
+        }
     }
 
     /// Answers as [`hit_with`](Self::hit_with) would, but consumes nothing.
@@ -133,7 +153,16 @@ impl Throttle {
     ///
     /// It changes nothing, so it may be dropped.
     pub async fn peek_with(&self, key: impl ToKey, options: HitOptions) -> Result<Decision, Error> {
-        self.run_with(&key, &options, Op::Peek).await
+        let demand = (options.demand(self.inner.cost), Op::Peek);
+        if !options.brings_rates()
+            && let Some(inline) = self.try_prepared(&key, demand)
+        {
+            return Ok(inline.into());
+        }
+        match self.try_more(&key, &options, demand) {
+            Some(decision) => Ok(decision),
+            None => self.run_with(&key, &options, Op::Peek).await,
+        }
     }
 
     /// Counts a hit as [`hit`](Self::hit) does, and returns a denial as an error, for `?`.
@@ -191,40 +220,6 @@ impl Throttle {
         Allowed::of(decision).map_err(|denied| Error::Denied(Box::new(denied)))
     }
 
-    /// The backend's fast path, if it has one; `None`, with nothing done, to take the other.
-    ///
-    /// A key that is too long to be stored needs its digest, and is not found on the fast path.
-    #[inline]
-    fn try_prepared(&self, key: &(impl ToKey + ?Sized)) -> Option<InlineDecision> {
-        let inner = &*self.inner;
-        // A penalty has to see the denials.
-        let prepared = inner.prepared.as_ref().filter(|_| inner.denials.is_none())?;
-        let key = key.to_key();
-        let key = key.as_slice().ok()??;
-        let (inline, hash) = prepared.try_hit(key, &inner.limits, inner.cost)?;
-        Some(self.finish(key, inline, || hash ^ inner.seed))
-    }
-
-    /// Hits without waiting, where that is sure to succeed: in memory. `None`, with nothing done, to await it.
-    #[cfg(feature = "http")]
-    pub(crate) fn try_hit(&self, key: &KeyParts<'_>, options: &HitOptions) -> Option<Decision> {
-        if options.is_default() {
-            return self.try_prepared(key).map(Decision::from);
-        }
-        let prepared = self.inner.prepared.as_ref().filter(|_| self.inner.denials.is_none())?;
-        let brought = self.brought_by(options).ok()?;
-        let step = self.step_of(options, brought.as_deref(), Op::Take);
-        let mut room = None;
-        let asked = AskedKey::new(key, &mut room, &step).ok()?;
-        let decision = prepared.apply(asked.stored, &step).ok()?;
-        let hash = || prepared.hash_of(asked.stored) ^ self.inner.seed;
-        let decision = decision.map(|inline| self.finish(asked.stored, inline, hash));
-        Some(match &brought {
-            Some(brought) => self.with_brought(decision, brought),
-            None => decision,
-        })
-    }
-
     async fn run_with(
         &self,
         key: &(impl ToKey + ?Sized),
@@ -249,16 +244,6 @@ impl Throttle {
         let limits = brought.unwrap_or(&self.inner.limits);
         let cost = options.cost.unwrap_or(self.inner.cost);
         Step::of_apart(limits, cost, op).leave(options.leave)
-    }
-
-    /// Keeps the limits that a hit brought in its decision, if that is about them.
-    pub(super) fn with_brought(&self, decision: Decision, limits: &Arc<[Limit]>) -> Decision {
-        let is_of_these = decision.is_bound_to(self.inner.id);
-        match decision.decided_by() {
-            DecidedBy::Backend => decision.with_limits(Arc::clone(limits)),
-            _ if is_of_these => decision.with_limits(Arc::clone(limits)),
-            _ => decision,
-        }
     }
 
     pub(super) async fn run(
@@ -345,7 +330,11 @@ impl Throttle {
     }
 
     /// Finishes a decision of the limits: binds it to this throttle, and a denial waits the least time.
-    #[inline]
+    #[expect(
+        clippy::inline_always,
+        reason = "without it a hit takes 1.13x the time: docs/performance.md"
+    )]
+    #[inline(always)]
     pub(super) fn finish(
         &self,
         key: &[KeyPart<'_>],
@@ -371,40 +360,5 @@ impl Throttle {
             %decision,
             "denied"
         );
-    }
-
-    /// The limits of a hit that brings rates; `None` if it brings none. One that equals an own limit is
-    /// that limit, and one that comes twice counts once.
-    #[inline]
-    pub(super) fn brought_by(&self, options: &HitOptions) -> Result<Option<Arc<[Limit]>>, Error> {
-        match options.rates.is_empty() && !options.replaces {
-            true => Ok(None),
-            false => self.limits_of(options).map(Some),
-        }
-    }
-
-    #[cold]
-    fn limits_of(&self, options: &HitOptions) -> Result<Arc<[Limit]>, Error> {
-        let own = &self.inner.limits;
-        let mut limits: Vec<Limit> = if options.replaces { Vec::new() } else { own.to_vec() };
-        for rate in &options.rates {
-            let limit = Limit::new(*rate, Arc::clone(own[0].strategy()))
-                .map_err(|source| Error::Limit { throttle: self.inner.name.to_string(), source })?;
-            let limit = match own.iter().find(|own| own.counts_like(&limit)) {
-                Some(own) => own.clone(),
-                None => limit.brought_beside(&own[0]),
-            };
-            if !limits.iter().any(|other| other.counts_like(&limit)) {
-                limits.push(limit);
-            }
-        }
-        let problem = match limits.len() {
-            0 => "replace_rates was given no rate; give it one, or leave it out".to_owned(),
-            count if count > MAX_LIMITS => {
-                format!("it would have {count} limits; a hit has at most {MAX_LIMITS}")
-            }
-            _ => return Ok(limits.into()),
-        };
-        Err(Error::HitOptions { throttle: self.inner.name.to_string(), problem })
     }
 }

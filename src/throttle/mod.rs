@@ -2,8 +2,10 @@
 
 mod acquire;
 mod all;
+mod at_once;
 mod backend_call;
 mod block;
+mod brought;
 mod builder;
 #[cfg(any(feature = "http", feature = "stream"))]
 mod bytes_at_once;

@@ -9,7 +9,7 @@ use super::combined::{CombinedDecision, EntryDecision};
 use super::{Permit, PermitDrop, Throttle};
 use crate::backend::Backend;
 use crate::background;
-use crate::decision::Decision;
+use crate::decision::{BroughtLimits, Decision};
 use crate::error::{BackendError, Effect, Error, ErrorKind};
 use crate::hit_options::HitOptions;
 use crate::join::join_all;
@@ -34,7 +34,7 @@ struct Question {
     key: OwnedKey,
     backend: Arc<dyn Backend>,
     /// The limits of hits that brought some.
-    brought: Option<Arc<[Limit]>>,
+    brought: Option<BroughtLimits>,
     cost: u32,
     leave: u32,
     /// The entries, with the cost of each.

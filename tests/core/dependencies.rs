@@ -6,13 +6,14 @@ use std::process::Command;
 use serde_json::Value;
 
 /// What the core may depend on directly, without any feature.
-const CORE: [&str; 9] = [
+const CORE: [&str; 10] = [
     "ahash",
     "async-trait",
     "hashbrown",
     "parking_lot",
     "quanta",
     "sha2",
+    "siphasher",
     "thiserror",
     "tokio",
     "tracing",

@@ -2,12 +2,16 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use traffik::backend::{BackendCore, Prepared, Result};
 use traffik::step::Step;
 use traffik::strategy::Limit;
-use traffik::{Backend, Decision, HasCore, InMemory, Key, Locks, Throttle, Ttl, Values};
+use traffik::{
+    Backend, Decision, FixedWindow, HasCore, HitOptions, InMemory, Key, Locks, ManualClock, Rate,
+    SlidingWindowCounter, Throttle, TokenBucket, Ttl, Values,
+};
 
 /// Forwards to another backend, and counts the steps that it sees.
 #[derive(Debug)]
@@ -107,4 +111,162 @@ async fn a_wrapper_that_has_to_see_the_hits_sees_each() {
     let (opaque, seen) = seeing(false);
     admits_five(opaque, "a wrapper that hands on nothing").await;
     assert_eq!(seen.load(Ordering::SeqCst), 7 + 3);
+}
+
+/// A small generator, so that a failure is found again.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: u32) -> u32 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        let high = self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32;
+        u32::try_from(high).unwrap_or_default() % end
+    }
+
+    fn one_of<T: Copy, const N: usize>(&mut self, all: [T; N]) -> T {
+        all[self.below(u32::try_from(N).unwrap()) as usize]
+    }
+}
+
+/// Keys around what is stored as it is, what is digested, and what is digested before.
+fn key_of(random: &mut Random, keys: u8) -> Vec<u8> {
+    let number = u8::try_from(random.below(keys.into())).unwrap();
+    let lengths = [1, 4, 8, 15, 16, 17, 40, 128, 4096, 5000];
+    let length = lengths[usize::from(number) % lengths.len()];
+    let mut key = vec![b'k'; length];
+    key[length / 2] = number;
+    key
+}
+
+/// What a throttle says by the ways of its own that a hit in memory has, and by the one that all steps go.
+#[tokio::test]
+async fn c12_all_ways_of_a_hit_agree() {
+    for seed in 1..=if std::env::var_os("TRAFFIK_SOAK").is_some() { 400 } else { 12u64 } {
+        let mut random = Random(seed * 0x9e37_79b9);
+        let limits = 1 + random.below(8);
+        let clock = ManualClock::new();
+        let backend = || InMemory::builder().clock(clock.clone()).build().unwrap();
+        let (fast, slow) = (backend(), backend());
+        let opaque = Seeing { inner: Arc::new(slow.clone()), ..seeing(false).0 };
+        let throttle = |backend: Arc<dyn Backend>| {
+            let mut builder = Throttle::builder("ways").backend(backend);
+            for limit in 1..=limits {
+                let rate = Rate::new(3 + limit * 4, Duration::from_secs(u64::from(limit) * 7));
+                builder = match limit % 3 {
+                    0 => builder.limit(rate.unwrap(), FixedWindow::new()),
+                    1 => builder.limit(rate.unwrap(), TokenBucket::new()),
+                    _ => builder.limit(rate.unwrap(), SlidingWindowCounter::new()),
+                };
+            }
+            builder.build().unwrap()
+        };
+        let both = [throttle(Arc::new(fast.clone())), throttle(Arc::new(opaque))];
+        let mut receipts = Vec::new();
+        for _step in 0..600 {
+            let (name, other) = (key_of(&mut random, 12), key_of(&mut random, 3));
+            let parts = random.below(3);
+            let options = match random.below(4) {
+                0 => HitOptions::new().cost(random.below(4)).leave(random.below(3)),
+                1 => HitOptions::new().replace_rates([Rate::per_second(1 + random.below(3))]),
+                2 => HitOptions::new()
+                    .add_rates((0..random.below(2)).map(|more| Rate::per_minute(2 + more))),
+                _ => HitOptions::new(),
+            };
+            // More limits than a hit can have are refused alike.
+            let way = random.below(8);
+            let mut said = Vec::new();
+            let mut taken = Vec::new();
+            for throttle in &both {
+                let answer = match (way, parts) {
+                    (0, 0) => throttle.peek(&name).await,
+                    (0, _) => throttle.peek_with((&other, &name), options.clone()).await,
+                    (1 | 2, 0) => throttle.hit_with(&name, options.clone()).await,
+                    (1 | 2, _) => throttle.hit_with((&other, &name), options.clone()).await,
+                    (_, 0) => throttle.hit(&name).await,
+                    (_, 1) => throttle.hit((&other, &name)).await,
+                    _ => throttle.hit((&other, &name, 7u32)).await,
+                };
+                let denied_by = |decision: &Decision| {
+                    throttle.denied_by(decision).map(|limit| limit.name().into_owned())
+                };
+                said.push(answer.as_ref().map_err(ToString::to_string).map(|decision| {
+                    let answers: Vec<_> = decision.answers().collect();
+                    (format!("{decision:?}"), answers, denied_by(decision))
+                }));
+                taken.push(answer.ok().and_then(Decision::receipt));
+            }
+            assert_eq!(said[0], said[1], "seed {seed}");
+            if let [Some(one), Some(two)] = &mut taken[..]
+                && parts == 0
+            {
+                assert_eq!((one.cost(), one.taken_at()), (two.cost(), two.taken_at()));
+                receipts.push((name, taken));
+            }
+            if random.below(4) == 0
+                && let Some((name, taken)) = receipts.pop()
+            {
+                let wrong = random.below(9) == 0;
+                let name = if wrong { b"another".to_vec() } else { name };
+                for (throttle, receipt) in both.iter().zip(taken) {
+                    let given = throttle.refund(&name, receipt.unwrap()).await;
+                    assert_eq!(given.is_err(), wrong, "seed {seed}");
+                }
+            }
+            assert_eq!(fast.key_count(), slow.key_count(), "seed {seed}");
+            clock.advance(Duration::from_millis(random.one_of([0, 0, 1, 130, 900, 4_000])));
+        }
+    }
+}
+
+/// More lists of rates than a thread remembers.
+#[tokio::test]
+async fn rates_that_hits_bring_are_those_that_they_said() {
+    let throttle = Throttle::builder("plans").rate("1/h").backend(InMemory::new()).build().unwrap();
+    for round in 1..=3 {
+        for limit in 10..60 {
+            let plan = HitOptions::new().replace_rates([Rate::per_hour(limit)]);
+            let decision = throttle.hit_with("customer", plan.clone()).await;
+            // At most 32 count on one key.
+            if limit < 42 {
+                assert_eq!(decision.unwrap().remaining(), limit - round);
+            } else {
+                assert!(decision.is_err());
+            }
+            let decision = throttle.hit_with(("own", limit), plan).await.unwrap();
+            assert_eq!((decision.burst(), decision.remaining()), (limit, limit - round));
+        }
+    }
+}
+
+/// What is over makes room among the rates that count, and comes back only if there is room for it.
+#[tokio::test]
+async fn a_rate_that_is_over_does_not_count_beside_32_others() {
+    let clock = ManualClock::new();
+    let backend = InMemory::builder().clock(clock.clone()).build().unwrap();
+    let throttle = Throttle::builder("plans").rate("1/day").backend(backend).build().unwrap();
+    let bring = async |rate: Rate| {
+        throttle.hit_with("key", HitOptions::new().replace_rates([rate])).await.map(drop)
+    };
+    bring(Rate::per_second(1)).await.unwrap();
+    for limit in 1..=31 {
+        bring(Rate::per_hour(limit)).await.unwrap();
+    }
+    assert!(bring(Rate::per_hour(32)).await.is_err(), "32 count");
+    clock.advance(Duration::from_secs(2));
+    bring(Rate::per_hour(32)).await.unwrap();
+    assert!(bring(Rate::per_second(1)).await.is_err(), "32 others count");
+}
+
+#[tokio::test]
+async fn a_refund_that_empties_a_state_forgets_it() {
+    let backend = InMemory::new();
+    let throttle = Throttle::builder("t").rate("5/h").backend(backend.clone()).build().unwrap();
+    for key in ["short", "a key that is longer than sixteen bytes"] {
+        let receipt = throttle.hit(key).await.unwrap().receipt().unwrap();
+        assert_eq!(backend.key_count(), 1);
+        throttle.refund(key, receipt).await.unwrap();
+        assert_eq!(backend.key_count(), 0, "{key}");
+    }
 }

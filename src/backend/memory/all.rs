@@ -6,10 +6,10 @@
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 
-use super::hashed_key::HashedKey;
 use super::shard::NoRoom;
 use super::state_ids::StateInfo;
 use super::store::{Ruling, Store};
+use super::stored_key::HashedKey;
 use crate::clock::Timestamp;
 use crate::decision::Decision;
 use crate::step::{MAX_LIMITS, Step};
@@ -17,7 +17,7 @@ use crate::strategy::{Limit, Op};
 
 /// A hit on one key among several.
 pub(super) struct KeyedHit<'a> {
-    key: HashedKey<'a>,
+    key: HashedKey,
     limits: &'a [Limit],
     cost: u32,
     leave: u32,
@@ -25,7 +25,7 @@ pub(super) struct KeyedHit<'a> {
 }
 
 impl<'a> KeyedHit<'a> {
-    pub(super) fn new(store: &Store, throttle: &str, key: HashedKey<'a>, step: &Step<'a>) -> Self {
+    pub(super) fn new(store: &Store, throttle: &str, key: HashedKey, step: &Step<'a>) -> Self {
         let (limits, cost, leave) = (step.limits(), step.cost(), step.units_to_leave());
         let states = limits.iter().map(|limit| store.ids.of(throttle, limit)).collect();
         Self { key, limits, cost, leave, states }
@@ -50,7 +50,7 @@ impl Store {
         hits: &[KeyedHit<'_>],
         asked_at: Timestamp,
     ) -> Result<Option<Vec<Decision>>, NoRoom> {
-        let places: Vec<usize> = hits.iter().map(|hit| self.shard_of(hit.key.hash())).collect();
+        let places: Vec<usize> = hits.iter().map(|hit| self.shard_of(hit.key.hash)).collect();
         let mut numbers = places.clone();
         numbers.sort_unstable();
         numbers.dedup();

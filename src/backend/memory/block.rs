@@ -1,12 +1,12 @@
 //! Blocks, and what is known of a key: for an operator.
 
 use super::budget::Budget;
-use super::hashed_key::HashedKey;
 use super::shard::{NoRoom, Shard};
 use super::slot::{Body, StateRef};
 use super::store::Store;
+use super::stored_key::HashedKey;
 use crate::clock::Timestamp;
-use crate::step::{BlockChange, Form, KeyState};
+use crate::step::{BlockChange, KeyState};
 use crate::strategy::State;
 
 impl Store {
@@ -14,14 +14,14 @@ impl Store {
     pub(super) fn change_block(
         &self,
         throttle: &str,
-        key: &HashedKey<'_>,
+        key: &HashedKey,
         change: BlockChange,
         now: Timestamp,
     ) -> Result<bool, NoRoom> {
         let info = &*self.ids.block_of(throttle);
         let block = StateRef { key, info, ids: &self.ids };
         let attempt = || {
-            let mut shard = self.shard_at(self.shard_of(key.hash())).lock();
+            let mut shard = self.shard_at(self.shard_of(key.hash)).lock();
             let before = shard.block(block).filter(|until| *until > now);
             match change.until(before, now) {
                 after if after == before => {}
@@ -42,9 +42,9 @@ impl Store {
     }
 
     /// Returns what is known of a key.
-    pub(super) fn inspect(&self, throttle: &str, key: &HashedKey<'_>, now: Timestamp) -> KeyState {
+    pub(super) fn inspect(&self, throttle: &str, key: &HashedKey, now: Timestamp) -> KeyState {
         let mut found = KeyState::empty(now);
-        let shard = self.shard_at(self.shard_of(key.hash())).lock();
+        let shard = self.shard_at(self.shard_of(key.hash)).lock();
         for info in self.ids.all_of(throttle) {
             shard.inspect(StateRef { key, info, ids: &self.ids }, &mut found);
         }
@@ -64,7 +64,7 @@ impl Shard {
         let slot = self.cold.large.find(block.hash(), |slot| block.is_large(slot))?;
         match slot.body {
             Body::Words { reset_at, .. } => Some(reset_at),
-            Body::Packed { .. } | Body::Brought(_) => None,
+            Body::Brought(_) => None,
         }
     }
 
@@ -96,15 +96,10 @@ impl Shard {
         }
         let Some(slot) = self.cold.large.find(hash, |slot| state.is_large(slot)) else { return };
         match &slot.body {
-            Body::Packed { count, last } => add_packed(slot.state_id, *count, *last),
             Body::Words { state, reset_at } => found.add(id, state.last(), *reset_at),
             Body::Brought(parts) => {
                 for part in parts {
-                    let last = match &part.form {
-                        Form::Packed { last, .. } => *last,
-                        Form::Words(state) => state.last(),
-                    };
-                    found.add(part.id, last, part.reset_at);
+                    found.add(part.id, part.last(), part.reset_at);
                 }
             }
         }

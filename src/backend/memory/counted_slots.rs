@@ -7,9 +7,9 @@
 use super::budget::Budget;
 use super::orphans::{Orphan, Orphans};
 use super::shard::Shard;
-use super::short_key::ShortKey;
-use super::slot::{LargeSlot, Slot};
+use super::slot::StateRef;
 use super::state_ids::StateIds;
+use super::stored_key::HashedKey;
 
 impl Shard {
     /// Hands the place of each key that lost its counted slot to another slot of the key, or back.
@@ -24,21 +24,15 @@ impl Shard {
 
     /// Lets another slot of the key take its place in the budget; returns whether there is one.
     fn adopt(&mut self, orphan: &Orphan<'_>, ids: &StateIds) -> bool {
-        let short = ShortKey::of_encoded(&orphan.key);
         for info in ids.siblings_of(orphan.info) {
-            let hash = orphan.hash ^ orphan.info.salt() ^ info.salt();
-            let is_same = |slot: &Slot, short: &ShortKey| {
-                slot.key() == *short
-                    && (slot.state_id() == info.id() || ids.is_same_state(info, slot.state_id()))
-            };
-            if let Some(short) = &short
-                && let Some(slot) = self.small.find_mut(hash, |slot| is_same(slot, short))
-            {
+            let key = &HashedKey { stored: orphan.key, hash: orphan.hash ^ orphan.info.salt() };
+            let state = StateRef { key, info, ids };
+            let hash = state.hash();
+            if let Some(slot) = self.small.find_mut(hash, |slot| state.is_small(slot)) {
                 slot.count_it();
                 return true;
             }
-            let same = |slot: &LargeSlot| slot.is_encoded(&orphan.key, info, ids);
-            if let Some(slot) = self.cold.large.find_mut(hash, same) {
+            if let Some(slot) = self.cold.large.find_mut(hash, |slot| state.is_large(slot)) {
                 slot.counted = true;
                 return true;
             }

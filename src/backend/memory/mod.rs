@@ -2,21 +2,23 @@
 
 mod all;
 mod block;
+mod brought;
 mod budget;
 mod builder;
 mod counted_slots;
 mod grace;
-mod hashed_key;
 mod locks;
 #[cfg(all(test, traffik_model))]
 mod model;
 mod orphans;
 mod prepared;
+mod refund;
+mod several;
 mod shard;
-mod short_key;
 mod slot;
 mod state_ids;
 mod store;
+mod stored_key;
 mod sweep_pass;
 mod sweep_task;
 mod table;
@@ -44,11 +46,11 @@ use crate::step::{BlockChange, KeyState, MAX_LIMITS, Step};
 use crate::strategy::Limit;
 use all::KeyedHit;
 use grace::Grace;
-use hashed_key::HashedKey;
 use locks::MemoryLocks;
 use shard::NoRoom;
 use state_ids::StateIds;
 use store::{Ruling, Store};
+use stored_key::KeyHasher;
 use sweep_task::Sweeper;
 
 const NAME: &str = "memory";
@@ -83,7 +85,7 @@ struct MemoryInner {
 }
 
 impl InMemory {
-    /// Default maximum number of keys: a million, which take some 100 MB if they are short.
+    /// Default maximum number of keys: a million, which take some 80 MB with one rate each, however long they are.
     pub const DEFAULT_MAX_KEYS: usize = 1_000_000;
 
     /// Creates a backend with the default settings.
@@ -181,7 +183,7 @@ impl MemoryInner {
         Ok(())
     }
 
-    fn hasher(&self) -> &ahash::RandomState {
+    fn hasher(&self) -> &KeyHasher {
         self.store.ids.hasher()
     }
 
@@ -195,7 +197,7 @@ impl MemoryInner {
         for (info, state) in infos.iter().zip(&mut states) {
             *state = Some(&**info);
         }
-        let key = HashedKey::new(self.hasher(), key.parts());
+        let key = self.hasher().key(key.parts());
         self.conclude(self.store.apply(&key, step, &states[..infos.len()], self.now()))
     }
 
@@ -376,7 +378,7 @@ impl Backend for InMemory {
             Err(closed) => return Some(Err(closed)),
         };
         let keyed = hits.iter().map(|(key, step)| {
-            let hashed = HashedKey::new(inner.hasher(), key.parts());
+            let hashed = inner.hasher().key(key.parts());
             KeyedHit::new(&inner.store, key.throttle().unwrap_or_default(), hashed, step)
         });
         inner.store.apply_all(&keyed.collect::<Vec<_>>(), now).map(Ok)
@@ -384,7 +386,7 @@ impl Backend for InMemory {
 
     async fn change_block(&self, key: &Key<'_>, change: BlockChange) -> Result<bool> {
         let (inner, now) = self.open("change_block")?;
-        let hashed = HashedKey::new(inner.hasher(), key.parts());
+        let hashed = inner.hasher().key(key.parts());
         let throttle = key.throttle().unwrap_or_default();
         inner.store.change_block(throttle, &hashed, change, now).map_err(|NoRoom| {
             inner.note_overflow();
@@ -395,13 +397,13 @@ impl Backend for InMemory {
 
     async fn inspect(&self, key: &Key<'_>) -> Result<KeyState> {
         let (inner, now) = self.open("inspect")?;
-        let hashed = HashedKey::new(inner.hasher(), key.parts());
+        let hashed = inner.hasher().key(key.parts());
         Ok(inner.store.inspect(key.throttle().unwrap_or_default(), &hashed, now))
     }
 
     async fn forget(&self, key: &Key<'_>) -> Result<()> {
         let (inner, _) = self.open("forget")?;
-        let hashed = HashedKey::new(inner.hasher(), key.parts());
+        let hashed = inner.hasher().key(key.parts());
         inner.store.forget(key.throttle().unwrap_or_default(), &hashed);
         Ok(())
     }

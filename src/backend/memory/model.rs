@@ -10,7 +10,6 @@ use shuttle::{future, thread};
 use super::all::KeyedHit;
 use super::builder::{LockKind, Overflow};
 use super::grace::Grace;
-use super::hashed_key::HashedKey;
 use super::locks::MemoryLocks;
 use super::store::{Ruling, Store};
 use crate::clock::Timestamp;
@@ -34,7 +33,7 @@ fn check(model: impl Fn() + Clone + Send + Sync + 'static) {
 
 fn hit(store: &Store, key: &str, limits: &[Limit], at: Timestamp) -> Decision {
     let parts = [KeyPart::bytes(key.as_bytes())];
-    let key = HashedKey::new(store.ids.hasher(), &parts);
+    let key = store.ids.hasher().key(&parts);
     let infos: Vec<_> = limits.iter().map(|limit| store.ids.of("model", limit)).collect();
     let states: Vec<_> = infos.iter().map(|info| Some(&**info)).collect();
     match store.apply(&key, &Step::new(limits, 1, Op::Take), &states, at) {
@@ -133,7 +132,7 @@ fn model_hits_on_two_keys_are_taken_both_or_none_and_never_wait_in_a_circle() {
         let keys = || (0..KEYS.len()).map(|at| &KEYS[at..=at]);
         let shard = |key: &str| {
             let parts = [KeyPart::bytes(key.as_bytes())];
-            store.shard_of(HashedKey::new(store.ids.hasher(), &parts).hash())
+            store.shard_of(store.ids.hasher().key(&parts).hash)
         };
         // Their places are random, and all in one shard once in 2^61.
         let first = keys().find(|key| shard(key) == 0).expect("a key in the first");
@@ -144,7 +143,7 @@ fn model_hits_on_two_keys_are_taken_both_or_none_and_never_wait_in_a_circle() {
                 let parts = keys.map(|key| [KeyPart::bytes(key.as_bytes())]);
                 let step = Step::new(&limits, 1, Op::Take);
                 let hit = |parts| {
-                    let key = HashedKey::new(store.ids.hasher(), parts);
+                    let key = store.ids.hasher().key(parts);
                     KeyedHit::new(&store, "model", key, &step)
                 };
                 let hits: Vec<_> = parts.iter().map(|parts| hit(parts)).collect();

@@ -2,6 +2,7 @@
 
 use super::slot::{LargeSlot, Slot};
 use super::state_ids::{StateIds, StateInfo};
+use super::stored_key::StoredKey;
 use super::table::Hashed;
 
 /// A key that lost its counted slot, and may have others.
@@ -10,8 +11,7 @@ pub(super) struct Orphan<'i> {
     /// Of the slot that was removed.
     pub(super) hash: u64,
     pub(super) info: &'i StateInfo,
-    /// The parts, each after its length.
-    pub(super) key: Vec<u8>,
+    pub(super) key: StoredKey,
 }
 
 /// The slots that one call removed.
@@ -33,7 +33,7 @@ impl<'i> Orphans<'i> {
     /// Notes that a slot is removed. Returns `true`, to be used in a sweep.
     pub(super) fn small(&mut self, slot: &Slot) -> bool {
         if slot.is_counted() {
-            self.note(slot.state_id(), slot, || slot.key().encoded());
+            self.note(slot.state_id(), slot, slot.key());
         }
         true
     }
@@ -42,15 +42,15 @@ impl<'i> Orphans<'i> {
     pub(super) fn large(&mut self, slot: &LargeSlot) -> bool {
         self.blocks.extend(self.ids.blocks(slot.state_id));
         if slot.counted {
-            self.note(slot.state_id, slot, || slot.key().to_vec());
+            self.note(slot.state_id, slot, slot.key);
         }
         true
     }
 
-    fn note(&mut self, id: u32, slot: &impl Hashed<By = StateIds>, key: impl FnOnce() -> Vec<u8>) {
+    fn note(&mut self, id: u32, slot: &impl Hashed<By = StateIds>, key: StoredKey) {
         match self.ids.get(id).filter(|info| info.has_siblings()) {
             Some(info) => {
-                self.others.push(Orphan { hash: slot.hash(self.ids), info, key: key() });
+                self.others.push(Orphan { hash: slot.hash(self.ids), info, key });
             }
             None => self.free += 1,
         }

@@ -9,13 +9,14 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use super::InMemory;
-use super::hashed_key::HashedKey;
 use super::state_ids::StateInfo;
 use crate::backend::Result;
+use crate::clock::Timestamp;
 use crate::decision::{Decision, InlineDecision};
 use crate::key::{Key, KeyPart};
 use crate::step::{MAX_LIMITS, Step};
-use crate::strategy::Limit;
+use crate::strategy::meter::Demand;
+use crate::strategy::{Limit, Op};
 
 /// The fast path of one throttle's hits, as [`Backend::prepare`](crate::Backend::prepare) returns it.
 ///
@@ -36,28 +37,93 @@ impl Prepared {
         Self { backend, throttle: throttle.into(), states, brought: OnceLock::new() }
     }
 
-    /// Counts a hit of one or two limits, which are the throttle's own, if that is all there is to it;
+    /// Decides a hit or a peek of one or two limits, which are the throttle's own, if that is all there is to it;
     /// `None`, without side effects, if the slow path is needed. Returns the hash of the key too.
     #[inline(always)]
     pub(crate) fn try_hit(
         &self,
         parts: &[KeyPart<'_>],
         limits: &[Limit],
-        cost: u32,
+        demand: (Demand, Op),
     ) -> Option<(InlineDecision, u64)> {
         let inner = &*self.backend.inner;
         if inner.is_closed() {
             return None;
         }
-        let key = HashedKey::new(inner.hasher(), parts);
-        let decision = match (limits, &*self.states) {
-            ([limit], [state]) => inner.store.hit_one(&key, limit, state, cost, || inner.now()),
+        match (limits, &*self.states) {
+            ([limit], [state]) => {
+                let key = inner.hasher().key(parts);
+                let decision = inner.store.hit_one(&key, limit, state, demand, || inner.now());
+                Some((decision?, key.hash))
+            }
             ([first, second], [one, two]) => {
-                inner.store.hit_two(&key, [first, second], [one, two], cost, inner.now())
+                let key = inner.hasher().key(parts);
+                let (limits, states) = ([first, second], [&**one, &**two]);
+                let decision = inner.store.hit_two(&key, limits, states, demand, inner.now());
+                Some((decision?, key.hash))
             }
             _ => None,
+        }
+    }
+
+    /// As [`try_hit`](Self::try_hit), of more limits, which need memory of their own for the answers.
+    #[inline(never)]
+    pub(crate) fn try_several(
+        &self,
+        parts: &[KeyPart<'_>],
+        limits: &[Limit],
+        demand: (Demand, Op),
+    ) -> Option<(Decision, u64)> {
+        let inner = &*self.backend.inner;
+        if inner.is_closed() {
+            return None;
+        }
+        let key = inner.hasher().key(parts);
+        let states = self.states.iter().map(|state| Some(&**state));
+        let decision = inner.store.hit_several(&key, limits, states, demand, inner.now())?;
+        Some((decision, key.hash))
+    }
+
+    /// As [`try_hit`](Self::try_hit), of one rate that the hit brings.
+    pub(crate) fn try_brought(
+        &self,
+        parts: &[KeyPart<'_>],
+        limit: &Limit,
+        demand: (Demand, Op),
+    ) -> Option<(InlineDecision, u64)> {
+        let inner = &*self.backend.inner;
+        let state = self.state_of(limit)?;
+        if inner.is_closed() {
+            return None;
+        }
+        let key = inner.hasher().key(parts);
+        let decision = match limit.is_per_hit() {
+            true => inner.store.hit_brought(&key, limit, state, demand, inner.now()),
+            false => inner.store.hit_one(&key, limit, state, demand, || inner.now()),
         };
-        Some((decision?, key.hash()))
+        Some((decision?, key.hash))
+    }
+
+    /// Gives back what a hit of the throttle's own limit took, of a key whose hash is right: `Some(false)` if it is
+    /// not. `None`, with nothing done, if the slow path is needed.
+    pub(crate) fn try_refund(
+        &self,
+        parts: &[KeyPart<'_>],
+        limits: &[Limit],
+        taken: (u32, Timestamp),
+        is_right: impl FnOnce(u64) -> bool,
+    ) -> Option<bool> {
+        let inner = &*self.backend.inner;
+        let ([limit], [state]) = (limits, &*self.states) else { return None };
+        if inner.is_closed() {
+            return None;
+        }
+        let key = inner.hasher().key(parts);
+        if !is_right(key.hash) {
+            return Some(false);
+        }
+        inner.store.refund_one(&key, limit, state, taken, inner.now())?;
+        Some(true)
     }
 
     /// Decides any step on a key of the throttle. Inlined it costs a hit of several parts a tenth.
@@ -73,14 +139,14 @@ impl Prepared {
             }
         }
         inner.check_open("apply")?;
-        let key = HashedKey::new(inner.hasher(), parts);
+        let key = inner.hasher().key(parts);
         let ruling = inner.store.apply(&key, step, &states[..step.limits().len()], inner.now());
         inner.conclude(ruling)
     }
 
     /// Returns the hash of a key, by which a receipt is bound to it.
     pub(crate) fn hash_of(&self, parts: &[KeyPart<'_>]) -> u64 {
-        HashedKey::new(self.backend.inner.hasher(), parts).hash()
+        self.backend.inner.hasher().key(parts).hash
     }
 
     fn state_of(&self, limit: &Limit) -> Option<&StateInfo> {

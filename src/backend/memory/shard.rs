@@ -10,12 +10,11 @@ use std::convert::Infallible;
 use super::budget::Budget;
 use super::grace::Grace;
 use super::orphans::Orphans;
-use super::short_key::ShortKey;
-use super::slot::{Body, Brought, LargeSlot, Slot, StateRef};
+use super::slot::{Body, LargeSlot, Slot, StateRef};
 use super::state_ids::{StateIds, StateInfo};
 use super::table::Table;
 use crate::clock::Timestamp;
-use crate::step::{Cell, Form, KEPT_MICROS, MAX_PARTS, all_or_nothing};
+use crate::step::{Cell, Form, all_or_nothing};
 use crate::strategy::meter::{self, Demand, Fit, Meter, Metered};
 use crate::strategy::{AnyMeter, CompiledLimit, Limit, Op, words_of};
 
@@ -73,19 +72,19 @@ impl Shard {
         self.cold.grace
     }
 
-    /// One step on the packed count of a short key: the fast path of nearly every hit. `None`, with
+    /// One step on a packed count: the fast path of nearly every hit. `None`, with
     /// nothing done, if it is not that or if there is no room.
     #[inline(always)]
     pub(super) fn hit_one<P: Meter>(
         &mut self,
         meter: &P,
-        (state, short): (StateRef<'_>, &ShortKey),
+        state: StateRef<'_>,
         asked_at: Timestamp,
         (demand, op): (Demand, Op),
         budget: &Budget,
     ) -> Option<(Metered<P::Count>, Timestamp)> {
         let (hash, id) = (state.hash(), state.info.id());
-        if let Some(slot) = self.small.find_mut(hash, |slot| state.is_in(short, slot)) {
+        if let Some(slot) = self.small.find_mut(hash, |slot| state.is_small(slot)) {
             if slot.state_id() != id {
                 // Written under another limit.
                 return None;
@@ -101,7 +100,7 @@ impl Shard {
         let fresh = P::Count::default();
         let metered = meter::run(meter, fresh, Timestamp::ZERO, asked_at, demand, op);
         if metered.changed {
-            let mut slot = Slot::new(short, id, P::pack(metered.count), asked_at);
+            let mut slot = Slot::new(&state.key.stored, id, P::pack(metered.count), asked_at);
             if self.take_place(state, 1, asked_at, budget).ok()? {
                 slot.count_it();
             }
@@ -110,42 +109,19 @@ impl Shard {
         Some((metered, asked_at))
     }
 
-    /// As [`hit_one`](Self::hit_one), for a long key; `None` also if it is new.
-    #[inline(always)]
-    pub(super) fn hit_large(
-        &mut self,
-        meter: &AnyMeter,
-        state: StateRef<'_>,
-        asked_at: Timestamp,
-        (demand, op): (Demand, Op),
-    ) -> Option<(Metered<u64>, Timestamp)> {
-        let slot = self.cold.large.find_mut(state.hash(), |slot| state.is_large(slot))?;
-        let Body::Packed { count, last } = &mut slot.body else { return None };
-        if slot.state_id != state.info.id() || state.info.needs_words() {
-            return None;
-        }
-        let at = asked_at.max(*last);
-        let metered = meter.run((*count, *last), at, demand, op);
-        if metered.changed {
-            (*count, *last) = (metered.count, at);
-        }
-        Some((metered, at))
-    }
-
-    /// One hit on the packed counts of two limits of a short key, all or nothing; `None`, with nothing
+    /// One hit or peek on the packed counts of two limits, all or nothing; `None`, with nothing
     /// done, if it is not that or if there is no room.
     #[inline(always)]
     pub(super) fn hit_pair(
         &mut self,
         meters: [&AnyMeter; 2],
         states: [StateRef<'_>; 2],
-        short: &ShortKey,
         asked_at: Timestamp,
-        demand: Demand,
+        (demand, op): (Demand, Op),
         budget: &Budget,
     ) -> Option<([Metered<u64>; 2], Timestamp)> {
         let found =
-            states.map(|state| self.small.locate(state.hash(), |slot| state.is_in(short, slot)));
+            states.map(|state| self.small.locate(state.hash(), |slot| state.is_small(slot)));
         let mut stored = [(0, Timestamp::ZERO); 2];
         for ((spot, state), stored) in found.iter().zip(states).zip(&mut stored) {
             let Some(slot) = spot.and_then(|spot| self.small.at(spot)) else { continue };
@@ -158,14 +134,11 @@ impl Shard {
         let first = meters[0].try_demand(stored[0], at, demand);
         let second = meters[1].try_demand(stored[1], at, demand);
         let Ok(metered) = all_or_nothing::<_, Infallible>(
-            Op::Take,
+            op,
             |op| Ok([first.run(op), second.run(op)]),
             |[first, second]| first.fit == Fit::Now && second.fit == Fit::Now,
         );
-        if metered.iter().any(|metered| metered.fit != Fit::Now) {
-            return Some((metered, at));
-        }
-        if demand.cost_u32() == 0 {
+        if !metered.iter().any(|metered| metered.changed) {
             return Some((metered, at));
         }
         let missing = found.iter().filter(|found| found.is_none()).count();
@@ -180,26 +153,25 @@ impl Shard {
         // From here on items move, so what was found is looked for again.
         let mut counted = missing == 2 && self.take_place(states[0], 2, asked_at, budget).ok()?;
         for (state, metered) in states.into_iter().zip(metered) {
-            self.write_small(state, short, (metered.count, at), &mut counted);
+            self.write_small(state, (metered.count, at), &mut counted);
         }
         Some((metered, at))
     }
 
     /// Writes a packed count. If it is a new slot, it is the counted one of its key where `counted`.
     #[inline]
-    fn write_small(
+    pub(super) fn write_small(
         &mut self,
         state: StateRef<'_>,
-        short: &ShortKey,
         (count, last): (u64, Timestamp),
         counted: &mut bool,
     ) {
         let (hash, id) = (state.hash(), state.info.id());
-        if let Some(slot) = self.small.find_mut(hash, |slot| state.is_in(short, slot)) {
+        if let Some(slot) = self.small.find_mut(hash, |slot| state.is_small(slot)) {
             slot.write_by(id, count, last);
             return;
         }
-        let mut slot = Slot::new(short, id, count, last);
+        let mut slot = Slot::new(&state.key.stored, id, count, last);
         if std::mem::take(counted) {
             slot.count_it();
         }
@@ -217,14 +189,10 @@ impl Shard {
             return Some(packed_cell(slot.state_id(), slot.count(), slot.last(), state, words));
         }
         if let Some(slot) = self.cold.large.find_mut(hash, |slot| state.is_large(slot)) {
-            let writer = slot.state_id;
             return match &mut slot.body {
                 Body::Words { state, reset_at } => {
                     let state = if moved { std::mem::take(state) } else { state.clone() };
                     Some(Cell::words(state, *reset_at))
-                }
-                Body::Packed { count, last } => {
-                    Some(packed_cell(writer, *count, *last, state, words))
                 }
                 Body::Brought(parts) => {
                     let part = parts.iter().find(|part| part.id == limit.part())?;
@@ -261,40 +229,18 @@ impl Shard {
         if limit.is_per_hit() {
             return self.store_brought(state, limit, (cell, reset_at), asked_at, counted);
         }
-        let body = match (cell.form, state.key.short()) {
-            (Form::Packed { count, last }, Some(short)) if !state.info.needs_words() => {
-                return self.write_small(state, short, (count, last), counted);
-            }
-            (Form::Packed { count, last }, _) => Body::Packed { count, last },
-            (Form::Words(state), _) => Body::Words { state, reset_at },
+        let body = match cell.form {
+            Form::Words(state) => Body::Words { state, reset_at },
+            Form::Packed { count, last } => match state.info.meter() {
+                Some(meter) if state.info.needs_words() => {
+                    Body::Words { state: meter.words(count, last), reset_at }
+                }
+                _ => return self.write_small(state, (count, last), counted),
+            },
         };
         let slot = self.large_slot(state, counted);
         slot.state_id = state.info.id();
         slot.body = body;
-    }
-
-    /// Writes the state of a rate that a hit brought.
-    fn store_brought(
-        &mut self,
-        state: StateRef<'_>,
-        limit: &Limit,
-        (cell, reset_at): (Cell, Timestamp),
-        asked_at: Timestamp,
-        counted: &mut bool,
-    ) {
-        let slot = self.large_slot(state, counted);
-        let Body::Brought(parts) = &mut slot.body else { return };
-        let id = limit.part();
-        let kept = |part: &Brought| part.reset_at.saturating_add_micros(KEPT_MICROS) > asked_at;
-        parts.retain(|part| part.id != id && kept(part));
-        // As where states are stored as bytes, what is over is kept only while there is room.
-        if parts.len() >= MAX_PARTS
-            && let Some((soonest, _)) =
-                parts.iter().enumerate().min_by_key(|(_, part)| part.reset_at)
-        {
-            parts.swap_remove(soonest);
-        }
-        parts.push(Brought { id, form: cell.form, reset_at });
     }
 
     /// Returns the large slot of a state, and makes it if there is none.
@@ -313,14 +259,6 @@ impl Shard {
         }
         let found = self.cold.large.find_mut(hash, |slot| state.is_large(slot));
         found.expect("it was found or inserted just now")
-    }
-
-    /// The rates that hits brought to a key, and until when each counts.
-    pub(super) fn brought(&self, state: StateRef<'_>) -> &[Brought] {
-        match self.cold.large.find(state.hash(), |slot| state.is_large(slot)) {
-            Some(LargeSlot { body: Body::Brought(parts), .. }) => parts,
-            _ => &[],
-        }
     }
 
     /// Forgets a limit's state; of a rate that a hit brought, that rate only.

@@ -1,11 +1,9 @@
-//! The slots of a table: [`Slot`] for short keys, [`LargeSlot`] for long keys and long states.
+//! The slots of a table: [`Slot`] for packed counts, [`LargeSlot`] for all other states.
 
-use super::hashed_key::HashedKey;
-use super::short_key::ShortKey;
 use super::state_ids::{StateIds, StateInfo};
+use super::stored_key::{HashedKey, StoredKey};
 use super::table::Hashed;
 use crate::clock::Timestamp;
-use crate::key::{KeyPart, PrefixedParts};
 use crate::step::Form;
 use crate::strategy::{PartId, State};
 
@@ -20,7 +18,7 @@ const FLAGS: u64 = (1 << FLAG_BITS) - 1;
 /// The state of one limit of one key.
 #[derive(Clone, Copy)]
 pub(super) struct StateRef<'t> {
-    pub(super) key: &'t HashedKey<'t>,
+    pub(super) key: &'t HashedKey,
     pub(super) info: &'t StateInfo,
     pub(super) ids: &'t StateIds,
 }
@@ -29,43 +27,30 @@ impl StateRef<'_> {
     /// Returns the hash under which it is stored.
     #[inline]
     pub(super) fn hash(&self) -> u64 {
-        self.key.hash() ^ self.info.salt()
+        self.key.hash ^ self.info.salt()
     }
 
+    /// Returns whether the slot holds this state. Any writer may have written it.
+    #[inline]
     pub(super) fn is_small(&self, slot: &Slot) -> bool {
-        self.key.short().is_some_and(|short| self.is_in(short, slot))
-    }
-
-    /// Returns whether the slot holds this state, for the short form of the key. Any writer may have
-    /// written it.
-    #[inline]
-    pub(super) fn is_in(&self, short: &ShortKey, slot: &Slot) -> bool {
-        slot.is(short, self.info.id()) || self.is_by_another(short, slot)
+        slot.is(&self.key.stored, self.info.id()) || self.is_by_another(slot)
     }
 
     #[inline]
-    fn is_by_another(&self, short: &ShortKey, slot: &Slot) -> bool {
+    fn is_by_another(&self, slot: &Slot) -> bool {
         slot.state_id != self.info.id()
-            && slot.key() == *short
+            && slot.key() == self.key.stored
             && self.ids.is_same_state(self.info, slot.state_id)
     }
 
+    /// As [`is_small`](Self::is_small).
     pub(super) fn is_large(&self, slot: &LargeSlot) -> bool {
-        self.is_state_of(slot)
-            && PrefixedParts::new(&slot.key).eq(self.key.parts().iter().map(KeyPart::as_bytes))
-    }
-
-    fn is_state_of(&self, slot: &LargeSlot) -> bool {
-        is_state(self.ids, self.info, slot)
+        slot.key == self.key.stored
+            && (slot.state_id == self.info.id() || self.ids.is_same_state(self.info, slot.state_id))
     }
 }
 
-/// Returns whether a large slot holds that state, of any key.
-fn is_state(ids: &StateIds, info: &StateInfo, slot: &LargeSlot) -> bool {
-    slot.state_id == info.id() || ids.is_same_state(info, slot.state_id)
-}
-
-/// The packed count of a short key: 36 bytes, aligned to 4.
+/// A packed count: 36 bytes, aligned to 4.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Slot {
     /// The packed count, in two halves.
@@ -93,20 +78,20 @@ fn halves(whole: u64) -> [u32; 2] {
 
 impl Slot {
     #[inline]
-    pub(super) fn new(key: &ShortKey, state_id: u32, count: u64, last: Timestamp) -> Self {
+    pub(super) fn new(key: &StoredKey, state_id: u32, count: u64, last: Timestamp) -> Self {
         let meta = last.as_micros() << FLAG_BITS | u64::from(key.shape);
         Self { count: halves(count), meta: halves(meta), state_id, key: key.words.map(halves) }
     }
 
     #[inline]
-    pub(super) fn is(&self, key: &ShortKey, state_id: u32) -> bool {
+    pub(super) fn is(&self, key: &StoredKey, state_id: u32) -> bool {
         self.state_id == state_id && self.key() == *key
     }
 
     #[inline]
-    pub(super) fn key(&self) -> ShortKey {
+    pub(super) fn key(&self) -> StoredKey {
         let shape = (joined(self.meta) & SHAPE) as u8;
-        ShortKey { words: self.key.map(joined), shape }
+        StoredKey { words: self.key.map(joined), shape }
     }
 
     #[inline]
@@ -153,29 +138,22 @@ impl Hashed for Slot {
     type By = StateIds;
 
     fn hash(&self, ids: &StateIds) -> u64 {
-        let salt = ids.get(self.state_id).map_or(0, StateInfo::salt);
-        self.key().hash(ids.hasher()) ^ salt
+        hash_of(&self.key(), self.state_id, ids)
     }
 }
 
-/// A key of any length and a state of any size.
+/// A state of any size.
 #[derive(Debug)]
 pub(super) struct LargeSlot {
-    hash: u64,
+    pub(super) key: StoredKey,
     pub(super) state_id: u32,
     /// It takes the place of its key in the budget.
     pub(super) counted: bool,
-    /// The parts, each after its length.
-    key: Box<[u8]>,
     pub(super) body: Body,
 }
 
 #[derive(Debug)]
 pub(super) enum Body {
-    Packed {
-        count: u64,
-        last: Timestamp,
-    },
     Words {
         state: State,
         /// From when on it reads as missing.
@@ -194,86 +172,80 @@ pub(super) struct Brought {
     pub(super) reset_at: Timestamp,
 }
 
+impl Brought {
+    /// The instant of its last change.
+    pub(super) fn last(&self) -> Timestamp {
+        match &self.form {
+            Form::Packed { last, .. } => *last,
+            Form::Words(state) => state.last(),
+        }
+    }
+}
+
 impl LargeSlot {
     pub(super) fn new(state: StateRef<'_>, body: Body) -> Self {
-        let key = state.key.encoded().into();
-        Self { hash: state.hash(), state_id: state.info.id(), counted: false, key, body }
-    }
-
-    /// Returns whether it holds that state of a key in its stored form. Any writer may have written it.
-    pub(super) fn is_encoded(&self, key: &[u8], info: &StateInfo, ids: &StateIds) -> bool {
-        is_state(ids, info, self) && *self.key == *key
-    }
-
-    /// Returns the key in its stored form.
-    pub(super) fn key(&self) -> &[u8] {
-        &self.key
+        Self { key: state.key.stored, state_id: state.info.id(), counted: false, body }
     }
 }
 
 impl Hashed for LargeSlot {
     type By = StateIds;
 
-    fn hash(&self, _ids: &StateIds) -> u64 {
-        self.hash
+    fn hash(&self, ids: &StateIds) -> u64 {
+        hash_of(&self.key, self.state_id, ids)
     }
+}
+
+/// Returns the hash under which a state is stored.
+fn hash_of(key: &StoredKey, state_id: u32, ids: &StateIds) -> u64 {
+    let salt = ids.get(state_id).map_or(0, StateInfo::salt);
+    ids.hasher().hash(key) ^ salt
 }
 
 #[cfg(all(test, not(traffik_model)))]
 mod tests {
     use super::*;
+    use crate::key::KeyPart;
     use crate::rate::Rate;
     use crate::strategy::{Limit, TokenBucket};
     use proptest::prelude::*;
 
-    fn parts(pieces: &[Vec<u8>]) -> Vec<KeyPart<'_>> {
-        pieces.iter().map(|piece| KeyPart::bytes(piece)).collect()
-    }
-
-    fn pieces() -> impl Strategy<Value = Vec<Vec<u8>>> {
-        prop::collection::vec(prop::collection::vec(0u8..3, 0..18), 1..4)
-    }
-
     proptest! {
         #[test]
-        fn f31_a_slot_is_found_by_its_own_key_only(a in pieces(), b in pieces()) {
+        fn f31_a_slot_is_found_by_its_own_key_only(
+            a in prop::collection::vec(prop::collection::vec(0u8..3, 0..18), 1..4),
+            b in prop::collection::vec(prop::collection::vec(0u8..3, 0..18), 1..4),
+        ) {
             let ids = StateIds::default();
             let info = |rate| ids.of("t", &Limit::new(rate, TokenBucket::new()).unwrap());
             let (info, other) = (info(Rate::per_second(1)), info(Rate::per_day(9)));
-            let (parts_a, parts_b) = (parts(&a), parts(&b));
-            let key_a = HashedKey::new(ids.hasher(), &parts_a);
-            let key_b = HashedKey::new(ids.hasher(), &parts_b);
+            let key = |pieces: &[Vec<u8>]| {
+                let parts: Vec<_> = pieces.iter().map(|piece| KeyPart::bytes(piece)).collect();
+                ids.hasher().key(&parts)
+            };
+            let (key_a, key_b) = (key(&a), key(&b));
             let of_a = StateRef { key: &key_a, info: &info, ids: &ids };
             let of_b = StateRef { key: &key_b, ..of_a };
             let of_other = StateRef { info: &other, ..of_a };
-            let body = Body::Packed { count: 7, last: Timestamp::ZERO };
-            let large = LargeSlot::new(of_a, body);
-            prop_assert!(of_a.is_large(&large));
-            prop_assert!(!of_other.is_large(&large));
+            let large = LargeSlot::new(of_a, Body::Brought(Vec::new()));
+            prop_assert!(of_a.is_large(&large) && !of_other.is_large(&large));
             prop_assert_eq!(of_b.is_large(&large), a == b);
-            prop_assert!(large.is_encoded(large.key(), &info, &ids));
             prop_assert_eq!(large.hash(&ids), of_a.hash());
-            if let Some(short) = key_a.short() {
-                let encoded = short.encoded();
-                prop_assert_eq!(&*encoded, large.key());
-                prop_assert_eq!(ShortKey::of_encoded(&encoded), Some(*short));
-                let slot = Slot::new(short, info.id(), 7, Timestamp::MAX);
-                prop_assert!(of_a.is_small(&slot));
-                prop_assert!(!of_other.is_small(&slot));
-                prop_assert_eq!(of_b.is_small(&slot), a == b);
-                prop_assert_eq!(slot.hash(&ids), of_a.hash());
-                prop_assert_eq!((slot.count(), slot.last()), (7, Timestamp::MAX));
-            }
+            let slot = Slot::new(&key_a.stored, info.id(), 7, Timestamp::MAX);
+            prop_assert!(of_a.is_small(&slot) && !of_other.is_small(&slot));
+            prop_assert_eq!(of_b.is_small(&slot), a == b);
+            prop_assert_eq!(slot.hash(&ids), of_a.hash());
+            prop_assert_eq!((slot.count(), slot.last()), (7, Timestamp::MAX));
         }
 
         #[test]
         fn a_write_keeps_the_key(count: u64, last in 0..=Timestamp::MAX.as_micros()) {
-            let short = ShortKey::of(&[KeyPart::bytes(b"alice")]).unwrap();
-            let mut slot = Slot::new(&short, 3, 0, Timestamp::ZERO);
+            let key = StateIds::default().hasher().key(&[KeyPart::bytes(b"alice")]).stored;
+            let mut slot = Slot::new(&key, 3, 0, Timestamp::ZERO);
             slot.write(count, Timestamp::from_micros(last));
-            prop_assert!(slot.is(&short, 3) && !slot.is_counted());
+            prop_assert!(slot.is(&key, 3) && !slot.is_counted());
             slot.count_it();
-            prop_assert!(slot.is(&short, 3) && slot.is_counted());
+            prop_assert!(slot.is(&key, 3) && slot.is_counted());
             slot.write(count, Timestamp::from_micros(last));
             prop_assert!(slot.is_counted());
             prop_assert_eq!((slot.count(), slot.last().as_micros()), (count, last));

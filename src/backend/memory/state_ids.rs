@@ -13,14 +13,14 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::RwLock;
 
+use super::stored_key::KeyHasher;
 use crate::clock::Timestamp;
 use crate::strategy::{AnyMeter, CompiledLimit, Limit, PartId, StrategyId};
 
 /// The numbers of one backend.
 #[derive(Debug, Default)]
 pub(super) struct StateIds {
-    /// Seeded at random, so that nobody outside can choose keys that collide.
-    hasher: ahash::RandomState,
+    hasher: KeyHasher,
     throttles: RwLock<HashMap<Arc<str>, Arc<Throttled>, ahash::RandomState>>,
     /// The meaning of each number, in chunks that double in size and never move: reading takes no lock.
     by_id: [OnceLock<Chunk>; CHUNKS],
@@ -191,7 +191,7 @@ impl Writer {
 impl StateIds {
     /// Returns what hashes the keys of the backend.
     #[inline]
-    pub(super) fn hasher(&self) -> &ahash::RandomState {
+    pub(super) fn hasher(&self) -> &KeyHasher {
         &self.hasher
     }
 
@@ -296,7 +296,7 @@ impl StateIds {
         let mut throttles = self.throttles.write();
         Arc::clone(throttles.entry(throttle.into()).or_insert_with(|| {
             Arc::new(Throttled {
-                salt: self.hasher.hash_one(throttle),
+                salt: self.hasher.salt(throttle),
                 writers: RwLock::default(),
                 first_state: OnceLock::new(),
                 states: AtomicU32::new(0),

@@ -10,10 +10,10 @@ use std::sync::atomic::Ordering;
 use super::budget::Budget;
 use super::builder::Overflow;
 use super::grace::Grace;
-use super::hashed_key::HashedKey;
 use super::shard::{NoRoom, Shard};
 use super::slot::StateRef;
 use super::state_ids::{StateIds, StateInfo};
+use super::stored_key::HashedKey;
 use super::values::ValueTable;
 use crate::clock::Timestamp;
 use crate::decision::{Decision, InlineDecision};
@@ -98,19 +98,27 @@ impl Store {
     /// those of the step's limits, in their order.
     pub(super) fn apply(
         &self,
-        key: &HashedKey<'_>,
+        key: &HashedKey,
         step: &Step<'_>,
         states: &[Option<&StateInfo>],
         asked_at: Timestamp,
     ) -> Ruling {
         if let ([limit], [Some(state)], Op::Take | Op::Peek) = (step.limits(), states, step.op()) {
             let demand = (step.demand(), step.op());
-            if let Some(decision) = self.single(key, limit, state, demand, || asked_at) {
+            if let Some(decision) = self.hit_one(key, limit, state, demand, || asked_at) {
                 return Ruling::Decided(decision.into());
             }
         }
+        if step.limits().len() > 2
+            && matches!(step.op(), Op::Take | Op::Peek)
+            && let states = states.iter().copied()
+            && let demand = (step.demand(), step.op())
+            && let Some(decision) = self.hit_several(key, step.limits(), states, demand, asked_at)
+        {
+            return Ruling::Decided(decision);
+        }
         let attempt = || {
-            let mut shard = self.shard(key.hash()).lock();
+            let mut shard = self.shard(key.hash).lock();
             self.apply_in(&mut shard, key, step, states, asked_at)
         };
         match attempt() {
@@ -126,25 +134,12 @@ impl Store {
         }
     }
 
-    /// Counts a hit of one limit with a packed count. `None`, without side effects, if it is not that, or
-    /// if the key is new and there is no room.
+    /// Decides a hit or a peek of one limit with a packed count. `None`, without side effects, if it is not
+    /// that, or if the key is new and there is no room.
     #[inline(always)]
     pub(super) fn hit_one(
         &self,
-        key: &HashedKey<'_>,
-        limit: &Limit,
-        state: &StateInfo,
-        cost: u32,
-        now: impl FnOnce() -> Timestamp,
-    ) -> Option<InlineDecision> {
-        self.single(key, limit, state, (Demand::of(cost), Op::Take), now)
-    }
-
-    /// Counts a hit or a peek of one limit with a packed count.
-    #[inline(always)]
-    fn single(
-        &self,
-        key: &HashedKey<'_>,
+        key: &HashedKey,
         limit: &Limit,
         info: &StateInfo,
         demand: (Demand, Op),
@@ -155,40 +150,16 @@ impl Store {
             return None;
         }
         let state = StateRef { key, info, ids: &self.ids };
-        if key.short().is_none() {
-            return self.single_long(meter, limit, state, demand, now());
-        }
         match meter {
-            AnyMeter::Bucket(meter) => self.single_short(meter, limit, state, demand, now()),
-            AnyMeter::Fixed(meter) => self.single_short(meter, limit, state, demand, now()),
-            AnyMeter::Sliding(meter) => self.single_short(meter, limit, state, demand, now()),
+            AnyMeter::Bucket(meter) => self.hit_one_by(meter, limit, state, demand, now()),
+            AnyMeter::Fixed(meter) => self.hit_one_by(meter, limit, state, demand, now()),
+            AnyMeter::Sliding(meter) => self.hit_one_by(meter, limit, state, demand, now()),
         }
     }
 
-    /// One limit with a packed count on a long key that is known.
-    #[inline(never)]
-    fn single_long(
-        &self,
-        meter: &AnyMeter,
-        limit: &Limit,
-        state: StateRef<'_>,
-        (demand, op): (Demand, Op),
-        asked_at: Timestamp,
-    ) -> Option<InlineDecision> {
-        let (metered, at) = {
-            let mut shard = self.shard(state.key.hash()).lock();
-            if !state.info.is_plain() && Self::is_special(&shard, state) {
-                return None;
-            }
-            shard.hit_large(meter, state, asked_at, (demand, op))?
-        };
-        let answer = meter.answer(metered, at, demand);
-        Some(InlineDecision::of_one(limit, answer, (asked_at, at), taken(demand, op)))
-    }
-
-    /// One limit with a packed count on a short key.
+    /// One limit with a packed count of that kind.
     #[inline(always)]
-    fn single_short<M: Meter>(
+    fn hit_one_by<M: Meter>(
         &self,
         meter: &M,
         limit: &Limit,
@@ -196,14 +167,13 @@ impl Store {
         (demand, op): (Demand, Op),
         asked_at: Timestamp,
     ) -> Option<InlineDecision> {
-        let short = state.key.short()?;
         let (metered, at) = {
-            let mut shard = self.shard(state.key.hash()).lock();
+            let mut shard = self.shard(state.key.hash).lock();
             // Under the lock: whoever wrote the state as words did so after it began to need them.
-            if !state.info.is_plain() && Self::is_special(&shard, state) {
+            if Self::is_special(&shard, state) {
                 return None;
             }
-            shard.hit_one(meter, (state, short), asked_at, (demand, op), &self.budget)?
+            shard.hit_one(meter, state, asked_at, (demand, op), &self.budget)?
         };
         // All that follows needs the lock no more.
         let answer = meter::answer(meter, metered, at, demand);
@@ -212,47 +182,47 @@ impl Store {
 
     /// Returns whether more than packed counts has to do with a key: a block, perhaps one that is over, or a
     /// state of words.
-    #[cold]
-    #[inline(never)]
-    fn is_special(shard: &Shard, state: StateRef<'_>) -> bool {
-        state.info.needs_words() || shard.blocked_until(state).is_some()
+    #[inline]
+    pub(super) fn is_special(shard: &Shard, state: StateRef<'_>) -> bool {
+        #[cold]
+        #[inline(never)]
+        fn look(shard: &Shard, state: StateRef<'_>) -> bool {
+            state.info.needs_words() || shard.blocked_until(state).is_some()
+        }
+        !state.info.is_plain() && look(shard, state)
     }
 
-    /// Counts a hit of two limits with packed counts on a short key. `None`, without side effects, if it
-    /// is not that, or if there is no room.
+    /// As [`hit_one`](Self::hit_one), of two limits.
     pub(super) fn hit_two(
         &self,
-        key: &HashedKey<'_>,
+        key: &HashedKey,
         limits: [&Limit; 2],
         infos: [&StateInfo; 2],
-        cost: u32,
+        (demand, op): (Demand, Op),
         asked_at: Timestamp,
     ) -> Option<InlineDecision> {
-        let short = key.short()?;
         let [CompiledLimit::Packed(first), CompiledLimit::Packed(second)] =
             limits.map(Limit::compiled)
         else {
             return None;
         };
         let states = infos.map(|info| StateRef { key, info, ids: &self.ids });
-        let demand = Demand::of(cost);
         let (metered, at) = {
-            let mut shard = self.shard(key.hash()).lock();
-            if states.iter().any(|state| !state.info.is_plain() && Self::is_special(&shard, *state))
-            {
+            let mut shard = self.shard(key.hash).lock();
+            if states.iter().any(|state| Self::is_special(&shard, *state)) {
                 return None;
             }
-            shard.hit_pair([first, second], states, short, asked_at, demand, &self.budget)?
+            shard.hit_pair([first, second], states, asked_at, (demand, op), &self.budget)?
         };
         let answers = [first.answer(metered[0], at, demand), second.answer(metered[1], at, demand)];
-        Some(InlineDecision::of_two(limits, answers, (asked_at, at), cost))
+        Some(InlineDecision::of_two(limits, answers, (asked_at, at), taken(demand, op)))
     }
 
     /// Decides one step in the shard of its key.
     pub(super) fn apply_in(
         &self,
         shard: &mut Shard,
-        key: &HashedKey<'_>,
+        key: &HashedKey,
         step: &Step<'_>,
         states: &[Option<&StateInfo>],
         asked_at: Timestamp,
@@ -272,7 +242,7 @@ impl Store {
     fn apply_any<const N: usize>(
         &self,
         shard: &mut Shard,
-        key: &HashedKey<'_>,
+        key: &HashedKey,
         step: &Step<'_>,
         states: &[Option<&StateInfo>],
         asked_at: Timestamp,
@@ -362,8 +332,8 @@ impl Store {
     }
 
     /// Forgets all limits that throttles called `throttle` have had for a key.
-    pub(super) fn forget(&self, throttle: &str, key: &HashedKey<'_>) {
-        let mut shard = self.shard(key.hash()).lock();
+    pub(super) fn forget(&self, throttle: &str, key: &HashedKey) {
+        let mut shard = self.shard(key.hash).lock();
         for info in self.ids.all_of(throttle) {
             shard.remove(StateRef { key, info, ids: &self.ids }, None, &self.budget);
         }
@@ -438,6 +408,6 @@ impl Store {
 
 /// The cost that is taken if it passes.
 #[inline]
-fn taken(demand: Demand, op: Op) -> u32 {
+pub(super) fn taken(demand: Demand, op: Op) -> u32 {
     if op == Op::Take { demand.cost_u32() } else { 0 }
 }

@@ -41,9 +41,9 @@ impl Shard {
         self.small.sweep(buckets, ids, |slot| {
             small_is_spent(slot, grace, now, ids) && orphans.small(slot)
         });
-        self.cold.large.sweep(buckets, ids, |slot| {
-            large_is_spent(slot, grace, now, ids) && orphans.large(slot)
-        });
+        self.cold
+            .large
+            .sweep(buckets, ids, |slot| large_is_spent(slot, grace, now) && orphans.large(slot));
         self.settle(orphans, ids, budget);
     }
 
@@ -64,7 +64,7 @@ impl Shard {
                 small_is_spent(slot, grace, now, ids) && orphans.small(slot)
             }),
             true => self.cold.large.sweep_pass(buckets, ids, |slot| {
-                large_is_spent(slot, grace, now, ids) && orphans.large(slot)
+                large_is_spent(slot, grace, now) && orphans.large(slot)
             }),
         };
         self.settle(orphans, ids, budget);
@@ -76,14 +76,12 @@ fn small_is_spent(slot: &Slot, grace: Grace, now: Timestamp, ids: &StateIds) -> 
     packed_is_spent((slot.state_id(), slot.count(), slot.last()), grace, now, ids)
 }
 
-fn large_is_spent(slot: &LargeSlot, grace: Grace, now: Timestamp, ids: &StateIds) -> bool {
-    let is_over = |reset_at| grace.is_spent(Timestamp::ZERO, reset_at, now);
+fn large_is_spent(slot: &LargeSlot, grace: Grace, now: Timestamp) -> bool {
     match &slot.body {
-        Body::Packed { count, last } => {
-            packed_is_spent((slot.state_id, *count, *last), grace, now, ids)
+        Body::Words { reset_at, .. } => grace.is_spent(Timestamp::ZERO, *reset_at, now),
+        Body::Brought(parts) => {
+            parts.iter().all(|part| grace.is_spent(part.last(), part.reset_at, now))
         }
-        Body::Words { reset_at, .. } => is_over(*reset_at),
-        Body::Brought(parts) => parts.iter().all(|part| is_over(part.reset_at)),
     }
 }
 

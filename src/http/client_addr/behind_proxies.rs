@@ -33,7 +33,7 @@ use crate::http::identity::{Identified, Identity};
 /// Choose one header, the one that your proxy sets or adds to, and let it remove what the client sent of others. A
 /// header with one address is taken as it is.
 ///
-/// Addresses count as for [`PeerAddr`].
+/// Addresses count as for [`PeerAddr`](crate::http::PeerAddr).
 ///
 /// # What the log says, once
 ///
@@ -76,7 +76,7 @@ impl ClientAddr {
         self
     }
 
-    /// Sets how many bits of an IPv6 address are a client's, as [`PeerAddr::ipv6_prefix`] does.
+    /// Sets how many bits of an IPv6 address are a client's, as [`PeerAddr::ipv6_prefix`](crate::http::PeerAddr::ipv6_prefix) does.
     ///
     /// # Panics
     ///

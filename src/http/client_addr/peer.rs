@@ -41,7 +41,7 @@ pub(super) fn peer_of(request: &Parts) -> Option<IpAddr> {
 /// The address of the socket's peer: the client's, where no proxy stands between.
 ///
 /// Headers are not looked at, for anybody can write them. Behind a proxy all clients would have its address, and be
-/// limited together: use [`ClientAddr`] there.
+/// limited together: use [`ClientAddr`](crate::http::ClientAddr) there.
 ///
 /// IPv4 addresses count one by one, and IPv6 addresses by their first 56 bits, since a client has a whole network of
 /// them: see [`ipv6_prefix`](Self::ipv6_prefix).

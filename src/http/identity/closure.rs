@@ -21,7 +21,7 @@ struct Joined<'r, const N: usize>([Identified<'r>; N]);
 impl<const N: usize> ToKey for Joined<'_, N> {
     fn to_key(&self) -> KeyParts<'_> {
         // Those that refuse are not joined.
-        KeyParts::join(&self.0.each_ref().map(|one| one.to_key().unwrap_or(KeyParts::EXEMPT)))
+        KeyParts::join(self.0.each_ref().map(|one| one.to_key().unwrap_or(KeyParts::EXEMPT)))
     }
 }
 

@@ -119,7 +119,7 @@ struct Other<'r>(Identified<'r>);
 impl ToKey for Other<'_> {
     fn to_key(&self) -> KeyParts<'_> {
         match self.0.to_key() {
-            Ok(key) => KeyParts::join(&[KeyParts::one(KeyPart::bytes(b"\0or")), key]),
+            Ok(key) => KeyParts::join([KeyParts::one(KeyPart::bytes(b"\0or")), key]),
             // Handed on as it is.
             Err(_) => KeyParts::EXEMPT,
         }
