@@ -28,7 +28,7 @@ pub(crate) fn hasher() -> &'static ahash::RandomState {
     &HASHER
 }
 
-/// Returns 128 bits that nobody outside can guess, to key a hash: of keys of its own, which the system makes at random.
+/// Returns 128 bits that nobody outside can guess, to key a hash: a keyed hash, whose keys the system makes at random.
 pub(crate) fn secret() -> [u64; 2] {
     let key = RandomState::new();
     [key.hash_one(0), key.hash_one(1)]

@@ -63,8 +63,8 @@ pub type Result<T, E = BackendError> = std::result::Result<T, E>;
 /// # Contract
 ///
 /// * **Atomicity.** Each method takes effect at one instant, or not at all, unless its docs say otherwise.
-/// * **Keys.** Distinct keys never collide, whatever bytes they contain. A key of one namespace never
-///   collides with one of another.
+/// * **Keys.** Distinct keys never collide, whatever bytes they contain, but by digests of long ones. A key of one
+///   namespace never collides with one of another.
 /// * **Expiry.** A value lives at least as long as its TTL; a TTL is rounded up to what the store can measure,
 ///   and a TTL of zero removes the value at once. An expired value reads as missing. A store drops no value
 ///   early, unless its docs say that it can (eviction).

@@ -118,10 +118,11 @@ impl Decision {
         took: u32,
     ) -> Self {
         let mut all = Box::new([LimitAnswer::UNASKED; MAX_LIMITS]);
+        let mut asked = 0;
         for ((limit, answer), own) in limits.iter().zip(answers).zip(&mut *all) {
             *own = LimitAnswer::new(limit, answer, asked_at);
+            asked += 1;
         }
-        let asked = limits.len().min(MAX_LIMITS);
         let by_rank = all[..asked].iter().enumerate().min_by_key(|(_, one)| one.rank());
         let Some((named, answer)) = by_rank else {
             return Self::pass(DecidedBy::Unlimited);

@@ -18,7 +18,7 @@ pub use owned::OwnedKey;
 
 use crate::excerpt::Excerpt;
 
-/// The most bytes of a key, over all its parts, that is stored as it is. A longer one is replaced by its
+/// The most bytes of a key, over all its parts, that reaches a backend as it is. A longer one is replaced by its
 /// SHA-256, which costs time in proportion to its length: bound what you read from a client.
 pub const MAX_KEY_BYTES: usize = 4096;
 /// The most parts of a key; more are an error.

@@ -106,9 +106,13 @@ impl Throttle {
     /// done, and where an error handler would. And as for [`hit`](Self::hit).
     pub fn try_acquire(&self, key: impl ToKey, units: u32) -> Result<Permit, Error> {
         let owned = OwnedKey::new(&key)?;
-        let decision = match self.try_prepared(&owned, (Demand::of(units), Op::Take)) {
+        let demand = (Demand::of(units), Op::Take);
+        let decision = match self.try_prepared(&owned, demand) {
             Some(inline) => inline.into(),
-            None => self.decide_at_once(&owned, units)?,
+            None => match self.try_several(&owned, demand) {
+                Some(decision) => decision,
+                None => self.decide_at_once(&owned, units)?,
+            },
         };
         if decision.is_denied() {
             return Err(Error::Denied(Box::new(decision)));
@@ -125,7 +129,10 @@ impl Throttle {
             Err(unasked) => unasked.into_decision()?,
             Ok(asked) => {
                 let stored = Key::new(&self.inner.name, asked.stored);
-                let outcome = backend.try_apply(&stored, &step).ok_or_else(must_await)?;
+                let outcome = match &self.inner.prepared {
+                    Some(prepared) => prepared.apply(asked.stored, &step),
+                    None => backend.try_apply(&stored, &step).ok_or_else(must_await)?,
+                };
                 let cx = &mut Context::from_waker(Waker::noop());
                 let decided = pin!(self.decide(&**backend, asked, &step, outcome));
                 let decision = match decided.poll(cx) {

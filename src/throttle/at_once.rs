@@ -86,6 +86,10 @@ impl Throttle {
         let prepared = self.prepared()?;
         let brought = self.brought_by(options).ok()?;
         let step = self.step_of(options, brought.as_deref(), Op::Take);
+        // A user's strategy may find a state corrupt, which counts the hit and is the policy's matter; and it may panic.
+        if step.limits().iter().any(|limit| limit.compiled().is_custom()) {
+            return None;
+        }
         let mut room = None;
         let asked = AskedKey::new(key, &mut room, &step).ok()?;
         let decision = prepared.apply(asked.stored, &step).ok()?;

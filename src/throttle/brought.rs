@@ -80,13 +80,17 @@ impl Throttle {
             return Ok(limits);
         }
         let limits = self.limits_of(options)?;
+        // A user's strategy may hold what is to be dropped with the throttle.
+        if self.inner.limits[0].compiled().is_custom() {
+            return Ok(limits);
+        }
         let list = List {
             throttle: id,
             replaces: options.replaces,
             rates: options.rates().into(),
             limits: limits.clone(),
         };
-        // What is dropped may be a user's strategy, which may hit: so not while the lists are in use.
+        // Dropped when the lists are in use no more.
         drop(LISTS.try_with(|lists| lists.borrow_mut()[at].replace(list)));
         Ok(limits)
     }

@@ -242,6 +242,7 @@ impl ThrottleBuilder {
         let limits = number_default_names(limits);
         check_names(&name, &limits)?;
         let prepared = backend.as_ref().and_then(|backend| backend.prepare(&name, &limits));
+        let prepared = prepared.filter(|prepared| prepared.is_of(&limits));
         Ok(Throttle {
             inner: Arc::new(ThrottleInner {
                 id: NEXT_ID.fetch_add(1, Ordering::Relaxed),

@@ -10,10 +10,12 @@ use http_body_util::Full;
 use serde_json::{Value, json};
 use test_support::{Failing, Mode};
 use tower::{Layer, ServiceExt, service_fn};
+use traffik::backend::Stat;
 use traffik::http::{
     DeniedReason, Everyone, Lookup, PeerAddr, Refusal, Rule, ThrottleLayer, header,
 };
-use traffik::{Backend, ErrorKind, LifespanExt, OnError, Throttle};
+use traffik::strategy::{self, CorruptState, Op, State, Strategy, Verdict};
+use traffik::{Backend, ErrorKind, HasCore, LifespanExt, OnError, Rate, Throttle, Timestamp};
 
 use crate::support::{Answer, SECOND, backend, builder, field, read, request, throttle};
 
@@ -108,6 +110,39 @@ async fn a_store_that_fails_is_503_by_the_policy_and_by_raising() {
     let open = Throttle::builder("api").rate("10/s").backend(failing).on_error(OnError::Allow);
     let served = answer(&ThrottleLayer::new(open.build().unwrap(), Everyone)).await;
     assert_eq!((served.status(), served.body()), (StatusCode::OK, &Bytes::from("served")));
+}
+
+/// Asked twice, the state would hold the hit twice, and the second answer would hide the first.
+#[tokio::test]
+async fn a_state_that_cannot_be_read_is_reported_once_and_the_policy_decides() {
+    /// Cannot read what it has written.
+    #[derive(Debug)]
+    struct Forgetful;
+
+    impl Strategy for Forgetful {
+        fn evaluate(
+            &self,
+            _: &Rate,
+            state: &mut State,
+            now: Timestamp,
+            _: u32,
+            _: Op,
+        ) -> Result<strategy::Answer, CorruptState> {
+            if !state.is_fresh() {
+                return Err(CorruptState("it was written"));
+            }
+            state.set(&[1]);
+            let reset_at = now.saturating_add(Duration::from_secs(60));
+            Ok(strategy::Answer { verdict: Verdict::Allowed, remaining: 1, reset_at })
+        }
+    }
+
+    let (backend, _clock) = backend();
+    let throttle = Throttle::builder("forgetful").limit("9/s", Forgetful).backend(backend.clone());
+    let layer = ThrottleLayer::new(throttle.build().unwrap(), PeerAddr::new());
+    assert_eq!(answer(&layer).await.status(), StatusCode::OK);
+    assert_eq!(answer(&layer).await.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(backend.core().stat(Stat::Corrupt), 1);
 }
 
 #[tokio::test]

@@ -43,7 +43,7 @@ async fn its_layer_limits() -> Result<(), Box<dyn std::error::Error>> {
         request.extensions_mut().insert(User { id: 7 });
         request
     };
-    assert_eq!(status(request("/api/items", "10.0.0.1")).await, Ok(401));
+    assert_eq!(status(request("/api/items", "10.0.0.1")).await, Ok(403));
     assert_eq!(status(keyed()).await, Ok(200));
     assert_eq!(status(keyed()).await, Ok(200));
     assert_eq!(status(keyed()).await, Ok(429));

@@ -60,6 +60,8 @@ impl Shard {
         };
         let metered = meter.run(counted, at, demand, op);
         if metered.changed {
+            // Parts that were over for long stay until another is added: a clock that steps back by more than an hour
+            // may find one.
             (*count, *last) = (metered.count, at);
             part.reset_at = meter.reset_at(metered.count, at);
         }

@@ -85,7 +85,8 @@ struct MemoryInner {
 }
 
 impl InMemory {
-    /// Default maximum number of keys: a million, which take some 80 MB with one rate each, however long they are.
+    /// Default maximum number of keys: a million, which take some 80 MB with one rate each, however long they are; more with
+    /// several rates, a sliding window log, or rates that hits bring.
     pub const DEFAULT_MAX_KEYS: usize = 1_000_000;
 
     /// Creates a backend with the default settings.

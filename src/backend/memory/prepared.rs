@@ -37,6 +37,12 @@ impl Prepared {
         Self { backend, throttle: throttle.into(), states, brought: OnceLock::new() }
     }
 
+    /// Returns whether it was made for these limits, in their order: a wrapper may have asked for others.
+    pub(crate) fn is_of(&self, limits: &[Limit]) -> bool {
+        limits.len() == self.states.len()
+            && limits.iter().zip(&self.states).all(|(limit, state)| state.is_written_by(limit))
+    }
+
     /// Decides a hit or a peek of one or two limits, which are the throttle's own, if that is all there is to it;
     /// `None`, without side effects, if the slow path is needed. Returns the hash of the key too.
     #[inline(always)]
@@ -75,7 +81,7 @@ impl Prepared {
         demand: (Demand, Op),
     ) -> Option<(Decision, u64)> {
         let inner = &*self.backend.inner;
-        if inner.is_closed() {
+        if inner.is_closed() || limits.len() != self.states.len() {
             return None;
         }
         let key = inner.hasher().key(parts);

@@ -13,14 +13,15 @@ const WIDTH: f64 = 760.0;
 const LEFT: f64 = 330.0;
 const ROW: f64 = 24.0;
 const TOP: f64 = 44.0;
+const LINE: f64 = 16.0;
 
-/// Draws the bars in groups; each has a title.
-pub(crate) fn draw(groups: &[(String, Vec<Bar>)], machine: &str) -> String {
+/// Draws the bars in groups; each has a title. The lines tell where it was measured.
+pub(crate) fn draw(groups: &[(String, Vec<Bar>)], lines: &[String]) -> String {
     let bars = groups.iter().flat_map(|(_, bars)| bars);
     let most = bars.map(|bar| bar.ratio).fold(1.2, f64::max);
     let scale = (WIDTH - LEFT - 60.0) / most;
     let rows: usize = groups.iter().map(|(_, bars)| bars.len() + 1).sum();
-    let height = TOP + rows as f64 * ROW + 40.0;
+    let height = TOP + rows as f64 * ROW + 20.0 + lines.len() as f64 * LINE;
     let mut svg = String::new();
     let _ = writeln!(
         svg,
@@ -64,12 +65,15 @@ pub(crate) fn draw(groups: &[(String, Vec<Bar>)], machine: &str) -> String {
         svg,
         r#"<line x1="{one:.1}" y1="{TOP:.0}" x2="{one:.1}" y2="{y:.0}" stroke="currentColor" stroke-dasharray="4 3"/>"#
     );
-    let _ = writeln!(
-        svg,
-        r#"<text x="8" y="{:.0}" font-size="11">{}</text>"#,
-        y + 24.0,
-        escaped(machine)
-    );
+    for line in lines {
+        y += LINE;
+        let _ = writeln!(
+            svg,
+            r#"<text x="8" y="{:.0}" font-size="11">{}</text>"#,
+            y + 8.0,
+            escaped(line)
+        );
+    }
     svg.push_str("</svg>\n");
     svg
 }

@@ -196,7 +196,7 @@ impl Report {
             }
             groups.push((keys.to_owned(), bars));
         }
-        Some(picture::draw(&groups, &self.head.join("; ")))
+        Some(picture::draw(&groups, &self.head))
     }
 
     fn object(
