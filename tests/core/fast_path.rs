@@ -195,7 +195,7 @@ async fn c12_all_ways_of_a_hit_are_those_of_the_pure_function() {
                 _ => HitOptions::new(),
             };
             let (way, units) = (random.below(12), random.below(5));
-            let mut answers = Vec::new();
+            let (mut answers, mut taken_units) = (Vec::new(), Vec::new());
             for (throttle, is_memory) in both.iter().zip([true, false]) {
                 answers.push(match (way, parts) {
                     (0, 0) => throttle.peek(&name).await,
@@ -217,6 +217,30 @@ async fn c12_all_ways_of_a_hit_are_those_of_the_pure_function() {
                             Err(error) => Err(error),
                         }
                     }
+                    (6, 0) => {
+                        let taken = throttle.take_up_to(&name, units * 3).await.unwrap();
+                        taken_units.push(taken.units());
+                        Ok(taken.decision().clone())
+                    }
+                    (7, 0) => {
+                        let reserved = throttle.reserve(&name, 2).await;
+                        match reserved {
+                            Ok(permit) => {
+                                permit.settle(units).await.unwrap();
+                                throttle.peek(&name).await
+                            }
+                            Err(traffik::Error::Denied(denied)) => Ok(*denied),
+                            Err(error) => Err(error),
+                        }
+                    }
+                    (8, 0) => match throttle.acquire(&name).timeout(Duration::ZERO).await {
+                        Ok(permit) => {
+                            permit.commit();
+                            throttle.peek(&name).await
+                        }
+                        Err(traffik::Error::Denied(denied)) => Ok(*denied),
+                        Err(error) => Err(error),
+                    },
                     (5, 0) if units == 0 => {
                         throttle.block(&name, Duration::from_millis(1_500)).await.unwrap();
                         throttle.peek(&name).await
@@ -228,6 +252,7 @@ async fn c12_all_ways_of_a_hit_are_those_of_the_pure_function() {
             }
             let all: Vec<_> = both.iter().zip(&answers).map(|(one, it)| said(one, it)).collect();
             assert_eq!(all[0], all[1], "seed {seed}, {limits} limits, way {way}");
+            assert_eq!(taken_units.first(), taken_units.last(), "seed {seed}");
             let taken: Vec<_> = answers.into_iter().map(|it| it.ok()?.receipt()).collect();
             if let [Some(one), Some(two)] = &taken[..] {
                 assert_eq!((one.cost(), one.taken_at()), (two.cost(), two.taken_at()));

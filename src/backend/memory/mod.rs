@@ -12,7 +12,6 @@ mod locks;
 mod model;
 mod orphans;
 mod prepared;
-mod refund;
 mod several;
 mod shard;
 mod slot;
@@ -22,6 +21,7 @@ mod stored_key;
 mod sweep_pass;
 mod sweep_task;
 mod table;
+mod usage;
 mod values;
 
 use std::fmt;

@@ -103,9 +103,13 @@ impl Store {
         states: &[Option<&StateInfo>],
         asked_at: Timestamp,
     ) -> Ruling {
-        if let ([limit], [Some(state)], Op::Take | Op::Peek) = (step.limits(), states, step.op()) {
+        if let ([limit], [Some(state)]) = (step.limits(), states) {
             let demand = (step.demand(), step.op());
-            if let Some(decision) = self.hit_one(key, limit, state, demand, || asked_at) {
+            let decision = match step.op() {
+                Op::Take | Op::Peek => self.hit_one(key, limit, state, demand, || asked_at),
+                _ => self.use_one(key, limit, state, step, asked_at),
+            };
+            if let Some(decision) = decision {
                 return Ruling::Decided(decision.into());
             }
         }
