@@ -4,8 +4,10 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use super::answer::LimitAnswer;
-use crate::step::MAX_LIMITS;
 use crate::strategy::Limit;
+
+/// The most answers of a decision: one for each limit of a hit.
+pub(crate) const MAX_ANSWERS: usize = 8;
 
 /// What only a decision over more than two limits, or over some that the hit brought, has.
 ///
@@ -14,7 +16,7 @@ use crate::strategy::Limit;
 #[derive(Clone, Debug)]
 pub(super) struct Extra {
     /// Of more than two limits, in order; the one that the decision names among them.
-    pub(super) answers: Option<Box<[LimitAnswer; MAX_LIMITS]>>,
+    pub(super) answers: Option<Box<[LimitAnswer; MAX_ANSWERS]>>,
     /// The limits of a hit that brought some.
     pub(super) limits: Option<BroughtLimits>,
 }
@@ -28,7 +30,7 @@ impl Drop for Extra {
     fn drop(&mut self) {
         #[cold]
         #[inline(never)]
-        fn free(answers: Option<Box<[LimitAnswer; MAX_LIMITS]>>, limits: Option<BroughtLimits>) {
+        fn free(answers: Option<Box<[LimitAnswer; MAX_ANSWERS]>>, limits: Option<BroughtLimits>) {
             drop((answers, limits));
         }
         if self.answers.is_some() || self.limits.is_some() {

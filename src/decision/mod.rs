@@ -17,11 +17,10 @@ pub use taken::Taken;
 
 use crate::clock::{Timestamp, micros_ceil};
 use crate::rate::Rate;
-use crate::step::MAX_LIMITS;
 use crate::strategy::{Answer, Limit};
 use answer::{LONGEST_WAIT, NEVER};
-pub(crate) use extra::BroughtLimits;
 use extra::Extra;
+pub(crate) use extra::{BroughtLimits, MAX_ANSWERS};
 pub(crate) use inline::InlineDecision;
 
 /// The answer to a hit or a peek.
@@ -117,7 +116,7 @@ impl Decision {
         (asked_at, at): (Timestamp, Timestamp),
         took: u32,
     ) -> Self {
-        let mut all = Box::new([LimitAnswer::UNASKED; MAX_LIMITS]);
+        let mut all = Box::new([LimitAnswer::UNASKED; MAX_ANSWERS]);
         let mut asked = 0;
         for ((limit, answer), own) in limits.iter().zip(answers).zip(&mut *all) {
             *own = LimitAnswer::new(limit, answer, asked_at);

@@ -20,12 +20,12 @@ use self::codec::Part;
 pub use self::key_state::{KeyState, StatePart};
 pub(crate) use self::operation::apply_healing;
 use crate::clock::Timestamp;
-use crate::decision::Decision;
+use crate::decision::{Decision, MAX_ANSWERS};
 use crate::strategy::meter::Demand;
 use crate::strategy::{Answer, CorruptState, Limit, Op, PartId, State};
 
 /// Maximum number of limits of one step, and so of one hit.
-pub const MAX_LIMITS: usize = 8;
+pub const MAX_LIMITS: usize = MAX_ANSWERS;
 
 /// Maximum number of rates that hits bring to one key and that count at the same time.
 pub const MAX_RATES_PER_KEY: usize = 32;

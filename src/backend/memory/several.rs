@@ -25,7 +25,7 @@ struct Several<'a> {
 }
 
 /// What a hit made of the counts, as of one instant.
-struct Outcome {
+struct SeveralMetered {
     counts: [u64; MAX_LIMITS],
     fits: [Fit; MAX_LIMITS],
     at: Timestamp,
@@ -73,7 +73,7 @@ impl Store {
         asked_at: Timestamp,
     ) -> Option<Decision> {
         let several = Several::new(limits, states, key, &self.ids)?;
-        let Outcome { counts, fits, at } = {
+        let SeveralMetered { counts, fits, at } = {
             let mut shard = self.shard_at(self.shard_of(key.hash)).lock();
             if several.states().any(|state| Self::is_special(&shard, state)) {
                 return None;
@@ -96,7 +96,7 @@ impl Shard {
         asked_at: Timestamp,
         (demand, op): (Demand, Op),
         budget: &Budget,
-    ) -> Option<Outcome> {
+    ) -> Option<SeveralMetered> {
         let mut spots = [None::<Spot>; MAX_LIMITS];
         let mut counts = [0; MAX_LIMITS];
         let mut lasts = [Timestamp::ZERO; MAX_LIMITS];
@@ -150,6 +150,6 @@ impl Shard {
                 self.write_small(state, (count, at), &mut counted);
             }
         }
-        Some(Outcome { counts, fits, at })
+        Some(SeveralMetered { counts, fits, at })
     }
 }
