@@ -1,8 +1,9 @@
 //! [`StoredKey`]: a key in 16 bytes, as a slot holds it: the key itself if it is short, else its keyed digest.
 //!
-//! The digest is SipHash-1-3 (Aumasson and Bernstein, 2012, with fewer rounds, as in the hash maps of the standard library)
-//! with the 128 bits that its authors added later: a pseudo-random function of a secret that each backend draws. So nobody can make two keys meet who does not know the secret, and of `n` long keys
-//! any two meet by chance with a probability of some `n² / 2^129`: of a million, 2^-89.
+//! The digest is SipHash-1-3 (Aumasson and Bernstein, 2012, with fewer rounds, as in the hash maps of the standard
+//! library) with the 128 bits that its authors added later: a pseudo-random function of a secret that each backend
+//! draws. So nobody can make two keys meet who does not know the secret, and of `n` long keys any two meet by chance
+//! with a probability of some `n² / 2^129`: of a million, 2^-89.
 
 #![expect(
     clippy::inline_always,

@@ -1,4 +1,5 @@
-//! What is neither a hit nor a peek, on one limit with a packed count: refunds, charges, and as many units as there are.
+//! What is neither a hit nor a peek, on one limit with a packed count: refunds, charges, and as many units as there
+//! are.
 
 use super::budget::Budget;
 use super::shard::Shard;

@@ -47,8 +47,8 @@ pub(super) fn peer_of(request: &Parts) -> Option<IpAddr> {
 /// them: see [`ipv6_prefix`](Self::ipv6_prefix).
 ///
 /// The server must hand the address over: axum by `into_make_service_with_connect_info::<SocketAddr>()` (or by
-/// `traffik::http::serve`), others, also where axum's connect info is a type of your own, by the extension [`Peer`]. A request without one is answered with 500, and the
-/// log says what to set.
+/// `traffik::http::serve`), others, also where axum's connect info is a type of your own, by the extension [`Peer`]. A
+/// request without one is answered with 500, and the log says what to set.
 #[derive(Clone, Debug, Default)]
 #[must_use]
 pub struct PeerAddr {
