@@ -23,7 +23,8 @@ pub(super) fn without_needless(text: &[u8]) -> Vec<u8> {
     let mut plain = Vec::with_capacity(text.len());
     let mut rest = text;
     while let [byte, after @ ..] = rest {
-        let unescaped = match rest.get(..3).map(decoded).as_deref() {
+        let escape = rest.get(..3).filter(|_| *byte == b'%');
+        let unescaped = match escape.map(decoded).as_deref() {
             Some([one]) if one.is_ascii_alphanumeric() || b"-._~".contains(one) => Some(*one),
             _ => None,
         };
