@@ -14,30 +14,39 @@ use tower::{Layer, Service, service_fn};
 
 use crate::{Case, layers};
 
+/// To it the others are compared.
+pub(crate) const TOWER_GOVERNOR: &str = "tower_governor";
+
 /// Sends requests, and returns how many nanoseconds each took.
 type Run = Box<dyn FnMut(u32) -> f64>;
 
-pub(crate) fn run(is_denied: bool, rounds: usize, requests: u32) -> Vec<Case> {
+/// Who serves.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Server {
+    /// It turns each response into one with a body of its own type, which puts others into a box.
+    Axum,
+    /// It takes responses as they are.
+    Hyper,
+}
+
+pub(crate) fn run(server: Server, is_denied: bool, rounds: usize, requests: u32) -> Vec<Case> {
     let inner = service_fn(async |_request: Request<Body>| {
         Ok::<_, Infallible>(Response::new(Body::from("served")))
     });
     let status = if is_denied { 429 } else { 200 };
+    macro_rules! case {
+        ($name:expr, $layer:expr) => {
+            (Case::new($name), calls($layer.layer(inner), server, status))
+        };
+    }
     let mut all: Vec<(Case, Run)> = vec![
-        (Case::new("no layer"), calls(inner, 200)),
-        (Case::new("traffik"), calls(layers::traffik(is_denied).layer(inner), status)),
-        (
-            Case::new("traffik, X-RateLimit"),
-            calls(layers::traffik_x(is_denied).layer(inner), status),
-        ),
-        (
-            Case::new("traffik, no decisions"),
-            calls(layers::traffik_x_alone(is_denied).layer(inner), status),
-        ),
-        (
-            Case::new("tower_governor"),
-            calls(layers::tower_governor!(is_denied).layer(inner), status),
-        ),
-        (Case::new("axum-governor"), calls(layers::axum_governor(is_denied).layer(inner), status)),
+        (Case::new("no layer"), calls(inner, server, 200)),
+        case!("traffik", layers::traffik(is_denied)),
+        case!("traffik, X-RateLimit", layers::traffik_x(is_denied)),
+        case!("traffik, no decisions", layers::without_decisions(layers::traffik(is_denied))),
+        case!("traffik, X, no decisions", layers::without_decisions(layers::traffik_x(is_denied))),
+        case!(TOWER_GOVERNOR, layers::tower_governor!(is_denied)),
+        case!("axum-governor", layers::axum_governor(is_denied)),
     ];
     for round in 0..=rounds {
         for (case, run) in &mut all {
@@ -51,9 +60,10 @@ pub(crate) fn run(is_denied: bool, rounds: usize, requests: u32) -> Vec<Case> {
     all.into_iter().map(|(case, _)| case).collect()
 }
 
-fn calls<S>(mut service: S, status: u16) -> Run
+fn calls<S, B>(mut service: S, server: Server, status: u16) -> Run
 where
-    S: Service<Request<Body>, Response: IntoResponse, Error = Infallible> + 'static,
+    S: Service<Request<Body>, Response = Response<B>, Error = Infallible> + 'static,
+    Response<B>: IntoResponse,
 {
     let mut warm = false;
     Box::new(move |requests| {
@@ -71,9 +81,12 @@ where
                     break response;
                 }
             };
-            // As axum does with what a layer returns.
-            let response = response.unwrap_or_else(|never| match never {}).into_response();
-            assert!(!warm || response.status() == status, "{}", response.status());
+            let response = response.unwrap_or_else(|never| match never {});
+            let told = match server {
+                Server::Axum => response.into_response().status(),
+                Server::Hyper => response.status(),
+            };
+            assert!(!warm || told == status, "{told}");
         }
         warm = true;
         start.elapsed().as_nanos() as f64 / f64::from(requests)

@@ -16,9 +16,9 @@ pub(crate) fn traffik_x(is_denied: bool) -> ThrottleLayer {
     traffik(is_denied).fields(Fields::XRateLimit)
 }
 
-/// With them, and without decisions for handlers, which tower_governor has not.
-pub(crate) fn traffik_x_alone(is_denied: bool) -> ThrottleLayer {
-    traffik_x(is_denied).decisions_in(DecisionsIn::Neither)
+/// Without decisions for handlers, which tower_governor has not.
+pub(crate) fn without_decisions(layer: ThrottleLayer) -> ThrottleLayer {
+    layer.decisions_in(DecisionsIn::Neither)
 }
 
 pub(crate) fn axum_governor(is_denied: bool) -> axum_governor::GovernorLayer<std::net::IpAddr> {

@@ -20,6 +20,7 @@ mod in_process;
 mod layers;
 mod loopback;
 
+use in_process::Server;
 use serde_json::{Value, json};
 use traffik_peers::{machine, output};
 
@@ -37,6 +38,18 @@ impl Case {
     fn median(&self) -> f64 {
         output::median(&self.figures)
     }
+
+    /// What it takes more than another, round by round.
+    fn less(&self, other: &Self) -> Self {
+        let more = self.figures.iter().zip(&other.figures).map(|(own, other)| own - other);
+        Self { name: self.name, figures: more.collect() }
+    }
+
+    /// The median of the rounds' ratios: the machine is faster in one round than in another.
+    fn ratio_to(&self, other: &Self) -> f64 {
+        let ratios = self.figures.iter().zip(&other.figures).map(|(own, other)| own / other);
+        output::median(&ratios.collect::<Vec<_>>())
+    }
 }
 
 fn report(cases: &[Case]) -> Value {
@@ -52,21 +65,31 @@ fn main() {
         println!("{line}");
     }
     let mut all = serde_json::Map::new();
-    for (what, is_denied) in [("allowed", false), ("denied", true)] {
-        let cases = in_process::run(is_denied, rounds, if quick { 2_000 } else { 50_000 });
-        let none = cases[0].median();
-        println!("\nin process, {what}: nanoseconds of a request, and of its layer");
+    let served = [
+        ("in axum, allowed", Server::Axum, false),
+        ("in hyper, allowed", Server::Hyper, false),
+        ("in axum, denied", Server::Axum, true),
+    ];
+    for (what, server, is_denied) in served {
+        let (rounds, requests) = if quick { (3, 2_000) } else { (151, 5_000) };
+        let cases = in_process::run(server, is_denied, rounds, requests);
+        let [none, .., governor, _] = &cases[..] else { unreachable!("more cases than that") };
+        assert_eq!(governor.name, in_process::TOWER_GOVERNOR);
+        println!(
+            "\n{what}: nanoseconds of a request, and of its layer; its share of {}'s",
+            governor.name
+        );
         for case in &cases {
-            let total = case.median();
-            println!("  {:24} {total:8.0} {:8.0}", case.name, total - none);
+            let (total, ratio) = (case.median(), case.less(none).ratio_to(&governor.less(none)));
+            println!("  {:26} {total:8.0} {:8.0} {ratio:8.2}", case.name, case.less(none).median());
         }
-        all.insert(format!("in process, {what}"), report(&cases));
+        all.insert(what.into(), report(&cases));
     }
     for (what, is_denied) in [("allowed", false), ("denied", true)] {
         let cases = runtime.block_on(loopback::run(is_denied, rounds.min(9), quick));
         println!("\nover loopback, {what}: requests a second");
         for case in &cases {
-            println!("  {:24} {:8.0}", case.name, case.median());
+            println!("  {:26} {:8.0}", case.name, case.median());
         }
         all.insert(format!("loopback, {what}"), report(&cases));
     }

@@ -3,9 +3,12 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
+use bytes::Bytes;
+use http::Response;
 use http::request::Parts;
 
 use super::charge::PendingCharge;
+use super::conclude::Admitted;
 use super::decisions::{Decisions, RequestDecision};
 use super::identity::Refusal;
 use super::mode::Mode;
@@ -35,11 +38,12 @@ pub(super) enum DeniedBy {
     Error(Box<Error>),
 }
 
-/// An answer, or how it comes.
+/// What comes of a request, or how its answer comes.
 pub(super) enum Asking {
-    /// No rule concerns the request.
+    /// No rule concerns it.
     Nobody,
-    Answered(RequestAnswer),
+    Admitted(Admitted),
+    Denied(Box<Response<Bytes>>),
     Later(RequestAnswerFuture),
 }
 
@@ -53,44 +57,65 @@ struct RuleHit {
     options: RequestOptions,
 }
 
-/// Asks the throttles of the rules that concern a request.
-pub(super) fn ask(settings: &Settings, request: &Parts) -> Asking {
-    if settings.mode.get() == Mode::Off || settings.skips(request) {
-        return Asking::Nobody;
-    }
-    let mut concerned =
-        settings.rules.iter().enumerate().filter(|(_, rule)| rule.concerns(request));
-    let Some(first) = concerned.next() else { return Asking::Nobody };
-    match concerned.next() {
-        None => ask_one(first, request, &settings.said),
-        Some(second) => {
-            let rules = [first, second].into_iter().chain(concerned);
-            let hits: Result<Vec<_>, RequestAnswer> =
-                rules.map(|(index, rule)| RuleHit::of(index, rule, request)).collect();
-            match hits {
-                Ok(hits) => Asking::Later(Box::pin(ask_all(hits, Arc::clone(&settings.said)))),
-                Err(refused) => Asking::Answered(refused),
-            }
+impl Settings {
+    /// Asks the throttles of the rules that concern a request.
+    #[inline]
+    pub(super) fn ask(&self, request: &mut Parts) -> Asking {
+        if self.mode.get() == Mode::Off || self.skips(request) {
+            return Asking::Nobody;
+        }
+        let mut concerned =
+            self.rules.iter().enumerate().filter(|(_, rule)| rule.concerns(request));
+        let Some(first) = concerned.next() else { return Asking::Nobody };
+        let Some(second) = concerned.next() else { return self.ask_one(first, request) };
+        let rules = [first, second].into_iter().chain(concerned);
+        let hits: Result<Vec<_>, RequestAnswer> =
+            rules.map(|(index, rule)| RuleHit::of(index, rule, request)).collect();
+        match hits {
+            Ok(hits) => Asking::Later(Box::pin(ask_all(hits, Arc::clone(&self.said)))),
+            Err(refused) => self.answered(refused, request),
         }
     }
-}
 
-/// Asks one throttle; at once if it is in memory.
-fn ask_one((index, rule): (usize, &Arc<Rule>), request: &Parts, said: &Arc<Said>) -> Asking {
-    let identified = rule.identity.identify(request);
-    let key = match identified.to_key() {
-        Ok(key) => key,
-        Err(refusal) => return Asking::Answered(RequestAnswer::refused(refusal)),
-    };
-    let options = rule.options.of(request);
-    if let RequestOptions::Ready(options) = &options
-        && let Some(decision) = rule.throttle.try_hit(&key, options)
-    {
-        return Asking::Answered(RequestAnswer::of_one(index, rule, &key, Ok(decision)));
+    /// Asks one throttle; at once if it is in memory.
+    #[inline]
+    fn ask_one(&self, (index, rule): (usize, &Arc<Rule>), request: &mut Parts) -> Asking {
+        let identified = rule.identity.identify(request);
+        let mut room = None;
+        let answer = match identified.key_in(&mut room) {
+            Err(refusal) => RequestAnswer::refused(refusal),
+            Ok(key) => {
+                let options = rule.options.of(request);
+                let decision = match &options {
+                    RequestOptions::Ready(options) => rule.throttle.try_hit(key, options),
+                    RequestOptions::Awaited(_) => None,
+                };
+                match decision {
+                    Some(allowed) if allowed.is_allowed() && !rule.charge.is_of_outcome() => {
+                        drop(identified);
+                        return Asking::Admitted(self.admit((index, rule), allowed, request));
+                    }
+                    Some(decision) => RequestAnswer::of_one(index, rule, key, Ok(decision)),
+                    None => match RuleHit::with_key(index, rule, key, options) {
+                        Ok(hit) => {
+                            let said = Arc::clone(&self.said);
+                            return Asking::Later(Box::pin(ask_all(vec![hit], said)));
+                        }
+                        Err(failed) => failed,
+                    },
+                }
+            }
+        };
+        drop(identified);
+        self.answered(answer, request)
     }
-    match RuleHit::with_key(index, rule, &key, options) {
-        Ok(hit) => Asking::Later(Box::pin(ask_all(vec![hit], Arc::clone(said)))),
-        Err(refused) => Asking::Answered(refused),
+
+    #[inline(never)]
+    fn answered(&self, answer: RequestAnswer, request: &mut Parts) -> Asking {
+        match self.conclude(answer, request) {
+            Ok(admitted) => Asking::Admitted(admitted),
+            Err(response) => Asking::Denied(response),
+        }
     }
 }
 
@@ -192,14 +217,8 @@ impl RequestAnswer {
             }
             false => decision,
         };
-        let told = RequestDecision::of(index, rule, told);
-        Self { decisions: Decisions::of([told]), denied, pending }
-    }
-}
-
-impl RequestDecision {
-    fn of(rule: usize, of: &Rule, decision: Decision) -> Self {
-        Self { rule, is_told: of.has_fields, throttle: of.throttle.clone(), decision }
+        let decisions = Decisions::of([RequestDecision::of(index, rule, told)]);
+        Self { decisions, denied, pending }
     }
 }
 

@@ -17,7 +17,7 @@ pin_project! {
     pub struct ResponseBody<B> {
         #[pin]
         content: Content<B>,
-        settling: Option<Settling>,
+        settling: Option<Box<Settling>>,
     }
 }
 
@@ -61,7 +61,7 @@ impl<B: Body> ResponseBody<B> {
         let mut this = Self::inner(body);
         match has_ended {
             true => settlement.settle(None),
-            false => this.settling = Some(Settling { settlement, left }),
+            false => this.settling = Some(Box::new(Settling { settlement, left })),
         }
         this
     }

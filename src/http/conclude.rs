@@ -1,7 +1,5 @@
 //! What comes of an answer: the request is served, or denied, and the response says so.
 
-use std::borrow::Cow;
-
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, WWW_AUTHENTICATE};
 use http::request::Parts;
@@ -13,22 +11,27 @@ use super::body::ResponseBody;
 use super::charge::{PendingCharge, Settlement};
 use super::decisions::{Decisions, DecisionsIn, RequestDecision};
 use super::denial::{self, Denied, DeniedReason};
-use super::fields::{self, LimitTexts};
+use super::fields::{self, FieldValues, Told};
 use super::identity::Refusal;
 use super::mode::Mode;
+use super::rule::Rule;
 use super::settings::Settings;
-use crate::decision::Outcome;
+use crate::decision::{Decision, Outcome};
 use crate::on_error::OnError;
 
 /// A request that is served: what its response will say, and what waits for it.
 #[derive(Debug, Default)]
 pub(super) struct Admitted {
-    /// Of this layer.
-    own: Decisions,
-    /// Of those around it and of this one, if there are any around it.
-    all: Option<Decisions>,
-    pending: Vec<PendingCharge>,
-    has_fields: bool,
+    fields: FieldValues,
+    /// For the extensions of the response: of this layer, and of those around it.
+    decisions: Option<Decisions>,
+    pending: Option<Box<Pending>>,
+}
+
+/// What was taken for a request, where its response decides whether it is charged.
+#[derive(Debug)]
+struct Pending {
+    charges: Vec<PendingCharge>,
     /// To a request whose response has no body.
     is_head: bool,
     /// Its server may drop the body of the response after the last byte that was announced.
@@ -36,32 +39,78 @@ pub(super) struct Admitted {
 }
 
 impl Settings {
+    /// Admits a request that one rule concerns, and that is charged whatever comes of it.
+    #[inline]
+    pub(super) fn admit(
+        &self,
+        (index, rule): (usize, &Rule),
+        decision: Decision,
+        request: &mut Parts,
+    ) -> Admitted {
+        let told = self.tells_admitted().then(|| Told::of(&decision, rule, None)).flatten();
+        let fields = told.map_or_else(FieldValues::default, |told| self.fields.of_one(&told));
+        let decisions = self.wants_decisions(request).then(|| {
+            let own = Decisions::of([RequestDecision::of(index, rule, decision)]);
+            self.put_into(request, own)
+        });
+        Admitted { fields, decisions: decisions.flatten(), pending: None }
+    }
+
     /// Admits a request, or answers it.
     pub(super) fn conclude(
         &self,
         answer: RequestAnswer,
         request: &mut Parts,
     ) -> Result<Admitted, Box<Response<Bytes>>> {
-        let is_shadow = self.mode.get() == Mode::Shadow;
-        if let Some(denied_by) = &answer.denied {
-            let denied = self.denied(&answer.decisions, denied_by, request, !is_shadow);
-            self.tell(&denied, denied_by);
-            if !is_shadow {
-                return Err(Box::new(self.respond(&denied, &answer.decisions)));
+        let RequestAnswer { decisions: own, denied, pending } = answer;
+        let mut admitted = Admitted::default();
+        match &denied {
+            None if self.tells_admitted() => admitted.fields = self.fields_of(&own, None),
+            None => {}
+            Some(denied_by) => {
+                let is_enforced = self.mode.get() != Mode::Shadow;
+                let denied = self.denied(&own, denied_by, request, is_enforced);
+                self.tell(&denied, denied_by);
+                if is_enforced {
+                    return Err(Box::new(self.respond(&denied, &own)));
+                }
             }
         }
-        let RequestAnswer { decisions: own, pending, .. } = answer;
-        let all = request.extensions.get::<Decisions>().map(|outer| {
-            self.hint_twice(outer, &own);
-            own.after(outer)
-        });
-        if self.decisions_in != DecisionsIn::Neither {
-            request.extensions.insert(all.as_ref().unwrap_or(&own).clone());
+        if !pending.is_empty() {
+            let is_head = request.method == Method::HEAD;
+            let is_http_1 = request.version <= Version::HTTP_11;
+            admitted.pending = Some(Box::new(Pending { charges: pending, is_head, is_http_1 }));
         }
-        let has_fields = !is_shadow && self.fields_on.includes(false);
-        let is_head = request.method == Method::HEAD;
-        let is_http_1 = request.version <= Version::HTTP_11;
-        Ok(Admitted { own, all, pending, has_fields, is_head, is_http_1 })
+        if self.wants_decisions(request) {
+            admitted.decisions = self.put_into(request, own);
+        }
+        Ok(admitted)
+    }
+
+    /// Returns whether the response of a request that is admitted has fields.
+    fn tells_admitted(&self) -> bool {
+        self.mode.get() != Mode::Shadow && self.fields_on.includes(false)
+    }
+
+    /// Returns whether decisions are of use to others: to handlers, or to compare them with those of a layer around.
+    fn wants_decisions(&self, request: &Parts) -> bool {
+        self.decisions_in != DecisionsIn::Neither || request.extensions.get::<Decisions>().is_some()
+    }
+
+    /// Puts decisions into the request, and returns those that are to be in its response.
+    fn put_into(&self, request: &mut Parts, own: Decisions) -> Option<Decisions> {
+        let all = match request.extensions.get::<Decisions>() {
+            Some(outer) => {
+                self.hint_twice(outer, &own);
+                own.after(outer)
+            }
+            None => own,
+        };
+        let in_response = (self.decisions_in == DecisionsIn::Both).then(|| all.clone());
+        if self.decisions_in != DecisionsIn::Neither {
+            request.extensions.insert(all);
+        }
+        in_response
     }
 
     fn denied<'d>(
@@ -121,10 +170,8 @@ impl Settings {
         let told = denied.retry_after();
         fields::set_retry_after(response.headers_mut(), told);
         if self.fields_on.includes(true) {
-            let texts_of = |one| self.texts_of(one);
-            let decisions = denied.decisions;
             let told = denied.denied_by.zip(told);
-            self.fields.append(response.headers_mut(), decisions, texts_of, told);
+            self.fields_of(decisions, told).append_to(response.headers_mut());
         }
         if self.decisions_in == DecisionsIn::Both {
             let outer = denied.request.extensions.get::<Decisions>();
@@ -152,12 +199,24 @@ impl Settings {
         denied.problem()
     }
 
-    /// Returns what the fields say of the limits that were asked.
-    fn texts_of<'s>(&'s self, one: &RequestDecision) -> Option<Cow<'s, LimitTexts>> {
-        match one.decision.brought() {
-            _ if !one.is_told => None,
-            None => Some(Cow::Borrowed(&self.rules.get(one.rule)?.texts)),
-            Some(brought) => Some(Cow::Owned(LimitTexts::of(brought))),
+    /// Returns the fields of these decisions. `told` is the place of the one that denies, and the wait that is told.
+    fn fields_of<'d>(
+        &'d self,
+        decisions: &'d Decisions,
+        told: Option<(usize, u64)>,
+    ) -> FieldValues {
+        let told_of = |(place, one): (usize, &'d RequestDecision)| {
+            let wait = told.filter(|(denied_by, _)| *denied_by == place).map(|(_, wait)| wait);
+            Told::of(&one.decision, self.rules.get(one.rule)?, wait)
+        };
+        match decisions.as_slice() {
+            [one] => {
+                told_of((0, one)).map_or_else(FieldValues::default, |one| self.fields.of_one(&one))
+            }
+            several => {
+                let told: Vec<_> = several.iter().enumerate().filter_map(told_of).collect();
+                self.fields.of_several(&told)
+            }
         }
     }
 
@@ -175,41 +234,38 @@ impl Settings {
             self.said.twice(twice.throttle.name());
         }
     }
+}
 
+impl Admitted {
     /// Completes the response to a request that was served.
-    pub(super) fn complete<B: Body>(
-        &self,
-        admitted: Admitted,
-        response: Response<B>,
-    ) -> Response<ResponseBody<B>> {
-        let Admitted { own, all, pending, has_fields, is_head, is_http_1 } = admitted;
-        let mut response = match pending.is_empty() {
-            true => response.map(ResponseBody::inner),
-            false => {
-                let (head, body) = response.into_parts();
-                let settlement = Settlement::of(pending, &head);
-                let body = match settlement {
-                    // Nobody asks such a body for its end.
-                    Some(settlement) if is_head || has_no_body(head.status) => {
-                        settlement.settle(None);
-                        ResponseBody::inner(body)
-                    }
-                    settlement => ResponseBody::settling(body, (&head, is_http_1), settlement),
-                };
-                Response::from_parts(head, body)
-            }
+    #[inline]
+    pub(super) fn complete<B: Body>(&mut self, response: Response<B>) -> Response<ResponseBody<B>> {
+        let mut response = match self.pending.take() {
+            None => response.map(ResponseBody::inner),
+            Some(pending) => pending.settle_by(response),
         };
-        if has_fields {
-            let texts_of = |one| self.texts_of(one);
-            self.fields.append(response.headers_mut(), own.as_slice(), texts_of, None);
-        }
-        // An inner layer has put those of all.
-        if self.decisions_in == DecisionsIn::Both
-            && response.extensions().get::<Decisions>().is_none()
-        {
-            response.extensions_mut().insert(all.unwrap_or(own));
+        self.fields.append_to(response.headers_mut());
+        if let Some(decisions) = self.decisions.take() {
+            // An inner layer has put those of all.
+            response.extensions_mut().get_or_insert_with(|| decisions);
         }
         response
+    }
+}
+
+impl Pending {
+    /// Settles what the response decides by its head, and leaves the rest to its body.
+    fn settle_by<B: Body>(self, response: Response<B>) -> Response<ResponseBody<B>> {
+        let (head, body) = response.into_parts();
+        let body = match Settlement::of(self.charges, &head) {
+            // Nobody asks such a body for its end.
+            Some(settlement) if self.is_head || has_no_body(head.status) => {
+                settlement.settle(None);
+                ResponseBody::inner(body)
+            }
+            settlement => ResponseBody::settling(body, (&head, self.is_http_1), settlement),
+        };
+        Response::from_parts(head, body)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::rule::Rule;
 use crate::decision::{Decision, Outcome};
 use crate::throttle::Throttle;
 
@@ -58,6 +59,10 @@ impl RequestDecision {
 }
 
 impl RequestDecision {
+    pub(super) fn of(index: usize, rule: &Rule, decision: Decision) -> Self {
+        Self { rule: index, is_told: rule.has_fields, throttle: rule.throttle.clone(), decision }
+    }
+
     /// Returns whether two allowed hits were counted for one key of one throttle.
     pub(super) const fn is_same_count(&self, other: &Self) -> bool {
         let (one, other) = (&self.decision, &other.decision);
@@ -90,7 +95,7 @@ impl Decisions {
     /// `None` if no throttle was asked.
     #[must_use]
     pub fn narrowest(&self) -> Option<&RequestDecision> {
-        narrowest(self.iter())
+        narrowest(self.iter(), |one| &one.decision)
     }
 
     /// Returns the outcome of all together.
@@ -107,16 +112,28 @@ impl Decisions {
     }
 }
 
-/// Smaller is felt before larger: what never passes, the longest wait, the smallest share.
-pub(super) fn narrowest<'d>(
-    all: impl Iterator<Item = &'d RequestDecision>,
-) -> Option<&'d RequestDecision> {
-    all.min_by_key(|one| match one.decision.outcome() {
+/// Returns the one that a client feels first: what never passes, the longest wait, the smallest share.
+pub(super) fn narrowest<T>(
+    mut all: impl Iterator<Item = T>,
+    decision_of: impl Fn(&T) -> &Decision,
+) -> Option<T> {
+    let mut narrowest = all.next()?;
+    for other in all {
+        if felt(decision_of(&other)) < felt(decision_of(&narrowest)) {
+            narrowest = other;
+        }
+    }
+    Some(narrowest)
+}
+
+/// Smaller is felt before larger.
+fn felt(decision: &Decision) -> (u8, u128) {
+    match decision.outcome() {
         Outcome::Never => (0, 0),
         Outcome::Denied { retry_after } => (1, u128::MAX - retry_after.as_micros()),
         Outcome::Allowed => {
-            let (remaining, burst) = (one.decision.remaining(), one.decision.burst().max(1));
-            (2, (u128::from(remaining) << 32) / u128::from(burst))
+            let (remaining, burst) = (decision.remaining(), decision.burst().max(1));
+            (2, ((u64::from(remaining) << 32) / u64::from(burst)).into())
         }
-    })
+    }
 }

@@ -41,8 +41,7 @@ impl FieldText {
 
     /// Writes an integer (RFC 9651, section 4.1.4).
     pub(super) fn push_number(&mut self, number: u64) {
-        let mut room = [0; 20];
-        self.push(digits(number, &mut room));
+        self.push(itoa::Buffer::new().format(number).as_bytes());
     }
 
     /// Writes a string (RFC 9651, section 4.1.6), in which all but printable ASCII is a question mark.
@@ -74,23 +73,36 @@ impl FieldText {
     }
 }
 
-/// Returns the value of a field that is an integer alone.
-pub(super) fn number(number: u64) -> HeaderValue {
-    let mut room = [0; 20];
-    HeaderValue::from_bytes(digits(number, &mut room)).unwrap_or_else(|_| number.into())
+/// The texts of the numbers that need no memory of their own, with three digits each.
+static SMALL_NUMBERS: [u8; 3 * SMALLER_THAN] = {
+    const DIGITS: &[u8; 10] = b"0123456789";
+    let mut texts = [0; 3 * SMALLER_THAN];
+    let mut number = 0;
+    while number < SMALLER_THAN {
+        texts[3 * number] = DIGITS[number / 100];
+        texts[3 * number + 1] = DIGITS[number / 10 % 10];
+        texts[3 * number + 2] = DIGITS[number % 10];
+        number += 1;
+    }
+    texts
+};
+
+const SMALLER_THAN: usize = 1000;
+
+/// Returns the text of a small number, of which most fields are.
+fn small(number: u64) -> Option<&'static str> {
+    let number = usize::try_from(number).ok().filter(|number| *number < SMALLER_THAN)?;
+    let unused = 2 - usize::from(number >= 10) - usize::from(number >= 100);
+    str::from_utf8(SMALL_NUMBERS.get(3 * number + unused..3 * number + 3)?).ok()
 }
 
-fn digits(mut number: u64, room: &mut [u8; 20]) -> &[u8] {
-    let mut at = room.len();
-    loop {
-        at -= 1;
-        // One digit.
-        room[at] = b'0' + u8::try_from(number % 10).unwrap_or_default();
-        number /= 10;
-        if number == 0 {
-            return &room[at..];
-        }
+/// Returns the value of a field that is an integer alone.
+pub(super) fn number(number: u64) -> HeaderValue {
+    if let Some(text) = small(number) {
+        return HeaderValue::from_static(text);
     }
+    let mut room = itoa::Buffer::new();
+    HeaderValue::from_str(room.format(number)).unwrap_or_else(|_| number.into())
 }
 
 #[cfg(test)]
@@ -115,6 +127,9 @@ mod tests {
         largest.push_number(u64::MAX);
         assert_eq!(largest.into_value().unwrap(), "18446744073709551615");
         assert_eq!(FieldText::default().into_value(), None);
-        assert_eq!([number(0), number(u64::MAX)], ["0", "18446744073709551615"]);
+        for small in 0..=2 * SMALLER_THAN as u64 {
+            assert_eq!(number(small), small.to_string());
+        }
+        assert_eq!(number(u64::MAX), "18446744073709551615");
     }
 }

@@ -1,15 +1,19 @@
 //! [`Fields`]: what a client is told about its limits, in header fields.
 
 use std::borrow::Cow;
+use std::mem;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 
 use super::decisions::{RequestDecision, narrowest};
 use super::field_text::{FieldText, number};
+use super::rule::Rule;
 use crate::decision::{DecidedBy, Decision, Denial, LimitAnswer, Outcome};
 use crate::strategy::Limit;
 
+// Names are appended as clones, which cost nothing, for a borrowed one is appended more slowly.
 static RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
 static RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 static X_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
@@ -75,40 +79,169 @@ impl Fields {
         matches!(self, Self::XRateLimit | Self::Both)
     }
 
-    /// Appends the fields of these decisions. `told` is the place of the one that denies, and the wait that is told.
-    pub(super) fn append<'d>(
-        self,
-        headers: &mut HeaderMap,
-        decisions: &'d [RequestDecision],
-        texts_of: impl Fn(&'d RequestDecision) -> Option<Cow<'d, LimitTexts>>,
-        told: Option<(usize, u64)>,
-    ) {
-        if self.has_draft() {
-            for (place, one) in decisions.iter().enumerate() {
-                let told = told.filter(|(denied_by, _)| *denied_by == place).map(|(_, told)| told);
-                let Some(texts) = has_figures(&one.decision).then(|| texts_of(one)).flatten()
-                else {
-                    continue;
-                };
-                let state = texts.state(&one.decision, told);
-                if let (Some(policy), Some(state)) = (&texts.policy, state) {
-                    headers.append(&RATELIMIT_POLICY, policy.clone());
-                    headers.append(&RATELIMIT, state);
+    /// Returns the fields of a decision.
+    pub(super) fn of_one(self, told: &Told<'_>) -> FieldValues {
+        let draft = match self.has_draft() {
+            false => DraftValues::None,
+            true => match told.quota() {
+                Some(quota) => DraftValues::One { texts: Arc::clone(&told.texts), quota },
+                None => DraftValues::Several(told.draft().into_iter().collect()),
+            },
+        };
+        FieldValues { draft, x: self.has_x().then(|| told.x()) }
+    }
+
+    /// Returns the fields of these decisions.
+    pub(super) fn of_several(self, all: &[Told<'_>]) -> FieldValues {
+        let draft = match self.has_draft() {
+            false => DraftValues::None,
+            true => DraftValues::Several(all.iter().filter_map(Told::draft).collect()),
+        };
+        let narrowest = || narrowest(all.iter(), |told| told.decision);
+        FieldValues { draft, x: self.has_x().then(narrowest).flatten().map(Told::x) }
+    }
+}
+
+/// A decision of which a client is told.
+pub(super) struct Told<'d> {
+    decision: &'d Decision,
+    texts: Cow<'d, Arc<LimitTexts>>,
+    /// The wait of the one that denies.
+    seconds: Option<u64>,
+}
+
+impl<'d> Told<'d> {
+    /// `None` where no limit has figures to tell.
+    pub(super) fn of(decision: &'d Decision, rule: &'d Rule, seconds: Option<u64>) -> Option<Self> {
+        if !rule.has_fields || !has_figures(decision) {
+            return None;
+        }
+        let texts = match decision.brought() {
+            None => Cow::Borrowed(&rule.texts),
+            Some(brought) => Cow::Owned(Arc::new(LimitTexts::of(brought))),
+        };
+        Some(Self { decision, texts, seconds })
+    }
+
+    /// Returns the quota of the only limit, if there is one.
+    fn quota(&self) -> Option<Quota> {
+        let [Some(item)] = &*self.texts.items else { return None };
+        let answer = self.decision.answers().next()?;
+        Some(self.quota_of(item, 0, &answer))
+    }
+
+    /// Returns the policy and the state.
+    fn draft(&self) -> Option<(HeaderValue, HeaderValue)> {
+        let policy = self.texts.policy.clone()?;
+        let quotas = self.decision.answers().zip(&self.texts.items).enumerate();
+        let quotas = quotas.filter_map(|(place, (answer, item))| {
+            let item = item.as_ref()?;
+            Some((item, self.quota_of(item, place, &answer)))
+        });
+        Some((policy, state_of(quotas)?))
+    }
+
+    fn x(&self) -> XValues {
+        XValues {
+            limit: self.decision.burst(),
+            remaining: self.decision.remaining(),
+            reset: self.seconds.unwrap_or_else(|| whole_seconds(self.decision.reset_after())),
+        }
+    }
+
+    fn quota_of(&self, item: &FieldItem, place: usize, answer: &LimitAnswer) -> Quota {
+        let seconds = match answer.outcome() {
+            Outcome::Allowed => Some(item.until_more(answer)),
+            // What the denied one waits for is what the client is told.
+            Outcome::Denied { retry_after } => Some(match self.seconds {
+                Some(told) if self.decision.denied_by() == Some(place) => told,
+                _ => whole_seconds(retry_after),
+            }),
+            Outcome::Never => None,
+        };
+        Quota { remaining: answer.remaining(), seconds }
+    }
+}
+
+/// The values of the fields, of a response that is still to come.
+///
+/// Mostly they are numbers until then, for texts are large, and moving them from hand to hand costs more than writing
+/// them.
+#[derive(Debug, Default)]
+pub(super) struct FieldValues {
+    draft: DraftValues,
+    x: Option<XValues>,
+}
+
+#[derive(Debug, Default)]
+enum DraftValues {
+    #[default]
+    None,
+    /// Of one limit of one throttle, as mostly.
+    One { texts: Arc<LimitTexts>, quota: Quota },
+    /// The policy and the state of each throttle.
+    Several(Vec<(HeaderValue, HeaderValue)>),
+}
+
+/// What is left of a limit.
+#[derive(Debug)]
+struct Quota {
+    remaining: u32,
+    /// Until there is more; `None` where no wait helps.
+    seconds: Option<u64>,
+}
+
+#[derive(Debug)]
+struct XValues {
+    limit: u32,
+    remaining: u32,
+    reset: u64,
+}
+
+impl FieldValues {
+    /// Appends them to those of a response.
+    pub(super) fn append_to(&mut self, headers: &mut HeaderMap) {
+        match mem::take(&mut self.draft) {
+            DraftValues::None => {}
+            DraftValues::One { texts, quota } => {
+                if let (Some(policy), [Some(item)]) = (&texts.policy, &*texts.items)
+                    && let Some(state) = state_of([(item, quota)])
+                {
+                    append_draft(headers, policy.clone(), state);
+                }
+            }
+            DraftValues::Several(values) => {
+                for (policy, state) in values {
+                    append_draft(headers, policy, state);
                 }
             }
         }
-        if self.has_x()
-            && let Some(one) =
-                narrowest(decisions.iter().filter(|one| one.is_told && has_figures(&one.decision)))
-        {
-            let seconds = told.filter(|_| one.decision.is_denied()).map(|(_, told)| told);
-            let seconds = seconds.unwrap_or_else(|| whole_seconds(one.decision.reset_after()));
-            headers.reserve(3);
-            headers.append(&X_LIMIT, number(one.decision.burst().into()));
-            headers.append(&X_REMAINING, number(one.decision.remaining().into()));
-            headers.append(&X_RESET, number(seconds));
+        if let Some(XValues { limit, remaining, reset }) = self.x.take() {
+            headers.append(X_LIMIT.clone(), number(limit.into()));
+            headers.append(X_REMAINING.clone(), number(remaining.into()));
+            headers.append(X_RESET.clone(), number(reset));
         }
     }
+}
+
+fn append_draft(headers: &mut HeaderMap, policy: HeaderValue, state: HeaderValue) {
+    headers.append(RATELIMIT_POLICY.clone(), policy);
+    headers.append(RATELIMIT.clone(), state);
+}
+
+/// Returns the value of `RateLimit`.
+fn state_of<'i>(quotas: impl IntoIterator<Item = (&'i FieldItem, Quota)>) -> Option<HeaderValue> {
+    let mut text = FieldText::default();
+    for (item, Quota { remaining, seconds }) in quotas {
+        text.separate();
+        text.push(&item.text);
+        text.push_number(remaining.into());
+        if let Some(seconds) = seconds {
+            text.push(b";t=");
+            text.push_number(seconds);
+        }
+    }
+    text.into_value()
 }
 
 /// Sets `Retry-After`, unless who made the response did.
@@ -181,31 +314,6 @@ impl LimitTexts {
             items.push(Some(FieldItem { text, period, divisor }));
         }
         Self { policy: policy.into_value(), items: items.into() }
-    }
-
-    /// Returns the value of `RateLimit` for a decision about these limits.
-    fn state(&self, decision: &Decision, told: Option<u64>) -> Option<HeaderValue> {
-        let mut text = FieldText::default();
-        for (index, answer) in decision.answers().enumerate() {
-            let Some(Some(item)) = self.items.get(index) else { continue };
-            text.separate();
-            text.push(&item.text);
-            text.push_number(answer.remaining().into());
-            let seconds = match answer.outcome() {
-                Outcome::Allowed => Some(item.until_more(&answer)),
-                // What the denied one waits for is what the client is told.
-                Outcome::Denied { .. } if decision.denied_by() == Some(index) && told.is_some() => {
-                    told
-                }
-                Outcome::Denied { retry_after } => Some(whole_seconds(retry_after)),
-                Outcome::Never => None,
-            };
-            if let Some(seconds) = seconds {
-                text.push(b";t=");
-                text.push_number(seconds);
-            }
-        }
-        text.into_value()
     }
 }
 

@@ -35,7 +35,7 @@ pin_project! {
     #[project = RequestStageProjected]
     enum RequestStage<S, ReqBody, F> {
         Asking { answer: RequestAnswerFuture, waiting: Option<Box<Waiting<S, ReqBody>>> },
-        Serving { #[pin] future: F, admitted: Option<(Admitted, Arc<Settings>)> },
+        Serving { #[pin] future: F, admitted: Option<Admitted> },
         Denied { response: Option<Box<Response<Bytes>>> },
     }
 }
@@ -55,12 +55,8 @@ where
         Self { state: RequestStage::Serving { future, admitted: None } }
     }
 
-    pub(super) const fn admitted(
-        future: S::Future,
-        admitted: Admitted,
-        settings: Arc<Settings>,
-    ) -> Self {
-        Self { state: RequestStage::Serving { future, admitted: Some((admitted, settings)) } }
+    pub(super) const fn admitted(future: S::Future, admitted: Admitted) -> Self {
+        Self { state: RequestStage::Serving { future, admitted: Some(admitted) } }
     }
 
     pub(super) const fn denied(response: Box<Response<Bytes>>) -> Self {
@@ -97,17 +93,17 @@ where
                     match settings.conclude(answer, &mut parts) {
                         Ok(admitted) => {
                             let future = service.call(Request::from_parts(parts, body));
-                            RequestStage::Serving { future, admitted: Some((admitted, settings)) }
+                            RequestStage::Serving { future, admitted: Some(admitted) }
                         }
                         Err(response) => RequestStage::Denied { response: Some(response) },
                     }
                 }
                 RequestStageProjected::Serving { future, admitted } => {
                     let response = ready!(future.poll(cx))?;
-                    let Some((admitted, settings)) = admitted.take() else {
-                        return Poll::Ready(Ok(response.map(ResponseBody::inner)));
-                    };
-                    return Poll::Ready(Ok(settings.complete(admitted, response)));
+                    return Poll::Ready(Ok(match admitted {
+                        Some(admitted) => admitted.complete(response),
+                        None => response.map(ResponseBody::inner),
+                    }));
                 }
                 RequestStageProjected::Denied { response } => {
                     let response = response.take();

@@ -47,7 +47,7 @@ pub struct Rule {
     pub(super) charge: Charge,
     pub(super) has_fields: bool,
     /// Of the throttle's own limits.
-    pub(super) texts: LimitTexts,
+    pub(super) texts: Arc<LimitTexts>,
 }
 
 /// What gives the options of a hit.
@@ -87,7 +87,7 @@ impl RequestOptions {
 impl Rule {
     /// Limits requests by a throttle, which counts for each key that the identity gives.
     pub fn new(throttle: Throttle, identity: impl Identity) -> Self {
-        let texts = LimitTexts::of(throttle.limits());
+        let texts = Arc::new(LimitTexts::of(throttle.limits()));
         Self {
             throttle,
             identity: Arc::new(identity),

@@ -10,7 +10,7 @@ use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
-use super::ask::{self, Asking};
+use super::ask::Asking;
 use super::body::ResponseBody;
 use super::future::ResponseFuture;
 use super::settings::Settings;
@@ -58,18 +58,16 @@ where
 
     fn call(&mut self, request: Request<ReqBody>) -> ResponseFuture<S, ReqBody> {
         let (mut parts, body) = request.into_parts();
-        match ask::ask(&self.settings, &parts) {
+        match self.settings.ask(&mut parts) {
             Asking::Nobody => {
                 self.settings.pass_by(&mut parts);
                 ResponseFuture::unasked(self.inner.call(Request::from_parts(parts, body)))
             }
-            Asking::Answered(answer) => match self.settings.conclude(answer, &mut parts) {
-                Ok(admitted) => {
-                    let serving = self.inner.call(Request::from_parts(parts, body));
-                    ResponseFuture::admitted(serving, admitted, Arc::clone(&self.settings))
-                }
-                Err(response) => ResponseFuture::denied(response),
-            },
+            Asking::Admitted(admitted) => {
+                let serving = self.inner.call(Request::from_parts(parts, body));
+                ResponseFuture::admitted(serving, admitted)
+            }
+            Asking::Denied(response) => ResponseFuture::denied(response),
             Asking::Later(answer) => {
                 // The one that is ready answers this request, and its clone becomes ready for the next.
                 let clone = self.inner.clone();

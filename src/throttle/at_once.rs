@@ -11,9 +11,7 @@ use super::backend_call::AskedKey;
 use crate::backend::Prepared;
 use crate::decision::{Decision, InlineDecision};
 use crate::hit_options::HitOptions;
-#[cfg(feature = "http")]
-use crate::key::KeyParts;
-use crate::key::{self, ToKey};
+use crate::key::{self, KeyParts, ToKey};
 use crate::strategy::Op;
 use crate::strategy::meter::Demand;
 
@@ -34,8 +32,18 @@ impl Throttle {
         key: &(impl ToKey + ?Sized),
         demand: (Demand, Op),
     ) -> Option<InlineDecision> {
-        let (prepared, key) = (self.prepared()?, key.to_key());
-        let key = key::short_enough(&key)?;
+        let prepared = self.prepared()?;
+        self.try_prepared_of(prepared, &key.to_key(), demand)
+    }
+
+    #[inline(always)]
+    fn try_prepared_of(
+        &self,
+        prepared: &Prepared,
+        key: &KeyParts<'_>,
+        demand: (Demand, Op),
+    ) -> Option<InlineDecision> {
+        let key = key::short_enough(key)?;
         let (inline, hash) = prepared.try_hit(key, &self.inner.limits, demand)?;
         Some(self.finish(key, inline, || hash ^ self.inner.seed))
     }
@@ -76,7 +84,7 @@ impl Throttle {
     pub(crate) fn try_hit(&self, key: &KeyParts<'_>, options: &HitOptions) -> Option<Decision> {
         let demand = (options.demand(self.inner.cost), Op::Take);
         if !options.brings_rates()
-            && let Some(inline) = self.try_prepared(key, demand)
+            && let Some(inline) = self.try_prepared_of(self.prepared()?, key, demand)
         {
             return Some(inline.into());
         }

@@ -131,6 +131,20 @@ impl<'r> Identified<'r> {
     }
 }
 
+impl<'r> Identified<'r> {
+    /// As [`to_key`](Self::to_key), without a copy of what lies in it; what does not is put into `room`.
+    pub(super) fn key_in<'k>(
+        &'k self,
+        room: &'k mut Option<KeyParts<'k>>,
+    ) -> Result<&'k KeyParts<'k>, &'k Refusal> {
+        match &self.0 {
+            Who::Key(parts) => Ok(parts),
+            Who::Owned(key) => Ok(room.insert(key.to_key())),
+            Who::Refused(refusal) => Err(refusal),
+        }
+    }
+}
+
 impl fmt::Debug for Who<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
