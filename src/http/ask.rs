@@ -1,4 +1,4 @@
-//! What the throttles of a layer are asked about a request, and what they answer.
+//! What the throttles of a layer are asked about a request, and what they answer; at once, if they are in memory.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -58,7 +58,7 @@ struct RuleHit {
 }
 
 impl Settings {
-    /// Asks the throttles of the rules that concern a request.
+    /// Asks the throttles of the rules that concern a request, and admits or denies it if they answer at once.
     #[inline]
     pub(super) fn ask(&self, request: &mut Parts) -> Asking {
         if self.mode.get() == Mode::Off || self.skips(request) {

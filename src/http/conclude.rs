@@ -11,7 +11,7 @@ use super::body::ResponseBody;
 use super::charge::{PendingCharge, Settlement};
 use super::decisions::{Decisions, DecisionsIn, RequestDecision};
 use super::denial::{self, Denied, DeniedReason};
-use super::fields::{self, FieldValues, Told};
+use super::fields::{self, FieldValues, Told, ToldWait};
 use super::identity::Refusal;
 use super::mode::Mode;
 use super::rule::Rule;
@@ -47,7 +47,7 @@ impl Settings {
         decision: Decision,
         request: &mut Parts,
     ) -> Admitted {
-        let told = self.tells_admitted().then(|| Told::of(&decision, rule, None)).flatten();
+        let told = self.tells_admitted().then(|| Told::of(&decision, rule)).flatten();
         let fields = told.map_or_else(FieldValues::default, |told| self.fields.of_one(&told));
         let decisions = self.wants_decisions(request).then(|| {
             let own = Decisions::of([RequestDecision::of(index, rule, decision)]);
@@ -99,17 +99,16 @@ impl Settings {
 
     /// Puts decisions into the request, and returns those that are to be in its response.
     fn put_into(&self, request: &mut Parts, own: Decisions) -> Option<Decisions> {
-        let all = match request.extensions.get::<Decisions>() {
-            Some(outer) => {
-                self.hint_twice(outer, &own);
-                own.after(outer)
-            }
-            None => own,
-        };
-        let in_response = (self.decisions_in == DecisionsIn::Both).then(|| all.clone());
-        if self.decisions_in != DecisionsIn::Neither {
-            request.extensions.insert(all);
+        let outer = request.extensions.get::<Decisions>();
+        if let Some(outer) = outer {
+            self.hint_twice(outer, &own);
         }
+        if self.decisions_in == DecisionsIn::Neither {
+            return None;
+        }
+        let all = outer.map(|outer| own.after(outer)).unwrap_or(own);
+        let in_response = (self.decisions_in == DecisionsIn::Both).then(|| all.clone());
+        request.extensions.insert(all);
         in_response
     }
 
@@ -199,24 +198,17 @@ impl Settings {
         denied.problem()
     }
 
-    /// Returns the fields of these decisions. `told` is the place of the one that denies, and the wait that is told.
-    fn fields_of<'d>(
-        &'d self,
-        decisions: &'d Decisions,
-        told: Option<(usize, u64)>,
-    ) -> FieldValues {
-        let told_of = |(place, one): (usize, &'d RequestDecision)| {
-            let wait = told.filter(|(denied_by, _)| *denied_by == place).map(|(_, wait)| wait);
-            Told::of(&one.decision, self.rules.get(one.rule)?, wait)
-        };
+    /// Returns the fields of these decisions. `told` is the place of the one that denies, and the seconds that are
+    /// told.
+    fn fields_of(&self, decisions: &Decisions, told: Option<(usize, u64)>) -> FieldValues {
+        let mut all = decisions.as_slice().iter().enumerate().filter_map(|(place, one)| {
+            let wait = told
+                .map(|(denied_by, seconds)| ToldWait { seconds, is_its_own: denied_by == place });
+            Some(Told::of(&one.decision, self.rules.get(one.rule)?)?.of_denied(wait))
+        });
         match decisions.as_slice() {
-            [one] => {
-                told_of((0, one)).map_or_else(FieldValues::default, |one| self.fields.of_one(&one))
-            }
-            several => {
-                let told: Vec<_> = several.iter().enumerate().filter_map(told_of).collect();
-                self.fields.of_several(&told)
-            }
+            [_] => all.next().map_or_else(FieldValues::default, |one| self.fields.of_one(&one)),
+            _ => self.fields.of_several(&all.collect::<Vec<_>>()),
         }
     }
 

@@ -26,8 +26,8 @@ pub enum DecisionsIn {
     Both,
     /// In those of the request.
     Request,
-    /// In none, which makes the layer a fifth cheaper. Of layers around each other that share a throttle, the log does not
-    /// say that it counts twice.
+    /// In none, which saves a request some allocations. Of layers around each other that share a throttle, the log does
+    /// not say that it counts twice.
     Neither,
 }
 

@@ -83,10 +83,9 @@ impl Fields {
     pub(super) fn of_one(self, told: &Told<'_>) -> FieldValues {
         let draft = match self.has_draft() {
             false => DraftValues::None,
-            true => match told.quota() {
-                Some(quota) => DraftValues::One { texts: Arc::clone(&told.texts), quota },
-                None => DraftValues::Several(told.draft().into_iter().collect()),
-            },
+            true => told
+                .draft_in_numbers()
+                .unwrap_or_else(|| DraftValues::Texts(told.draft_in_text().into_iter().collect())),
         };
         FieldValues { draft, x: self.has_x().then(|| told.x()) }
     }
@@ -95,7 +94,7 @@ impl Fields {
     pub(super) fn of_several(self, all: &[Told<'_>]) -> FieldValues {
         let draft = match self.has_draft() {
             false => DraftValues::None,
-            true => DraftValues::Several(all.iter().filter_map(Told::draft).collect()),
+            true => DraftValues::Texts(all.iter().filter_map(Told::draft_in_text).collect()),
         };
         let narrowest = || narrowest(all.iter(), |told| told.decision);
         FieldValues { draft, x: self.has_x().then(narrowest).flatten().map(Told::x) }
@@ -105,61 +104,79 @@ impl Fields {
 /// A decision of which a client is told.
 pub(super) struct Told<'d> {
     decision: &'d Decision,
-    texts: Cow<'d, Arc<LimitTexts>>,
-    /// The wait of the one that denies.
-    seconds: Option<u64>,
+    rule: &'d Rule,
+    wait: Option<ToldWait>,
+}
+
+/// The wait that a client is told when it is denied.
+#[derive(Clone, Copy)]
+pub(super) struct ToldWait {
+    pub(super) seconds: u64,
+    /// It is that of this decision, and not of another.
+    pub(super) is_its_own: bool,
 }
 
 impl<'d> Told<'d> {
     /// `None` where no limit has figures to tell.
-    pub(super) fn of(decision: &'d Decision, rule: &'d Rule, seconds: Option<u64>) -> Option<Self> {
-        if !rule.has_fields || !has_figures(decision) {
-            return None;
-        }
-        let texts = match decision.brought() {
-            None => Cow::Borrowed(&rule.texts),
+    pub(super) fn of(decision: &'d Decision, rule: &'d Rule) -> Option<Self> {
+        let is_told = rule.has_fields && has_figures(decision);
+        is_told.then_some(Self { decision, rule, wait: None })
+    }
+
+    /// Of a request that is denied.
+    pub(super) fn of_denied(self, wait: Option<ToldWait>) -> Self {
+        Self { wait, ..self }
+    }
+
+    fn texts(&self) -> Cow<'d, Arc<LimitTexts>> {
+        match self.decision.brought() {
+            None => Cow::Borrowed(&self.rule.texts),
             Some(brought) => Cow::Owned(Arc::new(LimitTexts::of(brought))),
-        };
-        Some(Self { decision, texts, seconds })
+        }
     }
 
-    /// Returns the quota of the only limit, if there is one.
-    fn quota(&self) -> Option<Quota> {
-        let [Some(item)] = &*self.texts.items else { return None };
-        let answer = self.decision.answers().next()?;
-        Some(self.quota_of(item, 0, &answer))
+    /// `None` for other than one limit.
+    fn draft_in_numbers(&self) -> Option<DraftValues> {
+        let texts = self.texts();
+        let (_, item) = texts.only()?;
+        let left = self.left_of(item, 0, &self.decision.answers().next()?);
+        Some(DraftValues::One { texts: texts.into_owned(), left })
     }
 
-    /// Returns the policy and the state.
-    fn draft(&self) -> Option<(HeaderValue, HeaderValue)> {
-        let policy = self.texts.policy.clone()?;
-        let quotas = self.decision.answers().zip(&self.texts.items).enumerate();
-        let quotas = quotas.filter_map(|(place, (answer, item))| {
+    /// Returns the policy and what is left.
+    fn draft_in_text(&self) -> Option<(HeaderValue, HeaderValue)> {
+        let texts = self.texts();
+        let answers = self.decision.answers().zip(&texts.items).enumerate();
+        let left = answers.filter_map(|(place, (answer, item))| {
             let item = item.as_ref()?;
-            Some((item, self.quota_of(item, place, &answer)))
+            Some((item, self.left_of(item, place, &answer)))
         });
-        Some((policy, state_of(quotas)?))
+        Some((texts.policy.clone()?, text_of(left)?))
     }
 
     fn x(&self) -> XValues {
+        // Of more than one that is denied, each tells the wait of the one that decides.
+        let wait = self.wait.filter(|_| self.decision.is_denied()).map(|wait| wait.seconds);
         XValues {
             limit: self.decision.burst(),
             remaining: self.decision.remaining(),
-            reset: self.seconds.unwrap_or_else(|| whole_seconds(self.decision.reset_after())),
+            reset: wait.unwrap_or_else(|| whole_seconds(self.decision.reset_after())),
         }
     }
 
-    fn quota_of(&self, item: &FieldItem, place: usize, answer: &LimitAnswer) -> Quota {
+    fn left_of(&self, item: &FieldItem, limit: usize, answer: &LimitAnswer) -> LimitLeft {
         let seconds = match answer.outcome() {
             Outcome::Allowed => Some(item.until_more(answer)),
             // What the denied one waits for is what the client is told.
-            Outcome::Denied { retry_after } => Some(match self.seconds {
-                Some(told) if self.decision.denied_by() == Some(place) => told,
+            Outcome::Denied { retry_after } => Some(match self.wait {
+                Some(wait) if wait.is_its_own && self.decision.denied_by() == Some(limit) => {
+                    wait.seconds
+                }
                 _ => whole_seconds(retry_after),
             }),
             Outcome::Never => None,
         };
-        Quota { remaining: answer.remaining(), seconds }
+        LimitLeft { remaining: answer.remaining(), seconds }
     }
 }
 
@@ -178,14 +195,14 @@ enum DraftValues {
     #[default]
     None,
     /// Of one limit of one throttle, as mostly.
-    One { texts: Arc<LimitTexts>, quota: Quota },
-    /// The policy and the state of each throttle.
-    Several(Vec<(HeaderValue, HeaderValue)>),
+    One { texts: Arc<LimitTexts>, left: LimitLeft },
+    /// For each throttle its policy, and what is left.
+    Texts(Vec<(HeaderValue, HeaderValue)>),
 }
 
 /// What is left of a limit.
 #[derive(Debug)]
-struct Quota {
+struct LimitLeft {
     remaining: u32,
     /// Until there is more; `None` where no wait helps.
     seconds: Option<u64>,
@@ -203,16 +220,16 @@ impl FieldValues {
     pub(super) fn append_to(&mut self, headers: &mut HeaderMap) {
         match mem::take(&mut self.draft) {
             DraftValues::None => {}
-            DraftValues::One { texts, quota } => {
-                if let (Some(policy), [Some(item)]) = (&texts.policy, &*texts.items)
-                    && let Some(state) = state_of([(item, quota)])
+            DraftValues::One { texts, left } => {
+                if let Some((policy, item)) = texts.only()
+                    && let Some(left) = text_of([(item, left)])
                 {
-                    append_draft(headers, policy.clone(), state);
+                    append_draft(headers, policy.clone(), left);
                 }
             }
-            DraftValues::Several(values) => {
-                for (policy, state) in values {
-                    append_draft(headers, policy, state);
+            DraftValues::Texts(values) => {
+                for (policy, left) in values {
+                    append_draft(headers, policy, left);
                 }
             }
         }
@@ -224,15 +241,15 @@ impl FieldValues {
     }
 }
 
-fn append_draft(headers: &mut HeaderMap, policy: HeaderValue, state: HeaderValue) {
+fn append_draft(headers: &mut HeaderMap, policy: HeaderValue, left: HeaderValue) {
     headers.append(RATELIMIT_POLICY.clone(), policy);
-    headers.append(RATELIMIT.clone(), state);
+    headers.append(RATELIMIT.clone(), left);
 }
 
 /// Returns the value of `RateLimit`.
-fn state_of<'i>(quotas: impl IntoIterator<Item = (&'i FieldItem, Quota)>) -> Option<HeaderValue> {
+fn text_of<'i>(all: impl IntoIterator<Item = (&'i FieldItem, LimitLeft)>) -> Option<HeaderValue> {
     let mut text = FieldText::default();
-    for (item, Quota { remaining, seconds }) in quotas {
+    for (item, LimitLeft { remaining, seconds }) in all {
         text.separate();
         text.push(&item.text);
         text.push_number(remaining.into());
@@ -267,7 +284,7 @@ fn has_figures(decision: &Decision) -> bool {
 }
 
 /// What the fields say of a throttle's limits, as far as it never changes.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct LimitTexts {
     /// The value of `RateLimit-Policy`, but for limits that limit nothing.
     policy: Option<HeaderValue>,
@@ -276,7 +293,7 @@ pub(super) struct LimitTexts {
 }
 
 /// What `RateLimit` says of a limit.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct FieldItem {
     /// Its name and what follows, up to the number of what remains.
     text: Box<[u8]>,
@@ -314,6 +331,14 @@ impl LimitTexts {
             items.push(Some(FieldItem { text, period, divisor }));
         }
         Self { policy: policy.into_value(), items: items.into() }
+    }
+
+    /// Returns the policy and the item of the only limit, if there is one alone.
+    fn only(&self) -> Option<(&HeaderValue, &FieldItem)> {
+        match (&self.policy, &*self.items) {
+            (Some(policy), [Some(item)]) => Some((policy, item)),
+            _ => None,
+        }
     }
 }
 

@@ -82,16 +82,16 @@ impl Throttle {
     /// Hits without waiting, where that is sure to succeed: in memory. `None`, with nothing done, to await it.
     #[cfg(feature = "http")]
     pub(crate) fn try_hit(&self, key: &KeyParts<'_>, options: &HitOptions) -> Option<Decision> {
+        let prepared = self.prepared()?;
         let demand = (options.demand(self.inner.cost), Op::Take);
         if !options.brings_rates()
-            && let Some(inline) = self.try_prepared_of(self.prepared()?, key, demand)
+            && let Some(inline) = self.try_prepared_of(prepared, key, demand)
         {
             return Some(inline.into());
         }
         if let Some(decision) = self.try_more(key, options, demand) {
             return Some(decision);
         }
-        let prepared = self.prepared()?;
         let brought = self.brought_by(options).ok()?;
         let step = self.step_of(options, brought.as_deref(), Op::Take);
         // A user's strategy may find a state corrupt, which counts the hit and is the policy's matter; and it may panic.

@@ -220,6 +220,25 @@ async fn a_rule_can_keep_its_figures_to_itself() {
 }
 
 #[tokio::test]
+async fn where_several_deny_each_field_tells_the_wait_of_the_one_that_decides() {
+    let (backend, _clock) = backend();
+    for (name, wide_is_told) in [("told", true), ("hidden", false)] {
+        let wide = Rule::new(throttle(&format!("{name} all"), "1/h", &backend), Everyone);
+        let layer = ThrottleLayer::of_rules([
+            Rule::new(throttle(name, "1/min", &backend), PeerAddr::new()),
+            if wide_is_told { wide } else { wide.without_fields() },
+        ])
+        .fields(traffik::http::Fields::XRateLimit);
+        assert_eq!(answer(&layer, request("/", "::1")).await.status(), 200);
+        let denied = answer(&layer, request("/", "::1")).await;
+        let [after, reset] = ["retry-after", "x-ratelimit-reset"]
+            .map(|name| field(denied.headers(), name).unwrap().to_owned());
+        assert_eq!(after, "3600", "{name}");
+        assert_eq!(reset, after, "{name}");
+    }
+}
+
+#[tokio::test]
 async fn a_closure_is_asked_once_for_each_request() {
     use std::sync::atomic::{AtomicU32, Ordering};
 
