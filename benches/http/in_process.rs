@@ -12,6 +12,7 @@ use axum::response::IntoResponse;
 use http::{Request, Response};
 use tower::{Layer, Service, service_fn};
 
+use crate::least::Least;
 use crate::{Case, layers};
 
 /// To it the others are compared.
@@ -48,6 +49,9 @@ pub(crate) fn run(server: Server, is_denied: bool, rounds: usize, requests: u32)
         case!(TOWER_GOVERNOR, layers::tower_governor!(is_denied)),
         case!("axum-governor", layers::axum_governor(is_denied)),
     ];
+    if !is_denied {
+        all.insert(1, (Case::new("the least code"), calls(Least::new(inner), server, status)));
+    }
     for round in 0..=rounds {
         for (case, run) in &mut all {
             let nanos = run(requests);

@@ -19,6 +19,7 @@
 
 mod in_process;
 mod layers;
+mod least;
 mod loopback;
 
 use in_process::Server;
