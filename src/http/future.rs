@@ -51,12 +51,10 @@ impl<S, ReqBody> ResponseFuture<S, ReqBody>
 where
     S: Service<Request<ReqBody>>,
 {
-    pub(super) const fn unasked(future: S::Future) -> Self {
-        Self { state: RequestStage::Serving { future, admitted: None } }
-    }
-
-    pub(super) const fn admitted(future: S::Future, admitted: Admitted) -> Self {
-        Self { state: RequestStage::Serving { future, admitted: Some(admitted) } }
+    /// Served by this call, which is made where its future is to be: a copy costs more than the call.
+    #[inline]
+    pub(super) fn serving(call: impl FnOnce() -> S::Future, admitted: Option<Admitted>) -> Self {
+        Self { state: RequestStage::Serving { future: call(), admitted } }
     }
 
     pub(super) const fn denied(response: Box<Response<Bytes>>) -> Self {

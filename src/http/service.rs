@@ -61,11 +61,12 @@ where
         match self.settings.ask(&mut parts) {
             Asking::Nobody => {
                 self.settings.pass_by(&mut parts);
-                ResponseFuture::unasked(self.inner.call(Request::from_parts(parts, body)))
+                let call = || self.inner.call(Request::from_parts(parts, body));
+                ResponseFuture::serving(call, None)
             }
             Asking::Admitted(admitted) => {
-                let serving = self.inner.call(Request::from_parts(parts, body));
-                ResponseFuture::admitted(serving, admitted)
+                let call = || self.inner.call(Request::from_parts(parts, body));
+                ResponseFuture::serving(call, Some(admitted))
             }
             Asking::Denied(response) => ResponseFuture::denied(response),
             Asking::Later(answer) => {
