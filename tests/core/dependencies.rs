@@ -131,6 +131,8 @@ fn the_layer_needs_the_types_of_http_and_tower_and_little_else() {
         "http",
         "http-body",
         "ipnet",
+        // The types of http need it too.
+        "itoa",
         "pin-project-lite",
         "tower-layer",
         "tower-service",
