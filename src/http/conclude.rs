@@ -25,12 +25,12 @@ pub(super) struct Admitted {
     fields: FieldValues,
     /// For the extensions of the response: of this layer, and of those around it.
     decisions: Option<Decisions>,
-    pending: Option<Box<Pending>>,
+    pending: Option<Box<PendingCharges>>,
 }
 
 /// What was taken for a request, where its response decides whether it is charged.
 #[derive(Debug)]
-struct Pending {
+struct PendingCharges {
     charges: Vec<PendingCharge>,
     /// To a request whose response has no body.
     is_head: bool,
@@ -79,7 +79,8 @@ impl Settings {
         if !pending.is_empty() {
             let is_head = request.method == Method::HEAD;
             let is_http_1 = request.version <= Version::HTTP_11;
-            admitted.pending = Some(Box::new(Pending { charges: pending, is_head, is_http_1 }));
+            admitted.pending =
+                Some(Box::new(PendingCharges { charges: pending, is_head, is_http_1 }));
         }
         if self.wants_decisions(request) {
             admitted.decisions = self.put_into(request, own);
@@ -245,7 +246,7 @@ impl Admitted {
     }
 }
 
-impl Pending {
+impl PendingCharges {
     /// Settles what the response decides by its head, and leaves the rest to its body.
     fn settle_by<B: Body>(self, response: Response<B>) -> Response<ResponseBody<B>> {
         let (head, body) = response.into_parts();
