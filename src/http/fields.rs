@@ -2,13 +2,13 @@
 
 use std::borrow::Cow;
 use std::mem;
-use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 
 use super::decisions::{RequestDecision, narrowest};
 use super::field_text::{FieldText, number};
+use super::limit_texts::{FieldItem, LARGEST, LimitTexts};
 use super::rule::Rule;
 use crate::decision::{DecidedBy, Decision, Denial, LimitAnswer, Outcome};
 use crate::strategy::Limit;
@@ -128,24 +128,22 @@ impl<'d> Told<'d> {
         Self { wait, ..self }
     }
 
-    fn texts(&self) -> Cow<'d, Arc<LimitTexts>> {
-        match self.decision.brought() {
-            None => Cow::Borrowed(&self.rule.texts),
-            Some(brought) => Cow::Owned(Arc::new(LimitTexts::of(brought))),
-        }
-    }
-
-    /// `None` for other than one limit.
+    /// `None` for other than one limit of the throttle.
     fn draft_in_numbers(&self) -> Option<DraftValues> {
-        let texts = self.texts();
+        let texts = self.rule.texts.filter(|_| self.decision.brought().is_none())?;
         let (_, item) = texts.only()?;
         let left = self.left_of(item, 0, &self.decision.answers().next()?);
-        Some(DraftValues::One { texts: texts.into_owned(), left })
+        Some(DraftValues::One { texts, left })
     }
 
     /// Returns the policy and what is left.
     fn draft_in_text(&self) -> Option<(HeaderValue, HeaderValue)> {
-        let texts = self.texts();
+        let texts = match (self.decision.brought(), self.rule.texts) {
+            (None, Some(texts)) => Cow::Borrowed(texts),
+            (brought, _) => {
+                Cow::Owned(LimitTexts::of(brought.unwrap_or_else(|| self.rule.throttle.limits())))
+            }
+        };
         let answers = self.decision.answers().zip(&texts.items).enumerate();
         let left = answers.filter_map(|(place, (answer, item))| {
             let item = item.as_ref()?;
@@ -195,7 +193,7 @@ enum DraftValues {
     #[default]
     None,
     /// Of one limit of one throttle, as mostly.
-    One { texts: Arc<LimitTexts>, left: LimitLeft },
+    One { texts: &'static LimitTexts, left: LimitLeft },
     /// For each throttle its policy, and what is left.
     Texts(Vec<(HeaderValue, HeaderValue)>),
 }
@@ -221,15 +219,17 @@ impl FieldValues {
         match mem::take(&mut self.draft) {
             DraftValues::None => {}
             DraftValues::One { texts, left } => {
-                if let Some((policy, item)) = texts.only()
-                    && let Some(left) = text_of([(item, left)])
-                {
-                    append_draft(headers, policy.clone(), left);
+                if let Some((policy, item)) = texts.only() {
+                    headers.append(RATELIMIT_POLICY.clone(), policy.clone());
+                    if let Some(left) = text_of([(item, left)]) {
+                        headers.append(RATELIMIT.clone(), left);
+                    }
                 }
             }
             DraftValues::Texts(values) => {
                 for (policy, left) in values {
-                    append_draft(headers, policy, left);
+                    headers.append(RATELIMIT_POLICY.clone(), policy);
+                    headers.append(RATELIMIT.clone(), left);
                 }
             }
         }
@@ -239,11 +239,6 @@ impl FieldValues {
             headers.append(X_RESET.clone(), number(reset));
         }
     }
-}
-
-fn append_draft(headers: &mut HeaderMap, policy: HeaderValue, left: HeaderValue) {
-    headers.append(RATELIMIT_POLICY.clone(), policy);
-    headers.append(RATELIMIT.clone(), left);
 }
 
 /// Returns the value of `RateLimit`.
@@ -274,95 +269,10 @@ pub(super) fn whole_seconds(time: Duration) -> u64 {
     seconds.clamp(1, LARGEST)
 }
 
-/// The largest integer of a structured field (RFC 9651, section 3.3.1).
-const LARGEST: u64 = 999_999_999_999_999;
-
 /// Returns whether limits were asked, and answered by themselves.
 fn has_figures(decision: &Decision) -> bool {
     let by_limits = matches!(decision.denial(), None | Some(Denial::Limited | Denial::Never));
     decision.decided_by() == DecidedBy::Backend && by_limits && decision.answers().len() > 0
-}
-
-/// What the fields say of a throttle's limits, as far as it never changes.
-#[derive(Debug)]
-pub(super) struct LimitTexts {
-    /// The value of `RateLimit-Policy`, but for limits that limit nothing.
-    policy: Option<HeaderValue>,
-    /// One for each limit; `None` for one that limits nothing.
-    items: Box<[Option<FieldItem>]>,
-}
-
-/// What `RateLimit` says of a limit.
-#[derive(Debug)]
-struct FieldItem {
-    /// Its name and what follows, up to the number of what remains.
-    text: Box<[u8]>,
-    /// In microseconds.
-    period: u64,
-    /// The units of a period, times the microseconds of a second.
-    divisor: u64,
-}
-
-const MICROS: u64 = 1_000_000;
-
-impl LimitTexts {
-    pub(super) fn of(limits: &[Limit]) -> Self {
-        let mut policy = FieldText::default();
-        let mut items = Vec::with_capacity(limits.len());
-        for limit in limits {
-            let rate = limit.rate();
-            if rate.is_unlimited() {
-                items.push(None);
-                continue;
-            }
-            let mut text = FieldText::default();
-            text.push_string(&limit.name());
-            policy.separate();
-            policy.push(text.as_bytes());
-            policy.push(b";q=");
-            policy.push_number(rate.effective_burst().into());
-            if let Some(seconds) = window_of(limit) {
-                policy.push(b";w=");
-                policy.push_number(seconds);
-            }
-            text.push(b";r=");
-            let divisor = u64::from(rate.limit()).max(1) * MICROS;
-            let (text, period) = (text.as_bytes().into(), rate.period_micros());
-            items.push(Some(FieldItem { text, period, divisor }));
-        }
-        Self { policy: policy.into_value(), items: items.into() }
-    }
-
-    /// Returns the policy and the item of the only limit, if there is one alone.
-    fn only(&self) -> Option<(&HeaderValue, &FieldItem)> {
-        match (&self.policy, &*self.items) {
-            (Some(policy), [Some(item)]) => Some((policy, item)),
-            _ => None,
-        }
-    }
-}
-
-/// Returns the seconds in which the quota comes back, if they are whole.
-fn window_of(limit: &Limit) -> Option<u64> {
-    let rate = limit.rate();
-    let micros = u128::from(rate.effective_burst()) * rate.period().as_micros();
-    let divisor = u128::from(rate.limit()) * 1_000_000;
-    let seconds = micros.checked_div(divisor).filter(|seconds| seconds * divisor == micros)?;
-    u64::try_from(seconds).ok().filter(|seconds| (1..=LARGEST).contains(seconds))
-}
-
-impl FieldItem {
-    /// Returns in how many seconds there is more: when the limit is as new, but never so soon that the units which
-    /// are left come faster than the rate.
-    fn until_more(&self, answer: &LimitAnswer) -> u64 {
-        let seconds = answer.micros_to_reset().div_ceil(MICROS).clamp(1, LARGEST);
-        let spread = u128::from(answer.remaining()) * u128::from(self.period);
-        // Mostly it is slow enough, and a division is saved.
-        if u128::from(seconds) * u128::from(self.divisor) >= spread {
-            return seconds;
-        }
-        u64::try_from(spread.div_ceil(self.divisor.into())).unwrap_or(LARGEST).min(LARGEST)
-    }
 }
 
 /// Returns the limits that were asked, in the order of the answers.

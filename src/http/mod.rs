@@ -88,6 +88,7 @@ mod grpc;
 mod hints;
 mod identity;
 mod layer;
+mod limit_texts;
 mod matching;
 mod mode;
 #[cfg(feature = "http-client")]

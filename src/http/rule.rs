@@ -7,7 +7,7 @@ use std::sync::Arc;
 use http::request::Parts;
 
 use super::charge::Charge;
-use super::fields::LimitTexts;
+use super::limit_texts::LimitTexts;
 use super::identity::Identity;
 use super::matching::Matcher;
 use crate::hit_options::HitOptions;
@@ -46,8 +46,8 @@ pub struct Rule {
     pub(super) options: OptionsOf,
     pub(super) charge: Charge,
     pub(super) has_fields: bool,
-    /// Of the throttle's own limits.
-    pub(super) texts: Arc<LimitTexts>,
+    /// Of the throttle's own limits; `None` in a process with very many.
+    pub(super) texts: Option<&'static LimitTexts>,
 }
 
 /// What gives the options of a hit.
@@ -87,7 +87,7 @@ impl RequestOptions {
 impl Rule {
     /// Limits requests by a throttle, which counts for each key that the identity gives.
     pub fn new(throttle: Throttle, identity: impl Identity) -> Self {
-        let texts = Arc::new(LimitTexts::of(throttle.limits()));
+        let texts = LimitTexts::kept(throttle.limits());
         Self {
             throttle,
             identity: Arc::new(identity),
