@@ -86,15 +86,16 @@ impl Settings {
             Err(refusal) => RequestAnswer::refused(refusal),
             Ok(key) => {
                 let options = rule.options.of(request);
-                let decision = match &options {
+                let mut decision = match &options {
                     RequestOptions::Ready(options) => rule.throttle.try_hit(key, options),
                     RequestOptions::Awaited(_) => None,
                 };
+                let is_allowed = decision.as_ref().is_some_and(Decision::is_allowed);
+                if is_allowed && !rule.charge.is_of_outcome() {
+                    drop(identified);
+                    return Asking::Admitted(self.admit((index, rule), &mut decision, request));
+                }
                 match decision {
-                    Some(allowed) if allowed.is_allowed() && !rule.charge.is_of_outcome() => {
-                        drop(identified);
-                        return Asking::Admitted(self.admit((index, rule), allowed, request));
-                    }
                     Some(decision) => RequestAnswer::of_one(index, rule, key, Ok(decision)),
                     None => match RuleHit::with_key(index, rule, key, options) {
                         Ok(hit) => {

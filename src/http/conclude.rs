@@ -44,16 +44,18 @@ impl Settings {
     pub(super) fn admit(
         &self,
         (index, rule): (usize, &Rule),
-        decision: Decision,
+        decision: &mut Option<Decision>,
         request: &mut Parts,
     ) -> Admitted {
-        let told = self.tells_admitted().then(|| Told::of(&decision, rule)).flatten();
+        let told = decision.as_ref().filter(|_| self.tells_admitted());
+        let told = told.and_then(|decision| Told::of(decision, rule));
         let fields = told.map_or_else(FieldValues::default, |told| self.fields.of_one(&told));
-        let decisions = self.wants_decisions(request).then(|| {
+        let mut decisions = None;
+        if self.wants_decisions(request) && let Some(decision) = decision.take() {
             let own = Decisions::of([RequestDecision::of(index, rule, decision)]);
-            self.put_into(request, own)
-        });
-        Admitted { fields, decisions: decisions.flatten(), pending: None }
+            decisions = self.put_into(request, own);
+        }
+        Admitted { fields, decisions, pending: None }
     }
 
     /// Admits a request, or answers it.
