@@ -51,7 +51,9 @@ impl Settings {
         let told = told.and_then(|decision| Told::of(decision, rule));
         let fields = told.map_or_else(FieldValues::default, |told| self.fields.of_one(&told));
         let mut decisions = None;
-        if self.wants_decisions(request) && let Some(decision) = decision.take() {
+        if self.wants_decisions(request)
+            && let Some(decision) = decision.take()
+        {
             let own = Decisions::of([RequestDecision::of(index, rule, decision)]);
             decisions = self.put_into(request, own);
         }

@@ -279,3 +279,32 @@ fn has_figures(decision: &Decision) -> bool {
 pub(super) fn limits_of(one: &RequestDecision) -> &[Limit] {
     one.decision.brought().unwrap_or_else(|| one.throttle.limits())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::PeerAddr;
+    use crate::throttle::Throttle;
+
+    /// In a process with more limits than are kept.
+    #[tokio::test]
+    async fn are_the_same_without_kept_texts() {
+        for rates in [&["9/min"][..], &["9/min", "20/h"], &["unlimited", "9/min"]] {
+            let throttle = rates.iter().fold(Throttle::builder("api"), |it, rate| it.rate(*rate));
+            let throttle = throttle.backend(crate::InMemory::new()).build().unwrap();
+            let decision = throttle.hit("key").await.unwrap();
+            let kept = Rule::new(throttle, PeerAddr::new());
+            assert!(kept.texts.is_some());
+            let mut made = kept.clone();
+            made.texts = None;
+            let [kept, made] = [kept, made].map(|rule| {
+                let mut headers = HeaderMap::new();
+                let told = Told::of(&decision, &rule).unwrap();
+                Fields::Both.of_one(&told).append_to(&mut headers);
+                headers
+            });
+            assert_eq!(kept, made, "{rates:?}");
+            assert!(kept.contains_key(&X_LIMIT), "{kept:?}");
+        }
+    }
+}

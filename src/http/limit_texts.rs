@@ -1,6 +1,7 @@
 //! [`LimitTexts`]: what fields say of limits, as far as it never changes.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use http::HeaderValue;
 use parking_lot::Mutex;
@@ -35,32 +36,44 @@ pub(super) const LARGEST: u64 = 999_999_999_999_999;
 
 const MICROS: u64 = 1_000_000;
 
+/// Texts that are kept until the process ends: so a response needs no count of who has them, which all cores would
+/// write.
+pub(super) struct KeptTexts {
+    most: usize,
+    by_limits: Mutex<Option<ByLimits>>,
+}
+
 /// By the names and rates of limits.
-type Kept = HashMap<Box<[(Box<str>, Rate)]>, &'static LimitTexts>;
+type ByLimits = HashMap<Box<[(Box<str>, Rate)]>, &'static LimitTexts>;
 
-/// Texts that are kept until the process ends.
-static KEPT: Mutex<Option<Kept>> = Mutex::new(None);
+/// Settings that are loaded anew have mostly the limits that they had; 1,024 of them take some 300 kB.
+pub(super) static KEPT_TEXTS: KeptTexts = KeptTexts::new(1024);
 
-/// How many are kept, of some 300 bytes each. Settings that are loaded anew have the same.
-const MOST_KEPT: usize = 1024;
+impl KeptTexts {
+    const fn new(most: usize) -> Self {
+        Self { most, by_limits: Mutex::new(None) }
+    }
+
+    /// `None` for new ones once there are too many.
+    pub(super) fn of(&self, limits: &[Limit]) -> Option<&'static LimitTexts> {
+        let key: Box<[_]> = limits.iter().map(|one| (one.name().into(), *one.rate())).collect();
+        let mut kept = self.by_limits.lock();
+        let kept = kept.get_or_insert_default();
+        let is_full = kept.len() >= self.most;
+        match kept.entry(key) {
+            Entry::Occupied(texts) => Some(texts.get()),
+            Entry::Vacant(_) if is_full => None,
+            Entry::Vacant(place) => Some(place.insert(LimitTexts::of(limits).leaked())),
+        }
+    }
+}
 
 impl LimitTexts {
-    /// Returns texts that are kept until the process ends: so a response needs no count of them, which all cores would
-    /// write. `None` once there are too many.
-    pub(super) fn kept(limits: &[Limit]) -> Option<&'static Self> {
-        let key: Box<[_]> = limits.iter().map(|one| (one.name().into(), *one.rate())).collect();
-        let mut kept = KEPT.lock();
-        let kept = kept.get_or_insert_default();
-        if kept.len() == MOST_KEPT && !kept.contains_key(&key) {
-            return None;
-        }
-        Some(kept.entry(key).or_insert_with(|| {
-            let texts = Self::of(limits);
-            let policy = texts.policy.as_ref().and_then(|policy| policy.to_str().ok());
-            // A static text, whose clones are not counted either.
-            let policy = policy.map(|policy| HeaderValue::from_static(policy.to_owned().leak()));
-            Box::leak(Box::new(Self { policy, ..texts }))
-        }))
+    fn leaked(mut self) -> &'static Self {
+        // A static text, whose clones are not counted either.
+        let policy = self.policy.as_ref().and_then(|policy| policy.to_str().ok());
+        self.policy = policy.map(|policy| HeaderValue::from_static(policy.to_owned().leak()));
+        Box::leak(Box::new(self))
     }
 
     pub(super) fn of(limits: &[Limit]) -> Self {
@@ -119,5 +132,37 @@ impl FieldItem {
             return seconds;
         }
         u64::try_from(spread.div_ceil(self.divisor.into())).unwrap_or(LARGEST).min(LARGEST)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::throttle::Throttle;
+
+    fn limits(name: &str, rate: &str) -> Vec<Limit> {
+        let throttle = Throttle::builder(name).rate(rate).backend(crate::InMemory::new());
+        throttle.build().unwrap().limits().to_vec()
+    }
+
+    #[test]
+    fn keeps_texts_once_and_not_without_bound() {
+        let kept = KeptTexts::new(2);
+        let first = kept.of(&limits("a", "1/s")).unwrap();
+        let again = kept.of(&limits("a", "1/s")).unwrap();
+        assert!(std::ptr::eq(first, again), "the same limits have the same texts");
+        let second = kept.of(&limits("a", "2/s")).unwrap();
+        assert_ne!(first.policy, second.policy);
+        assert!(kept.of(&limits("b", "1/s")).is_none(), "a third is one too many");
+        assert!(std::ptr::eq(first, kept.of(&limits("a", "1/s")).unwrap()));
+    }
+
+    #[test]
+    fn kept_texts_are_those_of_the_limits() {
+        for rate in ["1/s", "100/min burst 7", "unlimited", "3/1500ms"] {
+            let limits = limits("name \u{e9}", rate);
+            let (kept, made) = (KeptTexts::new(1).of(&limits).unwrap(), LimitTexts::of(&limits));
+            assert_eq!(format!("{kept:?}"), format!("{made:?}"), "{rate}");
+        }
     }
 }

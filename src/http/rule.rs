@@ -7,8 +7,8 @@ use std::sync::Arc;
 use http::request::Parts;
 
 use super::charge::Charge;
-use super::limit_texts::LimitTexts;
 use super::identity::Identity;
+use super::limit_texts::{KEPT_TEXTS, LimitTexts};
 use super::matching::Matcher;
 use crate::hit_options::HitOptions;
 use crate::throttle::Throttle;
@@ -87,7 +87,7 @@ impl RequestOptions {
 impl Rule {
     /// Limits requests by a throttle, which counts for each key that the identity gives.
     pub fn new(throttle: Throttle, identity: impl Identity) -> Self {
-        let texts = LimitTexts::kept(throttle.limits());
+        let texts = KEPT_TEXTS.of(throttle.limits());
         Self {
             throttle,
             identity: Arc::new(identity),
