@@ -90,7 +90,10 @@ impl Throttle {
         key: &[KeyPart<'_>],
         step: &Step<'_>,
     ) -> Result<Decision, BackendError> {
-        self.apply_by(backend, key, step, None).await
+        match &self.inner.prepared {
+            Some(prepared) => prepared.apply(key, step),
+            None => Box::pin(self.apply_by(backend, key, step, None)).await,
+        }
     }
 
     /// Applies a step by that deadline, or by one that begins now.
@@ -129,7 +132,7 @@ impl Throttle {
         operation: &'static str,
         work: impl Future<Output = Result<T, BackendError>>,
     ) -> Result<T, BackendError> {
-        self.deadline().bound(backend, operation, work).await
+        Box::pin(self.deadline().bound(backend, operation, work)).await
     }
 
     #[cold]

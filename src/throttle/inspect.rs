@@ -87,6 +87,10 @@ impl Throttle {
     ///
     /// It changes nothing, so it may be dropped.
     pub async fn inspect(&self, key: impl ToKey) -> Result<Inspection, Error> {
+        Box::pin(self.inspect_key(&key)).await
+    }
+
+    async fn inspect_key(&self, key: &(impl ToKey + ?Sized)) -> Result<Inspection, Error> {
         let backend = self.backend()?;
         let (parts, mut room) = (key.to_key(), None);
         let Some(parts) = parts.as_slice()? else {

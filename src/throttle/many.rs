@@ -102,7 +102,7 @@ impl Throttle {
                 // In memory there is no other await at which others get through.
                 tokio::task::yield_now().await;
             }
-            let batch = self.hit_batch(keys, &step, &mut outage).await;
+            let batch = Box::pin(self.hit_batch(keys, &step, &mut outage)).await;
             decisions.extend(batch.into_iter().map(|decision| match &brought {
                 None => decision,
                 Some(brought) => decision.map(|decision| self.with_brought(decision, brought)),

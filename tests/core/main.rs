@@ -17,6 +17,7 @@ mod extremes;
 mod fast_path;
 mod faults;
 mod full_memory;
+mod future_sizes;
 mod keys;
 mod lifespan;
 mod locks;
