@@ -47,6 +47,7 @@ impl Settings {
         decision: &mut Option<Decision>,
         request: &mut Parts,
     ) -> Admitted {
+        debug_assert!(decision.as_ref().is_some_and(Decision::is_allowed), "it admits");
         let told = decision.as_ref().filter(|_| self.tells_admitted());
         let told = told.and_then(|decision| Told::of(decision, rule));
         let fields = told.map_or_else(FieldValues::default, |told| self.fields.of_one(&told));

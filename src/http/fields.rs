@@ -8,7 +8,7 @@ use http::header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 
 use super::decisions::{RequestDecision, narrowest};
 use super::field_text::{FieldText, number};
-use super::limit_texts::{FieldItem, LARGEST, LimitTexts};
+use super::limit_texts::{FieldItem, LARGEST, LimitTexts, Texts};
 use super::rule::Rule;
 use crate::decision::{DecidedBy, Decision, Denial, LimitAnswer, Outcome};
 use crate::strategy::Limit;
@@ -128,22 +128,24 @@ impl<'d> Told<'d> {
         Self { wait, ..self }
     }
 
-    /// `None` for other than one limit of the throttle.
+    fn texts(&self) -> Cow<'d, Texts> {
+        match self.decision.brought() {
+            None => Cow::Borrowed(&self.rule.texts),
+            Some(brought) => Cow::Owned(LimitTexts::of(brought).into()),
+        }
+    }
+
+    /// `None` for other than one limit.
     fn draft_in_numbers(&self) -> Option<DraftValues> {
-        let texts = self.rule.texts.filter(|_| self.decision.brought().is_none())?;
+        let texts = self.texts();
         let (_, item) = texts.only()?;
         let left = self.left_of(item, 0, &self.decision.answers().next()?);
-        Some(DraftValues::One { texts, left })
+        Some(DraftValues::One { texts: texts.into_owned(), left })
     }
 
     /// Returns the policy and what is left.
     fn draft_in_text(&self) -> Option<(HeaderValue, HeaderValue)> {
-        let texts = match (self.decision.brought(), self.rule.texts) {
-            (None, Some(texts)) => Cow::Borrowed(texts),
-            (brought, _) => {
-                Cow::Owned(LimitTexts::of(brought.unwrap_or_else(|| self.rule.throttle.limits())))
-            }
-        };
+        let texts = self.texts();
         let answers = self.decision.answers().zip(&texts.items).enumerate();
         let left = answers.filter_map(|(place, (answer, item))| {
             let item = item.as_ref()?;
@@ -193,7 +195,7 @@ enum DraftValues {
     #[default]
     None,
     /// Of one limit of one throttle, as mostly.
-    One { texts: &'static LimitTexts, left: LimitLeft },
+    One { texts: Texts, left: LimitLeft },
     /// For each throttle its policy, and what is left.
     Texts(Vec<(HeaderValue, HeaderValue)>),
 }
@@ -286,24 +288,23 @@ mod tests {
     use crate::http::PeerAddr;
     use crate::throttle::Throttle;
 
-    /// In a process with more limits than are kept.
+    /// Of more limits than are kept.
     #[tokio::test]
-    async fn are_the_same_without_kept_texts() {
+    async fn are_the_same_whether_texts_are_kept_or_counted() {
         for rates in [&["9/min"][..], &["9/min", "20/h"], &["unlimited", "9/min"]] {
             let throttle = rates.iter().fold(Throttle::builder("api"), |it, rate| it.rate(*rate));
             let throttle = throttle.backend(crate::InMemory::new()).build().unwrap();
             let decision = throttle.hit("key").await.unwrap();
             let kept = Rule::new(throttle, PeerAddr::new());
-            assert!(kept.texts.is_some());
-            let mut made = kept.clone();
-            made.texts = None;
-            let [kept, made] = [kept, made].map(|rule| {
+            let mut counted = kept.clone();
+            counted.texts = LimitTexts::of(kept.throttle.limits()).into();
+            let [kept, counted] = [kept, counted].map(|rule| {
                 let mut headers = HeaderMap::new();
                 let told = Told::of(&decision, &rule).unwrap();
                 Fields::Both.of_one(&told).append_to(&mut headers);
                 headers
             });
-            assert_eq!(kept, made, "{rates:?}");
+            assert_eq!(kept, counted, "{rates:?}");
             assert!(kept.contains_key(&X_LIMIT), "{kept:?}");
         }
     }

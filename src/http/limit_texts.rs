@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::ops::Deref;
+use std::sync::Arc;
 
 use http::HeaderValue;
 use parking_lot::Mutex;
@@ -36,8 +38,32 @@ pub(super) const LARGEST: u64 = 999_999_999_999_999;
 
 const MICROS: u64 = 1_000_000;
 
-/// Texts that are kept until the process ends: so a response needs no count of who has them, which all cores would
-/// write.
+/// The texts of a throttle's limits.
+#[derive(Clone, Debug)]
+pub(super) enum Texts {
+    /// Until the process ends: so a response needs no count of who has them, which all cores would write.
+    Kept(&'static LimitTexts),
+    Counted(Arc<LimitTexts>),
+}
+
+impl Deref for Texts {
+    type Target = LimitTexts;
+
+    fn deref(&self) -> &LimitTexts {
+        match self {
+            Self::Kept(texts) => texts,
+            Self::Counted(texts) => texts,
+        }
+    }
+}
+
+impl From<LimitTexts> for Texts {
+    fn from(texts: LimitTexts) -> Self {
+        Self::Counted(Arc::new(texts))
+    }
+}
+
+/// Texts that are kept until the process ends.
 pub(super) struct KeptTexts {
     most: usize,
     by_limits: Mutex<Option<ByLimits>>,
@@ -46,7 +72,7 @@ pub(super) struct KeptTexts {
 /// By the names and rates of limits.
 type ByLimits = HashMap<Box<[(Box<str>, Rate)]>, &'static LimitTexts>;
 
-/// Settings that are loaded anew have mostly the limits that they had; 1,024 of them take some 300 kB.
+/// Settings that are loaded anew have mostly the limits that they had. One takes some 300 bytes for each of its limits.
 pub(super) static KEPT_TEXTS: KeptTexts = KeptTexts::new(1024);
 
 impl KeptTexts {
@@ -54,16 +80,16 @@ impl KeptTexts {
         Self { most, by_limits: Mutex::new(None) }
     }
 
-    /// `None` for new ones once there are too many.
-    pub(super) fn of(&self, limits: &[Limit]) -> Option<&'static LimitTexts> {
+    /// Once there are too many, new ones are counted.
+    pub(super) fn of(&self, limits: &[Limit]) -> Texts {
         let key: Box<[_]> = limits.iter().map(|one| (one.name().into(), *one.rate())).collect();
         let mut kept = self.by_limits.lock();
         let kept = kept.get_or_insert_default();
         let is_full = kept.len() >= self.most;
         match kept.entry(key) {
-            Entry::Occupied(texts) => Some(texts.get()),
-            Entry::Vacant(_) if is_full => None,
-            Entry::Vacant(place) => Some(place.insert(LimitTexts::of(limits).leaked())),
+            Entry::Occupied(texts) => Texts::Kept(texts.get()),
+            Entry::Vacant(_) if is_full => LimitTexts::of(limits).into(),
+            Entry::Vacant(place) => Texts::Kept(place.insert(LimitTexts::of(limits).leaked())),
         }
     }
 }
@@ -148,21 +174,24 @@ mod tests {
     #[test]
     fn keeps_texts_once_and_not_without_bound() {
         let kept = KeptTexts::new(2);
-        let first = kept.of(&limits("a", "1/s")).unwrap();
-        let again = kept.of(&limits("a", "1/s")).unwrap();
-        assert!(std::ptr::eq(first, again), "the same limits have the same texts");
-        let second = kept.of(&limits("a", "2/s")).unwrap();
+        let first = kept.of(&limits("a", "1/s"));
+        let again = kept.of(&limits("a", "1/s"));
+        assert!(std::ptr::eq(&*first, &*again), "the same limits have the same texts");
+        let second = kept.of(&limits("a", "2/s"));
+        assert!(matches!(second, Texts::Kept(_)));
         assert_ne!(first.policy, second.policy);
-        assert!(kept.of(&limits("b", "1/s")).is_none(), "a third is one too many");
-        assert!(std::ptr::eq(first, kept.of(&limits("a", "1/s")).unwrap()));
+        let third = kept.of(&limits("b", "1/s"));
+        assert!(matches!(third, Texts::Counted(_)), "a third is one too many");
+        assert_eq!(format!("{:?}", *third), format!("{:?}", LimitTexts::of(&limits("b", "1/s"))));
+        assert!(std::ptr::eq(&*first, &*kept.of(&limits("a", "1/s"))));
     }
 
     #[test]
     fn kept_texts_are_those_of_the_limits() {
         for rate in ["1/s", "100/min burst 7", "unlimited", "3/1500ms"] {
             let limits = limits("name \u{e9}", rate);
-            let (kept, made) = (KeptTexts::new(1).of(&limits).unwrap(), LimitTexts::of(&limits));
-            assert_eq!(format!("{kept:?}"), format!("{made:?}"), "{rate}");
+            let (kept, made) = (KeptTexts::new(1).of(&limits), LimitTexts::of(&limits));
+            assert_eq!(format!("{:?}", *kept), format!("{made:?}"), "{rate}");
         }
     }
 }

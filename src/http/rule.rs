@@ -8,7 +8,7 @@ use http::request::Parts;
 
 use super::charge::Charge;
 use super::identity::Identity;
-use super::limit_texts::{KEPT_TEXTS, LimitTexts};
+use super::limit_texts::{KEPT_TEXTS, Texts};
 use super::matching::Matcher;
 use crate::hit_options::HitOptions;
 use crate::throttle::Throttle;
@@ -46,8 +46,8 @@ pub struct Rule {
     pub(super) options: OptionsOf,
     pub(super) charge: Charge,
     pub(super) has_fields: bool,
-    /// Of the throttle's own limits; `None` in a process with very many.
-    pub(super) texts: Option<&'static LimitTexts>,
+    /// Of the throttle's own limits.
+    pub(super) texts: Texts,
 }
 
 /// What gives the options of a hit.

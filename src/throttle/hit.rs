@@ -6,7 +6,7 @@ use crate::backend::Backend;
 use crate::decision::{Allowed, Decision, InlineDecision};
 use crate::error::{BackendError, Error};
 use crate::hit_options::HitOptions;
-use crate::key::{KeyPart, ToKey};
+use crate::key::{KeyPart, KeyParts, ToKey};
 use crate::step::Step;
 use crate::strategy::meter::Demand;
 use crate::strategy::{Limit, Op};
@@ -251,23 +251,27 @@ impl Throttle {
         key: &(impl ToKey + ?Sized),
         step: &Step<'_>,
     ) -> Result<Decision, Error> {
-        let outcome = match self.run_at_once(key, step) {
-            AtOnce::Decided(decided) => return decided,
-            AtOnce::Answered(outcome) => Some(outcome),
-            AtOnce::Unasked => None,
-        };
         // In a box, or the future of each task that hits would have room for all that this may wait for.
-        Box::pin(self.run_on(key, step, outcome)).await
+        let waiting = {
+            let parts = key.to_key();
+            let outcome = match self.run_at_once(&parts, step) {
+                AtOnce::Decided(decided) => return decided,
+                AtOnce::Answered(outcome) => Some(outcome),
+                AtOnce::Unasked => None,
+            };
+            Box::pin(self.run_on(parts, step, outcome))
+        };
+        waiting.await
     }
 
     /// Goes as far as it comes without an await, which costs a peek a tenth.
-    fn run_at_once(&self, key: &(impl ToKey + ?Sized), step: &Step<'_>) -> AtOnce {
-        let Some(prepared) = &self.inner.prepared else { return AtOnce::Unasked };
-        let (parts, mut room) = (key.to_key(), None);
-        let key = match AskedKey::new(&parts, &mut room, step) {
+    fn run_at_once(&self, parts: &KeyParts<'_>, step: &Step<'_>) -> AtOnce {
+        let mut room = None;
+        let key = match AskedKey::new(parts, &mut room, step) {
             Ok(key) => key.stored,
             Err(unasked) => return AtOnce::Decided(unasked.into_decision()),
         };
+        let Some(prepared) = &self.inner.prepared else { return AtOnce::Unasked };
         match prepared.apply(key, step) {
             // Nobody counts it for a penalty.
             Ok(decision) if self.inner.denials.is_none() || decision.is_allowed() => {
@@ -281,17 +285,17 @@ impl Throttle {
     /// Asks the backend, unless it has answered, and makes the decision.
     async fn run_on(
         &self,
-        key: &(impl ToKey + ?Sized),
+        parts: KeyParts<'_>,
         step: &Step<'_>,
         outcome: Option<Result<Decision, BackendError>>,
     ) -> Result<Decision, Error> {
-        let (parts, mut room) = (key.to_key(), None);
+        let mut room = None;
         let key = match AskedKey::new(&parts, &mut room, step) {
             Ok(key) => key,
             Err(unasked) => return unasked.into_decision(),
         };
         let backend = self.backend()?;
-        // That of the hit is also that of its penalty.
+        // That of a hit which waits is also that of its penalty.
         let deadline = self.inner.denials.is_some().then(|| self.deadline());
         let outcome = match outcome {
             Some(outcome) => outcome,

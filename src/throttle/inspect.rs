@@ -7,7 +7,7 @@ use super::Throttle;
 use crate::clock::Timestamp;
 use crate::decision::LimitAnswer;
 use crate::error::Error;
-use crate::key::{self, Key, ToKey};
+use crate::key::{self, Key, KeyParts, ToKey};
 use crate::step::{KeyState, MAX_LIMITS, StatePart, Step};
 use crate::strategy::{Limit, Op};
 
@@ -87,12 +87,12 @@ impl Throttle {
     ///
     /// It changes nothing, so it may be dropped.
     pub async fn inspect(&self, key: impl ToKey) -> Result<Inspection, Error> {
-        Box::pin(self.inspect_key(&key)).await
+        Box::pin(self.inspect_key(&key.to_key())).await
     }
 
-    async fn inspect_key(&self, key: &(impl ToKey + ?Sized)) -> Result<Inspection, Error> {
+    async fn inspect_key(&self, parts: &KeyParts<'_>) -> Result<Inspection, Error> {
         let backend = self.backend()?;
-        let (parts, mut room) = (key.to_key(), None);
+        let mut room = None;
         let Some(parts) = parts.as_slice()? else {
             return self.inspection(&KeyState::empty(Timestamp::ZERO), &[], Vec::new());
         };

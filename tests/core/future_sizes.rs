@@ -30,6 +30,11 @@ async fn calls_are_small_futures() {
         ("all", size_of_val(&all().hit(&throttle, key).into_future())),
     ];
     for (call, size) in sizes {
-        assert!(size <= 700, "{call} adds {size} bytes to the future that awaits it: {sizes:?}");
+        let most = match call {
+            "hit" | "peek" => 320,
+            "hit_with" | "peek_with" => 480,
+            _ => 700,
+        };
+        assert!(size <= most, "{call} adds {size} bytes to the future that awaits it: {sizes:?}");
     }
 }
