@@ -11,8 +11,8 @@ use pin_project_lite::pin_project;
 use tower::Service;
 use traffik::{InMemory, Throttle};
 
-static POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
-static LEFT: HeaderName = HeaderName::from_static("ratelimit");
+const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+const LEFT: HeaderName = HeaderName::from_static("ratelimit");
 
 /// It knows one identity, no denial, no rule and no mode.
 pub(crate) struct Least<S> {
@@ -87,8 +87,8 @@ where
         push(b";t=");
         push(itoa::Buffer::new().format(*this.seconds).as_bytes());
         let fields = response.headers_mut();
-        fields.append(POLICY.clone(), this.policy.clone());
-        fields.append(LEFT.clone(), HeaderValue::from_bytes(&text[..len]).unwrap());
+        fields.append(POLICY, this.policy.clone());
+        fields.append(LEFT, HeaderValue::from_bytes(&text[..len]).unwrap());
         Poll::Ready(Ok(response))
     }
 }

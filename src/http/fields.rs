@@ -13,12 +13,13 @@ use super::rule::Rule;
 use crate::decision::{DecidedBy, Decision, Denial, LimitAnswer, Outcome};
 use crate::strategy::Limit;
 
-// Names are appended as clones, which cost nothing, for a borrowed one is appended more slowly.
-static RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
-static RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
-static X_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
-static X_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
-static X_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
+// Constants, for each use is a copy from the program's own memory. A clone of a static is written by parts, and moved on
+// before they have left the store buffer, for which a core waits.
+const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
+const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+const X_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
+const X_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
+const X_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
 
 /// Which fields tell a client about its limits. `Retry-After` of a denial comes with each of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -222,23 +223,23 @@ impl FieldValues {
             DraftValues::None => {}
             DraftValues::One { texts, left } => {
                 if let Some((policy, item)) = texts.only() {
-                    headers.append(RATELIMIT_POLICY.clone(), policy.clone());
+                    headers.append(RATELIMIT_POLICY, policy.clone());
                     if let Some(left) = text_of([(item, left)]) {
-                        headers.append(RATELIMIT.clone(), left);
+                        headers.append(RATELIMIT, left);
                     }
                 }
             }
             DraftValues::Texts(values) => {
                 for (policy, left) in values {
-                    headers.append(RATELIMIT_POLICY.clone(), policy);
-                    headers.append(RATELIMIT.clone(), left);
+                    headers.append(RATELIMIT_POLICY, policy);
+                    headers.append(RATELIMIT, left);
                 }
             }
         }
         if let Some(XValues { limit, remaining, reset }) = self.x.take() {
-            headers.append(X_LIMIT.clone(), number(limit.into()));
-            headers.append(X_REMAINING.clone(), number(remaining.into()));
-            headers.append(X_RESET.clone(), number(reset));
+            headers.append(X_LIMIT, number(limit.into()));
+            headers.append(X_REMAINING, number(remaining.into()));
+            headers.append(X_RESET, number(reset));
         }
     }
 }
