@@ -49,7 +49,7 @@ impl LimitAnswer {
         remaining: u32::MAX,
     };
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn new(limit: &Limit, answer: Answer, asked_at: Timestamp) -> Self {
         let from_now =
             |instant: Timestamp| instant.as_micros().saturating_sub(asked_at.as_micros());
@@ -109,12 +109,13 @@ impl LimitAnswer {
     }
 
     /// Orders by what a decision names: smaller is named before larger.
-    #[inline]
-    pub(super) fn rank(&self) -> (u8, u64) {
-        match self.wait {
+    #[inline(always)]
+    pub(super) fn rank(&self) -> u128 {
+        let (class, within) = match self.wait {
             NEVER => (0, 0),
             ALLOWED => (2, u64::from(self.remaining)),
             wait => (1, LONGEST_WAIT - wait.min(LONGEST_WAIT)),
-        }
+        };
+        class << 64 | u128::from(within)
     }
 }

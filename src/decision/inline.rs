@@ -49,7 +49,7 @@ impl InlineDecision {
     }
 
     /// Of one limit. `took` is the cost if it was to be taken, and 0 else.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn of_one(
         limit: &Limit,
         answer: Answer,
@@ -61,7 +61,7 @@ impl InlineDecision {
     }
 
     /// As [`of_one`](Self::of_one), of two limits.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn of_two(
         limits: [&Limit; 2],
         answers: [Answer; 2],
@@ -78,7 +78,7 @@ impl InlineDecision {
     }
 
     /// With the answer of the limit that it names.
-    #[inline]
+    #[inline(always)]
     pub(super) fn naming(named: u8, answer: LimitAnswer, at: Timestamp, took: u32) -> Self {
         let denial = match answer.wait {
             ALLOWED => None,

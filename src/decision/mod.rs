@@ -104,17 +104,18 @@ impl Decision {
             ([first, second], [one, two]) => {
                 InlineDecision::of_two([first, second], [*one, *two], instants, took).into()
             }
-            _ => Self::over_many(limits, answers.iter().copied(), instants, took),
+            _ => Self::over_many(limits, answers.iter().copied(), instants, took, |inline| inline),
         }
     }
 
-    /// As [`over`](Self::over), of any number of limits.
-    #[inline(never)]
+    /// As [`over`](Self::over), of any number of limits. `finish` completes it.
+    #[inline]
     pub(crate) fn over_many(
         limits: &[Limit],
         answers: impl Iterator<Item = Answer>,
         (asked_at, at): (Timestamp, Timestamp),
         took: u32,
+        finish: impl FnOnce(InlineDecision) -> InlineDecision,
     ) -> Self {
         let mut all = Box::new([LimitAnswer::UNASKED; MAX_ANSWERS]);
         let mut asked = 0;
@@ -129,7 +130,7 @@ impl Decision {
         // Below 256.
         let index = |count: usize| u8::try_from(count).unwrap_or(u8::MAX);
         let inline = InlineDecision::naming(index(named), *answer, at, took);
-        let inline = InlineDecision { asked: index(asked), ..inline };
+        let inline = finish(InlineDecision { asked: index(asked), ..inline });
         Self { inline, more: Extra { answers: Some(all), limits: None } }
     }
 

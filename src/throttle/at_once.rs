@@ -60,8 +60,10 @@ impl Throttle {
         }
         let (prepared, key) = (self.prepared()?, key.to_key());
         let key = key::short_enough(&key)?;
-        let (decision, hash) = prepared.try_several(key, &self.inner.limits, demand)?;
-        Some(decision.map(|inline| self.finish(key, inline, || hash ^ self.inner.seed)))
+        // Finished before it is made: each time that a decision is handed on costs reads that wait for writes.
+        prepared.try_several(key, &self.inner.limits, demand, |inline, hash| {
+            self.finish(key, inline, || hash ^ self.inner.seed)
+        })
     }
 
     /// As [`try_prepared`](Self::try_prepared), of a hit that it does not decide: of three limits and more, or of a

@@ -72,22 +72,24 @@ impl Prepared {
         }
     }
 
-    /// As [`try_hit`](Self::try_hit), of more limits, which need memory of their own for the answers.
-    #[inline(never)]
+    /// As [`try_hit`](Self::try_hit), of more limits, which need memory of their own for the answers. `finish`
+    /// completes the decision by the hash of the key.
+    #[inline]
     pub(crate) fn try_several(
         &self,
         parts: &[KeyPart<'_>],
         limits: &[Limit],
         demand: (Demand, Op),
-    ) -> Option<(Decision, u64)> {
+        finish: impl FnOnce(InlineDecision, u64) -> InlineDecision,
+    ) -> Option<Decision> {
         let inner = &*self.backend.inner;
         if inner.is_closed() || limits.len() != self.states.len() {
             return None;
         }
         let key = inner.hasher().key(parts);
         let states = self.states.iter().map(|state| Some(&**state));
-        let decision = inner.store.hit_several(&key, limits, states, demand, inner.now())?;
-        Some((decision, key.hash))
+        let finish = |inline| finish(inline, key.hash);
+        inner.store.hit_several(&key, limits, states, demand, inner.now(), finish)
     }
 
     /// As [`try_hit`](Self::try_hit), of one rate that the hit brings.

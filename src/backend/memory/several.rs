@@ -11,7 +11,7 @@ use super::store::{Store, taken};
 use super::stored_key::HashedKey;
 use super::table::Spot;
 use crate::clock::Timestamp;
-use crate::decision::Decision;
+use crate::decision::{Decision, InlineDecision};
 use crate::step::MAX_LIMITS;
 use crate::strategy::meter::{Demand, Fit, Metered};
 use crate::strategy::{AnyMeter, CompiledLimit, Limit, Op};
@@ -63,7 +63,8 @@ impl<'a> Several<'a> {
 
 impl Store {
     /// Decides a hit or a peek of several limits with packed counts. `None`, without side effects, if it is not that,
-    /// or if there is no room.
+    /// or if there is no room. `finish` completes the decision.
+    #[inline]
     pub(super) fn hit_several<'a>(
         &'a self,
         key: &'a HashedKey,
@@ -71,6 +72,7 @@ impl Store {
         states: impl IntoIterator<Item = Option<&'a StateInfo>>,
         (demand, op): (Demand, Op),
         asked_at: Timestamp,
+        finish: impl FnOnce(InlineDecision) -> InlineDecision,
     ) -> Option<Decision> {
         let several = Several::new(limits, states, key, &self.ids)?;
         let SeveralMetered { counts, fits, at } = {
@@ -84,12 +86,14 @@ impl Store {
             let metered = Metered { count: counts[index], fit: fits[index], changed: false };
             meter.answer(metered, at, demand)
         });
-        Some(Decision::over_many(limits, answers, (asked_at, at), taken(demand, op)))
+        let took = taken(demand, op);
+        Some(Decision::over_many(limits, answers, (asked_at, at), took, finish))
     }
 }
 
 impl Shard {
     /// One hit or peek, all or nothing.
+    #[inline(never)]
     fn hit_several(
         &mut self,
         several: &Several<'_>,

@@ -18,7 +18,7 @@ use super::values::ValueTable;
 use crate::clock::Timestamp;
 use crate::decision::{Decision, InlineDecision};
 use crate::step::{Cell, Form, MAX_LIMITS, Step, apply_healing};
-use crate::strategy::meter::{self, Demand, Meter};
+use crate::strategy::meter::{self, Demand, Meter, Metered};
 use crate::strategy::{AnyMeter, CompiledLimit, Limit, Op};
 use crate::sync::{AtomicUsize, Mutex};
 
@@ -117,7 +117,7 @@ impl Store {
             && matches!(step.op(), Op::Take | Op::Peek)
             && let states = states.iter().copied()
             && let demand = (step.demand(), step.op())
-            && let Some(decision) = self.hit_several(key, step.limits(), states, demand, asked_at)
+            && let Some(decision) = self.hit_several(key, step.limits(), states, demand, asked_at, |inline| inline)
         {
             return Ruling::Decided(decision);
         }
@@ -197,6 +197,7 @@ impl Store {
     }
 
     /// As [`hit_one`](Self::hit_one), of two limits.
+    #[inline(always)]
     pub(super) fn hit_two(
         &self,
         key: &HashedKey,
@@ -210,16 +211,27 @@ impl Store {
         else {
             return None;
         };
-        let states = infos.map(|info| StateRef { key, info, ids: &self.ids });
-        let (metered, at) = {
-            let mut shard = self.shard(key.hash).lock();
-            if states.iter().any(|state| Self::is_special(&shard, *state)) {
-                return None;
-            }
-            shard.hit_pair([first, second], states, asked_at, (demand, op), &self.budget)?
-        };
+        let (metered, at) = self.hit_pair([first, second], key, infos, (demand, op), asked_at)?;
         let answers = [first.answer(metered[0], at, demand), second.answer(metered[1], at, demand)];
         Some(InlineDecision::of_two(limits, answers, (asked_at, at), taken(demand, op)))
+    }
+
+    /// Hits two counts. Out of line, and the decision is not: what is handed on is small.
+    #[inline(never)]
+    fn hit_pair(
+        &self,
+        meters: [&AnyMeter; 2],
+        key: &HashedKey,
+        infos: [&StateInfo; 2],
+        demand: (Demand, Op),
+        asked_at: Timestamp,
+    ) -> Option<([Metered<u64>; 2], Timestamp)> {
+        let states = infos.map(|info| StateRef { key, info, ids: &self.ids });
+        let mut shard = self.shard(key.hash).lock();
+        if states.iter().any(|state| Self::is_special(&shard, *state)) {
+            return None;
+        }
+        shard.hit_pair(meters, states, asked_at, demand, &self.budget)
     }
 
     /// Decides one step in the shard of its key.
