@@ -1,5 +1,10 @@
 //! [`LimitAnswer`]: the answer of one limit, and [`Outcome`]: the three ways that a hit can go.
 
+#![expect(
+    clippy::inline_always,
+    reason = "without it a hit takes 1.15x the time: docs/performance.md"
+)]
+
 use std::time::Duration;
 
 use crate::clock::Timestamp;

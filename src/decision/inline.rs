@@ -1,8 +1,13 @@
 //! [`InlineDecision`]: a decision that fits without heap memory.
 //!
-//! It is copied and has nothing to drop, so a hit in memory hands it on in registers. A [`Decision`] in
-//! its place lies in memory wherever something might unwind: 40 ns a hit instead of 22, on
-//! another machine than that of `docs/performance.md`.
+//! It is copied and has nothing to drop, so a hit in memory hands it on in registers, where the functions that make it
+//! are inlined. A [`Decision`] in its place lies in memory wherever something might unwind, and what is moved in memory
+//! just after it was written by parts waits for the writes: `docs/performance.md`, "What each part costs".
+
+#![expect(
+    clippy::inline_always,
+    reason = "without it a hit takes 1.15x the time: docs/performance.md"
+)]
 
 use super::answer::{ALLOWED, LONGEST_WAIT, LimitAnswer, NEVER, Outcome};
 use super::{DecidedBy, Decision, Denial, Extra};

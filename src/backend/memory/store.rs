@@ -117,7 +117,8 @@ impl Store {
             && matches!(step.op(), Op::Take | Op::Peek)
             && let states = states.iter().copied()
             && let demand = (step.demand(), step.op())
-            && let Some(decision) = self.hit_several(key, step.limits(), states, demand, asked_at, |inline| inline)
+            && let Some(decision) =
+                self.hit_several(key, step.limits(), states, demand, asked_at, |inline| inline)
         {
             return Ruling::Decided(decision);
         }
