@@ -20,7 +20,7 @@ use crate::decision::{Decision, InlineDecision};
 use crate::step::{Cell, Form, MAX_LIMITS, Step, apply_healing};
 use crate::strategy::meter::{self, Demand, Meter, Metered};
 use crate::strategy::{AnyMeter, CompiledLimit, Limit, Op};
-use crate::sync::{AtomicUsize, Mutex};
+use crate::sync::{AtomicUsize, Mutex, unlock_fair};
 
 /// What a caller is told to wait when its key does not fit, in microseconds.
 const OVERFLOW_WAIT_MICROS: u64 = 1_000_000;
@@ -385,8 +385,10 @@ impl Store {
     /// Sweeps the next buckets of one shard; returns whether it has been swept to its end.
     pub(super) fn clean(&self, shard: usize, buckets: usize, now: Timestamp) -> bool {
         let Some(shard) = self.shards.get(shard) else { return true };
-        let (done, emptied) = shard.0.lock().clean(buckets, now, &self.ids, &self.budget);
-        // The lock is free again.
+        let mut shard = shard.0.lock();
+        let (done, emptied) = shard.clean(buckets, now, &self.ids, &self.budget);
+        // The next chunk is mostly of the same shard.
+        unlock_fair(shard);
         drop(emptied);
         done
     }

@@ -13,6 +13,7 @@ use crate::clock::Timestamp;
 use crate::error::ErrorKind;
 use crate::key::Key;
 use crate::random;
+use crate::sync::unlock_fair;
 
 /// Buckets that are swept for each new value.
 const SWEPT_PER_INSERT: usize = 4;
@@ -146,7 +147,7 @@ impl ValueTable {
         let _looked = Open { table: &mut table, now }.sweep(buckets, budget);
         let emptied = table.move_on(0, &());
         let left = table.buckets();
-        drop(table);
+        unlock_fair(table);
         drop(emptied);
         left
     }
