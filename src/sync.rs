@@ -7,8 +7,8 @@ pub(crate) use {parking_lot::Mutex, std::sync::atomic::AtomicUsize};
 #[cfg(all(test, traffik_model))]
 pub(crate) use {model::Mutex, model::unlock_fair, shuttle::sync::atomic::AtomicUsize};
 
-/// Hands a lock to who waits for it. One that is taken again and again is else taken by the same thread, before the
-/// other has woken, for half a millisecond.
+/// Hands a lock to who waits for it. One that is released and taken again at once is else taken by the same thread,
+/// before the other has woken, until parking_lot's eventual fairness, some half a millisecond.
 #[cfg(not(all(test, traffik_model)))]
 pub(crate) fn unlock_fair<T>(guard: parking_lot::MutexGuard<'_, T>) {
     parking_lot::MutexGuard::unlock_fair(guard);

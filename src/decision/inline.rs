@@ -2,11 +2,11 @@
 //!
 //! It is copied and has nothing to drop, so a hit in memory hands it on in registers, where the functions that make it
 //! are inlined. A [`Decision`] in its place lies in memory wherever something might unwind, and what is moved in memory
-//! just after it was written by parts waits for the writes: `docs/performance.md`, "What each part costs".
+//! just after it was written by parts waits for the writes: `docs/performance.md`, "What waits for what".
 
 #![expect(
     clippy::inline_always,
-    reason = "without it a hit takes 1.15x the time: docs/performance.md"
+    reason = "without it a hit takes 1.16x the time: docs/performance.md"
 )]
 
 use super::answer::{ALLOWED, LONGEST_WAIT, LimitAnswer, NEVER, Outcome};

@@ -108,7 +108,7 @@ impl Decision {
         }
     }
 
-    /// As [`over`](Self::over), of any number of limits. `finish` completes it.
+    /// As [`over`](Self::over), of any number of limits. `finish` completes it, if any was asked.
     #[inline]
     pub(crate) fn over_many(
         limits: &[Limit],

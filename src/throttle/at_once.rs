@@ -60,7 +60,7 @@ impl Throttle {
         }
         let (prepared, key) = (self.prepared()?, key.to_key());
         let key = key::short_enough(&key)?;
-        // Finished before it is made: each time that a decision is handed on costs reads that wait for writes.
+        // Finished before it is put into a decision, which costs reads that wait for writes each time that it is moved.
         prepared.try_several(key, &self.inner.limits, demand, |inline, hash| {
             self.finish(key, inline, || hash ^ self.inner.seed)
         })

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::budget::Budget;
 use super::failed;
@@ -13,7 +13,6 @@ use crate::clock::Timestamp;
 use crate::error::ErrorKind;
 use crate::key::Key;
 use crate::random;
-use crate::sync::unlock_fair;
 
 /// Buckets that are swept for each new value.
 const SWEPT_PER_INSERT: usize = 4;
@@ -147,7 +146,8 @@ impl ValueTable {
         let _looked = Open { table: &mut table, now }.sweep(buckets, budget);
         let emptied = table.move_on(0, &());
         let left = table.buckets();
-        unlock_fair(table);
+        // As for the shards: to who waits.
+        MutexGuard::unlock_fair(table);
         drop(emptied);
         left
     }
