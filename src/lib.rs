@@ -259,7 +259,7 @@ pub use backend::redis::Redis;
 pub use backend::{Backend, HasCore, InMemory, Locks, Ttl, Values};
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp, WallClock};
 pub use decision::{Allowed, DecidedBy, Decision, Denial, LimitAnswer, Outcome, Receipt, Taken};
-pub use error::{BackendError, BuildError, Effect, Error, ErrorKind};
+pub use error::{BackendError, BuildError, Effect, Error, ErrorKind, RestoreError};
 pub use hit_options::HitOptions;
 pub use key::{Exempt, ExemptIfNone, Key, KeyError, ToKey};
 pub use lifespan::{Lifespan, LifespanExt};
