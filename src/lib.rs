@@ -146,9 +146,10 @@
 //! # Which backend
 //!
 //! Begin with [`InMemory`]: it is exact, costs well under a microsecond a hit, and is what tests use. Its
-//! counts are those of one process, and end with it.
+//! counts are those of one process, and end with it, unless it has a
+//! [`snapshot_file`](backend::InMemoryBuilder::snapshot_file).
 //!
-//! Take `Redis` when several processes share a limit, or when it must survive a restart. A hit is one round
+//! Take `Redis` when several processes share a limit, or when it must survive the loss of a machine. A hit is one round
 //! trip, exact over any number of processes, by the server's time.
 //!
 //! Take `Memcached` if you run it already and can bear that its counts start over when a server restarts or

@@ -26,6 +26,8 @@ mod on_error;
 mod readme;
 mod runtime;
 mod settings;
+mod snapshot;
+mod snapshot_files;
 #[cfg(feature = "stream")]
 mod stream;
 mod usage;

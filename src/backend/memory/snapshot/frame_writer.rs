@@ -46,6 +46,12 @@ impl<W: Write> FrameWriter<W> {
         Ok(self.out)
     }
 
+    /// Returns what it wrote to, without an end.
+    #[cfg(test)]
+    pub(super) fn into_inner(self) -> W {
+        self.out
+    }
+
     fn seal(&mut self) -> io::Result<()> {
         self.checksum.write(&self.frame);
         let checksum = self.checksum.finish().to_le_bytes();
