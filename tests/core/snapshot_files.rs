@@ -285,11 +285,11 @@ async fn a_caller_that_goes_away_leaves_no_file_behind() {
             begin(backend.close()).await;
             backend.initialize().await.unwrap();
         }
-        // Ends after those that were given up, for they take turns.
+        // Beside those that were given up.
         let bytes = backend.snapshot(Vec::new()).await.unwrap();
         assert!(!bytes.is_empty());
     }
-    // The next one removes nothing of them: there is nothing. So another name.
+    // To another name: so this one removes nothing of theirs.
     backend.write_snapshot(folder.join("other")).await.unwrap();
     while names(folder.path()).iter().any(|name| name.ends_with(".tmp")) {
         tokio::task::yield_now().await;
@@ -365,7 +365,7 @@ async fn a_writer_that_is_killed_loses_nothing_of_the_old_file() {
         assert_eq!(next.restored().unwrap().kept, u64::from(KEYS) + 1);
         let bytes = next.get(&Key::value("generation")).await.unwrap().unwrap();
         let found: u64 = String::from_utf8(bytes).unwrap().parse().unwrap();
-        assert!((last..=last + 2).contains(&found) && found > generation, "{last}, then {found}");
+        assert!(found >= last && found > generation, "{last} was written, and {found} is there");
         generation = found;
         // At most one file is left behind, however often.
         assert!(names(folder.path()).len() <= 2, "{:?}", names(folder.path()));

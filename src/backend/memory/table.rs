@@ -216,7 +216,8 @@ impl<T: Hashed> Table<T> {
         by: &T::By,
     ) -> Option<Range<usize>> {
         if self.is_moving() {
-            self.move_buckets(most, by);
+            // Which takes longer than to look.
+            self.move_buckets(most.div_ceil(4), by);
             return Some(0..0);
         }
         if walk.of != Some(self.replaced) {
