@@ -10,8 +10,7 @@ use super::format::{Kind, MAGIC, VERSION, VERSION_AT};
 use crate::clock::Timestamp;
 use crate::error::RestoreError;
 
-/// Reads frames.
-#[derive(Debug)]
+/// Reads frames. No `Debug`, for it has the secret.
 pub(super) struct FrameReader<R> {
     from: R,
     /// Bytes that were read.
@@ -23,7 +22,7 @@ pub(super) struct FrameReader<R> {
 }
 
 /// What the header says.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(super) struct Header {
     pub(super) secret: [u64; 2],
     pub(super) taken_at: Timestamp,

@@ -45,7 +45,6 @@ impl Restored {
 }
 
 /// A snapshot whose header was read.
-#[derive(Debug)]
 pub(in super::super) struct Snapshot<R>(FrameReader<R>);
 
 impl<R: Read> Snapshot<R> {

@@ -59,6 +59,11 @@ fn key_of(key: &StoredKey) -> u64 {
     key.words[0]
 }
 
+/// How many limits a key has: one to three.
+fn limits_of(key: u64) -> usize {
+    1 + usize::try_from(key % 3).unwrap()
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
@@ -70,7 +75,7 @@ proptest! {
     ) {
         let (store, limits) = (store(1), limits());
         for key in 0..stay {
-            hit(&store, key, &limits[..1 + key as usize % 3]);
+            hit(&store, key, &limits[..limits_of(key)]);
         }
         let (mut come, mut gone) = (stay, stay);
         let (mut walk, mut copied) = (ShardWalk::default(), Copied::new());
@@ -98,7 +103,7 @@ proptest! {
         for key in 0..stay {
             let (times, states) = found.get(&key).copied().unwrap_or_default();
             prop_assert_eq!(times, 1, "key {}", key);
-            prop_assert!((1 + key as usize % 3..=3).contains(&states), "key {}: {} states", key, states);
+            prop_assert!((limits_of(key)..=3).contains(&states), "key {}: {} states", key, states);
         }
         // And the next walk has them all again.
         let (mut walk, mut again) = (ShardWalk::default(), 0);
@@ -172,7 +177,7 @@ fn counts(throttles: u64, keys: u64, values: u64) -> Vec<u8> {
 /// Three keys, with one limit, two and three.
 fn keys_payload() -> Vec<u8> {
     let (store, limits) = (store(1), limits());
-    (0..3).for_each(|key| hit(&store, key, &limits[..1 + key as usize]));
+    (0..3).for_each(|key| hit(&store, key, &limits[..limits_of(key)]));
     let (mut walk, mut copied, mut payload) = (ShardWalk::default(), Copied::new(), Vec::new());
     while copy_next(&store, 0, &mut walk, &mut copied) {
         let mut states = copied.states.drain(..);

@@ -37,7 +37,7 @@ impl Marked for LargeSlot {
 
 /// How far the walk through a shard is.
 #[derive(Debug, Default)]
-pub(in super::super) struct ShardWalk {
+pub(super) struct ShardWalk {
     stage: Stage,
     walk: Walk,
 }
