@@ -67,7 +67,8 @@ fn failed(operation: &'static str, kind: ErrorKind) -> BackendError {
 /// [`snapshot_file`](InMemoryBuilder::snapshot_file).
 ///
 /// Cheap to clone; clones are the same backend. It works as soon as it is built. A
-/// [`lifespan`](crate::LifespanExt::lifespan) adds the cleanup task and clears it at the end.
+/// [`lifespan`](crate::LifespanExt::lifespan) adds the cleanup task and clears it at the end, unless it is
+/// [`persistent`](InMemoryBuilder::persistent).
 ///
 /// Each operation but [`clear`](Backend::clear) is atomic, also [`multi_get`](Values::multi_get) and
 /// [`multi_set`](Values::multi_set). TTLs count in microseconds of the backend's clock; locks count

@@ -2,7 +2,7 @@
 
 use super::state_ids::{StateIds, StateInfo};
 use super::stored_key::{HashedKey, StoredKey};
-use super::table::Hashed;
+use super::table::{Hashed, Marked};
 use crate::clock::Timestamp;
 use crate::step::Form;
 use crate::strategy::{PartId, State};
@@ -126,12 +126,6 @@ impl Slot {
         joined(self.meta) & MARKED != 0
     }
 
-    /// Notes whether the snapshot that is being taken has it.
-    pub(super) fn mark(&mut self, is_marked: bool) {
-        let others = joined(self.meta) & !MARKED;
-        self.meta = halves(others | u64::from(is_marked) * MARKED);
-    }
-
     #[inline]
     pub(super) fn write(&mut self, count: u64, last: Timestamp) {
         let flags = joined(self.meta) & FLAGS;
@@ -144,6 +138,13 @@ impl Slot {
     pub(super) fn write_by(&mut self, state_id: u32, count: u64, last: Timestamp) {
         self.state_id = state_id;
         self.write(count, last);
+    }
+}
+
+impl Marked for Slot {
+    fn mark(&mut self, is_marked: bool) {
+        let others = joined(self.meta) & !MARKED;
+        self.meta = halves(others | u64::from(is_marked) * MARKED);
     }
 }
 
@@ -206,6 +207,12 @@ impl LargeSlot {
             marked: false,
             body,
         }
+    }
+}
+
+impl Marked for LargeSlot {
+    fn mark(&mut self, is_marked: bool) {
+        self.marked = is_marked;
     }
 }
 

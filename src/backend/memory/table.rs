@@ -24,6 +24,11 @@ pub(super) trait Hashed {
     fn hash(&self, by: &Self::By) -> u64;
 }
 
+/// An item on which a walk can leave a mark.
+pub(super) trait Marked {
+    fn mark(&mut self, is_marked: bool);
+}
+
 #[derive(Debug)]
 pub(super) struct Table<T> {
     main: HashTable<T>,
@@ -226,6 +231,20 @@ impl<T: Hashed> Table<T> {
         let start = walk.next;
         walk.next = self.main.num_buckets().min(start.saturating_add(most));
         (start < walk.next).then_some(start..walk.next)
+    }
+
+    /// Goes on with a walk that takes the marks off all items; returns whether it is through.
+    pub(super) fn unmark(&mut self, walk: &mut Walk, most: usize, by: &T::By) -> bool
+    where
+        T: Marked,
+    {
+        let Some(buckets) = self.walk(walk, most, by) else { return true };
+        for bucket in buckets {
+            if let Some(item) = self.bucket(bucket) {
+                item.mark(false);
+            }
+        }
+        false
     }
 
     /// The item of a bucket that [`walk`](Self::walk) gave, until the next call that inserts, removes or sweeps.

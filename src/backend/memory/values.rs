@@ -6,8 +6,8 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::budget::Budget;
 use super::failed;
-use super::snapshot::{Fate, Marked, unmark};
-use super::table::{Hashed, Table, Walk};
+use super::shard::NoRoom;
+use super::table::{Hashed, Marked, Table, Walk};
 use crate::backend::Result;
 use crate::backend::change::{Change, Changed};
 use crate::clock::Timestamp;
@@ -169,7 +169,7 @@ impl ValueTable {
         let goes_on = if walk.is_unmarked {
             copy_some(&mut table, &mut walk.walk, copied)
         } else {
-            let is_through = unmark(&mut table, &mut walk.walk, &());
+            let is_through = table.unmark(&mut walk.walk, COPIED_BUCKETS, &());
             if is_through {
                 *walk = ValueWalk { is_unmarked: true, walk: Walk::default() };
             }
@@ -181,7 +181,7 @@ impl ValueTable {
         goes_on
     }
 
-    /// Puts in a value of a snapshot, in place of what is there.
+    /// Puts in a value of a snapshot, in place of what is there. Returns whether it is one that is not over.
     pub(super) fn restore(
         &self,
         key: &[u8],
@@ -189,17 +189,17 @@ impl ValueTable {
         expires: Option<Timestamp>,
         now: Timestamp,
         budget: &Budget,
-    ) -> Fate {
+    ) -> Result<bool, NoRoom> {
         let mut open = Open { table: &mut self.table.lock(), now };
         open.delete(key, budget);
         if expires.is_some_and(|expires| expires <= now) {
-            return Fate::Over;
+            return Ok(false);
         }
         if !budget.take(1) {
-            return Fate::LeftOut;
+            return Err(NoRoom);
         }
         open.put(key.to_vec(), bytes.to_vec(), expires);
-        Fate::Kept
+        Ok(true)
     }
 
     /// Sweeps the next buckets; returns how many there are.

@@ -28,9 +28,8 @@ use parking_lot::Mutex;
 use tracing::{Instrument, debug, debug_span, warn};
 
 pub use restore::Restored;
-pub(super) use restore::{Fate, Snapshot};
+use restore::Snapshot;
 pub(super) use settings::{Settings, Source};
-pub(super) use walk::{Marked, unmark};
 
 use super::{InMemory, MemoryInner, failed};
 use crate::backend::Result;

@@ -96,7 +96,7 @@ pub(super) struct KeyRecord {
 
 /// What a state becomes in memory.
 #[derive(Debug)]
-pub(in super::super) enum Placed {
+pub(super) enum Placed {
     Packed { count: u64, last: Timestamp },
     Large(Body),
 }

@@ -3,6 +3,7 @@
 use std::io::Read;
 use std::sync::Arc;
 
+use super::super::shard::NoRoom;
 use super::super::slot::StateRef;
 use super::super::state_ids::StateInfo;
 use super::super::store::Store;
@@ -26,39 +27,32 @@ pub struct Restored {
     pub left_out: u64,
 }
 
-/// What was made of a key or a value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in super::super) enum Fate {
-    Kept,
-    Over,
-    LeftOut,
-}
-
 impl Restored {
-    fn count(&mut self, fate: Fate) {
-        *match fate {
-            Fate::Kept => &mut self.kept,
-            Fate::Over => &mut self.over,
-            Fate::LeftOut => &mut self.left_out,
+    /// Counts a key or a value that is kept or over, or for which there was no room.
+    fn count(&mut self, is_kept: Result<bool, NoRoom>) {
+        *match is_kept {
+            Ok(true) => &mut self.kept,
+            Ok(false) => &mut self.over,
+            Err(NoRoom) => &mut self.left_out,
         } += 1;
     }
 }
 
 /// A snapshot whose header was read.
-pub(in super::super) struct Snapshot<R>(FrameReader<R>);
+pub(super) struct Snapshot<R>(FrameReader<R>);
 
 impl<R: Read> Snapshot<R> {
-    pub(in super::super) fn open(from: R) -> Result<Self, RestoreError> {
+    pub(super) fn open(from: R) -> Result<Self, RestoreError> {
         FrameReader::new(from).map(Self)
     }
 
     /// Returns the secret by which the keys are digested.
-    pub(in super::super) const fn secret(&self) -> [u64; 2] {
+    pub(super) const fn secret(&self) -> [u64; 2] {
         self.0.header().secret
     }
 
     /// Puts all that counts now into an empty store whose secret is this one's.
-    pub(in super::super) fn restore(
+    pub(super) fn restore(
         mut self,
         store: &Store,
         now: Timestamp,
@@ -166,14 +160,14 @@ impl<'s> Reading<'s> {
 }
 
 impl Store {
-    /// Puts in a key with the states of a throttle, in place of what it has of that key.
+    /// Puts in a key with the states of a throttle, in place of what it has of that key. Returns whether there are any.
     fn restore_key(
         &self,
         key: &StoredKey,
         states: Vec<(Arc<StateInfo>, Placed)>,
         now: Timestamp,
-    ) -> Fate {
-        let Some((first, _)) = states.first() else { return Fate::Over };
+    ) -> Result<bool, NoRoom> {
+        let Some((first, _)) = states.first() else { return Ok(false) };
         let first = Arc::clone(first);
         let key = &HashedKey { stored: *key, hash: self.ids.hasher().hash(key) };
         let first = StateRef { key, info: &first, ids: &self.ids };
@@ -181,9 +175,7 @@ impl Store {
         for info in self.ids.siblings_of(first.info) {
             shard.remove(StateRef { info, ..first }, None, &self.budget);
         }
-        let Ok(mut counted) = shard.take_place(first, 0, now, &self.budget) else {
-            return Fate::LeftOut;
-        };
+        let mut counted = shard.take_place(first, 0, now, &self.budget)?;
         for (info, placed) in states {
             let state = StateRef { info: &info, ..first };
             match placed {
@@ -199,6 +191,6 @@ impl Store {
                 }
             }
         }
-        Fate::Kept
+        Ok(true)
     }
 }

@@ -5,10 +5,10 @@
 //! walk begins with taking off the marks of the last one, which may have ended anywhere.
 
 use super::super::shard::Shard;
-use super::super::slot::{Body, LargeSlot, Slot, StateRef};
+use super::super::slot::{Body, LargeSlot, StateRef};
 use super::super::state_ids::StateIds;
 use super::super::stored_key::{HashedKey, StoredKey};
-use super::super::table::{Hashed, Table, Walk};
+use super::super::table::{Marked, Walk};
 use crate::clock::Timestamp;
 
 /// Buckets that are looked at under one lock.
@@ -17,23 +17,6 @@ const BUCKETS: usize = 1024;
 const STATES: usize = 256;
 /// Words that are copied under one lock, or those of one key more.
 const WORDS: usize = 4096;
-
-/// An item that can be marked as copied.
-pub(in super::super) trait Marked {
-    fn mark(&mut self, is_marked: bool);
-}
-
-impl Marked for Slot {
-    fn mark(&mut self, is_marked: bool) {
-        Self::mark(self, is_marked);
-    }
-}
-
-impl Marked for LargeSlot {
-    fn mark(&mut self, is_marked: bool) {
-        self.marked = is_marked;
-    }
-}
 
 /// How far the walk through a shard is.
 #[derive(Debug, Default)]
@@ -95,21 +78,6 @@ impl Copied {
     }
 }
 
-/// Takes the marks off the next buckets; returns whether all are off.
-pub(in super::super) fn unmark<T: Hashed + Marked>(
-    table: &mut Table<T>,
-    walk: &mut Walk,
-    by: &T::By,
-) -> bool {
-    let Some(buckets) = table.walk(walk, BUCKETS, by) else { return true };
-    for bucket in buckets {
-        if let Some(item) = table.bucket(bucket) {
-            item.mark(false);
-        }
-    }
-    false
-}
-
 impl Shard {
     /// Copies the next keys; returns whether the walk goes on, and what is to be freed outside of the lock.
     pub(super) fn copy_next(
@@ -120,10 +88,10 @@ impl Shard {
     ) -> (bool, impl Sized + use<>) {
         let (is_through, next) = match walk.stage {
             Stage::UnmarkSmall => {
-                (unmark(&mut self.small, &mut walk.walk, ids), Stage::UnmarkLarge)
+                (self.small.unmark(&mut walk.walk, BUCKETS, ids), Stage::UnmarkLarge)
             }
             Stage::UnmarkLarge => {
-                (unmark(&mut self.cold.large, &mut walk.walk, ids), Stage::CopySmall)
+                (self.cold.large.unmark(&mut walk.walk, BUCKETS, ids), Stage::CopySmall)
             }
             Stage::CopySmall => (self.copy_small(&mut walk.walk, ids, copied), Stage::CopyLarge),
             Stage::CopyLarge => (self.copy_large(&mut walk.walk, ids, copied), Stage::Done),
@@ -184,7 +152,7 @@ impl Shard {
             }
             if let Some(slot) = self.cold.large.find_mut(hash, |slot| state.is_large(slot)) {
                 was_copied |= slot.marked;
-                slot.marked = true;
+                slot.mark(true);
                 copied.large(slot);
             }
         }
