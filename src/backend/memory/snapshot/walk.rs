@@ -13,7 +13,7 @@ use crate::clock::Timestamp;
 
 /// Buckets that are looked at under one lock.
 const BUCKETS: usize = 1024;
-/// States that are copied under one lock, or some more: those of one key stay together.
+/// States that are looked for under one lock, or some more: those that one key can have stay together.
 const STATES: usize = 256;
 /// Words that are copied under one lock, or those of one key more.
 const WORDS: usize = 4096;
@@ -42,6 +42,7 @@ pub(super) struct Copied {
     pub(super) keys: Vec<(StoredKey, usize)>,
     /// By key, with the number of its writer.
     pub(super) states: Vec<(u32, CopiedState)>,
+    looked_for: usize,
     words: usize,
 }
 
@@ -55,17 +56,17 @@ impl Copied {
     /// With room for what is copied under one lock, so that none is made there.
     pub(super) fn new() -> Self {
         let (keys, states) = (Vec::with_capacity(STATES), Vec::with_capacity(STATES * 2));
-        Self { keys, states, words: 0 }
+        Self { keys, states, looked_for: 0, words: 0 }
     }
 
     pub(super) fn clear(&mut self) {
         self.keys.clear();
         self.states.clear();
-        self.words = 0;
+        (self.looked_for, self.words) = (0, 0);
     }
 
     const fn is_full(&self) -> bool {
-        self.states.len() >= STATES || self.words >= WORDS
+        self.looked_for >= STATES || self.words >= WORDS
     }
 
     fn large(&mut self, slot: &LargeSlot) {
@@ -142,6 +143,7 @@ impl Shard {
         let key = &HashedKey { stored, hash: ids.hasher().hash(&stored) };
         let (before, mut was_copied) = (copied.states.len(), false);
         for info in ids.siblings_of(info) {
+            copied.looked_for += 1;
             let state = StateRef { key, info, ids };
             let hash = state.hash();
             if let Some(slot) = self.small.find_mut(hash, |slot| state.is_small(slot)) {
