@@ -34,7 +34,7 @@ impl<R: Read> FrameReader<R> {
         let header = Header { secret: [0; 2], taken_at: Timestamp::ZERO };
         let checksum = SipHasher13::new();
         let mut reader = Self { from, at: 0, checksum, header, payload: Vec::new() };
-        let magic: [u8; 8] = reader.take("the header")?;
+        let magic: [u8; 8] = reader.take("the beginning of a snapshot")?;
         if magic != MAGIC {
             return Err(RestoreError::damaged(
                 0,
@@ -45,9 +45,9 @@ impl<R: Read> FrameReader<R> {
                 ),
             ));
         }
-        let version: [u8; 4] = reader.take("the header")?;
+        let version: [u8; 4] = reader.take("a version")?;
         check_version(u32::from_le_bytes(version))?;
-        let words: [u8; 24] = reader.take("the header")?;
+        let words: [u8; 24] = reader.take("the rest of a header")?;
         let mut fields = Fields::new(&words, reader.at - 24);
         reader.header.secret = [fields.u64()?, fields.u64()?];
         let taken_at = fields.u64()?;
@@ -68,7 +68,7 @@ impl<R: Read> FrameReader<R> {
     /// Reads the next frame, and gives what it holds.
     pub(super) fn next(&mut self) -> Result<(Kind, Fields<'_>), RestoreError> {
         let start = self.at;
-        let [raw] = self.take("a frame, for the end is missing")?;
+        let [raw] = self.take("another frame, or the end,")?;
         let Some(kind) = Kind::from_raw(raw) else {
             let problem = format!("a frame of the kind {raw}; 1 to 4 would be right");
             return Err(RestoreError::damaged(start, problem));
@@ -132,12 +132,9 @@ impl<R: Read> FrameReader<R> {
     fn take<const N: usize>(&mut self, what: &str) -> Result<[u8; N], RestoreError> {
         let mut bytes = [0; N];
         self.from.read_exact(&mut bytes).map_err(|error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => RestoreError::damaged(
-                self.at,
-                format!(
-                    "it ends before or within the {N} bytes from here on; {what} would be right"
-                ),
-            ),
+            io::ErrorKind::UnexpectedEof => {
+                RestoreError::damaged(self.at, format!("it ends where {what} would be right"))
+            }
             _ => RestoreError::io(&error),
         })?;
         self.at += N as u64;
