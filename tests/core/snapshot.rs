@@ -226,8 +226,12 @@ proptest! {
         let clock = ManualClock::new();
         let written = build(&clock).build().unwrap();
         let first = throttles(&written);
-        for one in before.iter().filter(|one| !matches!(one.2, Do::Wait(_))) {
-            run(&first, &clock, one);
+        for one in &before {
+            // All at one instant, and nothing that takes longer than an instant can tell.
+            match one.2 {
+                Do::Wait(_) | Do::Charge(1000..) => {}
+                _ => drop(run(&first, &clock, one)),
+            }
         }
         let back = ManualClock::at(Timestamp::from_micros(
             traffik::Clock::now(&clock).as_micros() - 3_600_000_000,
@@ -490,9 +494,9 @@ fn f30_every_flipped_bit_and_every_lost_byte_is_refused_with_its_place() {
             flipped[at] ^= 1 << bit;
             match try_restored(&flipped, &clock).unwrap_err() {
                 BuildError::Restore { source: RestoreError::Damaged { at: place, .. }, .. } => {
-                    // What begins there has it, or was cut short by it.
-                    let is_length = place == bytes.len() as u64;
-                    assert!(place <= at as u64 || is_length, "bit {bit} of byte {at}: {place}");
+                    // What begins there has it; or it made a length reach beyond the end.
+                    let is_end = place + 8 >= bytes.len() as u64;
+                    assert!(place <= at as u64 || is_end, "bit {bit} of byte {at}: {place}");
                 }
                 BuildError::Restore { source: RestoreError::Version { found, .. }, .. } => {
                     assert!((8..12).contains(&at) && found > 1, "bit {bit} of byte {at}");

@@ -25,9 +25,11 @@ pub(super) fn hold_back(part: &mut Part, now: Timestamp) {
             last.as_micros() - now.as_micros()
         }
     };
-    // It still takes as long.
-    let reset_at = part.reset_at.as_micros().saturating_sub(late_by);
-    part.reset_at = Timestamp::from_micros(reset_at);
+    // It still takes as long; but for what takes longer than can be said.
+    if part.reset_at < Timestamp::MAX {
+        let reset_at = part.reset_at.as_micros().saturating_sub(late_by);
+        part.reset_at = Timestamp::from_micros(reset_at);
+    }
 }
 
 /// The words of a log: a sum, then pairs of an instant and a count, oldest first. Returns by how much the newest was too
@@ -79,6 +81,8 @@ mod tests {
     fn what_is_later_begins_now_and_takes_as_long() {
         let bucket = held(part(StrategyId::BUCKET, 500, 900, &[4, 3]), 200);
         assert_eq!(bucket, part(StrategyId::BUCKET, 200, 600, &[4, 3]));
+        let endless = held(part(StrategyId::BUCKET, 500, u64::MAX, &[4, 3]), 200);
+        assert_eq!(endless, part(StrategyId::BUCKET, 200, u64::MAX, &[4, 3]));
         let block = held(part(StrategyId::BLOCK, 500, 90_000, &[1]), 200);
         assert_eq!(block, part(StrategyId::BLOCK, 200, 89_700, &[1]));
     }
