@@ -227,7 +227,8 @@ impl InMemoryBuilder {
     /// other settings to restore from. Defaults to none.
     ///
     /// Each key goes on as it was; what is over by now is left out. An instant that is later than now, since the clock was
-    /// set back, becomes now, and counts stay. Keys for which [`max_keys`](Self::max_keys) has no room are left out, with a
+    /// set back, becomes now, and counts stay; but a key that a strategy of your own counts stands still until then, for
+    /// which of its words are instants that strategy alone knows. Keys for which [`max_keys`](Self::max_keys) has no room are left out, with a
     /// warning, and meet the [`overflow`](Self::overflow) decision as any new key of a full memory;
     /// [`restored`](InMemory::restored) tells how many.
     pub fn restore(mut self, path: impl Into<PathBuf>) -> Self {

@@ -7,8 +7,15 @@ use crate::clock::Timestamp;
 use crate::step::codec::Part;
 use crate::strategy::{State, StrategyId};
 
-/// Holds a part back to now. That of a user's own strategy stays as it was written: which of its words are instants, and
-/// how they hang together with the last, that strategy alone knows.
+/// Returns to when the parts of a key are held back: now, or the latest instant of a user's own strategy, whose part stays
+/// as it was written. Which of its words are instants that strategy alone knows; so for the whole key time stands still
+/// until then, as it does for a key whose clock was set back. Else a block of it would be over at once.
+pub(super) fn held_at<'p>(parts: impl Iterator<Item = &'p Part>, now: Timestamp) -> Timestamp {
+    let own = parts.filter(|part| part.id.strategy.is_custom());
+    own.map(|part| part.state.last()).fold(now, Timestamp::max)
+}
+
+/// Holds a part back to an instant.
 pub(super) fn hold_back(part: &mut Part, now: Timestamp) {
     let last = part.state.last();
     if last <= now || part.id.strategy.is_custom() {
@@ -101,8 +108,12 @@ mod tests {
     }
 
     #[test]
-    fn what_only_its_strategy_understands_stays_as_it_is() {
+    fn what_only_its_strategy_understands_stays_as_it_is_and_so_does_its_key() {
         let custom = part(StrategyId::of("mine"), 500, 900, &[500]);
         assert_eq!(held(custom.clone(), 200), custom);
+        let bucket = part(StrategyId::BUCKET, 700, 900, &[4, 3]);
+        assert_eq!(held_at([&bucket].into_iter(), at(200)), at(200));
+        assert_eq!(held_at([&bucket, &custom].into_iter(), at(200)), at(500));
+        assert_eq!(held_at([&bucket, &custom].into_iter(), at(600)), at(600));
     }
 }

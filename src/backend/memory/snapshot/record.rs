@@ -7,7 +7,7 @@ use super::super::slot::{Body, Brought};
 use super::super::state_ids::{StateIds, StateInfo};
 use super::super::stored_key::StoredKey;
 use super::fields::Fields;
-use super::held_back::hold_back;
+use super::held_back::{held_at, hold_back};
 use super::walk::CopiedState;
 use crate::clock::Timestamp;
 use crate::error::RestoreError;
@@ -134,10 +134,11 @@ impl KeyRecord {
         now: Timestamp,
     ) -> Result<Vec<(Arc<StateInfo>, Placed)>, RestoreError> {
         let at = self.at;
+        let held_at = held_at(self.parts.iter().map(|(part, _)| part), now);
         let mut placed = Vec::with_capacity(self.parts.len());
         let mut brought = Vec::new();
         for (mut part, drain) in self.parts {
-            hold_back(&mut part, now);
+            hold_back(&mut part, held_at);
             let (id, last) = (part.id, part.state.last());
             let meter = AnyMeter::of_counts(id.strategy, id.period, drain);
             let count = meter.as_ref().map(|meter| meter.pack(&part.state)).transpose();
