@@ -11,9 +11,9 @@ use proptest::prelude::*;
 use traffik::backend::{InMemoryBuilder, MAX_COUNTER};
 use traffik::strategy::{Answer, CorruptState, Op, State, Verdict};
 use traffik::{
-    Backend, BuildError, Decision, Denial, FixedWindow, Gcra, HitOptions, InMemory, Key,
-    LeakyBucket, ManualClock, Rate, RestoreError, SlidingWindowCounter, SlidingWindowLog, Throttle,
-    Timestamp, TokenBucket, Values,
+    BuildError, Decision, Denial, FixedWindow, Gcra, HitOptions, InMemory, Key, LeakyBucket,
+    ManualClock, Rate, RestoreError, SlidingWindowCounter, SlidingWindowLog, Throttle, Timestamp,
+    TokenBucket, Values,
 };
 
 const HOUR: Duration = Duration::from_secs(3600);

@@ -144,7 +144,7 @@ impl Slot {
 impl Marked for Slot {
     fn mark(&mut self, is_marked: bool) {
         let others = joined(self.meta) & !MARKED;
-        self.meta = halves(others | u64::from(is_marked) * MARKED);
+        self.meta = halves(if is_marked { others | MARKED } else { others });
     }
 }
 

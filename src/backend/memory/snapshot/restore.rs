@@ -65,12 +65,12 @@ impl<R: Read> Snapshot<R> {
                 Kind::Throttle => reading.throttle(&mut fields)?,
                 Kind::Keys => {
                     while !fields.is_empty() {
-                        reading.key(&mut fields)?
+                        reading.key(&mut fields)?;
                     }
                 }
                 Kind::Values => {
                     while !fields.is_empty() {
-                        reading.value(&mut fields)?
+                        reading.value(&mut fields)?;
                     }
                 }
                 Kind::End => {

@@ -25,6 +25,12 @@ pub(in super::super) enum Source {
     Reader(Mutex<Box<dyn Read + Send>>),
 }
 
+/// What is restored, and its name in errors.
+struct Opened {
+    reader: Box<dyn Read + Send>,
+    from: String,
+}
+
 impl Source {
     pub(in super::super) fn reader(reader: impl Read + Send + 'static) -> Self {
         Self::Reader(Mutex::new(Box::new(BufReader::new(reader))))
@@ -69,7 +75,7 @@ impl Settings {
         new: impl FnOnce(KeyHasher) -> Store,
         now: impl FnOnce() -> Timestamp,
     ) -> Result<(Store, Snapshots), BuildError> {
-        let Some((reader, from)) = self.open()? else {
+        let Some(Opened { reader, from }) = self.open()? else {
             return Ok((new(KeyHasher::new()), Snapshots::new(self, None)));
         };
         let (store, restored) =
@@ -84,12 +90,15 @@ impl Settings {
     }
 
     /// Opens what is to be restored, and says what it is. `None` if that is nothing.
-    fn open(&mut self) -> Result<Option<(Box<dyn Read + Send>, String)>, BuildError> {
+    fn open(&mut self) -> Result<Option<Opened>, BuildError> {
         let source = self.source.take().or_else(|| self.file.clone().map(Source::Existing));
         let (file, path) = match source {
             None => return Ok(None),
             Some(Source::Reader(reader)) => {
-                return Ok(Some((reader.into_inner(), "from a reader".into())));
+                return Ok(Some(Opened {
+                    reader: reader.into_inner(),
+                    from: "from a reader".into(),
+                }));
             }
             Some(Source::Required(path)) => (File::open(&path).map(Some), path),
             Some(Source::Existing(path)) => (open_existing(&path), path),
@@ -97,7 +106,7 @@ impl Settings {
         let from = super::shown(&path);
         match file {
             Ok(None) => Ok(None),
-            Ok(Some(file)) => Ok(Some((Box::new(BufReader::new(file)), from))),
+            Ok(Some(file)) => Ok(Some(Opened { reader: Box::new(BufReader::new(file)), from })),
             Err(error) => Err(BuildError::restore(from, RestoreError::io(&error))),
         }
     }
