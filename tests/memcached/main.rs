@@ -21,4 +21,5 @@ mod round_trips;
 mod runtime;
 mod runtimes;
 mod settings;
+mod silence;
 mod world;
