@@ -226,6 +226,9 @@ pub mod conformance;
 mod decision;
 mod error;
 mod excerpt;
+#[cfg(any(test, traffik_fuzz))]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod guide;
 mod hit_options;
 #[cfg(feature = "http")]

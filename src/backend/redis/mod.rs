@@ -56,6 +56,8 @@ mod decisions;
 mod direct;
 mod failure;
 mod fenced;
+#[cfg(any(test, traffik_fuzz))]
+pub(crate) mod fuzz;
 #[cfg(any(feature = "redis-cluster", feature = "redis-sentinel"))]
 mod gather;
 mod groups;
