@@ -224,6 +224,7 @@ pub mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod decision;
+pub mod decorator;
 mod error;
 mod excerpt;
 pub mod guide;

@@ -237,8 +237,7 @@ pub trait Backend: Values + Locks {
     /// concerns all of them. Also `None` if a state cannot be read, a hit would bring one rate too many, or
     /// no room is left for a key: then they are decided one after the other, and each says so for itself.
     ///
-    /// Backends of one type with the same [`core`](HasCore::core) are taken for one, which is asked for all. So a
-    /// wrapper with the core of what it wraps forwards this only if its values do not differ in what they do.
+    /// Backends of one type with the same [`id`](HasCore::id) are taken for one, which is asked for all.
     ///
     /// ```
     /// use traffik::key::KeyPart;

@@ -220,7 +220,7 @@ impl Question {
 /// otherwise.
 fn is_same_backend(one: &Arc<dyn Backend>, other: &Arc<dyn Backend>) -> bool {
     let type_of = |backend: &Arc<dyn Backend>| Any::type_id(&**backend);
-    std::ptr::eq(one.core(), other.core()) && type_of(one) == type_of(other)
+    one.id() == other.id() && type_of(one) == type_of(other)
 }
 
 /// Returns the questions of each backend, in the order in which these come first.
