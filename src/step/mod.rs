@@ -7,6 +7,8 @@ mod block;
 pub(crate) mod codec;
 mod key_state;
 mod operation;
+#[cfg(feature = "redis")]
+mod repeat;
 
 use std::time::Duration;
 
@@ -19,6 +21,8 @@ pub(crate) use self::codec::MAX_PARTS;
 use self::codec::Part;
 pub use self::key_state::{KeyState, StatePart};
 pub(crate) use self::operation::apply_healing;
+#[cfg(feature = "redis")]
+pub(crate) use self::repeat::Repeat;
 use crate::clock::Timestamp;
 use crate::decision::{Decision, MAX_ANSWERS};
 use crate::strategy::meter::Demand;
@@ -153,6 +157,23 @@ impl<'a> Step<'a> {
     #[must_use]
     pub const fn op(&self) -> Op {
         self.op
+    }
+
+    /// Returns whether both ask the same of a key.
+    pub(crate) fn is_same(&self, other: &Step<'_>) -> bool {
+        let alike = self.op == other.op && self.demand == other.demand;
+        alike && self.has_limits(other.limits)
+    }
+
+    /// Returns whether its limits decide as these do.
+    pub(crate) fn has_limits(&self, limits: &[Limit]) -> bool {
+        std::ptr::eq(self.limits, limits)
+            || self.limits.len() == limits.len()
+                && self
+                    .limits
+                    .iter()
+                    .zip(limits)
+                    .all(|(one, other)| one.identity() == other.identity())
     }
 
     #[inline]

@@ -20,7 +20,7 @@ use crate::clock::Timestamp;
 use crate::rate::Rate;
 
 /// Which of our own strategies keeps a limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Builtin {
     /// Token bucket, leaky bucket or GCRA.
     Bucket {

@@ -42,6 +42,23 @@ pub(crate) struct PartId {
     pub(crate) burst: u32,
 }
 
+/// What a limit decides by: limits that are equal in this answer alike.
+///
+/// That of a user's own strategy is where the strategy lies, and so means nothing once that is dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct LimitIdentity {
+    part: PartId,
+    limit: u32,
+    burst: u32,
+    rule: Rule,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Rule {
+    Builtin(Builtin),
+    Own { address: usize },
+}
+
 impl PartId {
     /// Of a block, which concerns all limits of the key.
     pub(crate) const BLOCK: Self =
@@ -151,6 +168,21 @@ impl Limit {
             )
         };
         key(self) == key(other)
+    }
+
+    /// Returns what it decides by.
+    pub(crate) fn identity(&self) -> LimitIdentity {
+        let rule = match Builtin::of(&*self.strategy) {
+            Some(builtin) => Rule::Builtin(builtin),
+            None => Rule::Own { address: Arc::as_ptr(&self.strategy).cast::<()>().addr() },
+        };
+        let (limit, burst) = (self.rate.limit(), self.rate.effective_burst());
+        LimitIdentity { part: self.part(), limit, burst, rule }
+    }
+
+    /// Returns whether a user's own strategy keeps it.
+    pub(crate) fn is_by_own_strategy(&self) -> bool {
+        Builtin::of(&*self.strategy).is_none()
     }
 
     pub(crate) fn explicit_name(&self) -> Option<&str> {

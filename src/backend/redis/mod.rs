@@ -54,6 +54,7 @@ mod connection;
 mod decide;
 mod decisions;
 mod direct;
+mod equal_hits;
 mod failure;
 mod fenced;
 #[cfg(any(feature = "redis-cluster", feature = "redis-sentinel"))]

@@ -60,10 +60,10 @@ impl Server {
         &mut self,
         key: &str,
         script: &Script,
-        argument: &[u8],
+        arguments: &[&[u8]],
     ) -> (Value, Option<Vec<u8>>, i64) {
         let mut pipeline = ::redis::pipe();
-        pipeline.add_command(script.by_hash(&[key.as_bytes()], &[argument]));
+        pipeline.add_command(script.by_hash(&[key.as_bytes()], arguments));
         pipeline.get(key).pttl(key);
         pipeline.query(&mut self.connection).unwrap_or_else(|error| {
             assert_eq!(error.code(), Some("NOSCRIPT"), "{error}");
