@@ -122,6 +122,14 @@ impl InlineDecision {
         Self { denial: Some(Denial::Blocked), taken: 0, ..self }.wait_at_least(micros.max(1))
     }
 
+    /// As it is so many microseconds later.
+    #[cold]
+    pub(super) fn later(self, micros: u64) -> Self {
+        let answer = self.answer.later(micros);
+        let other = self.other.map(|other| other.later(micros));
+        Self { answer, other, least_wait: self.least_wait.saturating_sub(micros), ..self }
+    }
+
     /// Returns what a service branches on.
     #[inline]
     pub(super) const fn outcome(&self) -> Outcome {

@@ -197,6 +197,16 @@ impl Decision {
         self.inline.is_reserved()
     }
 
+    /// Returns what a denial says that much later: its waits are shorter.
+    pub(crate) fn later(mut self, time: Duration) -> Self {
+        let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        self.inline = self.inline.later(micros);
+        for answer in self.more.answers.iter_mut().flat_map(|answers| answers.iter_mut()) {
+            *answer = answer.later(micros);
+        }
+        self
+    }
+
     /// Returns the outcome: allowed, denied for now, or never.
     #[must_use]
     #[inline]
@@ -393,6 +403,45 @@ impl fmt::Display for Decision {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn later_all_waits_are_shorter() {
+        use crate::rate::Rate;
+        use crate::strategy::{TokenBucket, Verdict};
+
+        let at = Timestamp::from_micros(1_000);
+        let answer = |wait: Option<u64>, reset: u64| Answer {
+            verdict: wait.map_or(Verdict::Allowed, |wait| Verdict::Denied {
+                retry_at: at.saturating_add_micros(wait),
+            }),
+            remaining: 3,
+            reset_at: at.saturating_add_micros(reset),
+        };
+        let limit = |minutes: u64| {
+            let rate = Rate::new(5, Duration::from_secs(60 * minutes)).unwrap();
+            Limit::new(rate, TokenBucket::new()).unwrap()
+        };
+        let limits = [limit(1), limit(2), limit(3)];
+        let answers = [answer(Some(50), 500), answer(Some(20), 30), answer(None, 0)];
+        for count in 1..=3 {
+            let denied = Decision::over(&limits[..count], &answers[..count], (at, at), 1);
+            let later = denied.clone().later(Duration::from_nanos(30_999));
+            let retry_after = Duration::from_micros(20);
+            assert_eq!(later.outcome(), Outcome::Denied { retry_after });
+            assert_eq!((later.remaining(), later.denied_by()), (3, Some(0)));
+            assert_eq!(later.reset_after(), Duration::from_micros(470));
+            let outcomes: Vec<Outcome> = later.answers().map(|one| one.outcome()).collect();
+            let expected = [Outcome::Denied { retry_after }, Outcome::Allowed, Outcome::Allowed];
+            assert_eq!(outcomes, expected[..count], "its wait is over, so it passes");
+            assert_eq!(denied.clone().later(Duration::ZERO), denied);
+        }
+        let blocked = Decision::over(&limits[..1], &answers[2..], (at, at), 1);
+        let blocked = blocked.blocked(at.saturating_add_micros(90), at);
+        let later = blocked.later(Duration::from_micros(40));
+        let retry_after = Duration::from_micros(50);
+        assert_eq!(later.outcome(), Outcome::Denied { retry_after });
+        assert_eq!(later.denial(), Some(Denial::Blocked));
+    }
 
     #[test]
     fn a_decision_fits_two_cache_lines() {

@@ -160,6 +160,7 @@ impl<'a> Step<'a> {
     }
 
     /// Returns whether both ask the same of a key.
+    #[cfg(feature = "redis")]
     pub(crate) fn is_same(&self, other: &Step<'_>) -> bool {
         let alike = self.op == other.op && self.demand == other.demand;
         alike && self.has_limits(other.limits)

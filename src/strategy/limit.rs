@@ -170,6 +170,15 @@ impl Limit {
         key(self) == key(other)
     }
 
+    /// Returns whether both decide alike.
+    #[inline]
+    pub(crate) fn decides_like(&self, other: &Self) -> bool {
+        let is_clone = self.rate == other.rate
+            && self.per_hit == other.per_hit
+            && Arc::ptr_eq(&self.strategy, &other.strategy);
+        is_clone || self.identity() == other.identity()
+    }
+
     /// Returns what it decides by.
     pub(crate) fn identity(&self) -> LimitIdentity {
         let rule = match Builtin::of(&*self.strategy) {

@@ -9,6 +9,7 @@
 )]
 
 mod decisions;
+mod distant;
 mod failing;
 mod memory;
 pub mod plain;
@@ -19,6 +20,7 @@ pub mod together;
 mod values_only;
 
 pub use decisions::wait_of;
+pub use distant::{Distant, Place, Wire};
 pub use failing::{Failing, Gates, Mode};
 pub use memory::{resident_kib, threads};
 pub use runtime_clock::RuntimeClock;
