@@ -333,8 +333,11 @@ impl Throttle {
         let decision = self.decide(backend, key, step, outcome).await?;
         Ok(match self.count_denial(backend, key.stored, step.op(), &decision) {
             None => decision,
+            // In a box, as what a policy waits for, or each hit would have room for it.
             Some(blocking) => {
-                self.block_for_penalty(blocking, backend, key.stored, decision, deadline).await
+                let blocked =
+                    self.block_for_penalty(blocking, backend, key.stored, decision, deadline);
+                Box::pin(blocked).await
             }
         })
     }
@@ -353,7 +356,8 @@ impl Throttle {
                 Ok(decision.map(|inline| self.finish(key.stored, inline, fingerprint)))
             }
             Err(error) => {
-                let decision = self.decide_by_policy(backend, key.own, step, error).await?;
+                let decided = self.decide_by_policy(backend, key.own, step, error);
+                let decision = Box::pin(decided).await?;
                 Ok(decision.map(|inline| inline.wait_at_least(self.inner.min_retry_after)))
             }
         }

@@ -46,8 +46,8 @@ use crate::strategy::{Limit, Op};
 ///
 /// All else is passed on at once: other hits, peeks, refunds. What begins when a hit is over counts after it; of what
 /// goes on at the same time the order is left open, as it is without this decorator. It pays where the store decides
-/// several hits at once for less than each by itself, as the backends on servers do. A throttle on an
-/// [`InMemory`](crate::InMemory) backend asks it directly, past this decorator.
+/// several hits at once for less than each by itself, as Redis does; the Memcached backend shares the questions about a
+/// key by itself. A throttle on an [`InMemory`](crate::InMemory) backend asks it directly, past this decorator.
 ///
 /// # Failure
 ///
