@@ -187,6 +187,14 @@ impl Decision {
         self.map(|inline| inline.blocked(micros_ceil(time)))
     }
 
+    /// Returns for how long the key is blocked; `None` if that is not why it is denied.
+    pub(crate) const fn blocked_time(&self) -> Option<Duration> {
+        match self.inline.denial {
+            Some(Denial::Blocked) => Some(Duration::from_micros(self.inline.least_wait)),
+            _ => None,
+        }
+    }
+
     /// Returns the denial of a hit that was taken in advance at that instant: its wait is that for its turn.
     pub(crate) fn reserving(self, taken: u32, at: Timestamp) -> Self {
         self.map(|inline| InlineDecision { taken, taken_at: at, ..inline })

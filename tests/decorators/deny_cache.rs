@@ -190,7 +190,7 @@ async fn only_equal_questions_are_answered() {
     // Not of a hit and not of a peek.
     let (questions, taken) = world.questions(throttle.take_up_to("a", 1)).await;
     assert_eq!((questions, taken.unwrap().units()), (1, 0));
-    assert_eq!(world.questions(throttle.acquire("a")).await.0, 1);
+    assert_eq!(world.questions(throttle.acquire("a").into_future()).await.0, 1);
     assert_eq!(world.questions(throttle.hit("a")).await.0, 0, "still remembered");
 }
 
@@ -553,7 +553,7 @@ async fn go(actions: Vec<(u64, Action)>, window: bool) {
     let mut elsewhere = None;
     for (pause, action) in actions {
         world.advance(Duration::from_millis(pause)).await;
-        let since = elsewhere.map(|at: tokio::time::Instant| at.elapsed());
+        let since = elsewhere.map(|at| world.clock.now().saturating_duration_since(at));
         match action {
             Action::Hit(cost) | Action::Peek(cost) => {
                 let op = if matches!(action, Action::Hit(_)) { Op::Take } else { Op::Peek };
@@ -578,7 +578,7 @@ async fn go(actions: Vec<(u64, Action)>, window: bool) {
                 let _ = match action {
                     Action::Refund => cache.apply(&key, &step).await.unwrap(),
                     _ => {
-                        elsewhere = Some(tokio::time::Instant::now());
+                        elsewhere = Some(world.clock.now());
                         truth.apply(&key, &step).await.unwrap()
                     }
                 };

@@ -34,6 +34,7 @@ impl<'a> Asked<'a> {
             let question = match Bearing::of(step.op()) {
                 Bearing::Asks if !changed.contains(&digest) => match cache.recall(digest, step) {
                     Ok(denied) => {
+                        cache.answered(1);
                         answers.put(place, Ok(denied));
                         continue;
                     }

@@ -7,7 +7,7 @@ mod table;
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -95,6 +95,8 @@ struct Inner {
     max_age: Duration,
     digests: Digests,
     table: Table,
+    /// How many questions were answered here.
+    hits: AtomicU64,
     closed: AtomicBool,
 }
 
@@ -143,6 +145,7 @@ impl DenyCache {
             max_age: options.max_age,
             digests: Digests::new(),
             table: Table::new(options.max_keys),
+            hits: AtomicU64::new(0),
             closed: AtomicBool::new(false),
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -151,8 +154,8 @@ impl DenyCache {
     /// Returns what it remembers and has answered. Looks at all that is remembered, so it is for reports.
     #[must_use]
     pub fn info(&self) -> DenyCacheInfo {
-        let (remembered, hits) = self.inner.table.count(self.inner.now());
-        DenyCacheInfo { remembered, hits }
+        let remembered = self.inner.table.count(self.inner.now());
+        DenyCacheInfo { remembered, hits: self.inner.hits.load(Ordering::Relaxed) }
     }
 
     fn inner(&self) -> &Arc<dyn Backend> {
@@ -210,6 +213,11 @@ impl Inner {
         self.table.recall(question, !self.closed.load(Ordering::Acquire))
     }
 
+    /// Counts questions that were answered here.
+    fn answered(&self, questions: usize) {
+        self.hits.fetch_add(questions as u64, Ordering::Relaxed);
+    }
+
     /// Remembers the answer to a question, if it is a denial that lasts.
     fn remember(&self, question: &Question, step: &Step<'_>, answer: &Result<Decision>) {
         let Ok(decision) = answer else { return };
@@ -231,12 +239,14 @@ fn lasts(decision: &Decision, step: &Step<'_>) -> Option<Duration> {
     if decision.decided_by() != DecidedBy::Backend || decision.is_reserved() {
         return None;
     }
-    match decision.outcome() {
-        Outcome::Allowed => None,
-        Outcome::Denied { retry_after } => Some(retry_after),
+    let time = match decision.outcome() {
+        Outcome::Allowed => return None,
+        Outcome::Denied { retry_after } => retry_after,
         // Else the state may have a part in it, as that of a user's own strategy.
-        Outcome::Never => step.never_passes().map(|_| Duration::MAX),
-    }
+        Outcome::Never => step.never_passes().map(|_| Duration::MAX)?,
+    };
+    // When its block is over a key may still be denied, but for another reason.
+    Some(decision.blocked_time().map_or(time, |block| block.min(time)))
 }
 
 decorate_values_and_locks!(DenyCache);
@@ -278,7 +288,10 @@ impl Backend for DenyCache {
         let digest = inner.digests.of_key(key);
         match Bearing::of(step.op()) {
             Bearing::Asks => match inner.recall(digest, step) {
-                Ok(denied) => Some(Ok(denied)),
+                Ok(denied) => {
+                    inner.answered(1);
+                    Some(Ok(denied))
+                }
                 Err(question) => {
                     let answer = inner.backend.try_apply(key, step)?;
                     inner.remember(&question, step, &answer);
@@ -298,7 +311,10 @@ impl Backend for DenyCache {
         let inner = &*self.inner;
         match Bearing::of(step.op()) {
             Bearing::Asks => match inner.recall(inner.digests.of_key(key), step) {
-                Ok(denied) => Ok(denied),
+                Ok(denied) => {
+                    inner.answered(1);
+                    Ok(denied)
+                }
                 Err(question) => {
                     let answer = inner.backend.apply(key, step).await;
                     inner.remember(&question, step, &answer);
@@ -325,6 +341,7 @@ impl Backend for DenyCache {
             hits.iter().map(|(key, step)| inner.recall(inner.digests.of_key(key), step)).collect();
         // A denial of some says nothing about what the others would be told.
         if !recalled.is_empty() && recalled.iter().all(std::result::Result::is_ok) {
+            inner.answered(recalled.len());
             return Some(Ok(recalled.into_iter().flatten().collect()));
         }
         let answer = inner.backend.apply_all(hits).await;

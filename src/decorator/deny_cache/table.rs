@@ -27,8 +27,6 @@ struct Set {
     denials: Vec<Denied>,
     /// How often something of its keys was forgotten: what was asked before must not be remembered.
     forgotten: u64,
-    /// How many questions were answered.
-    hits: u64,
 }
 
 #[derive(Debug)]
@@ -104,7 +102,6 @@ impl Table {
             let denied = &set.denials[place];
             if let Some(age) = denied.age(now) {
                 let decision = denied.decision.clone().later(age);
-                set.hits += 1;
                 return Ok(decision);
             }
             let over = set.denials.swap_remove(place);
@@ -155,13 +152,12 @@ impl Table {
         }
     }
 
-    /// Returns how many denials are remembered now, and how many questions they have answered.
-    pub(super) fn count(&self, now: Moment) -> (usize, u64) {
-        self.sets.iter().fold((0, 0), |(remembered, hits), set| {
-            let set = set.lock();
-            let live = set.denials.iter().filter(|denied| denied.age(now).is_some()).count();
-            (remembered + live, hits + set.hits)
-        })
+    /// Returns how many denials are remembered now.
+    pub(super) fn count(&self, now: Moment) -> usize {
+        let of_set = |set: &Mutex<Set>| {
+            set.lock().denials.iter().filter(|denied| denied.age(now).is_some()).count()
+        };
+        self.sets.iter().map(of_set).sum()
     }
 }
 
