@@ -336,12 +336,12 @@ async fn each_hit_of_a_silent_store_ends_at_its_own_deadline() {
         throttle.build().unwrap()
     };
     world.wire.hold(Place::Request);
-    let clock = RuntimeClock::new();
+    let clock = Arc::new(RuntimeClock::new());
     let start = clock.now();
     let mut hits = JoinSet::new();
     for number in 0..30 {
         let millis = 100 + 10 * number;
-        let (throttle, clock) = (of(millis), clock.clone());
+        let (throttle, clock) = (of(millis), Arc::clone(&clock));
         hits.spawn(async move {
             let outcome = throttle.hit("a").await;
             let waited = clock.now().saturating_duration_since(start).as_millis();
