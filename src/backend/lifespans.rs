@@ -59,6 +59,11 @@ impl Lifespans {
         }
     }
 
+    /// Returns `true` if nobody uses the backend by a lifespan.
+    pub(crate) fn is_unused(&self) -> bool {
+        self.state.lock().count == 0
+    }
+
     /// Returns `true` if nobody uses the backend, and nobody has closed it yet.
     pub(crate) fn is_left_open(&self) -> bool {
         let state = self.state.lock();

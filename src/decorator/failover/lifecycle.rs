@@ -1,0 +1,81 @@
+//! The begin and the end of a failover: of both, where the fallback's are counted.
+
+use std::pin::Pin;
+use std::ptr;
+use std::sync::Arc;
+
+use tracing::warn;
+
+use super::Inner;
+use crate::backend::Result;
+use crate::join::join_all;
+use crate::lifespan::{Lifespan, LifespanExt, LifespanOptions, Start};
+
+type Work<'a> = Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>>;
+
+impl Inner {
+    /// Starts both at the same time. The primary alone says whether that fails.
+    pub(super) async fn initialize(&self) -> Result<()> {
+        let primary: Work<'_> = self.primary.initialize();
+        let fallback: Work<'_> = Box::pin(self.open_fallback());
+        join_all([fallback, primary].into_iter()).await.pop().unwrap_or(Ok(()))
+    }
+
+    /// Begins a lifespan of the fallback, unless there is one.
+    async fn open_fallback(&self) -> Result<()> {
+        let is_primary = ptr::eq(self.fallback.core(), self.primary.core());
+        if is_primary || self.fallback_life.lock().is_some() {
+            return Ok(());
+        }
+        // One that is away must not keep a service from starting.
+        let options = LifespanOptions::new().start(Start::Degraded);
+        match self.fallback.lifespan_with(options).await {
+            Ok(life) => self.keep_open(life),
+            Err(error) => {
+                let (backend, namespace) =
+                    (self.fallback.core().name(), self.fallback.core().namespace());
+                warn!(backend, namespace, %error, "the fallback could not be initialized");
+            }
+        }
+        Ok(())
+    }
+
+    fn keep_open(&self, life: Lifespan) {
+        let mut kept = self.fallback_life.lock();
+        if kept.is_none() {
+            *kept = Some(life);
+            return;
+        }
+        // Another was faster, and keeps it open.
+        drop(kept);
+        life.stop();
+    }
+
+    /// Closes both, and returns the first error.
+    pub(super) async fn close(&self) -> Result<()> {
+        let primary: Work<'_> = self.primary.close();
+        let fallback: Work<'_> = Box::pin(self.close_fallback());
+        let closed = join_all([primary, fallback].into_iter()).await;
+        closed.into_iter().find(Result::is_err).unwrap_or(Ok(()))
+    }
+
+    async fn close_fallback(&self) -> Result<()> {
+        let life = self.fallback_life.lock().take();
+        match life {
+            Some(life) => life.close().await,
+            None if self.fallback.core().lifespans().is_unused() => {
+                Arc::clone(&self.fallback).close().await
+            }
+            // It is used elsewhere.
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn stop(&self) {
+        self.primary.stop();
+        let life = self.fallback_life.lock().take();
+        if let Some(life) = life {
+            life.stop();
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! The decorators, around backends that do as they are told and around real servers.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
+
+mod breaker;
+mod builder;
+mod conformance;
+mod failover;
+mod retry;
+mod servers;
+mod stack;
+mod support;
