@@ -8,6 +8,7 @@
     reason = "for tests, which fail by a panic"
 )]
 
+mod counting;
 mod decisions;
 mod failing;
 mod memory;
@@ -19,6 +20,7 @@ pub mod servers;
 pub mod together;
 mod values_only;
 
+pub use counting::Counting;
 pub use decisions::wait_of;
 pub use failing::{Failing, Gates, Mode};
 pub use memory::{resident_kib, threads};
