@@ -59,9 +59,9 @@ impl Lifespans {
         }
     }
 
-    /// Returns `true` if nobody uses the backend by a lifespan.
-    pub(crate) fn is_unused(&self) -> bool {
-        self.state.lock().count == 0
+    /// Returns how many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.state.lock().count
     }
 
     /// Returns `true` if nobody uses the backend, and nobody has closed it yet.

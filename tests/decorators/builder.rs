@@ -3,9 +3,7 @@
 use std::time::Duration;
 
 use test_support::{Play, Scripted};
-use traffik::decorator::{
-    CircuitBreakerOptions, FailoverOptions, Resilience, RetryOptions,
-};
+use traffik::decorator::{CircuitBreakerOptions, FailoverOptions, Resilience, RetryOptions};
 use traffik::{BuildError, DecidedBy, Error, ErrorKind, InMemory, OnError, Throttle};
 
 use super::support::MS;
@@ -21,7 +19,10 @@ fn decorators_without_a_backend_are_an_error() {
     ];
     for (builder, named) in without {
         let error = builder.build().unwrap_err();
-        assert!(matches!(error, BuildError::Setting { setting, .. } if setting == named), "{error}");
+        assert!(
+            matches!(error, BuildError::Setting { setting, .. } if setting == named),
+            "{error}"
+        );
         assert!(error.to_string().contains("\"ambient\" goes around its backend"), "{error}");
     }
     assert!(builder().resilience(Resilience::new()).build().is_ok(), "nothing is asked for");

@@ -1,10 +1,11 @@
 //! The suite on each decorator and on the recommended stack, as a trait object.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use traffik::conformance::{self, Harness};
-use traffik::decorator::{CircuitBreaker, Failover, Resilience, Retry};
+use traffik::decorator::{CircuitBreaker, Failover, FailoverOptions, Resilience, Retry};
 use traffik::{Backend, InMemory, ManualClock};
 
 use test_support::ValuesOnly;
@@ -69,7 +70,10 @@ struct WithoutFastPath;
 #[async_trait]
 impl Harness for WithoutFastPath {
     async fn backend(&self, _: &str, clock: ManualClock) -> Arc<dyn Backend> {
-        recommended(Arc::new(ValuesOnly::new(&clock)))
+        // The time that its attempts take in the suite is no failure.
+        let patient = FailoverOptions::new().primary_timeout(Duration::from_secs(60));
+        let stack = Resilience::recommended().fallback_with(InMemory::new(), patient);
+        stack.around(ValuesOnly::new(&clock)).unwrap()
     }
 }
 

@@ -172,8 +172,11 @@ async fn survives<B: Backend + Clone>(mut server: impl Server, store: B, fault: 
         let healed = wait::now();
         let probe = service.taken_by(DecidedBy::Backend, "healed").await;
         println!("{fault:?}: back after {:?}", healed.elapsed());
-        for (key, receipt) in [("healed", probe), (&there, of_store), (&here, of_memory)] {
-            ends(service.throttle.refund(key, receipt)).await.unwrap();
+        ends(service.throttle.refund(here.as_str(), of_memory)).await.unwrap();
+        for (key, receipt) in [("healed", probe), (there.as_str(), of_store)] {
+            // Of what is lost nothing can be given back, and a connection may be found dead by it.
+            let refunded = ends(service.throttle.refund(key, receipt)).await;
+            assert!(refunded.is_ok() || fault == Fault::Killed, "{refunded:?}");
         }
         assert_eq!(used(&service.of_store, &there).await, 0, "given back, or lost with all else");
         assert_eq!(used(&service.of_memory, &here).await, 0);
@@ -265,11 +268,10 @@ async fn f04_an_open_circuit_sends_no_command() {
     drop(service.taken_by(DecidedBy::Backend, "a").await);
     server.pause();
     service.goes_on().await;
-    let asked = service.counting.asked();
     server.resume();
     drop(service.taken_by(DecidedBy::Backend, "a").await);
-    let scripts = server.calls("evalsha") + server.calls("eval");
-    let more = service.counting.asked() - asked;
-    let most = u64::try_from(asked + more).unwrap() * 2;
-    assert!(scripts <= most, "{scripts} commands of {asked} and {more} questions");
+    let commands = server.calls("evalsha") + server.calls("eval");
+    // Some scripts were sent with their source.
+    let most = u64::try_from(service.counting.asked()).unwrap() + 8;
+    assert!(commands <= most, "{commands} commands for {most} questions");
 }

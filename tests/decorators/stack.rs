@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use test_support::{Play, Scripted};
 use traffik::decorator::{CircuitBreakerOptions, Resilience, RetryOptions};
-use traffik::{DecidedBy, ErrorKind, InMemory, LifespanExt, OnError, Throttle};
+use traffik::{DecidedBy, ErrorKind, InMemory, LifespanExt, OnError, Throttle, ThrottleBuilder};
 
 use super::support::{MS, left, raising};
 
@@ -60,7 +60,8 @@ async fn the_lines_of_the_builder_compose_in_one_order() {
         let builder = Throttle::builder("lines").rate("5/day").on_error(OnError::Raise);
         builder.backend(scripted.clone())
     };
-    let builds: [fn(traffik::ThrottleBuilder, RetryOptions, CircuitBreakerOptions) -> _; 4] = [
+    type Build = fn(ThrottleBuilder, RetryOptions, CircuitBreakerOptions) -> ThrottleBuilder;
+    let builds: [Build; 4] = [
         |it, retry, breaker| it.fallback(InMemory::new()).circuit_breaker(breaker).retry(retry),
         |it, retry, breaker| it.retry(retry).circuit_breaker(breaker).fallback(InMemory::new()),
         |it, retry, breaker| it.circuit_breaker(breaker).retry(retry).fallback(InMemory::new()),

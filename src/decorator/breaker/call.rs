@@ -50,18 +50,19 @@ impl Guarded {
     /// Lets a call through, or says why not.
     pub(super) fn enter(&self, operation: &'static str) -> Result<Call<'_>> {
         let admitted = self.circuit.lock().admit(monotonic_now());
-        match admitted {
-            Ok(ticket) => Ok(Call { of: self, ticket: Some(ticket), is_patient: false }),
-            Err(refusal) => {
-                self.refused.fetch_add(1, Ordering::Relaxed);
-                Err(self.refusal(operation, refusal))
-            }
-        }
+        admitted.map(|ticket| self.call(ticket)).map_err(|refusal| {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+            self.refusal(operation, refusal)
+        })
     }
 
     /// Lets a call through whatever the state.
     pub(super) fn pass(&self) -> Call<'_> {
         let ticket = self.circuit.lock().ticket(monotonic_now());
+        self.call(ticket)
+    }
+
+    const fn call(&self, ticket: Ticket) -> Call<'_> {
         Call { of: self, ticket: Some(ticket), is_patient: false }
     }
 
@@ -104,20 +105,40 @@ impl Guarded {
         if !self.read(Circuit::is_closed) {
             self.ask(operation, || self.backend.ready()).await?;
         }
-        let call = Call { is_patient: true, ..self.pass() };
+        let mut call = self.pass();
+        call.is_patient = true;
         let result = work().await;
         let (outcome, error) = outcome(&result);
         call.end(outcome, error);
         result
     }
 
-    fn tell(&self, circuit: &mut Circuit, change: Option<Change>, cause: impl FnOnce() -> String) {
-        let Some(change) = change else { return };
+    /// Changes the circuit by what has become of a call, and tells of a change of its state.
+    fn note(
+        &self,
+        change: impl FnOnce(&mut Circuit) -> Option<Change>,
+        cause: impl FnOnce() -> String,
+    ) {
+        let mut circuit = self.circuit.lock();
+        let Some(change) = change(&mut circuit) else { return };
+        let cause = match change {
+            Change::Closed { .. } => String::new(),
+            Change::Opened { .. } | Change::ProbeFailed { .. } => cause(),
+        };
+        if !circuit.is_closed() {
+            circuit.caused_by(cause.clone());
+        }
+        // A subscriber may ask for the state.
+        drop(circuit);
+        self.tell(change, &cause);
+    }
+
+    #[cold]
+    fn tell(&self, change: Change, error: &str) {
         let core = self.backend.core();
         let (backend, namespace) = (core.name(), core.namespace());
         match change {
             Change::Opened { pause, failures } => {
-                let error = cause();
                 warn!(
                     backend,
                     namespace,
@@ -126,12 +147,9 @@ impl Guarded {
                     ?pause,
                     "the circuit opened"
                 );
-                circuit.caused_by(error);
             }
             Change::ProbeFailed { pause } => {
-                let error = cause();
                 debug!(backend, namespace, error, ?pause, "a probe failed, the circuit stays open");
-                circuit.caused_by(error);
             }
             Change::Closed { open_for } => {
                 info!(backend, namespace, ?open_for, "the circuit closed: the store answers again");
@@ -209,31 +227,25 @@ impl Call<'_> {
     }
 
     pub(super) fn end(mut self, outcome: Outcome, error: Option<&BackendError>) {
-        self.end_with(outcome, error);
-    }
-
-    fn end_with(&mut self, outcome: Outcome, error: Option<&BackendError>) {
         let Some(ticket) = self.ticket.take() else { return };
-        let mut circuit = self.of.circuit.lock();
-        let change = circuit.ended(ticket, outcome, monotonic_now());
-        let cause = || error.map_or_else(String::new, ToString::to_string);
-        self.of.tell(&mut circuit, change, cause);
+        let ended = |circuit: &mut Circuit| circuit.ended(ticket, outcome, monotonic_now());
+        self.of.note(ended, || error.map_or_else(String::new, ToString::to_string));
     }
 }
 
 impl Drop for Call<'_> {
     fn drop(&mut self) {
-        if self.is_patient {
-            return self.end_with(Outcome::Nothing, None);
-        }
         let Some(ticket) = self.ticket.take() else { return };
         let now = monotonic_now();
-        let mut circuit = self.of.circuit.lock();
-        let change = circuit.dropped(ticket, now);
+        let is_patient = self.is_patient;
+        let dropped = |circuit: &mut Circuit| match is_patient {
+            true => circuit.ended(ticket, Outcome::Nothing, now),
+            false => circuit.dropped(ticket, now),
+        };
         let name = self.of.backend.core().name();
         let waited = now.saturating_duration_since(ticket.began());
-        let cause = || format!("{name}: no answer for {waited:?}, when the caller gave up");
-        self.of.tell(&mut circuit, change, cause);
+        let silence = || format!("{name}: no answer for {waited:?}, when the caller gave up");
+        self.of.note(dropped, silence);
     }
 }
 

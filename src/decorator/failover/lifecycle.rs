@@ -2,7 +2,6 @@
 
 use std::pin::Pin;
 use std::ptr;
-use std::sync::Arc;
 
 use tracing::warn;
 
@@ -21,10 +20,28 @@ impl Inner {
         join_all([fallback, primary].into_iter()).await.pop().unwrap_or(Ok(()))
     }
 
+    /// Returns whether the fallback is the primary, by mistake or in a test: then its lifespans are those of the
+    /// primary.
+    fn is_one_store(&self) -> bool {
+        ptr::eq(self.fallback.core(), self.primary.core())
+    }
+
+    /// Clears both; the fallback only if it is open nowhere else, for others count there.
+    pub(super) async fn clear(&self) -> Result<()> {
+        let primary: Work<'_> = self.primary.clear();
+        let fallback: Work<'_> = Box::pin(async {
+            let own = usize::from(self.fallback_life.lock().is_some());
+            match self.is_one_store() || self.fallback.core().lifespans().count() > own {
+                true => Ok(()),
+                false => self.fallback.clear().await,
+            }
+        });
+        first_error(join_all([primary, fallback].into_iter()).await)
+    }
+
     /// Begins a lifespan of the fallback, unless there is one.
     async fn open_fallback(&self) -> Result<()> {
-        let is_primary = ptr::eq(self.fallback.core(), self.primary.core());
-        if is_primary || self.fallback_life.lock().is_some() {
+        if self.is_one_store() || self.fallback_life.lock().is_some() {
             return Ok(());
         }
         // One that is away must not keep a service from starting.
@@ -55,17 +72,14 @@ impl Inner {
     pub(super) async fn close(&self) -> Result<()> {
         let primary: Work<'_> = self.primary.close();
         let fallback: Work<'_> = Box::pin(self.close_fallback());
-        let closed = join_all([primary, fallback].into_iter()).await;
-        closed.into_iter().find(Result::is_err).unwrap_or(Ok(()))
+        first_error(join_all([primary, fallback].into_iter()).await)
     }
 
     async fn close_fallback(&self) -> Result<()> {
         let life = self.fallback_life.lock().take();
         match life {
             Some(life) => life.close().await,
-            None if self.fallback.core().lifespans().is_unused() => {
-                Arc::clone(&self.fallback).close().await
-            }
+            None if self.fallback.core().lifespans().count() == 0 => self.fallback.close().await,
             // It is used elsewhere.
             None => Ok(()),
         }
@@ -78,4 +92,8 @@ impl Inner {
             life.stop();
         }
     }
+}
+
+fn first_error(results: Vec<Result<()>>) -> Result<()> {
+    results.into_iter().find(Result::is_err).unwrap_or(Ok(()))
 }

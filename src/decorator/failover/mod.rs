@@ -58,7 +58,8 @@ use crate::timer::Deadline;
 /// | --- | --- |
 /// | hits, peeks, `acquire`, `reserve`, `take_up_to`, `charge`, `drain`; `hit_many` and `all` | the primary, for its [time](FailoverOptions::primary_timeout) at most; then the fallback |
 /// | `refund`, `settle`, a permit that gives back | who took it |
-/// | `block`, `unblock`, `reset`, a penalty, [`clear`](Backend::clear) | both: who is blocked here is blocked there |
+/// | `block`, `unblock`, `reset`, a penalty | both: who is blocked here is blocked there |
+/// | [`clear`](Backend::clear) | both; the fallback unless it is open elsewhere too, for others count there |
 /// | `inspect`, values, locks, [`ready`](Backend::ready) | the primary |
 /// | [`initialize`](Backend::initialize), [`close`](Backend::close) | both |
 ///
@@ -261,7 +262,7 @@ impl Backend for Failover {
     }
 
     async fn clear(&self) -> Result<()> {
-        self.both(|backend| backend.clear(), |(), ()| ()).await
+        self.inner.clear().await
     }
 
     async fn close(&self) -> Result<()> {
