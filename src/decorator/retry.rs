@@ -105,8 +105,9 @@ impl RetryOptions {
     }
 
     /// Sets the time from the first question on after which no other is begun: no pause begins that would end
-    /// later. It should be shorter than the deadlines of the callers, who end the rest. Above zero. Defaults to
-    /// 100 ms; to half the deadline of a throttle that is built with retries of its own, if that is shorter.
+    /// later. It should be shorter than the time that callers wait, who end the rest. Above zero. Defaults to 100 ms;
+    /// for retries that a throttle's builder adds to half of what the throttle, or a failover, waits, if that is
+    /// shorter.
     pub const fn within(mut self, time: Duration) -> Self {
         self.within = Some(time);
         self

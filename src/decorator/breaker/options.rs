@@ -85,8 +85,8 @@ impl CircuitBreakerOptions {
 
     /// Sets the time after which a call whose caller gave up counts as a failure, for the store was silent; one
     /// that is given up sooner counts as nothing. It must be shorter than the deadlines of the callers, or a silent
-    /// store never opens the circuit. Above zero. Defaults to 50 ms; to half the deadline of a throttle that is
-    /// built with a breaker of its own, if that is shorter.
+    /// store never opens the circuit. Above zero. Defaults to 50 ms; for a breaker that a throttle's builder adds to half
+    /// of what the throttle, or a failover, waits, if that is shorter.
     pub const fn silent_after(mut self, time: Duration) -> Self {
         self.silent_after = Some(time);
         self

@@ -38,8 +38,8 @@ impl FailoverOptions {
     }
 
     /// Sets the time that the primary has to decide, after which the fallback is asked. It must leave time for that
-    /// within the deadline of a hit. A connection may have to be made in it. Above zero. Defaults to 100 ms; to half
-    /// the deadline of a throttle that is built with a fallback of its own, if that is shorter.
+    /// within the deadline of a hit. A connection may have to be made in it. Above zero. Defaults to 100 ms; for a
+    /// failover that a throttle's builder adds to half the deadline, if that is shorter.
     pub const fn primary_timeout(mut self, time: Duration) -> Self {
         self.primary_timeout = Some(time);
         self
