@@ -171,6 +171,11 @@
 //! deadline, 250 ms by default, plus the limit of the error handler if there is one. A mistake of the
 //! program or its operator, such as a closed backend or a wrong password, is always an `Err`.
 //!
+//! To go on limiting while the store is away, give it a fallback: [`ThrottleBuilder::fallback`] for one throttle,
+//! [`Resilience`](decorator::Resilience) for all of a service. A circuit breaker finds out that the store fails or is
+//! silent, so that hits do not wait for it, and memory decides meanwhile, each process by itself; decisions then say
+//! [`DecidedBy::Fallback`]. The policy decides where both fail. The module [`decorator`] says which to use when.
+//!
 //! A backend on a server is used inside of a tokio runtime with its time driver. Elsewhere each call is a
 //! clear error, or the end of the process if that was built with `panic = "abort"`.
 //!

@@ -43,6 +43,7 @@ pub use memcached::{Memcached, MemcachedBuilder};
 pub use memory::{InMemory, InMemoryBuilder, LockKind, Overflow, Prepared};
 pub use values::{MAX_COUNTER, Ttl, Values};
 
+pub(crate) use by_key::by_key;
 pub(crate) use forward::erase;
 
 use crate::decision::Decision;
@@ -220,7 +221,7 @@ pub trait Backend: Values + Locks {
     /// # }
     /// ```
     async fn apply_many(&self, steps: &[(Key<'_>, Step<'_>)], answers: &Answers) {
-        let asked = by_key::by_key(steps).into_iter().map(|of_key| async move {
+        let asked = by_key(steps).into_iter().map(|of_key| async move {
             for index in of_key {
                 let (key, step) = &steps[index];
                 answers.put(index, self.apply(key, step).await);

@@ -78,6 +78,9 @@ pub enum Denial {
 pub enum DecidedBy {
     /// The limits, by the backend's state.
     Backend,
+    /// The limits, by the state of the fallback, for the backend did not answer; see
+    /// [`Failover`](crate::decorator::Failover).
+    Fallback,
     /// No limit was asked, because the key is exempt.
     Exempt,
     /// No limit was asked, because the rate is unlimited.
@@ -87,6 +90,13 @@ pub enum DecidedBy {
     /// The backend failed, and the error policy decided; or the rate alone, if it can never let the hit
     /// pass.
     Policy,
+}
+
+impl DecidedBy {
+    /// Returns whether limits were asked and decided, wherever their state is.
+    pub(crate) const fn is_by_limits(self) -> bool {
+        matches!(self, Self::Backend | Self::Fallback)
+    }
 }
 
 impl Decision {
@@ -308,10 +318,35 @@ impl Decision {
     /// where an error policy decided. What an error handler took elsewhere, it must give back itself.
     #[must_use]
     pub fn receipt(self) -> Option<Receipt> {
-        let InlineDecision { taken, taken_at, bound_to, .. } = self.inline;
+        let InlineDecision { taken, taken_at, bound_to, decided_by, .. } = self.inline;
         let mut more = self.more;
         let limits = more.limits.take();
-        (taken > 0).then(|| Receipt::new(taken, taken_at, bound_to, limits))
+        let is_of_fallback = decided_by == DecidedBy::Fallback;
+        (taken > 0).then(|| Receipt::new(taken, taken_at, bound_to, is_of_fallback, limits))
+    }
+
+    /// The same, marked as made by the fallback.
+    pub(crate) fn decided_by_fallback(self) -> Self {
+        self.map(|inline| match inline.decided_by {
+            DecidedBy::Backend => InlineDecision { decided_by: DecidedBy::Fallback, ..inline },
+            _ => inline,
+        })
+    }
+
+    /// The same, but what it could never let pass is denied for that long, in microseconds.
+    pub(crate) fn denied_instead_of_never(mut self, micros: u64) -> Self {
+        let now = |answer: &mut LimitAnswer| {
+            if answer.wait == NEVER {
+                answer.wait = micros;
+            }
+        };
+        if self.inline.denial == Some(Denial::Never) {
+            self.inline.denial = Some(Denial::Limited);
+        }
+        now(&mut self.inline.answer);
+        self.inline.other.iter_mut().for_each(now);
+        self.more.answers.iter_mut().flat_map(|answers| answers.iter_mut()).for_each(now);
+        self
     }
 
     /// The same, marked as made by an error policy.
@@ -392,9 +427,7 @@ impl fmt::Display for Decision {
             (None, _) if self.decided_by() == DecidedBy::Policy => {
                 f.write_str("allowed by the error policy")
             }
-            (None, _) if self.decided_by() != DecidedBy::Backend => {
-                f.write_str("allowed, not counted")
-            }
+            (None, _) if !self.decided_by().is_by_limits() => f.write_str("allowed, not counted"),
             (None, _) => write!(f, "allowed, {} of {} remaining", self.remaining(), self.burst()),
             (Some(Denial::Blocked), Outcome::Denied { retry_after }) => {
                 write!(f, "blocked, retry after {retry_after:?}")

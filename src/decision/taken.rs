@@ -1,6 +1,6 @@
 //! [`Taken`]: the units that a hit of up to so many took.
 
-use super::{DecidedBy, Decision, Receipt};
+use super::{Decision, Receipt};
 
 /// The units that [`Throttle::take_up_to`](crate::Throttle::take_up_to) took, with its decision.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,7 +15,7 @@ impl Taken {
     pub(crate) fn of(decision: Decision, asked: u32) -> Self {
         let units = match decision.decided_by() {
             _ if decision.is_denied() => 0,
-            DecidedBy::Backend => decision.inline.taken,
+            decided_by if decided_by.is_by_limits() => decision.inline.taken,
             _ => asked,
         };
         Self { units, decision }

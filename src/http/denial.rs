@@ -13,7 +13,7 @@ use http::{Response, StatusCode};
 use super::decisions::RequestDecision;
 use super::fields::{limits_of, whole_seconds};
 use super::identity::Refusal;
-use crate::decision::{DecidedBy, Denial, Outcome};
+use crate::decision::{Denial, Outcome};
 use crate::error::Error;
 
 /// Why a request is not served.
@@ -203,7 +203,7 @@ impl<'d> Denied<'d> {
 fn violated<'d>(decisions: impl Iterator<Item = &'d RequestDecision>) -> Vec<String> {
     let mut names = Vec::new();
     for one in decisions.filter(|one| one.decision.denied_by().is_some()) {
-        if one.decision.decided_by() != DecidedBy::Backend {
+        if !one.decision.decided_by().is_by_limits() {
             // By the rate alone, or by a throttle that an error handler asked.
             let limit = one.throttle.denied_by(&one.decision);
             names.extend(limit.map(|limit| limit.name().into_owned()));

@@ -10,7 +10,7 @@ use super::decisions::{RequestDecision, narrowest};
 use super::field_text::{FieldText, number};
 use super::limit_texts::{FieldItem, LARGEST, LimitTexts, Texts};
 use super::rule::Rule;
-use crate::decision::{DecidedBy, Decision, Denial, LimitAnswer, Outcome};
+use crate::decision::{Decision, Denial, LimitAnswer, Outcome};
 use crate::strategy::Limit;
 
 // Constants, for each use is a copy from the program's own memory. A clone of a static is written by parts, and moved on
@@ -275,7 +275,7 @@ pub(super) fn whole_seconds(time: Duration) -> u64 {
 /// Returns whether limits were asked, and answered by themselves.
 fn has_figures(decision: &Decision) -> bool {
     let by_limits = matches!(decision.denial(), None | Some(Denial::Limited | Denial::Never));
-    decision.decided_by() == DecidedBy::Backend && by_limits && decision.answers().len() > 0
+    decision.decided_by().is_by_limits() && by_limits && decision.answers().len() > 0
 }
 
 /// Returns the limits that were asked, in the order of the answers.

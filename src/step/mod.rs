@@ -45,6 +45,8 @@ pub struct Step<'a> {
     limits: &'a [Limit],
     demand: Demand,
     op: Op,
+    /// About what a fallback took.
+    is_of_fallback: bool,
 }
 
 /// The result of a [`Step`] on a stored value.
@@ -123,7 +125,7 @@ impl<'a> Step<'a> {
     #[inline]
     pub(crate) const fn of_apart(limits: &'a [Limit], cost: u32, op: Op) -> Self {
         assert!(limits.len() <= MAX_LIMITS, "a step has at most 8 limits");
-        Self { limits, demand: Demand::of(cost), op }
+        Self { limits, demand: Demand::of(cost), op, is_of_fallback: false }
     }
 
     /// Lets the hit pass only if `units` more would pass with it. The answer is that of a hit of
@@ -133,6 +135,24 @@ impl<'a> Step<'a> {
     pub const fn leave(mut self, units: u32) -> Self {
         self.demand = Demand::leaving(self.demand.cost_u32(), units);
         self
+    }
+
+    /// The same, about what the fallback took, if that is so.
+    #[must_use]
+    #[inline]
+    pub(crate) const fn of_fallback(mut self, is_of_fallback: bool) -> Self {
+        self.is_of_fallback = is_of_fallback;
+        self
+    }
+
+    pub(crate) const fn is_of_fallback(&self) -> bool {
+        self.is_of_fallback
+    }
+
+    /// The same question over other limits, which have states of their own.
+    pub(crate) const fn over<'b>(&self, limits: &'b [Limit]) -> Step<'b> {
+        let Self { demand, op, is_of_fallback, .. } = *self;
+        Step { limits, demand, op, is_of_fallback }
     }
 
     /// Returns the limits.

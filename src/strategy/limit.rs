@@ -157,6 +157,13 @@ impl Limit {
         self
     }
 
+    /// Returns the same limit of another rate; `None` if its strategy cannot keep that.
+    pub(crate) fn with_rate(&self, rate: Rate) -> Option<Self> {
+        let other = Self::new(rate, Arc::clone(&self.strategy)).ok()?;
+        let Self { name, per_hit, throttle, .. } = self.clone();
+        Some(Self { name, per_hit, throttle, ..other })
+    }
+
     /// Returns whether the two count the same hits the same way: equal strategies and rates.
     pub(crate) fn counts_like(&self, other: &Self) -> bool {
         let key = |limit: &Self| {

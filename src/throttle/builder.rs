@@ -10,6 +10,7 @@ use super::penalty::{Denials, Penalty};
 use super::{Throttle, ThrottleInner};
 use crate::backend::{self, Backend};
 use crate::clock::micros_ceil;
+use crate::decorator::{CircuitBreakerOptions, DenyCacheOptions, Resilience, RetryOptions};
 use crate::error::BuildError;
 use crate::excerpt::Excerpt;
 use crate::on_error::{LogLimiter, OnError};
@@ -39,6 +40,7 @@ pub struct ThrottleBuilder {
     min_retry_after: Duration,
     cost: u32,
     penalty: Option<Penalty>,
+    resilience: Resilience,
 }
 
 /// A limit as the user gave it.
@@ -98,6 +100,7 @@ impl ThrottleBuilder {
             min_retry_after: Duration::ZERO,
             cost: 1,
             penalty: None,
+            resilience: Resilience::new(),
         }
     }
 
@@ -175,6 +178,76 @@ impl ThrottleBuilder {
         self
     }
 
+    /// Lets another backend decide while the throttle's own fails or does not answer, mostly memory: a
+    /// [`Failover`](crate::decorator::Failover) with a [`CircuitBreaker`](crate::decorator::CircuitBreaker) around
+    /// the [`backend`](Self::backend). Defaults to none: the error policy decides.
+    ///
+    /// ```
+    /// # use traffik::{InMemory, Throttle};
+    /// # let redis = InMemory::new();
+    /// let throttle = Throttle::builder("api")
+    ///     .rate("100/min")
+    ///     .backend(redis)
+    ///     .fallback(InMemory::new())
+    ///     .build()?;
+    /// # drop(throttle);
+    /// # Ok::<(), traffik::BuildError>(())
+    /// ```
+    ///
+    /// Each throttle that is built so has a circuit breaker of its own. To share one, and to have a lifespan of both
+    /// backends, decorate the backend once: [`Resilience::around`].
+    pub fn fallback(mut self, fallback: impl Backend) -> Self {
+        self.resilience = self.resilience.fallback(fallback);
+        self
+    }
+
+    /// Puts a circuit breaker around the [`backend`](Self::backend), one of this throttle's own. Defaults to none.
+    pub fn circuit_breaker(mut self, options: CircuitBreakerOptions) -> Self {
+        self.resilience = self.resilience.circuit_breaker(options);
+        self
+    }
+
+    /// Asks the [`backend`](Self::backend) once more if it did nothing, by a
+    /// [`Retry`](crate::decorator::Retry). Defaults to none.
+    pub fn retry(mut self, options: RetryOptions) -> Self {
+        self.resilience = self.resilience.retry(options);
+        self
+    }
+
+    /// Answers hits on a denied key without the [`backend`](Self::backend) for a while, by a
+    /// [`DenyCache`](crate::decorator::DenyCache) of this throttle's own. Defaults to none.
+    ///
+    /// ```
+    /// use traffik::decorator::DenyCacheOptions;
+    /// # use traffik::{InMemory, Throttle};
+    /// # let redis = InMemory::new();
+    /// let throttle = Throttle::builder("login")
+    ///     .rate("5/min")
+    ///     .backend(redis)
+    ///     .deny_cache(DenyCacheOptions::new())
+    ///     .build()?;
+    /// # drop(throttle);
+    /// # Ok::<(), traffik::BuildError>(())
+    /// ```
+    pub fn deny_cache(mut self, options: DenyCacheOptions) -> Self {
+        self.resilience = self.resilience.deny_cache(options);
+        self
+    }
+
+    /// Lets equal hits on one key that come at the same time share a question to the [`backend`](Self::backend), by a
+    /// [`Coalesce`](crate::decorator::Coalesce). Defaults to not so.
+    pub fn coalesce(mut self) -> Self {
+        self.resilience = self.resilience.coalesce();
+        self
+    }
+
+    /// Puts these decorators around the [`backend`](Self::backend), instead of those that were named before:
+    /// `resilience(Resilience::recommended().fallback(InMemory::new()))`. Defaults to none.
+    pub fn resilience(mut self, resilience: Resilience) -> Self {
+        self.resilience = resilience;
+        self
+    }
+
     /// Sets the error policy: what is decided when the backend fails. Defaults to the backend's own
     /// policy.
     pub fn on_error(mut self, policy: OnError) -> Self {
@@ -215,10 +288,13 @@ impl ThrottleBuilder {
     ///
     /// When a rate cannot be read or its strategy cannot keep it, when there is no rate or more than
     /// eight, when two limits would share their state or have the same name, when the name is not 1 to 128
-    /// bytes without control characters, when the deadline is zero, or when the penalty is out of its range.
-    pub fn build(self) -> Result<Throttle, BuildError> {
+    /// bytes without control characters, when the deadline is zero, when the penalty or an option of a decorator is
+    /// out of its range, or when there are decorators and no backend.
+    pub fn build(mut self) -> Result<Throttle, BuildError> {
         self.check_settings()?;
+        let resilience = std::mem::take(&mut self.resilience).for_callers_of(self.deadline);
         let Self { name, limits: wanted, strategy, backend, on_error, .. } = self;
+        let backend = decorated(&name, backend, resilience)?;
         let strategy = strategy.unwrap_or_else(|| strategy::erase(TokenBucket::new()));
         let mut limits = Vec::with_capacity(wanted.len());
         for wanted in wanted {
@@ -297,6 +373,25 @@ impl ThrottleBuilder {
             ));
         }
         Ok(())
+    }
+}
+
+/// Puts the decorators around the backend, if there are any.
+fn decorated(
+    throttle: &str,
+    backend: Option<Arc<dyn Backend>>,
+    resilience: Resilience,
+) -> Result<Option<Arc<dyn Backend>>, BuildError> {
+    match (backend, resilience.setting()) {
+        (backend, None) => Ok(backend),
+        (Some(backend), Some(_)) => resilience.around(backend).map(Some),
+        (None, Some(setting)) => Err(BuildError::setting(
+            setting,
+            format!(
+                "of throttle {throttle:?} goes around its backend, and it has none; give it one with \
+                 ThrottleBuilder::backend, or decorate the backend that is current in the task"
+            ),
+        )),
     }
 }
 

@@ -84,7 +84,8 @@ impl Throttle {
             None => (used - receipt.cost(), Op::Charge),
         };
         self.require(limits, op)?;
-        self.change(&key, receipt.fingerprint(), &Step::of_apart(limits, units, op)).await
+        let step = Step::of_apart(limits, units, op).of_fallback(receipt.is_of_fallback());
+        self.change(&key, receipt.fingerprint(), &step).await
     }
 
     /// Takes as many units as would pass, up to `units`, in one step.

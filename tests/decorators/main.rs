@@ -1,6 +1,14 @@
-//! Decorators: what each does for itself, around a backend in memory and around real servers.
+//! The decorators, around backends that do as they are told and around real servers.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
+mod breaker;
+mod builder;
 mod coalesce;
+mod conformance;
 mod deny_cache;
+mod failover;
+mod retry;
+mod servers;
+mod stack;
+mod support;

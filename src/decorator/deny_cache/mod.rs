@@ -55,7 +55,7 @@ use crate::strategy::{Limit, Op};
 /// A denial by the limits or by a block, of a hit or a peek, until the wait that it says is over, and for
 /// [`max_age`](DenyCacheOptions::max_age) at most; both count from before the store was asked, in monotonic time and by
 /// the clock of the backend, which a test may move. That a hit can never
-/// pass is remembered where the limits alone say so. Denials by an error policy, by a full memory and in advance
+/// pass is remembered where the limits alone say so. Denials by an error policy, a fallback, a full memory and in advance
 /// ([`Throttle::acquire`](crate::Throttle::acquire)) are not.
 ///
 /// It answers hits and peeks that are equal: on the same key, of the same limits, cost and

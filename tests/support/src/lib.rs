@@ -8,6 +8,7 @@
     reason = "for tests, which fail by a panic"
 )]
 
+mod counting;
 mod decisions;
 mod distant;
 mod failing;
@@ -15,13 +16,16 @@ mod memory;
 pub mod plain;
 pub mod remote;
 mod runtime_clock;
+mod scripted;
 pub mod servers;
 pub mod together;
 mod values_only;
 
+pub use counting::Counting;
 pub use decisions::wait_of;
 pub use distant::{Distant, Place, Wire};
 pub use failing::{Failing, Gates, Mode};
 pub use memory::{resident_kib, threads};
 pub use runtime_clock::RuntimeClock;
+pub use scripted::{Play, Scripted};
 pub use values_only::ValuesOnly;
