@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use test_support::{Play, Scripted};
-use traffik::decorator::{CircuitBreakerOptions, FailoverOptions, Resilience, RetryOptions};
+use test_support::{Distant, Play, Scripted};
+use traffik::decorator::{
+    CircuitBreakerOptions, DenyCacheOptions, FailoverOptions, Resilience, RetryOptions,
+};
 use traffik::{BuildError, DecidedBy, Error, ErrorKind, InMemory, OnError, Throttle};
 
 use super::support::MS;
@@ -16,6 +18,8 @@ fn decorators_without_a_backend_are_an_error() {
         (builder().circuit_breaker(CircuitBreakerOptions::new()), "circuit_breaker"),
         (builder().retry(RetryOptions::new()), "retry"),
         (builder().resilience(Resilience::recommended()), "circuit_breaker"),
+        (builder().deny_cache(DenyCacheOptions::new()), "deny_cache"),
+        (builder().coalesce(), "coalesce"),
     ];
     for (builder, named) in without {
         let error = builder.build().unwrap_err();
@@ -36,6 +40,7 @@ fn f34_options_out_of_range_are_errors() {
     let wrong = [
         builder().circuit_breaker(CircuitBreakerOptions::new().probe_timeout(zero)),
         builder().retry(RetryOptions::new().within(zero)),
+        builder().deny_cache(DenyCacheOptions::new().max_age(zero)),
         builder().resilience(Resilience::new().fallback_with(InMemory::new(), failover)),
     ];
     for builder in wrong {
@@ -79,4 +84,28 @@ async fn in_memory_they_change_nothing() {
     let closed = throttle.hit("a").await;
     let Err(Error::Backend(closed)) = closed else { panic!("{closed:?}") };
     assert_eq!(closed.kind(), ErrorKind::Closed, "a mistake stays one");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deny_cache_lies_outside_and_shared_questions_inside_of_it() {
+    let distant = Distant::new(InMemory::new());
+    let wire = distant.wire();
+    let builder = Throttle::builder("lines").rate("5/day").backend(distant);
+    let throttle = builder.coalesce().fallback(InMemory::new()).deny_cache(DenyCacheOptions::new());
+    let throttle = throttle.on_error(OnError::Raise).build().unwrap();
+    let hits: Vec<_> = (0..20)
+        .map(|_| {
+            let throttle = throttle.clone();
+            tokio::spawn(async move { throttle.hit("a").await.unwrap() })
+        })
+        .collect();
+    let mut allowed = 0;
+    for hit in hits {
+        let decision = hit.await.unwrap();
+        assert_eq!(decision.decided_by(), DecidedBy::Backend);
+        allowed += usize::from(decision.is_allowed());
+    }
+    assert_eq!((allowed, wire.questions()), (5, 2), "one that came first, and all others together");
+    assert!(throttle.hit("a").await.unwrap().is_denied());
+    assert_eq!(wire.questions(), 2, "remembered");
 }

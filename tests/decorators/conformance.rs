@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use traffik::conformance::{self, Harness};
-use traffik::decorator::{CircuitBreaker, Failover, FailoverOptions, Resilience, Retry};
+use traffik::decorator::{
+    CircuitBreaker, DenyCacheOptions, Failover, FailoverOptions, Resilience, Retry,
+};
 use traffik::{Backend, InMemory, ManualClock};
 
-use test_support::ValuesOnly;
+use test_support::{Distant, ValuesOnly};
 
 struct Decorated {
     decorate: fn(Arc<dyn Backend>) -> Arc<dyn Backend>,
@@ -81,4 +83,23 @@ impl Harness for WithoutFastPath {
 async fn the_recommended_stack_around_a_backend_of_values() {
     conformance::decisions(&WithoutFastPath).await;
     conformance::values(&WithoutFastPath).await;
+}
+
+/// All of them, without a fast path.
+struct WholeStack;
+
+#[async_trait]
+impl Harness for WholeStack {
+    async fn backend(&self, namespace: &str, clock: ManualClock) -> Arc<dyn Backend> {
+        let memory = InMemory::builder().namespace(namespace).clock(clock).build().unwrap();
+        // The suite moves the clock by hand, and wants the answer of the very instant.
+        let brief = DenyCacheOptions::new().max_age(Duration::from_millis(1));
+        let stack = Resilience::recommended().fallback(InMemory::new()).deny_cache(brief);
+        stack.coalesce().around(Distant::new(memory)).unwrap()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_whole_stack() {
+    conformance::run(&WholeStack).await;
 }
