@@ -50,7 +50,13 @@ impl Resilience {
     /// should go on limiting while the store is away; else the error policy decides.
     pub const fn recommended() -> Self {
         let (breaker, retry) = (CircuitBreakerOptions::new(), RetryOptions::new());
-        Self { breaker: Some(breaker), retry: Some(retry), ..Self::new() }
+        Self {
+            deny_cache: None,
+            coalesces: false,
+            fallback: None,
+            breaker: Some(breaker),
+            retry: Some(retry),
+        }
     }
 
     /// Lets another backend decide while the store is away, as a [`Failover`] does, and adds a circuit breaker if

@@ -190,11 +190,7 @@ impl<'a> Step<'a> {
     pub(crate) fn has_limits(&self, limits: &[Limit]) -> bool {
         std::ptr::eq(self.limits, limits)
             || self.limits.len() == limits.len()
-                && self
-                    .limits
-                    .iter()
-                    .zip(limits)
-                    .all(|(one, other)| one.identity() == other.identity())
+                && self.limits.iter().zip(limits).all(|(one, other)| one.decides_like(other))
     }
 
     #[inline]

@@ -140,11 +140,11 @@ async fn either_clock_ends_it_and_one_that_goes_back_too() {
     let world = World::new(DenyCacheOptions::new());
     let throttle = world.throttle("6/min");
     for (moves, questions) in [(999, 0), (1_000, 1)] {
-        deny(&throttle, "a").await;
+        let _ = deny(&throttle, "a").await;
         tokio::time::advance(Duration::from_millis(moves)).await;
         assert_eq!(world.questions(throttle.hit("a")).await.0, questions, "{moves} ms");
         world.cache.initialize().await.unwrap();
-        deny(&throttle, "a").await;
+        let _ = deny(&throttle, "a").await;
         world.clock.advance(Duration::from_millis(moves));
         assert_eq!(
             world.questions(throttle.hit("a")).await.0,
@@ -153,7 +153,7 @@ async fn either_clock_ends_it_and_one_that_goes_back_too() {
         );
         world.cache.initialize().await.unwrap();
     }
-    deny(&throttle, "b").await;
+    let _ = deny(&throttle, "b").await;
     world.clock.set(Timestamp::from_micros(world.clock.now().as_micros() - 1));
     assert_eq!(world.questions(throttle.hit("b")).await.0, 1);
 }
@@ -162,7 +162,7 @@ async fn either_clock_ends_it_and_one_that_goes_back_too() {
 async fn only_equal_questions_are_answered() {
     let world = World::new(LONG);
     let throttle = world.throttle("5/h");
-    deny(&throttle, "a").await;
+    let _ = deny(&throttle, "a").await;
     let cost = |units| HitOptions::new().cost(units);
     for (options, same) in [
         (cost(1), 0),
@@ -203,8 +203,8 @@ async fn what_may_let_a_key_pass_makes_it_forget() {
         let (key, other) = (key.as_str(), "another");
         let receipt = throttle.hit(key).await.unwrap().receipt().unwrap();
         let estimate = throttle.reserve(key, 2).await.unwrap();
-        deny(&throttle, key).await;
-        deny(&throttle, other).await;
+        let _ = deny(&throttle, key).await;
+        let _ = deny(&throttle, other).await;
         let others_stay = match change {
             0 => {
                 throttle.refund(key, receipt).await.unwrap();
@@ -296,7 +296,7 @@ async fn a_refund_that_is_dropped_at_any_poll_makes_it_forget() {
         let world = World::new(LONG);
         let throttle = world.throttle("1/h");
         let receipt = throttle.hit("a").await.unwrap().receipt().unwrap();
-        deny(&throttle, "a").await;
+        let _ = deny(&throttle, "a").await;
         {
             let mut refund = pin!(throttle.refund("a", receipt));
             for _ in 0..polls {
@@ -318,7 +318,7 @@ async fn a_refund_that_is_dropped_at_any_poll_makes_it_forget() {
 async fn policies_and_full_memories_are_not_remembered_and_errors_are_none() {
     let world = World::new(LONG);
     let denies = Throttle::builder("t").rate("5/h").backend(world.cache.clone());
-    let denies = denies.on_error(OnError::Throttle).build().unwrap();
+    let denies = denies.on_error(OnError::default()).build().unwrap();
     world.wire.fail(ErrorKind::Unavailable, Effect::NotApplied);
     for _ in 0..3 {
         let (questions, decision) = world.questions(denies.hit("a")).await;
@@ -388,14 +388,14 @@ async fn a_penalty_counts_what_is_answered_here() {
 async fn of_many_the_others_are_asked_together() {
     let world = World::new(LONG);
     let throttle = world.throttle("1/h");
-    deny(&throttle, "a").await;
+    let _ = deny(&throttle, "a").await;
     let steps = world.wire.steps();
     let (questions, decisions) = world.questions(throttle.hit_many(["b", "a", "c", "a"])).await;
     let allowed: Vec<bool> = decisions.into_iter().map(|it| it.unwrap().is_allowed()).collect();
     assert_eq!(allowed, [true, false, true, false]);
     assert_eq!((questions, world.wire.steps() - steps), (1, 2));
     for key in ["b", "c"] {
-        deny(&throttle, key).await;
+        let _ = deny(&throttle, key).await;
     }
     assert_eq!(world.questions(throttle.hit_many(["a", "b", "c"])).await.0, 0);
 }
@@ -405,7 +405,7 @@ async fn the_steps_of_a_key_keep_their_order() {
     let world = World::new(LONG);
     let throttle = world.throttle("1/h");
     let receipt = throttle.hit("a").await.unwrap().receipt().unwrap();
-    deny(&throttle, "a").await;
+    let _ = deny(&throttle, "a").await;
     let (parts, limits) = ([KeyPart::bytes(b"a")], throttle.limits());
     let on = |op| (Key::new("t", &parts), Step::new(limits, 1, op));
     let refund = Op::Refund { taken_at: receipt.taken_at() };
@@ -424,7 +424,7 @@ async fn the_steps_of_a_key_keep_their_order() {
 async fn what_was_answered_of_many_before_the_deadline_counts() {
     let world = World::new(LONG);
     let throttle = world.throttle("1/h");
-    deny(&throttle, "a").await;
+    let _ = deny(&throttle, "a").await;
     world.wire.hold(Place::Request);
     let decisions = throttle.hit_many(["a", "b"]).await;
     let [Ok(denied), Err(Error::Backend(late))] = &decisions[..] else { panic!("{decisions:?}") };
@@ -437,12 +437,12 @@ async fn hits_together_ask_unless_all_are_denied() {
     let world = World::new(LONG);
     let (one, other) = (world.throttle("1/h"), world.throttle("1/h"));
     let both = || traffik::all().hit(&one, "a").hit(&other, "b");
-    deny(&one, "a").await;
+    let _ = deny(&one, "a").await;
     let (questions, decision) = world.questions(both().into_future()).await;
     assert!(decision.unwrap().is_denied());
     assert_eq!(questions, 1, "what the other would be told is not known");
     assert!(other.hit("b").await.unwrap().is_allowed(), "and nothing was taken of it");
-    deny(&other, "b").await;
+    let _ = deny(&other, "b").await;
     let (questions, decision) = world.questions(both().into_future()).await;
     assert!(decision.unwrap().is_denied());
     assert_eq!(questions, 0);
@@ -452,8 +452,8 @@ async fn hits_together_ask_unless_all_are_denied() {
 async fn in_memory_the_fast_path_goes_past_it() {
     let cache = DenyCache::new(InMemory::new());
     let throttle = Throttle::builder("t").rate("1/h").backend(cache.clone()).build().unwrap();
-    deny(&throttle, "a").await;
-    deny(&throttle, "a").await;
+    let _ = deny(&throttle, "a").await;
+    let _ = deny(&throttle, "a").await;
     assert_eq!((cache.info().hits(), cache.info().remembered()), (0, 0));
 }
 
@@ -533,8 +533,9 @@ proptest! {
     /// It is exact but for what others give back, which it sees after its age at most.
     #[test]
     fn it_never_admits_more_and_denies_no_longer_than_it_may(actions in actions(), window: bool) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true);
-        runtime.build().unwrap().block_on(go(actions, window));
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_all().start_paused(true).build().unwrap();
+        runtime.block_on(go(actions, window));
     }
 }
 
@@ -672,7 +673,7 @@ async fn on_redis_a_denied_key_sends_no_command() {
     let throttle = Throttle::builder("t").rate("1/h").backend(cache.clone());
     let throttle = throttle.deadline(Duration::from_secs(5)).build().unwrap();
     let receipt = throttle.hit("a").await.unwrap().receipt().unwrap();
-    deny(&throttle, "a").await;
+    let _ = deny(&throttle, "a").await;
     let commands = || server.calls("evalsha") + server.calls("eval");
     let before = commands();
     for _ in 0..10_000 {
@@ -681,7 +682,7 @@ async fn on_redis_a_denied_key_sends_no_command() {
     assert_eq!(commands() - before, 0);
     throttle.refund("a", receipt).await.unwrap();
     assert!(throttle.hit("a").await.unwrap().is_allowed());
-    deny(&throttle, "a").await;
+    let _ = deny(&throttle, "a").await;
     server.pause();
     assert!(throttle.hit("a").await.unwrap().is_denied(), "also of a server that is silent");
     server.resume();

@@ -27,6 +27,8 @@ pub struct Distant {
 #[derive(Debug, Default)]
 pub struct Wire {
     state: Mutex<State>,
+    released: Notify,
+    /// Of what is held up.
     changed: Notify,
     questions: AtomicU64,
     steps: AtomicU64,
@@ -57,7 +59,7 @@ impl Wire {
     /// Lets all go on.
     pub fn release(&self) {
         self.state.lock().held = None;
-        self.changed.notify_waiters();
+        self.released.notify_waiters();
     }
 
     /// From now on each decision fails, with nothing done.
@@ -112,13 +114,13 @@ impl Wire {
             return;
         }
         loop {
-            let mut changed = pin!(self.changed.notified());
-            changed.as_mut().enable();
+            let mut released = pin!(self.released.notified());
+            released.as_mut().enable();
             if self.state.lock().held != Some(place) {
                 return;
             }
             let _held = Held::new(self);
-            changed.await;
+            released.await;
         }
     }
 
