@@ -176,7 +176,8 @@ async fn admitted(throttle: &Throttle, tasks: usize, each: usize, cost: u32) -> 
     set.join_all().await.into_iter().sum()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+/// On one thread, where those that are woken run in their order.
+#[tokio::test]
 async fn each_of_many_is_served_alike() {
     const TASKS: usize = 64;
     const EACH: u64 = 200;

@@ -93,7 +93,7 @@ impl Harness for WholeStack {
     async fn backend(&self, namespace: &str, clock: ManualClock) -> Arc<dyn Backend> {
         let memory = InMemory::builder().namespace(namespace).clock(clock).build().unwrap();
         // The suite moves the clock by hand, and wants the answer of the very instant.
-        let brief = DenyCacheOptions::new().max_age(Duration::from_millis(1));
+        let brief = DenyCacheOptions::new().max_age(Duration::from_micros(1));
         let stack = Resilience::recommended().fallback(InMemory::new()).deny_cache(brief);
         stack.coalesce().around(Distant::new(memory)).unwrap()
     }

@@ -177,6 +177,7 @@ async fn only_equal_questions_are_answered() {
         let (questions, decision) = world.questions(throttle.hit_with("a", options.clone())).await;
         assert_eq!(questions, same, "{options:?}: {decision:?}");
     }
+    assert_eq!(world.questions(throttle.hit("a")).await.0, 0, "still remembered");
     // Limits that were changed, as in a new version of the service.
     let (questions, hit) = world.questions(world.throttle("6/h").hit("a")).await;
     assert_eq!((questions, hit.unwrap().is_allowed()), (1, true));
@@ -187,6 +188,8 @@ async fn only_equal_questions_are_answered() {
     let debt = debt.backend(world.cache.clone()).build().unwrap();
     let (questions, hit) = world.questions(debt.hit("a")).await;
     assert_eq!((questions, hit.unwrap().is_allowed()), (1, true));
+    // It passed, so there is less than was said before.
+    assert_eq!(world.questions(throttle.hit("a")).await.0, 1);
     // Not of a hit and not of a peek.
     let (questions, taken) = world.questions(throttle.take_up_to("a", 1)).await;
     assert_eq!((questions, taken.unwrap().units()), (1, 0));
@@ -609,12 +612,12 @@ fn options_out_of_their_ranges_are_refused() {
         let error = build(options).unwrap_err().to_string();
         assert!(error.starts_with(setting) && error.contains("use 1"), "{error}");
     }
-    assert!(build(new().max_age(Duration::from_millis(1)).max_keys(1)).is_ok());
+    assert!(build(new().max_age(Duration::from_micros(1)).max_keys(1)).is_ok());
 }
 
 /// The suite moves the clock by hand and wants each answer to be that of the very instant: what is remembered is of it
-/// for a millisecond.
-const BRIEF: DenyCacheOptions = DenyCacheOptions::new().max_age(Duration::from_millis(1));
+/// for a microsecond.
+const BRIEF: DenyCacheOptions = DenyCacheOptions::new().max_age(Duration::from_micros(1));
 
 struct OnMemory;
 

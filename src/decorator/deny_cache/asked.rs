@@ -44,7 +44,7 @@ impl<'a> Asked<'a> {
                     changed.insert(digest);
                     None
                 }
-                Bearing::Asks | Bearing::None => None,
+                Bearing::Asks | Bearing::Takes => None,
             };
             asked.push((*key, *step));
             places.push((place, question));
@@ -70,10 +70,11 @@ impl Drop for Asked<'_> {
     fn drop(&mut self) {
         let own = std::mem::replace(&mut self.own, Answers::new(0));
         let asked = self.steps.iter().zip(&self.places).zip(own.into_answers());
-        for (((_, step), (place, question)), answer) in asked {
+        for (((key, step), (place, question)), answer) in asked {
             let Some(answer) = answer else { continue };
-            if let Some(question) = question {
-                self.cache.remember(question, step, &answer);
+            if let (Ok(decision), true) = (&answer, Bearing::of(step.op()) != Bearing::Changes) {
+                let key = self.cache.digests.of_key(key);
+                self.cache.note(key, question.as_ref(), step, decision);
             }
             self.all.put(*place, answer);
         }

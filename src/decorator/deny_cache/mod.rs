@@ -65,9 +65,9 @@ use crate::strategy::{Limit, Op};
 ///
 /// # What makes it forget
 ///
-/// Whatever goes through this decorator and may let the key pass: a refund or settlement, a charge, a drain, a reset, a
-/// change of its block, and [`clear`](Backend::clear) and [`close`](Backend::close) for all keys; a denial that is
-/// under way meanwhile is not remembered. What another process, or another decorator around the same store, gives back
+/// Whatever goes through this decorator and changes what is counted of the key: a hit that passes, of another cost
+/// perhaps, a refund or settlement, a charge, a drain, a reset, a change of its block, and [`clear`](Backend::clear) and
+/// [`close`](Backend::close) for all keys. A denial that is under way while its key may come to pass is not remembered. What another process, or another decorator around the same store, gives back
 /// is seen after `max_age`. So it denies at most until then what the store would let pass, and admits nothing that the
 /// store would not.
 ///
@@ -187,9 +187,10 @@ impl DenyCache {
 enum Bearing {
     /// It is answered by one, and its own is remembered.
     Asks,
+    /// It takes what is left.
+    Takes,
     /// After it the key may pass.
     Changes,
-    None,
 }
 
 impl Bearing {
@@ -197,7 +198,7 @@ impl Bearing {
         match op {
             Op::Take | Op::Peek => Self::Asks,
             Op::Refund { .. } | Op::Charge | Op::Drain => Self::Changes,
-            Op::TakeUpTo | Op::Reserve { .. } => Self::None,
+            Op::TakeUpTo | Op::Reserve { .. } => Self::Takes,
         }
     }
 }
@@ -218,11 +219,21 @@ impl Inner {
         self.hits.fetch_add(questions as u64, Ordering::Relaxed);
     }
 
-    /// Remembers the answer to a question, if it is a denial that lasts.
-    fn remember(&self, question: &Question, step: &Step<'_>, answer: &Result<Decision>) {
-        let Ok(decision) = answer else { return };
-        let Some(time) = lasts(decision, step) else { return };
-        self.table.remember(question, step, decision, time.min(self.max_age));
+    /// Notes the answer to a question: a denial that lasts is remembered, and after a hit that takes something what was
+    /// said before is out of date.
+    fn note(
+        &self,
+        key: KeyDigest,
+        question: Option<&Question>,
+        step: &Step<'_>,
+        answer: &Decision,
+    ) {
+        let takes = step.cost() > 0 && step.op() != Op::Peek;
+        if takes && (answer.is_allowed() || answer.is_reserved()) {
+            self.table.outdate(key);
+        } else if let (Some(question), Some(time)) = (question, lasts(answer, step)) {
+            self.table.remember(question, step, answer, time.min(self.max_age));
+        }
     }
 
     /// Runs what changes a key. Its denials are forgotten when it is over or dropped, for it may have happened then.
@@ -286,44 +297,43 @@ impl Backend for DenyCache {
     fn try_apply(&self, key: &Key<'_>, step: &Step<'_>) -> Option<Result<Decision>> {
         let inner = &*self.inner;
         let digest = inner.digests.of_key(key);
-        match Bearing::of(step.op()) {
+        let bearing = Bearing::of(step.op());
+        let question = match bearing {
             Bearing::Asks => match inner.recall(digest, step) {
                 Ok(denied) => {
                     inner.answered(1);
-                    Some(Ok(denied))
+                    return Some(Ok(denied));
                 }
-                Err(question) => {
-                    let answer = inner.backend.try_apply(key, step)?;
-                    inner.remember(&question, step, &answer);
-                    Some(answer)
-                }
+                Err(question) => Some(question),
             },
-            Bearing::Changes => {
-                let answer = inner.backend.try_apply(key, step)?;
-                inner.table.forget(digest);
-                Some(answer)
-            }
-            Bearing::None => inner.backend.try_apply(key, step),
+            Bearing::Takes | Bearing::Changes => None,
+        };
+        let answer = inner.backend.try_apply(key, step)?;
+        match &answer {
+            _ if bearing == Bearing::Changes => inner.table.forget(digest),
+            Ok(decision) => inner.note(digest, question.as_ref(), step, decision),
+            Err(_) => {}
         }
+        Some(answer)
     }
 
     async fn apply(&self, key: &Key<'_>, step: &Step<'_>) -> Result<Decision> {
         let inner = &*self.inner;
-        match Bearing::of(step.op()) {
-            Bearing::Asks => match inner.recall(inner.digests.of_key(key), step) {
+        let digest = inner.digests.of_key(key);
+        let question = match Bearing::of(step.op()) {
+            Bearing::Asks => match inner.recall(digest, step) {
                 Ok(denied) => {
                     inner.answered(1);
-                    Ok(denied)
+                    return Ok(denied);
                 }
-                Err(question) => {
-                    let answer = inner.backend.apply(key, step).await;
-                    inner.remember(&question, step, &answer);
-                    answer
-                }
+                Err(question) => Some(question),
             },
-            Bearing::Changes => inner.change(key, inner.backend.apply(key, step)).await,
-            Bearing::None => inner.backend.apply(key, step).await,
-        }
+            Bearing::Takes => None,
+            Bearing::Changes => return inner.change(key, inner.backend.apply(key, step)).await,
+        };
+        let decision = inner.backend.apply(key, step).await?;
+        inner.note(digest, question.as_ref(), step, &decision);
+        Ok(decision)
     }
 
     async fn apply_many(&self, steps: &[(Key<'_>, Step<'_>)], answers: &Answers) {
@@ -346,10 +356,12 @@ impl Backend for DenyCache {
         }
         let answer = inner.backend.apply_all(hits).await;
         if let Some(Ok(decisions)) = &answer {
-            let asked = recalled.iter().zip(hits).zip(decisions);
-            for ((question, (_, step)), decision) in asked {
-                if let (Err(question), Some(time)) = (question, lasts(decision, step)) {
-                    inner.table.remember(question, step, decision, time.min(inner.max_age));
+            // If one denies nothing was taken of the others, though they would pass.
+            let is_taken = decisions.iter().all(Decision::is_allowed);
+            for ((question, (key, step)), decision) in recalled.iter().zip(hits).zip(decisions) {
+                if is_taken || decision.is_denied() {
+                    let question = question.as_ref().err();
+                    inner.note(inner.digests.of_key(key), question, step, decision);
                 }
             }
         }

@@ -13,7 +13,7 @@ pub struct DenyCacheOptions {
     pub(super) max_keys: usize,
 }
 
-const AGES: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(3600);
+const AGES: RangeInclusive<Duration> = Duration::from_micros(1)..=Duration::from_secs(3600);
 const KEYS: RangeInclusive<usize> = 1..=1 << 26;
 
 impl DenyCacheOptions {
@@ -22,7 +22,7 @@ impl DenyCacheOptions {
         Self { max_age: Duration::from_secs(1), max_keys: 65_536 }
     }
 
-    /// Sets for how long a denial is remembered at most: so late is seen what another process gives back. 1 ms to an
+    /// Sets for how long a denial is remembered at most: so late is seen what another process gives back. 1 us to an
     /// hour. Defaults to 1 s.
     pub const fn max_age(mut self, age: Duration) -> Self {
         self.max_age = age;
@@ -39,7 +39,7 @@ impl DenyCacheOptions {
 
     pub(super) fn check(&self) -> Result<(), BuildError> {
         if !AGES.contains(&self.max_age) {
-            let problem = format!("of a deny cache is {:?}; use 1 ms to an hour", self.max_age);
+            let problem = format!("of a deny cache is {:?}; use 1 us to an hour", self.max_age);
             return Err(BuildError::setting("max_age", problem));
         }
         if !KEYS.contains(&self.max_keys) {

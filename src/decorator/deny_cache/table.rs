@@ -25,8 +25,44 @@ pub(super) struct Table {
 #[derive(Debug, Default)]
 struct Set {
     denials: Vec<Denied>,
-    /// How often something of its keys was forgotten: what was asked before must not be remembered.
-    forgotten: u64,
+    forgotten: Forgotten,
+}
+
+/// Which keys of a set were forgotten lately: what was asked about them before must not be remembered.
+#[derive(Debug, Default)]
+struct Forgotten {
+    /// How often any was.
+    times: u64,
+    /// The last of them, and when that was, counted in times.
+    keys: Vec<(KeyDigest, u64)>,
+    /// When that was of all that are not among them at the latest.
+    others: u64,
+}
+
+impl Forgotten {
+    fn note(&mut self, key: KeyDigest) {
+        self.times += 1;
+        if let Some((_, time)) = self.keys.iter_mut().find(|(known, _)| *known == key) {
+            *time = self.times;
+        } else if self.keys.len() < WAYS {
+            self.keys.push((key, self.times));
+        } else if let Some(oldest) = self.keys.iter_mut().min_by_key(|(_, time)| *time) {
+            self.others = oldest.1;
+            *oldest = (key, self.times);
+        }
+    }
+
+    fn note_all(&mut self) {
+        self.times += 1;
+        self.others = self.times;
+        self.keys.clear();
+    }
+
+    /// Returns whether the key may have been forgotten after that many times.
+    fn is_since(&self, key: KeyDigest, times: u64) -> bool {
+        let of_key = self.keys.iter().find(|(known, _)| *known == key);
+        of_key.map_or(self.others, |(_, time)| *time) > times
+    }
 }
 
 #[derive(Debug)]
@@ -47,6 +83,7 @@ pub(super) struct Question {
     key: KeyDigest,
     step: StepDigest,
     asked_at: Moment,
+    /// How often any key of its set was forgotten before.
     forgotten: u64,
 }
 
@@ -105,12 +142,12 @@ impl Table {
                 return Ok(decision);
             }
             let over = set.denials.swap_remove(place);
-            let question = Question { forgotten: set.forgotten, ..question };
+            let question = Question { forgotten: set.forgotten.times, ..question };
             drop(set);
             drop(over);
             return Err(question);
         }
-        Err(Question { forgotten: set.forgotten, ..question })
+        Err(Question { forgotten: set.forgotten.times, ..question })
     }
 
     /// Remembers a denial for a time from the question on, unless its key was forgotten meanwhile.
@@ -132,10 +169,19 @@ impl Table {
         drop(pushed_out);
     }
 
-    /// Forgets what is remembered of a key, and what is under way.
+    /// Forgets what is remembered of a key, and what is under way: it may pass now.
     pub(super) fn forget(&self, key: KeyDigest) {
+        self.remove(key, |set| set.forgotten.note(key));
+    }
+
+    /// Forgets what is remembered of a key: it has less left than was said.
+    pub(super) fn outdate(&self, key: KeyDigest) {
+        self.remove(key, |_| {});
+    }
+
+    fn remove(&self, key: KeyDigest, note: impl FnOnce(&mut Set)) {
         let mut set = self.set(key).lock();
-        set.forgotten += 1;
+        note(&mut set);
         let gone: Vec<Denied> = set.denials.extract_if(.., |denied| denied.key == key).collect();
         drop(set);
         drop(gone);
@@ -145,7 +191,7 @@ impl Table {
     pub(super) fn forget_all(&self) {
         for set in &self.sets {
             let mut set = set.lock();
-            set.forgotten += 1;
+            set.forgotten.note_all();
             let gone = std::mem::take(&mut set.denials);
             drop(set);
             drop(gone);
@@ -164,7 +210,7 @@ impl Table {
 impl Set {
     /// Returns what is not remembered any more, or not at all.
     fn put(&mut self, denied: Denied, forgotten: u64) -> Option<Denied> {
-        if forgotten != self.forgotten {
+        if self.forgotten.is_since(denied.key, forgotten) {
             return Some(denied);
         }
         let same = |known: &Denied| known.step == denied.step && known.key == denied.key;
@@ -187,5 +233,33 @@ impl Set {
                 None
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_told_apart_by_when_they_were_forgotten() {
+        let key = |number| KeyDigest([number, 0]);
+        let mut forgotten = Forgotten::default();
+        assert!(!forgotten.is_since(key(0), 0));
+        forgotten.note(key(0));
+        assert!(forgotten.is_since(key(0), 0));
+        assert!(!forgotten.is_since(key(0), 1) && !forgotten.is_since(key(1), 0));
+        for _ in 0..100 {
+            forgotten.note(key(1));
+        }
+        assert!(!forgotten.is_since(key(2), 0), "one that goes on disturbs no other");
+        for number in 2..=8 {
+            forgotten.note(key(number));
+        }
+        assert!(forgotten.is_since(key(0), 0), "pushed out, but not before the question");
+        assert!(!forgotten.is_since(key(0), 1));
+        let times = forgotten.times;
+        forgotten.note_all();
+        assert!((0..20).all(|number| forgotten.is_since(key(number), times)));
+        assert!((0..20).all(|number| !forgotten.is_since(key(number), times + 1)));
     }
 }
