@@ -257,8 +257,8 @@ async fn all_fail_over_together() {
         pair.primary.plays(play);
         let passed = all(&throttles).await.unwrap();
         assert!(passed.is_allowed());
-        let mut by = passed.decisions().map(|decision| decision.unwrap().decided_by());
-        assert!(by.all(|by| by == DecidedBy::Fallback));
+        let by: Vec<_> = passed.decisions().map(|one| one.unwrap().decided_by()).collect();
+        assert_eq!(by, [DecidedBy::Fallback; 2]);
         pair.primary.plays(Play::Answer);
         for permit in passed.into_permits().unwrap() {
             permit.refund().await.unwrap();

@@ -242,7 +242,7 @@ async fn f04_a_service_begins_while_its_servers_are_silent() {
 /// A pool of one connection, which nobody answers: those who wait for it are decided in memory.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f21_an_exhausted_pool_is_no_end() {
-    let server = MemcachedServer::start();
+    let mut server = MemcachedServer::start();
     let url = format!("memcached://{}", server.address());
     let builder = Memcached::builder().url(url).namespace("decorated").pool_size(1);
     let service = Service::new(builder.build().unwrap());
@@ -263,7 +263,7 @@ async fn f21_an_exhausted_pool_is_no_end() {
 /// The server counts: an open circuit sends nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f04_an_open_circuit_sends_no_command() {
-    let server = RedisServer::start();
+    let mut server = RedisServer::start();
     let service = Service::new(redis(&server));
     drop(service.taken_by(DecidedBy::Backend, "a").await);
     server.pause();

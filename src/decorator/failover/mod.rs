@@ -5,6 +5,7 @@ mod options;
 mod share;
 
 use std::fmt;
+use std::pin::Pin;
 use std::ptr;
 use std::sync::Arc;
 
@@ -70,8 +71,8 @@ use crate::timer::Deadline;
 ///   the fallback.
 /// * If both fail, the error is the primary's, and the error policy decides. So it does for a key on which the fallback
 ///   has no room for a block: that is an error of the call, which says so.
-/// * A call to both reports the error of the primary, else that of the fallback, after which it has happened at the
-///   primary.
+/// * A call to both returns what the primary says. It reports the error of the primary, else that of the fallback, after
+///   which it has happened at the primary.
 ///
 /// # Time
 ///
@@ -228,21 +229,17 @@ impl Failover {
         }
     }
 
-    /// Asks both, and reports the error of the primary first.
+    /// Asks both, and returns what the primary says; its error first.
     async fn both<'a, T: Send + 'a>(
         &'a self,
-        ask: impl Fn(
-            &'a Arc<dyn Backend>,
-        ) -> std::pin::Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>,
-        join: impl FnOnce(T, T) -> T,
+        ask: impl Fn(&'a Arc<dyn Backend>) -> Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>,
     ) -> Result<T> {
-        let mut asked =
-            join_all([&self.inner.primary, &self.inner.fallback].into_iter().map(ask)).await;
-        match (asked.pop(), asked.pop()) {
-            (Some(Ok(fallback)), Some(Ok(primary))) => Ok(join(primary, fallback)),
-            (_, Some(Err(primary))) => Err(primary),
-            (Some(Err(fallback)), _) => Err(fallback.with_effect(Effect::Ambiguous)),
-            _ => unreachable!("two were asked"),
+        let both = [&self.inner.primary, &self.inner.fallback].into_iter();
+        let mut asked = join_all(both.map(ask)).await.into_iter();
+        match (asked.next(), asked.next()) {
+            (Some(Ok(_)), Some(Err(fallback))) => Err(fallback.with_effect(Effect::Ambiguous)),
+            (Some(primary), _) => primary,
+            (None, _) => unreachable!("two were asked"),
         }
     }
 }
@@ -382,7 +379,7 @@ impl Backend for Failover {
     }
 
     async fn change_block(&self, key: &Key<'_>, change: BlockChange) -> Result<bool> {
-        self.both(|backend| backend.change_block(key, change), |one, other| one || other).await
+        self.both(|backend| backend.change_block(key, change)).await
     }
 
     async fn inspect(&self, key: &Key<'_>) -> Result<KeyState> {
@@ -390,7 +387,7 @@ impl Backend for Failover {
     }
 
     async fn forget(&self, key: &Key<'_>) -> Result<()> {
-        self.both(|backend| backend.forget(key), |(), ()| ()).await
+        self.both(|backend| backend.forget(key)).await
     }
 }
 
