@@ -64,9 +64,10 @@ use crate::timer::Deadline;
 /// | `inspect`, values, locks, [`ready`](Backend::ready) | the primary |
 /// | [`initialize`](Backend::initialize), [`close`](Backend::close) | both |
 ///
-/// * The fallback is asked after every error of the primary for which an error policy would decide, and after its time. A
-///   mistake of the program, such as a wrong password, stays an error, and so does
-///   [`Unsupported`](ErrorKind::Unsupported).
+/// * The fallback is asked when the time of the primary is over, and after its errors. A mistake of the program, such as
+///   a wrong password, stays an error. So does what the primary answers: that it
+///   [cannot do that](ErrorKind::Unsupported), or that a state was [corrupt](ErrorKind::Corrupt), which it has replaced
+///   by one that holds this hit.
 /// * A hit whose failure is *ambiguous* may have been counted by the primary; it counts there as used, and is asked at
 ///   the fallback.
 /// * If both fail, the error is the primary's, and the error policy decides. So it does for a key on which the fallback
@@ -104,9 +105,11 @@ struct Inner {
     log: LogLimiter,
 }
 
-/// Returns whether the fallback is asked after that error: where an error policy would decide.
+/// Returns whether the fallback is asked after that error: not if the primary answered by it, or the program has made a
+/// mistake.
 fn fails_over(error: &BackendError) -> bool {
-    !error.kind().bypasses_policy() && error.kind() != ErrorKind::Unsupported
+    let is_answer = matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported);
+    !is_answer && !error.kind().bypasses_policy()
 }
 
 /// Returns whether a step that a primary failed to do is for the fallback. What the primary took is only there.
