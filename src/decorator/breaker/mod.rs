@@ -19,6 +19,7 @@ pub use self::options::CircuitBreakerOptions;
 
 use self::call::{Guarded, ManyCall};
 use self::circuit::{Circuit, Outcome};
+use self::options::Settings;
 use super::forward::decorate_values_and_locks;
 use crate::backend::{self, Answers, Backend, Prepared, Result};
 use crate::clock::monotonic_now;
@@ -87,8 +88,7 @@ impl CircuitBreaker {
     /// Creates a breaker with the default options around a backend, which may be an `Arc<dyn Backend>`.
     #[must_use]
     pub fn new(backend: impl Backend) -> Self {
-        let built = Self::with_options(backend, CircuitBreakerOptions::new());
-        built.expect("the default options are valid")
+        Self::of(backend, CircuitBreakerOptions::new().settings())
     }
 
     /// Creates a breaker around a backend.
@@ -100,8 +100,11 @@ impl CircuitBreaker {
         backend: impl Backend,
         options: CircuitBreakerOptions,
     ) -> Result<Self, BuildError> {
-        let guarded = Guarded::new(backend::erase(backend), options.check()?);
-        Ok(Self { inner: Arc::new(guarded) })
+        Ok(Self::of(backend, options.check()?))
+    }
+
+    fn of(backend: impl Backend, settings: Settings) -> Self {
+        Self { inner: Arc::new(Guarded::new(backend::erase(backend), settings)) }
     }
 
     /// Returns what it knows of its store now.

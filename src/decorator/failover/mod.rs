@@ -121,8 +121,7 @@ impl Failover {
     /// Joins a primary and its fallback, which may be an `Arc<dyn Backend>`, with the default options.
     #[must_use]
     pub fn new(primary: impl Backend, fallback: impl Backend) -> Self {
-        let built = Self::with_options(primary, fallback, FailoverOptions::new());
-        built.expect("the default options are valid")
+        Self::of(primary, fallback, FailoverOptions::new())
     }
 
     /// Joins a primary and its fallback.
@@ -136,9 +135,13 @@ impl Failover {
         options: FailoverOptions,
     ) -> Result<Self, BuildError> {
         options.check()?;
+        Ok(Self::of(primary, fallback, options))
+    }
+
+    fn of(primary: impl Backend, fallback: impl Backend, options: FailoverOptions) -> Self {
         let (primary, fallback) = (backend::erase(primary), backend::erase(fallback));
         let (fallback_life, log) = (Mutex::new(None), LogLimiter::default());
-        Ok(Self { inner: Arc::new(Inner { primary, fallback, options, fallback_life, log }) })
+        Self { inner: Arc::new(Inner { primary, fallback, options, fallback_life, log }) }
     }
 
     /// Returns the primary.
