@@ -184,15 +184,14 @@ fn is_worth_it(error: &BackendError) -> bool {
 }
 
 fn has_not_happened<T>(result: &Result<T>) -> bool {
-    result.as_ref().is_err_and(|error| is_worth_it(error))
+    result.as_ref().is_err_and(is_worth_it)
 }
 
 impl Retry {
     /// Creates a decorator with the default options around a backend, which may be an `Arc<dyn Backend>`.
     #[must_use]
     pub fn new(backend: impl Backend) -> Self {
-        let built = Self::with_options(backend, RetryOptions::new());
-        built.expect("the default options are valid")
+        Self::of(backend, RetryOptions::new())
     }
 
     /// Creates a decorator around a backend.
@@ -202,7 +201,11 @@ impl Retry {
     /// When a time is zero, or `longest_pause` is shorter than `first_pause`.
     pub fn with_options(backend: impl Backend, options: RetryOptions) -> Result<Self, BuildError> {
         options.check()?;
-        Ok(Self { inner: Arc::new(Inner { backend: backend::erase(backend), options }) })
+        Ok(Self::of(backend, options))
+    }
+
+    fn of(backend: impl Backend, options: RetryOptions) -> Self {
+        Self { inner: Arc::new(Inner { backend: backend::erase(backend), options }) }
     }
 
     fn inner(&self) -> &Arc<dyn Backend> {

@@ -54,7 +54,8 @@ async fn the_fallback_decides_and_says_so() {
         ErrorKind::Timeout,
         ErrorKind::Overloaded,
         ErrorKind::Full,
-        ErrorKind::Corrupt,
+        ErrorKind::Contended,
+        ErrorKind::Other,
     ] {
         pair.primary.plays(Play::Refuse(kind));
         let decision = pair.throttle.hit(format!("{kind:?}")).await.unwrap();
@@ -78,13 +79,14 @@ async fn the_fallback_decides_and_says_so() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn mistakes_do_not_fail_over() {
+async fn mistakes_and_answers_do_not_fail_over() {
     let pair = pair();
     for kind in [
         ErrorKind::Closed,
         ErrorKind::Misconfigured,
         ErrorKind::TooManyRates,
         ErrorKind::Unsupported,
+        ErrorKind::Corrupt,
     ] {
         pair.primary.plays(Play::Refuse(kind));
         assert_eq!(error(pair.throttle.hit("a").await).kind(), kind);
@@ -413,6 +415,7 @@ async fn a_start_without_the_primary_fails_unless_it_may_be_degraded() {
     pair.primary.plays(Play::Answer);
     life.close().await.unwrap();
     // A fallback that is away fails nothing.
+    let pair = self::pair();
     pair.fallback.plays(DOWN);
     let life = pair.failover.lifespan().await.unwrap();
     assert_eq!(pair.throttle.hit("a").await.unwrap().decided_by(), DecidedBy::Backend);

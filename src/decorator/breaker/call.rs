@@ -62,6 +62,13 @@ impl Guarded {
         self.call(ticket)
     }
 
+    /// As [`pass`](Self::pass), of work that may take long without any fault of the store.
+    pub(super) fn pass_patiently(&self) -> Call<'_> {
+        let mut call = self.pass();
+        call.is_patient = true;
+        call
+    }
+
     const fn call(&self, ticket: Ticket) -> Call<'_> {
         Call { of: self, ticket: Some(ticket), is_patient: false }
     }
@@ -87,29 +94,6 @@ impl Guarded {
         let call = self.enter(operation)?;
         let result = call.bound(operation, question()).await;
         call.end_by(&result);
-        result
-    }
-
-    /// Asks the store to work for as long as it takes. If the circuit is not closed, a short question comes first:
-    /// such work cannot be cut as a probe is.
-    pub(super) async fn ask_patiently<
-        T,
-        E: From<BackendError>,
-        F: Future<Output = Result<T, E>>,
-    >(
-        &self,
-        operation: &'static str,
-        work: impl FnOnce() -> F,
-        outcome: impl FnOnce(&Result<T, E>) -> (Outcome, Option<&BackendError>),
-    ) -> Result<T, E> {
-        if !self.read(Circuit::is_closed) {
-            self.ask(operation, || self.backend.ready()).await?;
-        }
-        let mut call = self.pass();
-        call.is_patient = true;
-        let result = work().await;
-        let (outcome, error) = outcome(&result);
-        call.end(outcome, error);
         result
     }
 

@@ -19,6 +19,7 @@ pub use self::options::CircuitBreakerOptions;
 
 use self::call::{Guarded, ManyCall};
 use self::circuit::{Circuit, Outcome};
+use self::options::Settings;
 use super::forward::decorate_values_and_locks;
 use crate::backend::{self, Answers, Backend, Prepared, Result};
 use crate::clock::monotonic_now;
@@ -71,8 +72,8 @@ use crate::strategy::Limit;
 ///
 /// # What passes
 ///
-/// [`ready`](Backend::ready) and [`initialize`](Backend::initialize) always ask the store; when they succeed, the
-/// circuit closes. [`close`](Backend::close) always passes. A lock may be waited for as long as one likes: neither
+/// [`initialize`](Backend::initialize), [`ready`](Backend::ready) and [`clear`](Backend::clear) always ask the store;
+/// when they succeed, the circuit closes. [`close`](Backend::close) always passes. A lock may be waited for as long as one likes: neither
 /// the wait nor [`Held`](LockError::Held) is a failure; while the circuit is open, a probe goes before it. A call
 /// that was under way when the circuit opened or closed changes nothing any more.
 ///
@@ -87,8 +88,7 @@ impl CircuitBreaker {
     /// Creates a breaker with the default options around a backend, which may be an `Arc<dyn Backend>`.
     #[must_use]
     pub fn new(backend: impl Backend) -> Self {
-        let built = Self::with_options(backend, CircuitBreakerOptions::new());
-        built.expect("the default options are valid")
+        Self::of(backend, CircuitBreakerOptions::new().settings())
     }
 
     /// Creates a breaker around a backend.
@@ -100,8 +100,11 @@ impl CircuitBreaker {
         backend: impl Backend,
         options: CircuitBreakerOptions,
     ) -> Result<Self, BuildError> {
-        let guarded = Guarded::new(backend::erase(backend), options.check()?);
-        Ok(Self { inner: Arc::new(guarded) })
+        Ok(Self::of(backend, options.check()?))
+    }
+
+    fn of(backend: impl Backend, settings: Settings) -> Self {
+        Self { inner: Arc::new(Guarded::new(backend::erase(backend), settings)) }
     }
 
     /// Returns what it knows of its store now.
@@ -131,7 +134,15 @@ impl CircuitBreaker {
         &self,
         call: impl Fn() -> F + Send + Sync,
     ) -> Result<LockGuard, LockError> {
-        self.inner.ask_patiently("lock", call, Outcome::of_lock).await
+        // A lock is waited for as long as one likes, so it cannot be cut as a probe is: a short question comes first.
+        if !self.inner.read(Circuit::is_closed) {
+            self.inner.ask("lock", || self.inner().ready()).await?;
+        }
+        let entered = self.inner.pass_patiently();
+        let result = call().await;
+        let (outcome, error) = Outcome::of_lock(&result);
+        entered.end(outcome, error);
+        result
     }
 
     /// Asks whatever the state: to find out.
@@ -158,7 +169,10 @@ impl Backend for CircuitBreaker {
     }
 
     async fn clear(&self) -> Result<()> {
-        self.inner.ask_patiently("clear", || self.inner().clear(), Outcome::of_result).await
+        let call = self.inner.pass_patiently();
+        let result = self.inner().clear().await;
+        call.end_by(&result);
+        result
     }
 
     async fn close(&self) -> Result<()> {

@@ -121,9 +121,13 @@ impl CircuitBreakerOptions {
         self
     }
 
-    pub(super) fn check(self) -> Result<Settings, BuildError> {
+    pub(super) fn settings(self) -> Settings {
         let silent_after = self.silent_after.unwrap_or(SILENT_AFTER);
-        let settings = Settings { silent_after, ..self.settings };
+        Settings { silent_after, ..self.settings }
+    }
+
+    pub(super) fn check(self) -> Result<Settings, BuildError> {
+        let settings = self.settings();
         let above_zero = [
             ("circuit breaker silent_after", settings.silent_after),
             ("circuit breaker first_open", settings.first_open),

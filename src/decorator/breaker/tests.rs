@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::circuit::{Change, Circuit, Outcome, State, Ticket};
 use super::options::{CircuitBreakerOptions, Settings};
+use crate::clock::monotonic_now;
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -23,7 +24,7 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let now = Instant::now();
+        let now = monotonic_now();
         Self { circuit: Circuit::new(settings(), |_| Duration::ZERO, now), now }
     }
 
@@ -61,8 +62,8 @@ fn failures_in_a_row_open_and_an_answer_breaks_the_row() {
     for _ in 0..10 {
         world.wait(100 * MS);
         (0..4).for_each(|_| assert_eq!(world.call(Outcome::Failed), None));
-        // As many answers, so that the failures are not most calls.
-        (0..4).for_each(|_| assert_eq!(world.call(Outcome::Answered), None));
+        // More answers, so that the failures are not most calls.
+        (0..8).for_each(|_| assert_eq!(world.call(Outcome::Answered), None));
         assert_eq!(world.call(Outcome::Nothing), None, "it says nothing");
     }
     world.wait(100 * MS);
@@ -85,11 +86,11 @@ fn most_calls_of_the_window_open_without_a_row() {
         }
     }
     assert_eq!(opened, Some(19), "with the twentieth call");
-    // Half of them are not most.
+    // Two of five are not most.
     let mut world = World::new();
     for number in 0..1_000 {
         world.wait(100 * MS);
-        let outcome = if number % 2 == 0 { Outcome::Answered } else { Outcome::Failed };
+        let outcome = if number % 5 < 3 { Outcome::Answered } else { Outcome::Failed };
         assert_eq!(world.call(outcome), None);
     }
     // What was before the window does not count.
@@ -208,7 +209,7 @@ fn a_probe_that_never_ends_has_failed() {
 fn what_began_before_the_last_change_says_nothing() {
     let mut world = World::new();
     let [early, other] = [world.admit().unwrap(), world.admit().unwrap()];
-    (0..5).for_each(|_| drop(world.call(Outcome::Failed)));
+    (0..5).for_each(|_| _ = world.call(Outcome::Failed));
     assert!(!world.circuit.is_closed());
     assert_eq!(world.end(early, Outcome::Answered), None);
     assert!(!world.circuit.is_closed(), "it began before the circuit opened");
@@ -319,9 +320,9 @@ fn options_are_checked() {
     }
     let many = NonZeroU32::MAX;
     let longest = options().failures_in_a_row(many).min_calls(many).longest_open(Duration::MAX);
-    let mut circuit = Circuit::new(longest.check().unwrap(), |it| it, Instant::now());
-    let ticket = circuit.ticket(Instant::now());
-    assert_eq!(circuit.ended(ticket, Outcome::Failed, Instant::now()), None);
+    let mut circuit = Circuit::new(longest.check().unwrap(), |it| it, monotonic_now());
+    let ticket = circuit.ticket(monotonic_now());
+    assert_eq!(circuit.ended(ticket, Outcome::Failed, monotonic_now()), None);
 }
 
 #[test]

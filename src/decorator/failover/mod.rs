@@ -5,6 +5,7 @@ mod options;
 mod share;
 
 use std::fmt;
+use std::pin::Pin;
 use std::ptr;
 use std::sync::Arc;
 
@@ -63,15 +64,16 @@ use crate::timer::Deadline;
 /// | `inspect`, values, locks, [`ready`](Backend::ready) | the primary |
 /// | [`initialize`](Backend::initialize), [`close`](Backend::close) | both |
 ///
-/// * The fallback is asked after every error of the primary for which an error policy would decide, and after its time. A
-///   mistake of the program, such as a wrong password, stays an error, and so does
-///   [`Unsupported`](ErrorKind::Unsupported).
+/// * The fallback is asked when the time of the primary is over, and after its errors. A mistake of the program, such as
+///   a wrong password, stays an error. So does what the primary answers: that it
+///   [cannot do that](ErrorKind::Unsupported), or that a state was [corrupt](ErrorKind::Corrupt), which it has replaced
+///   by one that holds this hit.
 /// * A hit whose failure is *ambiguous* may have been counted by the primary; it counts there as used, and is asked at
 ///   the fallback.
 /// * If both fail, the error is the primary's, and the error policy decides. So it does for a key on which the fallback
 ///   has no room for a block: that is an error of the call, which says so.
-/// * A call to both reports the error of the primary, else that of the fallback, after which it has happened at the
-///   primary.
+/// * A call to both returns what the primary says. It reports the error of the primary, else that of the fallback, after
+///   which it has happened at the primary.
 ///
 /// # Time
 ///
@@ -103,9 +105,11 @@ struct Inner {
     log: LogLimiter,
 }
 
-/// Returns whether the fallback is asked after that error: where an error policy would decide.
+/// Returns whether the fallback is asked after that error: not if the primary answered by it, or the program has made a
+/// mistake.
 fn fails_over(error: &BackendError) -> bool {
-    !error.kind().bypasses_policy() && error.kind() != ErrorKind::Unsupported
+    let is_answer = matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported);
+    !is_answer && !error.kind().bypasses_policy()
 }
 
 /// Returns whether a step that a primary failed to do is for the fallback. What the primary took is only there.
@@ -117,8 +121,7 @@ impl Failover {
     /// Joins a primary and its fallback, which may be an `Arc<dyn Backend>`, with the default options.
     #[must_use]
     pub fn new(primary: impl Backend, fallback: impl Backend) -> Self {
-        let built = Self::with_options(primary, fallback, FailoverOptions::new());
-        built.expect("the default options are valid")
+        Self::of(primary, fallback, FailoverOptions::new())
     }
 
     /// Joins a primary and its fallback.
@@ -132,9 +135,13 @@ impl Failover {
         options: FailoverOptions,
     ) -> Result<Self, BuildError> {
         options.check()?;
+        Ok(Self::of(primary, fallback, options))
+    }
+
+    fn of(primary: impl Backend, fallback: impl Backend, options: FailoverOptions) -> Self {
         let (primary, fallback) = (backend::erase(primary), backend::erase(fallback));
         let (fallback_life, log) = (Mutex::new(None), LogLimiter::default());
-        Ok(Self { inner: Arc::new(Inner { primary, fallback, options, fallback_life, log }) })
+        Self { inner: Arc::new(Inner { primary, fallback, options, fallback_life, log }) }
     }
 
     /// Returns the primary.
@@ -228,21 +235,17 @@ impl Failover {
         }
     }
 
-    /// Asks both, and reports the error of the primary first.
+    /// Asks both, and returns what the primary says; its error first.
     async fn both<'a, T: Send + 'a>(
         &'a self,
-        ask: impl Fn(
-            &'a Arc<dyn Backend>,
-        ) -> std::pin::Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>,
-        join: impl FnOnce(T, T) -> T,
+        ask: impl Fn(&'a Arc<dyn Backend>) -> Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>,
     ) -> Result<T> {
-        let mut asked =
-            join_all([&self.inner.primary, &self.inner.fallback].into_iter().map(ask)).await;
-        match (asked.pop(), asked.pop()) {
-            (Some(Ok(fallback)), Some(Ok(primary))) => Ok(join(primary, fallback)),
-            (_, Some(Err(primary))) => Err(primary),
-            (Some(Err(fallback)), _) => Err(fallback.with_effect(Effect::Ambiguous)),
-            _ => unreachable!("two were asked"),
+        let both = [&self.inner.primary, &self.inner.fallback].into_iter();
+        let mut asked = join_all(both.map(ask)).await.into_iter();
+        match (asked.next(), asked.next()) {
+            (Some(Ok(_)), Some(Err(fallback))) => Err(fallback.with_effect(Effect::Ambiguous)),
+            (Some(primary), _) => primary,
+            (None, _) => unreachable!("two were asked"),
         }
     }
 }
@@ -382,7 +385,7 @@ impl Backend for Failover {
     }
 
     async fn change_block(&self, key: &Key<'_>, change: BlockChange) -> Result<bool> {
-        self.both(|backend| backend.change_block(key, change), |one, other| one || other).await
+        self.both(|backend| backend.change_block(key, change)).await
     }
 
     async fn inspect(&self, key: &Key<'_>) -> Result<KeyState> {
@@ -390,7 +393,7 @@ impl Backend for Failover {
     }
 
     async fn forget(&self, key: &Key<'_>) -> Result<()> {
-        self.both(|backend| backend.forget(key), |(), ()| ()).await
+        self.both(|backend| backend.forget(key)).await
     }
 }
 
