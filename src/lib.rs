@@ -259,7 +259,9 @@ pub use backend::memcached::Memcached;
 pub use backend::redis::Redis;
 pub use backend::{Backend, HasCore, InMemory, Locks, Ttl, Values};
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp, WallClock};
-pub use decision::{Allowed, DecidedBy, Decision, Denial, LimitAnswer, Outcome, Receipt, Taken};
+pub use decision::{
+    Allowed, DecidedBy, Decision, Denial, LimitAnswer, Outcome, Receipt, Shadowed, Taken,
+};
 pub use error::{BackendError, BuildError, Effect, Error, ErrorKind};
 pub use hit_options::HitOptions;
 pub use key::{Exempt, ExemptIfNone, Key, KeyError, ToKey};
@@ -272,7 +274,7 @@ pub use strategy::{
     TokenBucket,
 };
 pub use throttle::{
-    Acquire, All, CombinedDecision, InspectedLimit, Inspection, IntoRate, Penalty, Permit,
+    Acquire, All, CombinedDecision, InspectedLimit, Inspection, IntoRate, Mode, Penalty, Permit,
     PermitDrop, Throttle, ThrottleBuilder, all,
 };
 #[cfg(feature = "stream")]

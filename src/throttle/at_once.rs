@@ -19,8 +19,8 @@ impl Throttle {
     /// Returns the backend's fast path, if it has one and may be taken.
     #[inline]
     pub(super) fn prepared(&self) -> Option<&Prepared> {
-        // A penalty has to see the denials.
-        self.inner.prepared.as_ref().filter(|_| self.inner.denials.is_none())
+        // Another mode, a penalty and who looks on have to see more than the limits do.
+        self.inner.prepared.as_ref().filter(|_| self.inner.mode.is_plain())
     }
 
     /// Decides by the backend's fast path, if it has one; `None`, with nothing done, to take the other.

@@ -3,14 +3,15 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use super::Throttle;
+use super::begun::BegunHit;
+use super::{Mode, Throttle};
 use crate::ambient;
 use crate::backend::Backend;
 use crate::decision::{DecidedBy, Decision};
 use crate::error::{BackendError, Error};
 use crate::hit_options::HitOptions;
 use crate::key::{self, Digest, Key, KeyError, KeyPart, KeyParts, OwnedKey};
-use crate::on_error::{self, FailureContext};
+use crate::on_error::{self, FailureContext, OnError};
 use crate::random;
 use crate::step::Step;
 use crate::timer::{self, Deadline};
@@ -142,9 +143,17 @@ impl Throttle {
         key: &[KeyPart<'_>],
         step: &Step<'_>,
         error: BackendError,
+        hit: BegunHit,
     ) -> Result<Decision, Error> {
         let inner = &*self.inner;
         let policy = inner.on_error.as_ref().unwrap_or_else(|| backend.core().error_policy());
+        let policy = match (policy, hit.mode) {
+            // A shadow turns nobody away, by an error neither.
+            (OnError::Raise, Mode::Shadow) => {
+                &const { OnError::throttle(OnError::DEFAULT_RETRY_AFTER) }
+            }
+            (policy, _) => policy,
+        };
         let failure = |error| {
             let options = HitOptions::of(step);
             FailureContext::new(Arc::clone(&inner.name), OwnedKey::of(key), options, step, error)

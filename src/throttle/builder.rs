@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::line::Lines;
 use super::penalty::{Denials, Penalty};
-use super::{Throttle, ThrottleInner};
+use super::{Mode, ModeCell, Throttle, ThrottleInner};
 use crate::backend::{self, Backend};
 use crate::clock::micros_ceil;
 use crate::error::BuildError;
@@ -39,6 +39,7 @@ pub struct ThrottleBuilder {
     min_retry_after: Duration,
     cost: u32,
     penalty: Option<Penalty>,
+    mode: Mode,
 }
 
 /// A limit as the user gave it.
@@ -98,6 +99,7 @@ impl ThrottleBuilder {
             min_retry_after: Duration::ZERO,
             cost: 1,
             penalty: None,
+            mode: Mode::Enforce,
         }
     }
 
@@ -209,6 +211,13 @@ impl ThrottleBuilder {
         self
     }
 
+    /// Sets the mode in which it starts; see [`Throttle::set_mode`], which switches it. Defaults to
+    /// [`Mode::Enforce`].
+    pub fn mode(mut self, mode: Mode) -> Self {
+        self.mode = mode;
+        self
+    }
+
     /// Checks the settings and builds the throttle.
     ///
     /// # Errors
@@ -243,11 +252,15 @@ impl ThrottleBuilder {
         check_names(&name, &limits)?;
         let prepared = backend.as_ref().and_then(|backend| backend.prepare(&name, &limits));
         let prepared = prepared.filter(|prepared| prepared.is_of(&limits));
+        // A penalty has to see the denials.
+        let is_seen = prepared.is_none() || self.penalty.is_some();
+        let mode = if is_seen { ModeCell::seen(self.mode) } else { ModeCell::new(self.mode) };
         Ok(Throttle {
             inner: Arc::new(ThrottleInner {
                 id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
                 seed: seed(&name, &limits, backend.as_deref()),
                 name,
+                mode,
                 limits,
                 prepared,
                 backend,

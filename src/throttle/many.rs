@@ -1,7 +1,8 @@
 //! [`Throttle::hit_many`]: independent hits on many keys, asked together.
 
-use super::Throttle;
 use super::backend_call::{AskedKey, Unasked};
+use super::begun::BegunHit;
+use super::{Mode, Throttle};
 use crate::backend::{Answers, Backend};
 use crate::decision::Decision;
 use crate::error::{BackendError, Effect, Error, ErrorKind};
@@ -96,13 +97,13 @@ impl Throttle {
             }
         };
         let step = self.step_of(&options, brought.as_deref(), Op::Take);
-        let mut outage = None;
+        let (mut outage, hit) = (None, self.begin());
         for (number, keys) in keys.chunks(AT_ONCE).enumerate() {
             if number > 0 {
                 // In memory there is no other await at which others get through.
                 tokio::task::yield_now().await;
             }
-            let batch = Box::pin(self.hit_batch(keys, &step, &mut outage)).await;
+            let batch = Box::pin(self.hit_batch(keys, &step, &mut outage, hit)).await;
             decisions.extend(batch.into_iter().map(|decision| match &brought {
                 None => decision,
                 Some(brought) => decision.map(|decision| self.with_brought(decision, brought)),
@@ -117,12 +118,13 @@ impl Throttle {
         keys: &[K],
         step: &Step<'_>,
         outage: &mut Option<BackendError>,
+        hit: BegunHit,
     ) -> Vec<Result<Decision, Error>> {
         let mut decisions = Vec::with_capacity(keys.len());
         // In memory one after the other is as fast.
-        if self.inner.prepared.is_some() {
+        if self.inner.prepared.is_some() || hit.mode == Mode::Off {
             for key in keys {
-                decisions.push(self.run(key, step).await);
+                decisions.push(self.run(key, step, hit).await);
             }
             return decisions;
         }
@@ -154,16 +156,20 @@ impl Throttle {
             async move {
                 match outcome {
                     Err(unasked) => unasked.into_decision(),
-                    Ok((asked, Some(outcome))) => self.decide(backend, asked, step, outcome).await,
+                    Ok((asked, Some(outcome))) => {
+                        self.decide(backend, asked, step, outcome, hit).await
+                    }
                     Ok((_, None)) => unreachable!("there is an outcome for each question"),
                 }
             }
         });
-        let decisions = join_all(decided).await;
-        match self.inner.denials {
-            None => decisions,
-            Some(_) => self.penalize(backend, &asked, step.op(), decisions, deadline).await,
+        let mut decisions = join_all(decided).await;
+        if self.is_penalized(hit) {
+            let question = (step.op(), hit);
+            decisions = self.penalize(backend, &asked, question, decisions, deadline).await;
         }
+        let ended = decisions.into_iter().map(|it| it.map(|decision| self.end(hit, decision)));
+        ended.collect()
     }
 
     /// Counts all denials before a key is blocked, so that one that comes often is blocked once.
@@ -171,14 +177,14 @@ impl Throttle {
         &self,
         backend: &dyn Backend,
         asked: &[Result<AskedKey<'_>, Unasked>],
-        op: Op,
+        question: (Op, BegunHit),
         decisions: Vec<Result<Decision, Error>>,
         deadline: Deadline,
     ) -> Vec<Result<Decision, Error>> {
         let counted = decisions.into_iter().zip(asked).map(|(decision, asked)| {
             let blocking = match (&decision, asked) {
                 (Ok(decision), Ok(AskedKey { stored, .. })) => {
-                    let blocking = self.count_denial(backend, stored, op, decision);
+                    let blocking = self.count_denial(backend, stored, question, decision);
                     blocking.map(|blocking| (blocking, *stored))
                 }
                 _ => None,

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use super::acquire::unanswered;
 use super::backend_call::AskedKey;
+use super::begun::BegunHit;
 use super::combined::{CombinedDecision, EntryDecision};
-use super::{Permit, PermitDrop, Throttle};
+use super::{Mode, Permit, PermitDrop, Throttle};
 use crate::backend::Backend;
 use crate::background;
 use crate::decision::{BroughtLimits, Decision};
@@ -26,11 +27,13 @@ pub(super) struct HitEntry {
     pub(super) throttle: Throttle,
     pub(super) key: Result<OwnedKey, KeyError>,
     pub(super) options: HitOptions,
+    pub(super) mode: Mode,
 }
 
 /// A key that a backend is asked about, for one entry or for several of the same throttle.
 struct Question {
     throttle: Throttle,
+    hit: BegunHit,
     key: OwnedKey,
     backend: Arc<dyn Backend>,
     /// The limits of hits that brought some.
@@ -64,13 +67,13 @@ pub(super) async fn decide(entries: Vec<HitEntry>) -> Result<CombinedDecision, E
         return Err(Error::TooManyEntries { entries: entries.len(), most: MOST_ENTRIES });
     }
     let mut decided: Vec<_> = entries.iter().map(|_| EntryDecision::default()).collect();
-    let groups = groups(questions(entries, &mut decided)?);
-    let Some(first) = groups.first().and_then(|group| group.first()) else {
+    let questions = questions(entries, &mut decided)?;
+    let Some(first) = questions.first() else {
         return Ok(CombinedDecision::allowed(decided));
     };
     let name = first.backend.core().name();
     let progress = Progress { decided, taken: Vec::new(), is_denied: false, failure: None };
-    match background::to_end(progress.ask_all(groups, deadline)).await {
+    match background::to_end(progress.ask_all(questions, deadline)).await {
         Some(decision) => decision.map(CombinedDecision::claimed),
         None => Err(unanswered(name, "all")),
     }
@@ -79,20 +82,28 @@ pub(super) async fn decide(entries: Vec<HitEntry>) -> Result<CombinedDecision, E
 impl Progress {
     async fn ask_all(
         mut self,
-        groups: Vec<Vec<Question>>,
+        questions: Vec<Question>,
         deadline: Deadline,
     ) -> Result<CombinedDecision, Error> {
-        for group in groups {
+        let is_shadow = |question: &Question| question.hit.mode == Mode::Shadow;
+        let (shadows, enforced): (Vec<_>, Vec<_>) = questions.into_iter().partition(is_shadow);
+        for group in groups(enforced) {
             ask(group, &mut self, deadline).await;
             if self.has_ended() {
-                break;
+                return self.conclude(deadline).await;
             }
+        }
+        // Apart and after: in one step with the others, one that denies would leave these untaken.
+        let decisions = join_all(shadows.iter().map(|question| question.ask(deadline))).await;
+        for (question, decision) in shadows.into_iter().zip(decisions) {
+            self.note(question, decision);
         }
         self.conclude(deadline).await
     }
 
     fn note(&mut self, question: Question, decision: Result<Decision, Error>) {
-        let Question { throttle, key, brought, entries, .. } = question;
+        let Question { throttle, hit, key, brought, entries, .. } = question;
+        let decision = decision.map(|decision| throttle.end(hit, decision));
         let decision = match (decision, &brought) {
             (Ok(decision), None) => decision,
             (Ok(decision), Some(brought)) => throttle.with_brought(decision, brought),
@@ -143,21 +154,27 @@ fn questions(
     decided: &mut [EntryDecision],
 ) -> Result<Vec<Question>, Error> {
     let mut questions: Vec<Question> = Vec::new();
-    for (index, HitEntry { throttle, key, options }) in entries.into_iter().enumerate() {
-        let key = key?;
+    for (index, HitEntry { throttle, key, options, mode }) in entries.into_iter().enumerate() {
+        let (key, hit) = (key?, throttle.begin_in(mode));
+        if mode == Mode::Off {
+            let decision = throttle.end_off(hit);
+            decided[index].decision = Some(decision.clone());
+            decided[index].permit = Some(Permit::of(throttle, key, decision));
+            continue;
+        }
         let brought = throttle.brought_by(&options)?;
         let step = throttle.step_of(&options, brought.as_deref(), Op::Take);
         let (cost, leave) = (step.cost(), step.units_to_leave());
         let unasked = AskedKey::new(&key.to_key(), &mut None, &step).err();
         if let Some(unasked) = unasked {
-            let decision = unasked.into_decision()?;
+            let decision = throttle.end(hit, unasked.into_decision()?);
             decided[index].decision = Some(decision.clone());
             decided[index].permit = Some(Permit::of(throttle, key, decision));
             continue;
         }
         let backend = Arc::clone(&*throttle.backend()?);
         let entries = vec![(index, cost)];
-        let question = Question { throttle, key, backend, brought, cost, leave, entries };
+        let question = Question { throttle, hit, key, backend, brought, cost, leave, entries };
         match questions.iter_mut().find(|other| other.is_of_same_state(&question)) {
             Some(other) => other.merge(question)?,
             None => questions.push(question),
@@ -185,12 +202,14 @@ impl Question {
         };
         let its_own = Some(deadline.earlier(throttle.deadline()));
         let outcome = throttle.apply_by(&**backend, asked.stored, &step, its_own).await;
-        throttle.conclude(&**backend, asked, &step, outcome, Some(deadline)).await
+        let ends = (Some(deadline), self.hit);
+        throttle.conclude(&**backend, asked, &step, outcome, ends).await
     }
 
     fn is_of_same_state(&self, other: &Self) -> bool {
         is_same_backend(&self.backend, &other.backend)
             && self.throttle.name() == other.throttle.name()
+            && self.hit.mode == other.hit.mode
             && self.key == other.key
     }
 
@@ -286,8 +305,9 @@ async fn ask_in_one_step(
     };
     let outcomes = each(decided, group.len(), name);
     let concluded = outcomes.into_iter().enumerate().map(|(index, outcome)| {
-        let Question { throttle, backend, .. } = &group[index];
-        throttle.conclude(&**backend, asked[index], &steps[index], outcome, Some(deadline))
+        let Question { throttle, backend, hit, .. } = &group[index];
+        let ends = (Some(deadline), *hit);
+        throttle.conclude(&**backend, asked[index], &steps[index], outcome, ends)
     });
     Some(join_all(concluded).await)
 }

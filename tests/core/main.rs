@@ -22,6 +22,7 @@ mod keys;
 mod lifespan;
 mod locks;
 mod many;
+mod modes;
 mod on_error;
 mod readme;
 mod runtime;
