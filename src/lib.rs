@@ -139,6 +139,20 @@
 //! [`reset`](Throttle::reset) forgets it. The example `admin` does so from the command line, by the names under
 //! which Redis and Memcached store things.
 //!
+//! # Trying limits before you enforce them
+//!
+//! A new limit is a guess. Start its throttle in [`Mode::Shadow`]: each hit is asked and counted, none is denied, and
+//! [`Decision::shadowed`] says which would have been. Once the guess has proved right, [`Throttle::set_mode`] enforces
+//! it, at run time and for all clones; [`Mode::Off`] takes a limit out of the way, and asks nobody. A throttle in shadow
+//! is asked beside others by [`all()`] and in an HTTP layer without touching them.
+//!
+//! # Seeing what happens
+//!
+//! An [`Observer`](observe::Observer) is told of each decision, of failures, and of limits that run low: see
+//! [`observe`]. [`Throttle::top_denied`] says who is denied most, in bounded memory. Calls of a
+//! store are in spans of `tracing`, and its failures are logged once a second. None of these says a key, unless you
+//! ask for it by a method that has `raw_keys` in its name; only the level `trace` logs keys.
+//!
 //! # Which strategy
 //!
 #![doc = include_str!("../docs/tables/strategies.md")]
@@ -236,6 +250,7 @@ mod join;
 pub mod key;
 pub mod lifespan;
 pub mod lock;
+pub mod observe;
 mod on_drop;
 mod on_error;
 mod random;

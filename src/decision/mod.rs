@@ -201,6 +201,16 @@ impl Decision {
         self.inline.is_reserved()
     }
 
+    /// Returns the outcome, where a turn that was taken in advance is one that comes.
+    pub(crate) const fn outcome_with_turn(&self) -> Outcome {
+        if self.is_reserved() { Outcome::Allowed } else { self.outcome() }
+    }
+
+    /// Returns the index of the limit that it names, if it asked any.
+    pub(crate) fn named(&self) -> usize {
+        usize::from(self.inline.named)
+    }
+
     /// Returns the outcome: allowed, denied for now, or never.
     #[must_use]
     #[inline]

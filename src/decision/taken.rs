@@ -1,7 +1,6 @@
 //! [`Taken`]: the units that a hit of up to so many took.
 
 use super::{DecidedBy, Decision, Receipt};
-use crate::throttle::Mode;
 
 /// The units that [`Throttle::take_up_to`](crate::Throttle::take_up_to) took, with its decision.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,25 +14,29 @@ pub struct Taken {
 
 impl Taken {
     /// Of a decision about up to `asked` units.
-    pub(crate) fn of(decision: Decision, asked: u32, mode: Mode) -> Self {
+    pub(crate) fn of(decision: Decision, asked: u32) -> Self {
         let enforced = match decision.decided_by() {
             _ if decision.denial_or_shadowed().is_some() => 0,
             DecidedBy::Backend => decision.inline.taken,
             _ => asked,
         };
-        let units = if mode == Mode::Shadow { asked } else { enforced };
-        Self { units, enforced, decision }
+        Self { units: enforced, enforced, decision }
+    }
+
+    /// Gives all that was asked for, whatever was taken.
+    pub(crate) fn in_shadow(self, asked: u32) -> Self {
+        Self { units: asked, ..self }
     }
 
     /// Returns the units that may be used. Where no limit was asked (an exempt key, an unlimited rate, an
-    /// error policy that lets pass) or in [`Mode::Shadow`], these are all that were asked for.
+    /// error policy that lets pass) or in [`Mode::Shadow`](crate::Mode::Shadow), these are all that were asked for.
     #[must_use]
     pub const fn units(&self) -> u32 {
         self.units
     }
 
-    /// Returns the units that [`Mode::Enforce`] gives, which are fewer than [`units`](Self::units) only in
-    /// [`Mode::Shadow`]. Where limits were asked, these were taken.
+    /// Returns the units that [`Mode::Enforce`](crate::Mode::Enforce) gives, which are fewer than [`units`](Self::units) only in
+    /// [`Mode::Shadow`](crate::Mode::Shadow). Where limits were asked, these were taken.
     #[must_use]
     pub const fn enforced_units(&self) -> u32 {
         self.enforced

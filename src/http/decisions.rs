@@ -11,7 +11,7 @@ use crate::throttle::Throttle;
 /// A [`ThrottleLayer`](super::ThrottleLayer) puts it into the extensions of the request that it lets pass, and of the
 /// response. Of nested layers it has the decisions of all that put them there ([`DecisionsIn`]), those of the outer ones
 /// first. Of a request that no rule concerns, that is skipped, or that comes while the layer is
-/// [off](super::Mode::Off), it is empty. With the feature `axum` it is an extractor.
+/// [off](super::Mode::Off), it is empty. A throttle that is off is not in it. With the feature `axum` it is an extractor.
 #[derive(Clone, Debug, Default)]
 pub struct Decisions {
     all: Arc<[RequestDecision]>,

@@ -124,11 +124,11 @@ impl Throttle {
     fn decide_at_once(&self, key: &OwnedKey, units: u32) -> Result<Decision, Error> {
         let must_await = || Error::MustAwait { throttle: self.inner.name.to_string() };
         let hit = self.begin();
+        let step = Step::of_apart(&self.inner.limits, units, Op::Take);
         if hit.mode == Mode::Off {
-            return Ok(self.end_off(hit));
+            return Ok(self.end_off(hit, &step));
         }
         let (backend, parts, mut room) = (self.backend()?, key.to_key(), None);
-        let step = Step::of_apart(&self.inner.limits, units, Op::Take);
         let decision = match AskedKey::new(&parts, &mut room, &step) {
             Err(unasked) => unasked.into_decision()?,
             Ok(asked) => {
@@ -160,7 +160,7 @@ impl Throttle {
                 }
             }
         };
-        Ok(self.end(hit, decision))
+        Ok(self.end_owned(hit, key, &step, decision))
     }
 }
 
@@ -211,7 +211,8 @@ impl<'a> Acquire<'a> {
         let Self { throttle, key, cost, .. } = self;
         let (key, hit) = (key?, throttle.begin_in(mode));
         if hit.mode == Mode::Off {
-            let decision = throttle.end_off(hit);
+            let step = Step::of_apart(&throttle.inner.limits, cost, Op::Take);
+            let decision = throttle.end_off(hit, &step);
             return Ok(Permit::of(throttle.clone(), key, decision));
         }
         let question = move |throttle: Throttle, key: OwnedKey| async move {
@@ -219,7 +220,8 @@ impl<'a> Acquire<'a> {
             throttle.run_patiently(&key, &step, hit).await
         };
         let decision = ask(throttle, &key, None, question).await?;
-        let decision = throttle.end(hit, decision);
+        let step = Step::of_apart(&throttle.inner.limits, cost, Op::Take);
+        let decision = throttle.end_owned(hit, &key, &step, decision);
         Ok(Permit::of(throttle.clone(), key, decision))
     }
 
@@ -239,7 +241,8 @@ impl<'a> Acquire<'a> {
         };
         let decision = ask(throttle, &key, Some(place.asking()), question).await?;
         let answered = monotonic_now();
-        let decision = throttle.end(hit, decision);
+        let step = Step::of_apart(limits, cost, Op::Take);
+        let decision = throttle.end_owned(hit, &key, &step, decision);
         let wait = match decision.outcome() {
             Outcome::Allowed => None,
             Outcome::Denied { retry_after } if decision.is_reserved() => Some(retry_after),
@@ -261,14 +264,14 @@ impl<'a> Acquire<'a> {
         let ticket = throttle.inner.turns.join(&name, most_waiters);
         let ticket = ticket.map_err(|waiters| too_many(throttle, waiters))?;
         loop {
+            let late = || Error::TimedOut { throttle: throttle.inner.name.to_string() };
+            ticket.turn(deadline).await.ok_or_else(late)?;
             let hit = throttle.begin();
             if hit.mode != Mode::Enforce {
                 let key = Ok(key);
                 let waiter = Self { throttle, key, cost, deadline, most_waiters };
                 return Box::pin(waiter.pass_in(hit.mode)).await;
             }
-            let late = || Error::TimedOut { throttle: throttle.inner.name.to_string() };
-            ticket.turn(deadline).await.ok_or_else(late)?;
             let question = move |throttle: Throttle, key: OwnedKey| async move {
                 let step = Step::of_apart(&throttle.inner.limits, cost, Op::Take);
                 throttle.run_patiently(&key, &step, hit).await
@@ -283,7 +286,8 @@ impl<'a> Acquire<'a> {
             };
             let is_late = |turn: &Instant| deadline.is_some_and(|deadline| *turn > deadline);
             let Some(turn) = turn.filter(|turn| !is_late(turn)) else {
-                let decision = throttle.end(hit, decision);
+                let step = Step::of_apart(&throttle.inner.limits, cost, Op::Take);
+                let decision = throttle.end_owned(hit, &key, &step, decision);
                 return match decision.is_denied() {
                     true => Err(Error::Denied(Box::new(decision))),
                     false => Ok(Permit::of(throttle.clone(), key, decision)),

@@ -118,7 +118,7 @@ impl Throttle {
             Some(deadline) => deadline,
             None => self.deadline(),
         };
-        deadline.bound(name, "apply", backend.apply(&key, step)).await
+        self.call((name, "apply"), deadline, backend.apply(&key, step)).await
     }
 
     /// Returns the deadline of a call that begins now.
@@ -133,7 +133,8 @@ impl Throttle {
         operation: &'static str,
         work: impl Future<Output = Result<T, BackendError>>,
     ) -> Result<T, BackendError> {
-        Box::pin(self.deadline().bound(backend, operation, work)).await
+        let answer = Box::pin(self.call((backend, operation), self.deadline(), work)).await;
+        answer.inspect_err(|error| self.tell_failure(error))
     }
 
     #[cold]

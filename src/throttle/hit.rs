@@ -282,16 +282,23 @@ impl Throttle {
     }
 
     /// Goes as far as it comes without an await, which costs a peek a tenth.
-    fn run_at_once(&self, parts: &KeyParts<'_>, step: &Step<'_>, hit: BegunHit) -> AtOnce {
+    pub(super) fn run_at_once(
+        &self,
+        parts: &KeyParts<'_>,
+        step: &Step<'_>,
+        hit: BegunHit,
+    ) -> AtOnce {
         if hit.mode == Mode::Off {
-            return AtOnce::Decided(Ok(self.end_off(hit)));
+            return AtOnce::Decided(Ok(self.end_off(hit, step)));
         }
         let mut room = None;
         let key = match AskedKey::new(parts, &mut room, step) {
             Ok(key) => key.stored,
             Err(unasked) => {
                 let decided = unasked.into_decision();
-                return AtOnce::Decided(decided.map(|decision| self.end(hit, decision)));
+                return AtOnce::Decided(
+                    decided.map(|decision| self.end(hit, None, step, decision)),
+                );
             }
         };
         let Some(prepared) = &self.inner.prepared else { return AtOnce::Unasked };
@@ -300,7 +307,7 @@ impl Throttle {
             Ok(decision) if !self.is_penalized(hit) || decision.is_allowed() => {
                 let hash = || prepared.hash_of(key) ^ self.inner.seed;
                 let decision = decision.map(|inline| self.finish(key, inline, hash));
-                AtOnce::Decided(Ok(self.end(hit, decision)))
+                AtOnce::Decided(Ok(self.end(hit, Some(key), step, decision)))
             }
             outcome => AtOnce::Answered(outcome),
         }
@@ -327,7 +334,7 @@ impl Throttle {
             None => self.apply_by(&**backend, key.stored, step, deadline).await,
         };
         let decision = self.conclude(&**backend, key, step, outcome, (deadline, hit)).await?;
-        Ok(self.end(hit, decision))
+        Ok(self.end(hit, Some(key.stored), step, decision))
     }
 
     /// Asks for a caller that waits for its turn. To be told so is no misuse, and no penalty counts it. The hit does
@@ -382,6 +389,7 @@ impl Throttle {
                 Ok(decision.map(|inline| self.finish(key.stored, inline, fingerprint)))
             }
             Err(error) => {
+                self.tell_failure(&error);
                 let decision = self.decide_by_policy(backend, key.own, step, error, hit).await?;
                 Ok(decision.map(|inline| inline.wait_at_least(self.inner.min_retry_after)))
             }
@@ -423,7 +431,7 @@ impl Throttle {
 }
 
 /// How far a call comes without waiting.
-enum AtOnce {
+pub(super) enum AtOnce {
     Decided(Result<Decision, Error>),
     /// The backend has answered, and more is to be done.
     Answered(Result<Decision, BackendError>),

@@ -1,7 +1,10 @@
 //! [`Throttle::hit_many`]: independent hits on many keys, asked together.
 
+use tracing::Instrument;
+
 use super::backend_call::{AskedKey, Unasked};
 use super::begun::BegunHit;
+use super::span::record_failure;
 use super::{Mode, Throttle};
 use crate::backend::{Answers, Backend};
 use crate::decision::Decision;
@@ -97,13 +100,13 @@ impl Throttle {
             }
         };
         let step = self.step_of(&options, brought.as_deref(), Op::Take);
-        let (mut outage, hit) = (None, self.begin());
+        let (mut outage, mode) = (None, self.mode());
         for (number, keys) in keys.chunks(AT_ONCE).enumerate() {
             if number > 0 {
                 // In memory there is no other await at which others get through.
                 tokio::task::yield_now().await;
             }
-            let batch = Box::pin(self.hit_batch(keys, &step, &mut outage, hit)).await;
+            let batch = Box::pin(self.hit_batch(keys, &step, &mut outage, mode)).await;
             decisions.extend(batch.into_iter().map(|decision| match &brought {
                 None => decision,
                 Some(brought) => decision.map(|decision| self.with_brought(decision, brought)),
@@ -118,16 +121,17 @@ impl Throttle {
         keys: &[K],
         step: &Step<'_>,
         outage: &mut Option<BackendError>,
-        hit: BegunHit,
+        mode: Mode,
     ) -> Vec<Result<Decision, Error>> {
         let mut decisions = Vec::with_capacity(keys.len());
         // In memory one after the other is as fast.
-        if self.inner.prepared.is_some() || hit.mode == Mode::Off {
+        if self.inner.prepared.is_some() || mode == Mode::Off {
             for key in keys {
-                decisions.push(self.run(key, step, hit).await);
+                decisions.push(self.run(key, step, self.begin_in(mode)).await);
             }
             return decisions;
         }
+        let hit = self.begin_in(mode);
         let keys: Vec<KeyParts<'_>> = keys.iter().map(ToKey::to_key).collect();
         let mut rooms: Vec<_> = keys.iter().map(|_| None).collect();
         let asked = keys.iter().zip(&mut rooms);
@@ -168,7 +172,10 @@ impl Throttle {
             let question = (step.op(), hit);
             decisions = self.penalize(backend, &asked, question, decisions, deadline).await;
         }
-        let ended = decisions.into_iter().map(|it| it.map(|decision| self.end(hit, decision)));
+        let ended = decisions.into_iter().zip(&asked).map(|(decision, asked)| {
+            let key = asked.as_ref().ok().map(|asked| asked.stored);
+            decision.map(|decision| self.end(hit, key, step, decision))
+        });
         ended.collect()
     }
 
@@ -216,9 +223,9 @@ impl Throttle {
             return steps.iter().map(|_| Err(error.shared())).collect();
         }
         let name = backend.core().name();
-        let answers = Answers::new(steps.len());
+        let (answers, span) = (Answers::new(steps.len()), self.call_span(name, "apply_many"));
         let answered = async {
-            backend.apply_many(steps, &answers).await;
+            backend.apply_many(steps, &answers).instrument(span.clone()).await;
             Ok(())
         };
         // What was answered by then counts, whatever became of the others.
@@ -231,6 +238,9 @@ impl Throttle {
         let answers = answers.into_answers();
         let outcomes: Vec<_> =
             answers.map(|answer| answer.unwrap_or_else(|| Err(missing.shared()))).collect();
+        if let Some(Err(error)) = outcomes.iter().find(|outcome| outcome.is_err()) {
+            record_failure(&span, error);
+        }
         // Of the store itself, so that the others would fail as these did.
         let failed = |outcome: &Result<_, BackendError>| {
             let kind = outcome.as_ref().map_err(BackendError::kind);

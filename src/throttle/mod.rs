@@ -25,10 +25,12 @@ mod reader;
 mod refund;
 #[cfg(feature = "stream")]
 mod sink;
+mod span;
 #[cfg(feature = "stream")]
 mod stream;
 mod together;
 mod usage;
+mod watch;
 #[cfg(feature = "stream")]
 mod writer;
 
@@ -58,6 +60,7 @@ pub use writer::ThrottledWriter;
 
 use self::line::Lines;
 use self::penalty::Denials;
+use self::watch::Watch;
 use crate::backend::{Backend, Prepared};
 use crate::decision::Decision;
 use crate::on_error::{LogLimiter, OnError};
@@ -113,6 +116,7 @@ struct ThrottleInner {
     turns: Turns,
     /// Of a penalty, who was denied.
     denials: Option<Denials>,
+    watch: Option<Box<Watch>>,
 }
 
 impl Throttle {

@@ -10,7 +10,7 @@ use super::Throttle;
 /// | | [`Enforce`](Self::Enforce) | [`Shadow`](Self::Shadow) | [`Off`](Self::Off) |
 /// | --- | --- | --- | --- |
 /// | a hit within its limits | passes, counted | passes, counted | passes |
-/// | a hit beyond them, on a [blocked](Throttle::block) key, or that the error policy denies | denied | passes, and says what it would have been | passes |
+/// | a hit beyond them, on a [blocked](Throttle::block) key, or for which the error policy denies or raises | denied | passes, and says what it would have been | passes |
 /// | [`take_up_to`](Throttle::take_up_to) | gives what there is | takes what there is, gives all | gives all |
 /// | [`acquire`](Throttle::acquire) | waits | takes what there is, passes at once | passes at once |
 /// | a [penalty](crate::Penalty) | blocks | does not | does not |

@@ -269,11 +269,15 @@ impl Throttle {
         let key = Key::new(&self.inner.name, key);
         let blocked = backend.change_block(&key, BlockChange::Lengthen(time));
         let deadline = deadline.unwrap_or_else(|| self.deadline());
-        match deadline.bound(backend.core().name(), "change_block", blocked).await {
+        let call = (backend.core().name(), "change_block");
+        match self.call(call, deadline, blocked).await {
             Ok(_was_blocked) => decision.blocked_for(time),
             Err(error) => {
-                let throttle = self.name();
-                tracing::warn!(throttle, %error, "a key was denied too often, and could not be blocked");
+                self.tell_failure(&error);
+                if let Some(suppressed) = self.inner.log.pass() {
+                    let throttle = self.name();
+                    tracing::warn!(throttle, %error, suppressed, "a key was denied too often, and could not be blocked");
+                }
                 decision
             }
         }

@@ -126,7 +126,8 @@ impl Throttle {
         if step.cost() == 0 {
             return Ok(());
         }
-        self.apply(&**backend, key, step).await.map(drop).map_err(Error::from)
+        let changed = self.apply(&**backend, key, step).await;
+        Ok(changed.map(drop).inspect_err(|error| self.tell_failure(error))?)
     }
 
     /// Forgets what was counted for a key, under every rate, and ends its block.

@@ -3,14 +3,17 @@
 use std::any::Any;
 use std::sync::Arc;
 
+use tracing::{Instrument, Span};
+
 use super::acquire::unanswered;
-use super::backend_call::AskedKey;
+use super::backend_call::{AskedKey, Unasked};
 use super::begun::BegunHit;
-use super::combined::{CombinedDecision, EntryDecision};
+use super::combined::{CombinedDecision, EntryDecision, WatchedEntry};
+use super::span::record_failure;
 use super::{Mode, Permit, PermitDrop, Throttle};
 use crate::backend::Backend;
 use crate::background;
-use crate::decision::{BroughtLimits, Decision};
+use crate::decision::{BroughtLimits, DecidedBy, Decision};
 use crate::error::{BackendError, Effect, Error, ErrorKind};
 use crate::hit_options::HitOptions;
 use crate::join::join_all;
@@ -103,7 +106,7 @@ impl Progress {
 
     fn note(&mut self, question: Question, decision: Result<Decision, Error>) {
         let Question { throttle, hit, key, brought, entries, .. } = question;
-        let decision = decision.map(|decision| throttle.end(hit, decision));
+        let decision = decision.map(|decision| hit.told(decision));
         let decision = match (decision, &brought) {
             (Ok(decision), None) => decision,
             (Ok(decision), Some(brought)) => throttle.with_brought(decision, brought),
@@ -112,7 +115,9 @@ impl Progress {
                 return;
             }
         };
-        for (index, _) in &entries {
+        for (index, cost) in &entries {
+            let watched = WatchedEntry::new(&throttle, hit, &key, brought.as_ref(), *cost);
+            self.decided[*index].watched = watched;
             self.decided[*index].decision = Some(decision.clone());
         }
         if decision.is_denied() {
@@ -156,18 +161,17 @@ fn questions(
     let mut questions: Vec<Question> = Vec::new();
     for (index, HitEntry { throttle, key, options, mode }) in entries.into_iter().enumerate() {
         let (key, hit) = (key?, throttle.begin_in(mode));
-        if mode == Mode::Off {
-            let decision = throttle.end_off(hit);
-            decided[index].decision = Some(decision.clone());
-            decided[index].permit = Some(Permit::of(throttle, key, decision));
-            continue;
-        }
         let brought = throttle.brought_by(&options)?;
         let step = throttle.step_of(&options, brought.as_deref(), Op::Take);
         let (cost, leave) = (step.cost(), step.units_to_leave());
-        let unasked = AskedKey::new(&key.to_key(), &mut None, &step).err();
+        let unasked = match mode {
+            Mode::Off => Some(Unasked::Passes(DecidedBy::Off)),
+            _ => AskedKey::new(&key.to_key(), &mut None, &step).err(),
+        };
         if let Some(unasked) = unasked {
-            let decision = throttle.end(hit, unasked.into_decision()?);
+            let decision = unasked.into_decision()?;
+            let watched = WatchedEntry::new(&throttle, hit, &key, brought.as_ref(), cost);
+            decided[index].watched = watched;
             decided[index].decision = Some(decision.clone());
             decided[index].permit = Some(Permit::of(throttle, key, decision));
             continue;
@@ -291,18 +295,23 @@ async fn ask_in_one_step(
         .map(|((question, asked), step)| (Key::new(question.throttle.name(), asked.stored), *step))
         .collect();
     let name = first.backend.core().name();
+    let is_in_memory = group.iter().all(|it| it.throttle.inner.prepared.is_some());
+    let span = match is_in_memory {
+        true => Span::none(),
+        false => first.throttle.call_span(name, "apply_all"),
+    };
     let answer = async {
         // In memory nothing is too late, for it takes no time.
-        let is_in_memory = group.iter().all(|it| it.throttle.inner.prepared.is_some());
         match deadline.is_over() && !is_in_memory {
             true => Err(timer::too_late(name, "apply_all")),
-            false => Ok(first.backend.apply_all(&hits).await),
+            false => Ok(first.backend.apply_all(&hits).instrument(span.clone()).await),
         }
     };
     let decided = match deadline.bound(name, "apply_all", answer).await {
         Ok(decided) => decided?,
         Err(error) => Err(error),
     };
+    let decided = decided.inspect_err(|error| record_failure(&span, error));
     let outcomes = each(decided, group.len(), name);
     let concluded = outcomes.into_iter().enumerate().map(|(index, outcome)| {
         let Question { throttle, backend, hit, .. } = &group[index];

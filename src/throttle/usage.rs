@@ -120,7 +120,8 @@ impl Throttle {
         self.require(&self.inner.limits, Op::TakeUpTo)?;
         let step = Step::of_apart(&self.inner.limits, units, Op::TakeUpTo);
         let hit = self.begin();
-        Ok(Taken::of(self.run(&key, &step, hit).await?, units, hit.mode))
+        let taken = Taken::of(self.run(&key, &step, hit).await?, units);
+        Ok(if hit.mode == Mode::Shadow { taken.in_shadow(units) } else { taken })
     }
 
     /// Uses up all that is left for a key, under each of the throttle's limits. For an operator.
@@ -160,7 +161,8 @@ impl Throttle {
             Err(unasked) => return unasked.into_decision(),
         };
         let backend = self.backend()?;
-        let decision = self.apply(&**backend, key, step).await?;
+        let decision = self.apply(&**backend, key, step).await;
+        let decision = decision.inspect_err(|error| self.tell_failure(error))?;
         let fingerprint = || self.fingerprint(key, &**backend);
         Ok(decision.map(|inline| self.finish(key, inline, fingerprint)))
     }

@@ -23,11 +23,14 @@ mod lifespan;
 mod locks;
 mod many;
 mod modes;
+mod observers;
 mod on_error;
 mod readme;
 mod runtime;
 mod settings;
+mod spans;
 #[cfg(feature = "stream")]
 mod stream;
+mod top_denied;
 mod usage;
 mod value_defaults;
