@@ -56,6 +56,11 @@
 //! is denied most, [`track_denied`](crate::ThrottleBuilder::track_denied) keeps digests, and
 //! [`Throttle::top_denied`] lists them.
 //!
+//! # Metrics
+//!
+//! With the feature `metrics` the observer `Metrics` counts by the facade of the crate `metrics`. The example
+//! `observability` has a Prometheus endpoint, and a dashboard for Grafana.
+//!
 //! # Spans
 //!
 //! Each call of a store is in a span `backend_call` of `tracing` at debug level, with the throttle, the backend, the
@@ -81,6 +86,10 @@
 //! [`Throttle::top_denied`]: crate::Throttle::top_denied
 
 mod event;
+#[cfg(feature = "metrics")]
+mod labels;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod observers;
 mod space_saving;
 mod top_denied;
@@ -88,6 +97,9 @@ mod top_denied;
 use std::fmt;
 use std::sync::Arc;
 
+#[cfg(feature = "metrics")]
+#[cfg_attr(docsrs, doc(cfg(feature = "metrics")))]
+pub use self::metrics::Metrics;
 pub use event::{
     BackendFailed, CircuitChanged, CircuitState, DecisionMade, Event, NearLimit, Overflowed,
 };

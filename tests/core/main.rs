@@ -22,6 +22,8 @@ mod keys;
 mod lifespan;
 mod locks;
 mod many;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod modes;
 mod observers;
 mod on_error;
