@@ -99,7 +99,7 @@ impl Settings {
                 Ok(hit) => all.hits.push(hit),
                 // It leaves no other rule unasked.
                 Err(refused) if mode == Mode::Shadow => {
-                    all.shadowed = all.shadowed.or(refused.denied)
+                    all.shadowed = all.shadowed.or(refused.denied);
                 }
                 Err(refused) => return Err(refused),
             }
