@@ -9,6 +9,7 @@
 )]
 
 mod decisions;
+mod dice;
 mod failing;
 mod memory;
 pub mod plain;
@@ -19,6 +20,7 @@ pub mod together;
 mod values_only;
 
 pub use decisions::wait_of;
+pub use dice::Dice;
 pub use failing::{Failing, Gates, Mode};
 pub use memory::{resident_kib, threads};
 pub use runtime_clock::RuntimeClock;

@@ -96,6 +96,11 @@ impl RedisServer {
         })
     }
 
+    /// Adds arguments for when it is started again.
+    pub fn add_arguments(&mut self, arguments: &[&str]) {
+        self.setup.arguments.extend(arguments.iter().map(|&argument| argument.to_owned()));
+    }
+
     pub fn port(&self) -> u16 {
         self.port
     }
