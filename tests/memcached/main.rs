@@ -6,9 +6,11 @@
 mod all;
 mod cancellation;
 mod clearing;
+mod clocks;
 mod coalescing;
 mod conformance;
 mod counters;
+mod crash;
 mod exactness;
 mod fairness;
 mod faults;
