@@ -119,7 +119,7 @@ impl Schedule {
             Sort::Strand => place.proxy(node).strand(),
             Sort::Cut => place.proxy(node).cut(),
             Sort::HoldRequests | Sort::HoldReplies | Sort::HoldAll | Sort::Refuse => {
-                self.partition(sort, node, hold, place);
+                partition(sort, node, hold, place);
             }
             Sort::Slow | Sort::TooSlow => return self.slow_down(sort, node, hold, place),
             Sort::FlushScripts => flush_scripts(place, hold),
@@ -156,21 +156,6 @@ impl Schedule {
         String::new()
     }
 
-    fn partition(&mut self, sort: Sort, node: usize, hold: Duration, place: &dyn Place) {
-        let proxy = place.proxy(node);
-        match sort {
-            Sort::HoldRequests => proxy.hold(Direction::Request),
-            Sort::HoldReplies => proxy.hold(Direction::Reply),
-            Sort::HoldAll => proxy.blackhole(),
-            _ => {
-                proxy.refuse();
-                proxy.cut();
-            }
-        }
-        std::thread::sleep(hold);
-        proxy.forward();
-    }
-
     fn slow_down(&mut self, sort: Sort, node: usize, hold: Duration, place: &dyn Place) -> String {
         // Memcached takes two turns for a hit.
         let each = match sort {
@@ -186,6 +171,21 @@ impl Schedule {
     fn millis(&mut self, from: u64, to: u64) -> Duration {
         Duration::from_millis(from + self.dice.roll(to - from))
     }
+}
+
+fn partition(sort: Sort, node: usize, hold: Duration, place: &dyn Place) {
+    let proxy = place.proxy(node);
+    match sort {
+        Sort::HoldRequests => proxy.hold(Direction::Request),
+        Sort::HoldReplies => proxy.hold(Direction::Reply),
+        Sort::HoldAll => proxy.blackhole(),
+        _ => {
+            proxy.refuse();
+            proxy.cut();
+        }
+    }
+    std::thread::sleep(hold);
+    proxy.forward();
 }
 
 fn flush_scripts(place: &dyn Place, hold: Duration) {

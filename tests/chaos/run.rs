@@ -21,7 +21,7 @@ pub(crate) fn run(kind: Kind, seed: u64, length: Duration) -> History {
     let mut place = places::start(kind);
     let out = TempDir::new();
     let (urls, path) = (place.urls().join(","), out.path().display().to_string());
-    let envs = [("PLACE", kind.name()), ("URLS", &urls), ("OUT", &path)];
+    let envs = [("PLACE", kind.name()), ("URLS", urls.as_str()), ("OUT", path.as_str())];
     let mut workers = Workers::spawn(PROCESSES, "worker::worker", &envs);
     (0..PROCESSES).for_each(|number| workers.wait_for_line(number, "HITTING"));
     let (monitor, prober) = (Monitor::start(), Prober::start(place.check()));
@@ -71,10 +71,10 @@ fn unplanned(faults: &[Fault], changes: Vec<Micros>) -> Vec<Fault> {
 fn leaks(place: &mut dyn Place, workers: &mut Workers) -> Vec<String> {
     let soon = Duration::from_secs(2);
     let mut found = Vec::new();
+    found.extend(place.without_expiry());
     // Those that were just replaced may take a moment.
     holds_within(soon, || place.too_many_connections(PROCESSES).is_empty());
     found.extend(place.too_many_connections(PROCESSES));
-    found.extend(place.without_expiry());
     workers.results();
     let ended = now();
     holds_within(soon, || place.too_many_connections(0).is_empty());

@@ -126,23 +126,31 @@ fn one_hit_too_many_is_found() {
     assert_eq!(found(&all, "41 admitted in 2000 ms, where 40 may be (0 events)"), 1);
 }
 
+/// So many hits from then on are admitted that were denied.
+fn admitting_more(count: usize, from: Micros, grants: u32) -> History {
+    let mut all = history(Law::Aligned);
+    all.faults = vec![fault(grants)];
+    let hits = all.participants.iter_mut().flat_map(|one| &mut one.hits);
+    let mut denied: Vec<&mut Hit> =
+        hits.filter(|hit| hit.start >= from && hit.outcome == Outcome::Denied).collect();
+    denied.sort_by_key(|hit| hit.start);
+    denied.into_iter().take(count).for_each(|hit| hit.outcome = Outcome::Admitted);
+    all
+}
+
 #[test]
 fn an_event_excuses_one_limit_and_only_in_windows_that_it_touched() {
-    let during = |faults: Vec<Fault>| History {
-        faults,
-        ..over_admitting(Law::Aligned, DOWN.1, START + 4 * SECOND + 1)
-    };
-    is_right(&during(vec![fault(1)]));
-    // The window from the second to the fourth second is touched; so is the next, until it is settled.
-    let mut all = over_admitting(Law::Aligned, START + 2 * SECOND, START + 6 * SECOND);
-    all.faults = vec![fault(1)];
-    let more = judge(&all).len();
-    all.faults = vec![fault(0)];
-    assert!(judge(&all).len() > more);
-    // Not the next but one.
-    let mut all = over_admitting(Law::Aligned, START + 6 * SECOND, START + 8 * SECOND);
-    all.faults = vec![fault(1)];
-    assert_eq!(found(&all, "where 40 may be (0 events)"), 1);
+    // It lasts from the third second until just after the fourth, so it touches two windows.
+    for window in [START + 2 * SECOND, START + 4 * SECOND] {
+        is_right(&admitting_more(40, window, 1));
+        assert_eq!(found(&admitting_more(40, window, 0), "80 admitted in 2000 ms, where 40"), 1);
+        let one_too_many = admitting_more(41, window, 1);
+        assert_eq!(found(&one_too_many, "81 admitted in 2000 ms, where 80 may be (1 events)"), 1);
+    }
+    for window in [START, START + 6 * SECOND] {
+        let untouched = admitting_more(1, window, 1);
+        assert_eq!(found(&untouched, "41 admitted in 2000 ms, where 40 may be (0 events)"), 1);
+    }
 }
 
 #[test]

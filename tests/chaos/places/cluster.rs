@@ -120,7 +120,8 @@ impl Place for Cluster {
         let all = self.cluster.nodes();
         let masters: Vec<usize> = (0..all.len()).filter(|&node| !is_replica(&all[node])).collect();
         let any: Vec<usize> = (0..all.len()).collect();
-        *dice.choose(if dice.clone().roll(8) == 0 { &any } else { &masters })
+        let of_all = dice.roll(8) == 0;
+        *dice.choose(if of_all { &any } else { &masters })
     }
 
     fn proxy(&self, node: usize) -> &Proxy {
@@ -155,12 +156,7 @@ impl Place for Cluster {
     }
 
     fn without_expiry(&self) -> Vec<String> {
-        self.cluster
-            .nodes()
-            .iter()
-            .filter(|node| !is_replica(node))
-            .flat_map(without_expiry_on)
-            .collect()
+        without_expiry_on(self.cluster.nodes())
     }
 
     fn redis(&self, node: usize) -> &RedisServer {

@@ -102,7 +102,7 @@ fn start_again(server: &mut RedisServer, keeps: bool) {
 fn too_many_on(server: &RedisServer, processes: usize) -> Option<String> {
     let list = server.cmd("CLIENT LIST TYPE normal").text();
     let is_ours =
-        |line: &&str| !line.contains(" name=sentinel") && !line.contains("cmd=client|list");
+        |line: &&str| !line.contains(" name=sentinel") && !line.contains(" cmd=client");
     let ours: Vec<&str> = list.lines().filter(is_ours).collect();
     let too_many = ours.len() > processes;
     too_many.then(|| {
@@ -110,16 +110,20 @@ fn too_many_on(server: &RedisServer, processes: usize) -> Option<String> {
     })
 }
 
-/// Keys of ours without a TTL, on a Redis server.
-fn without_expiry_on(server: &RedisServer) -> Vec<String> {
-    let keys = server.cmd(&format!("KEYS {NAMESPACE}|*"));
-    assert!(!keys.array().is_empty() || is_replica(server), "nothing is counted");
-    let stays = |key: &&Value| {
-        let Value::Bytes(key) = key else { panic!("not a key: {key:?}") };
-        server.command(&[b"PTTL", key]).unwrap().int() == -1
-    };
-    let stay = keys.array().iter().filter(stays);
-    stay.map(|key| format!("{} has no expiry", key.text())).collect()
+/// Keys of ours without a TTL, on the masters among those Redis servers.
+fn without_expiry_on<'a>(servers: impl IntoIterator<Item = &'a RedisServer>) -> Vec<String> {
+    let (mut stored, mut stay) = (0, Vec::new());
+    for server in servers.into_iter().filter(|server| !is_replica(server)) {
+        for key in server.cmd(&format!("KEYS {NAMESPACE}|*")).array() {
+            let Value::Bytes(name) = key else { panic!("not a key: {key:?}") };
+            stored += 1;
+            if server.command(&[b"PTTL", name]).unwrap().int() == -1 {
+                stay.push(format!("{} has no expiry", key.text()));
+            }
+        }
+    }
+    assert!(stored > 0, "nothing is stored");
+    stay
 }
 
 fn is_replica(server: &RedisServer) -> bool {

@@ -96,7 +96,7 @@ impl Place for Server {
     }
 
     fn without_expiry(&self) -> Vec<String> {
-        without_expiry_on(&self.server)
+        without_expiry_on([&self.server])
     }
 
     fn redis(&self, _node: usize) -> &RedisServer {
