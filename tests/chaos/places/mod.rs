@@ -101,8 +101,7 @@ fn start_again(server: &mut RedisServer, keeps: bool) {
 /// More connections than one a process, on a Redis server.
 fn too_many_on(server: &RedisServer, processes: usize) -> Option<String> {
     let list = server.cmd("CLIENT LIST TYPE normal").text();
-    let is_ours =
-        |line: &&str| !line.contains(" name=sentinel") && !line.contains(" cmd=client");
+    let is_ours = |line: &&str| !line.contains(" name=sentinel") && !line.contains(" cmd=client");
     let ours: Vec<&str> = list.lines().filter(is_ours).collect();
     let too_many = ours.len() > processes;
     too_many.then(|| {
