@@ -77,12 +77,17 @@ const OUTCOMES: [(Outcome, &str); 5] = [
     (Outcome::Wrong, "!"),
 ];
 
-/// That long the machine kept a timer waiting at some time between two instants.
+/// The machine kept a timer waiting from when it should have fired until it did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stall {
     pub(crate) from: Micros,
     pub(crate) to: Micros,
-    pub(crate) length: Micros,
+}
+
+impl Stall {
+    pub(crate) fn length(&self) -> Micros {
+        self.to - self.from
+    }
 }
 
 /// A lock that was taken, by a call between two instants.
@@ -150,7 +155,7 @@ impl Participant {
             format!("hit {} {} {} {code}", hit.series, hit.start, hit.end)
         });
         let stalls = self.stalls.iter();
-        let stalls = stalls.map(|it| format!("stall {} {} {}", it.from, it.to, it.length));
+        let stalls = stalls.map(|it| format!("stall {} {}", it.from, it.to));
         // 0 is never a token.
         let token = |lock: &Lock| lock.token.unwrap_or(0);
         let locks = self.locks.iter();
@@ -181,8 +186,7 @@ impl Participant {
                     all.hits.push(Hit { series, start, end, outcome });
                 }
                 "stall" => {
-                    let (from, to, length) = (number(0), number(1), number(2));
-                    all.stalls.push(Stall { from, to, length });
+                    all.stalls.push(Stall { from: number(0), to: number(1) });
                 }
                 "lock" => {
                     let token = Some(number(2)).filter(|&token| token != 0);
@@ -202,7 +206,7 @@ fn what_a_worker_writes_is_what_the_oracle_reads() {
     let lock = |token| Lock { start: 1, end: 2, token };
     let all = Participant {
         hits: OUTCOMES.map(hit).to_vec(),
-        stalls: vec![Stall { from: 1, to: 4, length: 2 }],
+        stalls: vec![Stall { from: 1, to: 4 }],
         locks: vec![lock(None), lock(Some(7))],
         errors: vec!["redis: apply: no answer".to_owned()],
         tasks_left: 2,

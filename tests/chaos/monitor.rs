@@ -43,13 +43,12 @@ impl Monitor {
 async fn watch(done: &AtomicBool) -> Vec<Stall> {
     let mut stalls = Vec::new();
     while !done.load(Ordering::SeqCst) {
-        let (from, began) = (now(), wait::now());
+        let (start, began) = (now(), wait::now());
         tokio::time::sleep(TICK).await;
-        let took = began.elapsed();
-        let length = Micros::try_from(took.saturating_sub(TICK).as_micros()).unwrap();
-        if length > LATE {
-            let to = from + Micros::try_from(took.as_micros()).unwrap();
-            stalls.push(Stall { from, to, length });
+        let micros = |duration: Duration| Micros::try_from(duration.as_micros()).unwrap();
+        let (from, to) = (start + micros(TICK), start + micros(began.elapsed()));
+        if to > from + LATE {
+            stalls.push(Stall { from, to });
         }
     }
     stalls

@@ -11,7 +11,7 @@ mod tests;
 
 use crate::history::{Fault, History, Micros, Outcome, SECOND, Stall};
 
-pub(crate) use times::{DEADLINE, Times};
+pub(crate) use times::Times;
 
 /// Something that must not have happened.
 #[derive(Clone, Debug)]
@@ -62,10 +62,28 @@ fn seconds_from(at: Micros, time: Micros) -> String {
     format!("{sign}{}.{:03} s", gap / 1000, gap % 1000)
 }
 
-/// How long the machine stood still between two instants, at most.
+/// How long the machine may have kept something waiting that began and ended then: all of each stall that
+/// touched it, for another thread's need not be at the same moment.
 fn stalled(stalls: &[Stall], from: Micros, to: Micros) -> Micros {
-    // In order of time and never overlapping, since one thread saw them.
+    touching(stalls, from, to).iter().map(Stall::length).sum()
+}
+
+/// How long one of two processes stood still between two instants.
+fn stalled_in_either(stalls: [&[Stall]; 2], from: Micros, to: Micros) -> Micros {
+    let mut all: Vec<Stall> =
+        stalls.iter().flat_map(|one| touching(one, from, to)).copied().collect();
+    all.sort_by_key(|stall| stall.from);
+    let (mut sum, mut until) = (0, from);
+    for stall in all {
+        sum += stall.to.min(to).saturating_sub(stall.from.max(until));
+        until = until.max(stall.to);
+    }
+    sum
+}
+
+/// They are in order of time and never overlap, since one thread saw them.
+fn touching(stalls: &[Stall], from: Micros, to: Micros) -> &[Stall] {
     let first = stalls.partition_point(|stall| stall.to < from);
-    let within = stalls[first..].iter().take_while(|stall| stall.from <= to);
-    within.map(|stall| stall.length).sum()
+    let count = stalls[first..].partition_point(|stall| stall.from <= to);
+    &stalls[first..first + count]
 }

@@ -1,10 +1,10 @@
 //! Each hit ends by its deadline, and each worker is back soon after each fault's end.
 
-use super::{Violation, stalled};
-use crate::history::{Fault, History, Hit, MILLI, Micros, Participant, Probe, SECOND};
+use super::{Violation, stalled, stalled_in_either};
+use crate::history::{Fault, History, Hit, MILLI, Micros, Participant, Probe, SECOND, Stall};
 
 /// The throttles' default.
-pub(crate) const DEADLINE: Micros = 250 * MILLI;
+const DEADLINE: Micros = 250 * MILLI;
 /// How late a hit may end beyond what the machine kept timers waiting: some switches between threads that
 /// the monitor does not see.
 const MARGIN: Micros = 50 * MILLI;
@@ -46,7 +46,7 @@ impl Times {
         Self {
             longest_hit: one.hits.iter().map(Hit::took).max().unwrap_or(0),
             longest_net: one.hits.iter().map(|hit| one.net(hit)).max().unwrap_or(0),
-            longest_stall: one.stalls.iter().map(|stall| stall.length).max().unwrap_or(0),
+            longest_stall: one.stalls.iter().map(Stall::length).max().unwrap_or(0),
             longest_way_back: ways.iter().map(|way| way.took).max().unwrap_or(0),
             ways_back: ways.len(),
         }
@@ -120,9 +120,8 @@ impl Participant {
                 let next = answers.get(answers.partition_point(|&end| end <= from));
                 let until = next.copied().unwrap_or(Micros::MAX).min(trouble);
                 let net = |to: Micros| {
-                    let stalls =
-                        stalled(&self.stalls, from, to) + stalled(&history.stalls, from, to);
-                    (to - from).saturating_sub(stalls)
+                    let stalls = [&*self.stalls, &*history.stalls];
+                    to - from - stalled_in_either(stalls, from, to)
                 };
                 // What was not answered before the next trouble counts only if it was late by then.
                 if next.is_some_and(|&end| end <= trouble) || net(until) > HEAL {

@@ -9,7 +9,7 @@ use test_support::servers::sentinel::{SERVICE, Sentinels as Servers};
 use test_support::servers::wait::holds_within;
 use test_support::servers::{Proxy, RedisServer, Value, wait_until};
 
-use super::{Place, STORED, is_replica, start_again, too_many_on, without_expiry_on};
+use super::{Place, STORED, start_again, too_many_on, without_expiry_on};
 use crate::faults::Sort;
 use crate::probe::{Check, Named, named_by_most};
 use crate::worker::Kind;
