@@ -82,8 +82,8 @@ async fn f01_the_policy_decides_while_the_server_is_down() {
     assert_eq!((decision.is_allowed(), decision.decided_by()), (true, DecidedBy::Backend));
 }
 
-/// Connections are made by calls only, so that is the bound of both: a place of the pool for each that is
-/// in the making, and at most one for a call after that which it found closed.
+/// Connections are made by calls only. So many calls are the bound of attempts: each makes one, and one more if
+/// that which it was given had been closed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f37_all_come_back_by_no_more_connections_than_the_pool_has() {
     const POOL: usize = 4;
@@ -94,24 +94,29 @@ async fn f37_all_come_back_by_no_more_connections_than_the_pool_has() {
     let backend = Memcached::builder().url(url).namespace("test").pool_size(POOL);
     let backend = backend.command_timeout(Duration::from_millis(200)).build().unwrap();
     let throttle = throttle(&backend, 1_000_000, OnError::Raise);
-    heals("the first hit", PATIENCE, || throttle.hit("first")).await;
+    let _ = heals("the first hit", PATIENCE, || throttle.hit("first")).await;
+    let all_at_once = || {
+        let hit = |call| {
+            let throttle = throttle.clone();
+            async move { throttle.hit(call).await }
+        };
+        (0..CALLS as u64).map(hit).collect::<JoinSet<_>>()
+    };
 
     proxy.blackhole();
     proxy.cut();
     let before = proxy.accepted();
-    let mut calls = JoinSet::new();
-    for call in 0..CALLS {
-        let throttle = throttle.clone();
-        calls.spawn(async move { throttle.hit(call as u64).await });
-    }
-    eventually("some dial", PATIENCE, async || proxy.accepted() > before).await;
-    while let Some(outcome) = calls.join_next().await {
-        assert!(outcome.unwrap().is_err(), "nothing answers");
-        assert!(proxy.open() <= POOL, "{} connections", proxy.open());
-    }
-    assert!(proxy.accepted() - before <= 2 * CALLS, "{}", proxy.accepted() - before);
+    let outcomes = all_at_once().join_all().await;
+    assert!(outcomes.iter().all(Result::is_err), "nothing answers");
+    let attempts = proxy.accepted() - before;
+    assert!((1..=2 * CALLS).contains(&attempts), "{attempts} attempts");
 
     proxy.forward();
-    heals("a hit", PATIENCE, || throttle.hit("first")).await;
+    let _ = heals("a hit", PATIENCE, || throttle.hit("first")).await;
+    // What callers had left behind is closed now.
     eventually("no more than the pool has", PATIENCE, async || proxy.open() <= POOL).await;
+    let mut calls = all_at_once();
+    while calls.join_next().await.is_some() {
+        assert!(proxy.open() <= POOL, "{} connections", proxy.open());
+    }
 }
