@@ -196,7 +196,7 @@ fn knows_all(sentinel: &RedisServer, port: &str) -> bool {
     let known = ask("MASTER").map_or(Vec::new(), |reply| texts(&reply));
     let is = |name: &str, value: &str| known.chunks(2).any(|pair| pair == [name, value]);
     let Some(Value::Array(replicas)) = ask("REPLICAS") else { return false };
-    let replicas: Vec<String> = replicas.iter().flat_map(|reply| texts(reply)).collect();
+    let replicas: Vec<String> = replicas.iter().flat_map(texts).collect();
     let is_good = replicas.chunks(2).any(|pair| pair == ["flags", "slave"])
         && replicas.chunks(2).any(|pair| pair == ["master-link-status", "ok"]);
     is("flags", "master") && is("port", port) && is("num-other-sentinels", "2") && is_good
