@@ -7,13 +7,12 @@ use test_support::servers::instance::Instance;
 use test_support::servers::wait::holds_within;
 use test_support::servers::{Proxy, RedisCluster, RedisServer, wait_until};
 
-use super::{Place, STORED, is_replica, start_again, too_many_on, without_expiry_on};
+use super::{Place, SOON, STORED, ask, is_replica, start_again, too_many_on, without_expiry_on};
 use crate::faults::Sort;
 use crate::probe::{Check, Masters};
 use crate::worker::{self, Kind, NAMESPACE};
 
 const MASTERS: usize = 3;
-const SOON: Duration = Duration::from_secs(20);
 
 pub(super) struct Cluster {
     cluster: RedisCluster,
@@ -67,7 +66,7 @@ impl Cluster {
     fn replica_of(&self, master: usize) -> Option<usize> {
         let port = self.proxies[master].port().to_string();
         let copies = |node: &RedisServer| {
-            let info = node.cmd("INFO replication");
+            let info = ask(node, "INFO replication");
             info.field("role").as_deref() == Some("slave")
                 && info.field("master_port") == Some(port.clone())
         };

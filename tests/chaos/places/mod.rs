@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use test_support::Dice;
 use test_support::servers::instance::Instance;
-use test_support::servers::{Proxy, RedisServer, Value};
+use test_support::servers::{Proxy, RedisServer, Value, wait_until};
 
 use crate::faults::Sort;
 use crate::probe::Check;
@@ -86,8 +86,21 @@ pub(crate) fn start(kind: Kind) -> Box<dyn Place> {
     }
 }
 
+/// Enough for what a server does by itself.
+const SOON: Duration = Duration::from_secs(30);
 /// All Redis servers store each write before they answer.
 const STORED: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "always"];
+
+/// The reply to a command, when there is one: whoever reconfigures a server closes its connections.
+pub(crate) fn ask(server: &RedisServer, text: &str) -> Value {
+    let words: Vec<&str> = text.split(' ').collect();
+    let mut reply = None;
+    wait_until(text, SOON, || {
+        reply = server.words(&words).ok().filter(|reply| !reply.is_error());
+        reply.is_some()
+    });
+    reply.unwrap()
+}
 
 /// Starts a Redis server that was killed.
 fn start_again(server: &mut RedisServer, keeps: bool) {
@@ -100,7 +113,7 @@ fn start_again(server: &mut RedisServer, keeps: bool) {
 
 /// More connections than one a process, on a Redis server.
 fn too_many_on(server: &RedisServer, processes: usize) -> Option<String> {
-    let list = server.cmd("CLIENT LIST TYPE normal").text();
+    let list = ask(server, "CLIENT LIST TYPE normal").text();
     let is_ours = |line: &&str| !line.contains(" name=sentinel") && !line.contains(" cmd=client");
     let ours: Vec<&str> = list.lines().filter(is_ours).collect();
     let too_many = ours.len() > processes;
@@ -113,7 +126,7 @@ fn too_many_on(server: &RedisServer, processes: usize) -> Option<String> {
 fn without_expiry_on<'a>(servers: impl IntoIterator<Item = &'a RedisServer>) -> Vec<String> {
     let (mut stored, mut stay) = (0, Vec::new());
     for server in servers.into_iter().filter(|server| !is_replica(server)) {
-        for key in server.cmd(&format!("KEYS {NAMESPACE}|*")).array() {
+        for key in ask(server, &format!("KEYS {NAMESPACE}|*")).array() {
             let Value::Bytes(name) = key else { panic!("not a key: {key:?}") };
             stored += 1;
             if server.command(&[b"PTTL", name]).unwrap().int() == -1 {
@@ -126,5 +139,5 @@ fn without_expiry_on<'a>(servers: impl IntoIterator<Item = &'a RedisServer>) -> 
 }
 
 fn is_replica(server: &RedisServer) -> bool {
-    server.cmd("ROLE").array()[0].text() == "slave"
+    ask(server, "ROLE").array()[0].text() == "slave"
 }

@@ -9,12 +9,10 @@ use test_support::servers::sentinel::{SERVICE, Sentinels as Servers};
 use test_support::servers::wait::holds_within;
 use test_support::servers::{Proxy, RedisServer, Value, wait_until};
 
-use super::{Place, STORED, start_again, too_many_on, without_expiry_on};
+use super::{Place, SOON, STORED, ask, start_again, too_many_on, without_expiry_on};
 use crate::faults::Sort;
 use crate::probe::{Check, Named, named_by_most};
 use crate::worker::Kind;
-
-const SOON: Duration = Duration::from_secs(30);
 
 pub(super) struct Sentinels {
     servers: Servers,
@@ -125,7 +123,7 @@ impl Place for Sentinels {
         // As its operator would, and as the sentinels do after a while.
         if let Some(master) = self.master().filter(|&master| master != node) {
             let port = self.proxies[master].port();
-            self.servers.servers()[node].cmd(&format!("REPLICAOF 127.0.0.1 {port}"));
+            ask(self.redis(node), &format!("REPLICAOF 127.0.0.1 {port}"));
         }
     }
 
