@@ -25,11 +25,12 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use test_support::servers::RedisServer;
 use traffik::backend::redis::LockType;
+use traffik::decorator::Coalesce;
 use traffik::redis::aio::{ConnectionLike, MultiplexedConnection};
 use traffik::redis::{self, Cmd};
 use traffik::{
-    FixedWindow, Key, LockOptions, Locks, Rate, Redis, SlidingWindowCounter, SlidingWindowLog,
-    Strategy, Throttle, Values,
+    Backend, FixedWindow, Key, LockOptions, Locks, Rate, Redis, SlidingWindowCounter,
+    SlidingWindowLog, Strategy, Throttle, Values,
 };
 use traffik_peers::{batches, machine, output};
 
@@ -197,7 +198,12 @@ async fn bare(server: &RedisServer) -> Vec<Case> {
     ]
 }
 
-fn throttle(backend: &Redis, name: &str, strategy: impl Strategy, rate: Rate) -> Throttle {
+fn throttle(
+    backend: &(impl Backend + Clone),
+    name: &str,
+    strategy: impl Strategy,
+    rate: Rate,
+) -> Throttle {
     let throttle = Throttle::builder(name).rate(rate).strategy(strategy).backend(backend.clone());
     throttle.deadline(Duration::from_secs(5)).build().unwrap()
 }
@@ -212,6 +218,22 @@ fn hits(
         let throttle = throttle.clone();
         async move {
             let decision = throttle.hit(task as u64).await.unwrap();
+            std::hint::black_box(decision.remaining());
+        }
+    })
+}
+
+/// All tasks hit one key.
+fn hot(
+    name: &'static str,
+    against: (&'static str, f64),
+    goal: Option<f64>,
+    throttle: Throttle,
+) -> Case {
+    case(name, Some(against), goal, move |_task| {
+        let throttle = throttle.clone();
+        async move {
+            let decision = throttle.hit("hot").await.unwrap();
             std::hint::black_box(decision.remaining());
         }
     })
@@ -257,6 +279,11 @@ async fn ours(server: &RedisServer, backend: &Redis) -> Vec<Case> {
         })
         .slow(10),
     );
+    let alone = throttle(backend, "hot", traffik::TokenBucket::new(), large);
+    cases.push(hot("hot key", no_op, None, alone));
+    let coalesce = Coalesce::new(backend.clone());
+    let together = throttle(&coalesce, "coalesced", traffik::TokenBucket::new(), large);
+    cases.push(hot("hot key, coalesced", ("hot key", 1.0), Some(5.0), together));
     let two = Throttle::builder("two").rate(large).rate("1000000000/day").backend(backend.clone());
     let two = two.deadline(Duration::from_secs(5)).build().unwrap();
     cases.push(hits("two limits", no_op, None, two));

@@ -4,6 +4,7 @@ use std::sync::OnceLock;
 
 use super::Result;
 use crate::decision::Decision;
+use crate::error::BackendError;
 
 /// The answers to questions that a backend is asked together, each put in as soon as it is known.
 ///
@@ -28,11 +29,15 @@ impl Answers {
     }
 
     /// Puts in an error for each question that has no answer yet.
-    #[cfg(any(feature = "redis", feature = "memcached"))]
-    pub(crate) fn fail(&self, error: &crate::error::BackendError) {
+    pub(crate) fn fail(&self, error: &BackendError) {
         for slot in &self.0 {
             let _ = slot.get_or_init(|| Err(error.shared()));
         }
+    }
+
+    /// Looks at the answer to each question, as far as there are any.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Option<&Result<Decision>>> {
+        self.0.iter().map(OnceLock::get)
     }
 
     /// Returns the answer to each question, in their order; `None` for one that has none so far.

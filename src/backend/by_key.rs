@@ -6,7 +6,7 @@ use crate::key::Key;
 use crate::step::Step;
 
 /// Returns the places of the steps of each key, in their order.
-pub(super) fn by_key(steps: &[(Key<'_>, Step<'_>)]) -> Vec<Vec<usize>> {
+pub(crate) fn by_key(steps: &[(Key<'_>, Step<'_>)]) -> Vec<Vec<usize>> {
     let mut places: Vec<Vec<usize>> = Vec::new();
     let mut seen: HashMap<Vec<u8>, usize> = HashMap::new();
     for (index, (key, _)) in steps.iter().enumerate() {

@@ -34,6 +34,15 @@ pub struct BackendCore {
 pub trait HasCore: Any + fmt::Debug + Send + Sync {
     /// Returns the settings and statistics.
     fn core(&self) -> &BackendCore;
+
+    /// Returns a number that tells this backend from others while both live; handles of one have the same. A
+    /// decorator, which has the core of what it wraps, returns one of its own.
+    ///
+    /// Hits on backends with the same number are asked together, by [`Backend::apply_all`](super::Backend::apply_all)
+    /// of one of them. Defaults to the address of the [`core`](Self::core).
+    fn id(&self) -> usize {
+        std::ptr::from_ref(self.core()).addr()
+    }
 }
 
 /// The number of the next store that is not shared.

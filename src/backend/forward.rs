@@ -22,6 +22,9 @@ macro_rules! forward {
             fn core(&self) -> &BackendCore {
                 (**self).core()
             }
+            fn id(&self) -> usize {
+                (**self).id()
+            }
         }
 
         #[async_trait]

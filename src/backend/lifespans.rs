@@ -59,6 +59,11 @@ impl Lifespans {
         }
     }
 
+    /// Returns how many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.state.lock().count
+    }
+
     /// Returns `true` if nobody uses the backend, and nobody has closed it yet.
     pub(crate) fn is_left_open(&self) -> bool {
         let state = self.state.lock();

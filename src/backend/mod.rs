@@ -40,9 +40,10 @@ pub use locks::Locks;
 #[cfg(feature = "memcached")]
 #[cfg_attr(docsrs, doc(cfg(feature = "memcached")))]
 pub use memcached::{Memcached, MemcachedBuilder};
-pub use memory::{InMemory, InMemoryBuilder, LockKind, Overflow, Prepared};
+pub use memory::{InMemory, InMemoryBuilder, LockKind, Overflow, Prepared, Restored};
 pub use values::{MAX_COUNTER, Ttl, Values};
 
+pub(crate) use by_key::by_key;
 pub(crate) use forward::erase;
 
 use crate::decision::Decision;
@@ -220,7 +221,7 @@ pub trait Backend: Values + Locks {
     /// # }
     /// ```
     async fn apply_many(&self, steps: &[(Key<'_>, Step<'_>)], answers: &Answers) {
-        let asked = by_key::by_key(steps).into_iter().map(|of_key| async move {
+        let asked = by_key(steps).into_iter().map(|of_key| async move {
             for index in of_key {
                 let (key, step) = &steps[index];
                 answers.put(index, self.apply(key, step).await);
@@ -237,8 +238,7 @@ pub trait Backend: Values + Locks {
     /// concerns all of them. Also `None` if a state cannot be read, a hit would bring one rate too many, or
     /// no room is left for a key: then they are decided one after the other, and each says so for itself.
     ///
-    /// Backends of one type with the same [`core`](HasCore::core) are taken for one, which is asked for all. So a
-    /// wrapper with the core of what it wraps forwards this only if its values do not differ in what they do.
+    /// Backends of one type with the same [`id`](HasCore::id) are taken for one, which is asked for all.
     ///
     /// ```
     /// use traffik::key::KeyPart;

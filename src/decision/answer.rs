@@ -72,6 +72,16 @@ impl LimitAnswer {
         }
     }
 
+    /// As it is so many microseconds later, if nobody else comes; the units are as they were.
+    pub(super) const fn later(self, micros: u64) -> Self {
+        let wait = match self.wait {
+            ALLOWED | NEVER => self.wait,
+            wait if wait <= micros => ALLOWED,
+            wait => wait - micros,
+        };
+        Self { wait, reset_after: self.reset_after.saturating_sub(micros), ..self }
+    }
+
     /// Returns whether this limit lets the hit pass.
     #[must_use]
     #[inline]

@@ -5,6 +5,7 @@ mod answer;
 mod extra;
 mod inline;
 mod receipt;
+mod shadowed;
 mod taken;
 
 use std::fmt;
@@ -13,6 +14,7 @@ use std::time::Duration;
 pub use allowed::Allowed;
 pub use answer::{LimitAnswer, Outcome};
 pub use receipt::Receipt;
+pub use shadowed::Shadowed;
 pub use taken::Taken;
 
 use crate::clock::{Timestamp, micros_ceil};
@@ -78,6 +80,9 @@ pub enum Denial {
 pub enum DecidedBy {
     /// The limits, by the backend's state.
     Backend,
+    /// The limits, by the state of the fallback, for the backend did not answer; see
+    /// [`Failover`](crate::decorator::Failover).
+    Fallback,
     /// No limit was asked, because the key is exempt.
     Exempt,
     /// No limit was asked, because the rate is unlimited.
@@ -87,6 +92,15 @@ pub enum DecidedBy {
     /// The backend failed, and the error policy decided; or the rate alone, if it can never let the hit
     /// pass.
     Policy,
+    /// Nobody was asked, because the throttle is [off](crate::Mode::Off).
+    Off,
+}
+
+impl DecidedBy {
+    /// Returns whether limits were asked and decided, wherever their state is.
+    pub(crate) const fn is_by_limits(self) -> bool {
+        matches!(self, Self::Backend | Self::Fallback)
+    }
 }
 
 impl Decision {
@@ -130,7 +144,7 @@ impl Decision {
         // Below 256.
         let index = |count: usize| u8::try_from(count).unwrap_or(u8::MAX);
         let inline = InlineDecision::naming(index(named), *answer, at, took);
-        let inline = finish(InlineDecision { asked: index(asked), ..inline });
+        let inline = finish(InlineDecision { asked_and_shadowed: index(asked), ..inline });
         Self { inline, more: Extra { answers: Some(all), limits: None } }
     }
 
@@ -187,6 +201,14 @@ impl Decision {
         self.map(|inline| inline.blocked(micros_ceil(time)))
     }
 
+    /// Returns for how long the key is blocked; `None` if that is not why it is denied.
+    pub(crate) const fn blocked_time(&self) -> Option<Duration> {
+        match self.inline.denial {
+            Some(Denial::Blocked) => Some(Duration::from_micros(self.inline.least_wait)),
+            _ => None,
+        }
+    }
+
     /// Returns the denial of a hit that was taken in advance at that instant: its wait is that for its turn.
     pub(crate) fn reserving(self, taken: u32, at: Timestamp) -> Self {
         self.map(|inline| InlineDecision { taken, taken_at: at, ..inline })
@@ -195,6 +217,26 @@ impl Decision {
     /// Returns whether a hit that is denied for now was taken in advance.
     pub(crate) const fn is_reserved(&self) -> bool {
         self.inline.is_reserved()
+    }
+
+    /// Returns what a denial says that much later: its waits are shorter.
+    pub(crate) fn later(mut self, time: Duration) -> Self {
+        let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        self.inline = self.inline.later(micros);
+        for answer in self.more.answers.iter_mut().flat_map(|answers| answers.iter_mut()) {
+            *answer = answer.later(micros);
+        }
+        self
+    }
+
+    /// Returns the outcome, where a turn that was taken in advance is one that comes.
+    pub(crate) const fn outcome_with_turn(&self) -> Outcome {
+        if self.is_reserved() { Outcome::Allowed } else { self.outcome() }
+    }
+
+    /// Returns the index of the limit that it names, if it asked any.
+    pub(crate) fn named(&self) -> usize {
+        usize::from(self.inline.named)
     }
 
     /// Returns the outcome: allowed, denied for now, or never.
@@ -237,8 +279,7 @@ impl Decision {
     /// brought its own rates.
     #[must_use]
     pub fn denied_by(&self) -> Option<usize> {
-        matches!(self.inline.denial, Some(Denial::Limited | Denial::Never))
-            .then_some(usize::from(self.inline.named))
+        self.inline.denied_by()
     }
 
     /// Returns the units in a period of the limit that the decision names; `u32::MAX` where no limit
@@ -278,7 +319,7 @@ impl Decision {
     #[must_use]
     pub fn answers(&self) -> impl ExactSizeIterator<Item = LimitAnswer> + '_ {
         let many = self.more.answers.as_deref().map_or(&[][..], |all| &all[..]);
-        (0..usize::from(self.inline.asked)).map(move |index| match many.get(index) {
+        (0..self.inline.asked()).map(move |index| match many.get(index) {
             Some(answer) => *answer,
             None if index == usize::from(self.inline.named) => self.inline.answer,
             None => self.inline.other.unwrap_or(self.inline.answer),
@@ -290,10 +331,35 @@ impl Decision {
     /// where an error policy decided. What an error handler took elsewhere, it must give back itself.
     #[must_use]
     pub fn receipt(self) -> Option<Receipt> {
-        let InlineDecision { taken, taken_at, bound_to, .. } = self.inline;
+        let InlineDecision { taken, taken_at, bound_to, decided_by, .. } = self.inline;
         let mut more = self.more;
         let limits = more.limits.take();
-        (taken > 0).then(|| Receipt::new(taken, taken_at, bound_to, limits))
+        let is_of_fallback = decided_by == DecidedBy::Fallback;
+        (taken > 0).then(|| Receipt::new(taken, taken_at, bound_to, is_of_fallback, limits))
+    }
+
+    /// The same, marked as made by the fallback.
+    pub(crate) fn decided_by_fallback(self) -> Self {
+        self.map(|inline| match inline.decided_by {
+            DecidedBy::Backend => InlineDecision { decided_by: DecidedBy::Fallback, ..inline },
+            _ => inline,
+        })
+    }
+
+    /// The same, but what it could never let pass is denied for that long, in microseconds.
+    pub(crate) fn denied_instead_of_never(mut self, micros: u64) -> Self {
+        let now = |answer: &mut LimitAnswer| {
+            if answer.wait == NEVER {
+                answer.wait = micros;
+            }
+        };
+        if self.inline.denial == Some(Denial::Never) {
+            self.inline.denial = Some(Denial::Limited);
+        }
+        now(&mut self.inline.answer);
+        self.inline.other.iter_mut().for_each(now);
+        self.more.answers.iter_mut().flat_map(|answers| answers.iter_mut()).for_each(now);
+        self
     }
 
     /// The same, marked as made by an error policy.
@@ -347,7 +413,9 @@ impl PartialEq for Decision {
         let said = |one: &InlineDecision| {
             (one.denial, one.decided_by, one.named, one.outcome(), one.answer)
         };
-        said(&self.inline) == said(&other.inline) && self.answers().eq(other.answers())
+        said(&self.inline) == said(&other.inline)
+            && self.shadowed() == other.shadowed()
+            && self.answers().eq(other.answers())
     }
 }
 
@@ -358,6 +426,7 @@ impl fmt::Debug for Decision {
         f.debug_struct("Decision")
             .field("outcome", &self.outcome())
             .field("denial", &self.denial())
+            .field("shadowed", &self.shadowed())
             .field("decided_by", &self.decided_by())
             .field("denied_by", &self.denied_by())
             .field("limit", &self.limit())
@@ -370,13 +439,14 @@ impl fmt::Debug for Decision {
 
 impl fmt::Display for Decision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.denial(), self.outcome()) {
+        if self.shadowed().is_some() {
+            f.write_str("allowed in shadow mode: would be ")?;
+        }
+        match (self.denial_or_shadowed(), self.outcome_or_shadowed()) {
             (None, _) if self.decided_by() == DecidedBy::Policy => {
                 f.write_str("allowed by the error policy")
             }
-            (None, _) if self.decided_by() != DecidedBy::Backend => {
-                f.write_str("allowed, not counted")
-            }
+            (None, _) if !self.decided_by().is_by_limits() => f.write_str("allowed, not counted"),
             (None, _) => write!(f, "allowed, {} of {} remaining", self.remaining(), self.burst()),
             (Some(Denial::Blocked), Outcome::Denied { retry_after }) => {
                 write!(f, "blocked, retry after {retry_after:?}")
@@ -393,6 +463,45 @@ impl fmt::Display for Decision {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn later_all_waits_are_shorter() {
+        use crate::rate::Rate;
+        use crate::strategy::{TokenBucket, Verdict};
+
+        let at = Timestamp::from_micros(1_000);
+        let answer = |wait: Option<u64>, reset: u64| Answer {
+            verdict: wait.map_or(Verdict::Allowed, |wait| Verdict::Denied {
+                retry_at: at.saturating_add_micros(wait),
+            }),
+            remaining: 3,
+            reset_at: at.saturating_add_micros(reset),
+        };
+        let limit = |minutes: u64| {
+            let rate = Rate::new(5, Duration::from_secs(60 * minutes)).unwrap();
+            Limit::new(rate, TokenBucket::new()).unwrap()
+        };
+        let limits = [limit(1), limit(2), limit(3)];
+        let answers = [answer(Some(50), 500), answer(Some(20), 30), answer(None, 0)];
+        for count in 1..=3 {
+            let denied = Decision::over(&limits[..count], &answers[..count], (at, at), 1);
+            let later = denied.clone().later(Duration::from_nanos(30_999));
+            let retry_after = Duration::from_micros(20);
+            assert_eq!(later.outcome(), Outcome::Denied { retry_after });
+            assert_eq!((later.remaining(), later.denied_by()), (3, Some(0)));
+            assert_eq!(later.reset_after(), Duration::from_micros(470));
+            let outcomes: Vec<Outcome> = later.answers().map(|one| one.outcome()).collect();
+            let expected = [Outcome::Denied { retry_after }, Outcome::Allowed, Outcome::Allowed];
+            assert_eq!(outcomes, expected[..count], "its wait is over, so it passes");
+            assert_eq!(denied.clone().later(Duration::ZERO), denied);
+        }
+        let blocked = Decision::over(&limits[..1], &answers[2..], (at, at), 1);
+        let blocked = blocked.blocked(at.saturating_add_micros(90), at);
+        let later = blocked.later(Duration::from_micros(40));
+        let retry_after = Duration::from_micros(50);
+        assert_eq!(later.outcome(), Outcome::Denied { retry_after });
+        assert_eq!(later.denial(), Some(Denial::Blocked));
+    }
 
     #[test]
     fn a_decision_fits_two_cache_lines() {

@@ -18,6 +18,8 @@ pub struct Receipt {
     taken_at: Timestamp,
     /// Of the throttle and the key.
     fingerprint: u64,
+    /// Taken at the fallback, where it is to be given back.
+    is_of_fallback: bool,
     limits: Option<BroughtLimits>,
 }
 
@@ -26,9 +28,10 @@ impl Receipt {
         cost: u32,
         taken_at: Timestamp,
         fingerprint: u64,
+        is_of_fallback: bool,
         limits: Option<BroughtLimits>,
     ) -> Self {
-        Self { cost, taken_at, fingerprint, limits }
+        Self { cost, taken_at, fingerprint, is_of_fallback, limits }
     }
 
     /// Returns the cost that was taken, in units, less what was given back of it.
@@ -57,12 +60,17 @@ impl Receipt {
             cost: units,
             taken_at: self.taken_at,
             fingerprint: self.fingerprint,
+            is_of_fallback: self.is_of_fallback,
             limits: self.limits.clone(),
         })
     }
 
     pub(crate) const fn fingerprint(&self) -> u64 {
         self.fingerprint
+    }
+
+    pub(crate) const fn is_of_fallback(&self) -> bool {
+        self.is_of_fallback
     }
 
     /// The limits of the hit, if it brought its own.

@@ -10,8 +10,9 @@ use super::decisions::{RequestDecision, narrowest};
 use super::field_text::{FieldText, number};
 use super::limit_texts::{FieldItem, LARGEST, LimitTexts, Texts};
 use super::rule::Rule;
-use crate::decision::{DecidedBy, Decision, Denial, LimitAnswer, Outcome};
+use crate::decision::{Decision, Denial, LimitAnswer, Outcome};
 use crate::strategy::Limit;
+use crate::throttle::Mode;
 
 // Constants, for each use is a copy from the program's own memory. A clone of a static is written by parts, and moved on
 // before they have left the store buffer, for which a core waits.
@@ -120,7 +121,9 @@ pub(super) struct ToldWait {
 impl<'d> Told<'d> {
     /// `None` where no limit has figures to tell.
     pub(super) fn of(decision: &'d Decision, rule: &'d Rule) -> Option<Self> {
-        let is_told = rule.has_fields && has_figures(decision);
+        // What holds for nobody is told nobody.
+        let is_enforced = rule.throttle.mode() == Mode::Enforce;
+        let is_told = rule.has_fields && is_enforced && has_figures(decision);
         is_told.then_some(Self { decision, rule, wait: None })
     }
 
@@ -275,7 +278,7 @@ pub(super) fn whole_seconds(time: Duration) -> u64 {
 /// Returns whether limits were asked, and answered by themselves.
 fn has_figures(decision: &Decision) -> bool {
     let by_limits = matches!(decision.denial(), None | Some(Denial::Limited | Denial::Never));
-    decision.decided_by() == DecidedBy::Backend && by_limits && decision.answers().len() > 0
+    decision.decided_by().is_by_limits() && by_limits && decision.answers().len() > 0
 }
 
 /// Returns the limits that were asked, in the order of the answers.

@@ -299,6 +299,17 @@ impl<'a> Key<'a> {
         }
     }
 
+    /// Returns whether both are the same key.
+    #[cfg(feature = "redis")]
+    pub(crate) fn is_same(&self, other: &Key<'_>) -> bool {
+        let bytes =
+            |parts: &KeyPart<'_>, others: &KeyPart<'_>| parts.as_bytes() == others.as_bytes();
+        let (parts, others) = (self.parts(), other.parts());
+        self.throttle == other.throttle
+            && parts.len() == others.len()
+            && parts.iter().zip(others).all(|(part, other)| bytes(part, other))
+    }
+
     /// Returns one byte string that differs for any two different keys.
     ///
     /// A byte for the kind, then the throttle's name if there is one and each part, each after its

@@ -296,6 +296,13 @@ impl Lifespan {
         cleared.and(closed)
     }
 
+    /// Ends it as a drop does, but says nothing: for one of several that end together.
+    pub(crate) fn stop(mut self) {
+        self.connecting.stop();
+        self.stage = Stage::Ended;
+        self.backend.core().lifespans().end_and(|| self.backend.stop());
+    }
+
     /// Returns the backend.
     #[must_use]
     pub fn backend(&self) -> &Arc<dyn Backend> {

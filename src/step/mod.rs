@@ -7,6 +7,8 @@ mod block;
 pub(crate) mod codec;
 mod key_state;
 mod operation;
+#[cfg(feature = "redis")]
+mod repeat;
 
 use std::time::Duration;
 
@@ -19,6 +21,8 @@ pub(crate) use self::codec::MAX_PARTS;
 use self::codec::Part;
 pub use self::key_state::{KeyState, StatePart};
 pub(crate) use self::operation::apply_healing;
+#[cfg(feature = "redis")]
+pub(crate) use self::repeat::Repeat;
 use crate::clock::Timestamp;
 use crate::decision::{Decision, MAX_ANSWERS};
 use crate::strategy::meter::Demand;
@@ -41,6 +45,8 @@ pub struct Step<'a> {
     limits: &'a [Limit],
     demand: Demand,
     op: Op,
+    /// About what a fallback took.
+    is_of_fallback: bool,
 }
 
 /// The result of a [`Step`] on a stored value.
@@ -119,7 +125,7 @@ impl<'a> Step<'a> {
     #[inline]
     pub(crate) const fn of_apart(limits: &'a [Limit], cost: u32, op: Op) -> Self {
         assert!(limits.len() <= MAX_LIMITS, "a step has at most 8 limits");
-        Self { limits, demand: Demand::of(cost), op }
+        Self { limits, demand: Demand::of(cost), op, is_of_fallback: false }
     }
 
     /// Lets the hit pass only if `units` more would pass with it. The answer is that of a hit of
@@ -129,6 +135,24 @@ impl<'a> Step<'a> {
     pub const fn leave(mut self, units: u32) -> Self {
         self.demand = Demand::leaving(self.demand.cost_u32(), units);
         self
+    }
+
+    /// The same, about what the fallback took, if that is so.
+    #[must_use]
+    #[inline]
+    pub(crate) const fn of_fallback(mut self, is_of_fallback: bool) -> Self {
+        self.is_of_fallback = is_of_fallback;
+        self
+    }
+
+    pub(crate) const fn is_of_fallback(&self) -> bool {
+        self.is_of_fallback
+    }
+
+    /// The same question over other limits, which have states of their own.
+    pub(crate) const fn over<'b>(&self, limits: &'b [Limit]) -> Step<'b> {
+        let Self { demand, op, is_of_fallback, .. } = *self;
+        Step { limits, demand, op, is_of_fallback }
     }
 
     /// Returns the limits.
@@ -153,6 +177,20 @@ impl<'a> Step<'a> {
     #[must_use]
     pub const fn op(&self) -> Op {
         self.op
+    }
+
+    /// Returns whether both ask the same of a key.
+    #[cfg(feature = "redis")]
+    pub(crate) fn is_same(&self, other: &Step<'_>) -> bool {
+        let alike = self.op == other.op && self.demand == other.demand;
+        alike && self.has_limits(other.limits)
+    }
+
+    /// Returns whether its limits decide as these do.
+    pub(crate) fn has_limits(&self, limits: &[Limit]) -> bool {
+        std::ptr::eq(self.limits, limits)
+            || self.limits.len() == limits.len()
+                && self.limits.iter().zip(limits).all(|(one, other)| one.decides_like(other))
     }
 
     #[inline]

@@ -42,6 +42,23 @@ pub(crate) struct PartId {
     pub(crate) burst: u32,
 }
 
+/// What a limit decides by: limits that are equal in this answer alike.
+///
+/// That of a user's own strategy is where the strategy lies, and so means nothing once that is dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct LimitIdentity {
+    part: PartId,
+    limit: u32,
+    burst: u32,
+    rule: Rule,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Rule {
+    Builtin(Builtin),
+    Own { address: usize },
+}
+
 impl PartId {
     /// Of a block, which concerns all limits of the key.
     pub(crate) const BLOCK: Self =
@@ -140,6 +157,13 @@ impl Limit {
         self
     }
 
+    /// Returns the same limit of another rate; `None` if its strategy cannot keep that.
+    pub(crate) fn with_rate(&self, rate: Rate) -> Option<Self> {
+        let other = Self::new(rate, Arc::clone(&self.strategy)).ok()?;
+        let Self { name, per_hit, throttle, .. } = self.clone();
+        Some(Self { name, per_hit, throttle, ..other })
+    }
+
     /// Returns whether the two count the same hits the same way: equal strategies and rates.
     pub(crate) fn counts_like(&self, other: &Self) -> bool {
         let key = |limit: &Self| {
@@ -151,6 +175,30 @@ impl Limit {
             )
         };
         key(self) == key(other)
+    }
+
+    /// Returns whether both decide alike.
+    #[inline]
+    pub(crate) fn decides_like(&self, other: &Self) -> bool {
+        let is_clone = self.rate == other.rate
+            && self.per_hit == other.per_hit
+            && Arc::ptr_eq(&self.strategy, &other.strategy);
+        is_clone || self.identity() == other.identity()
+    }
+
+    /// Returns what it decides by.
+    pub(crate) fn identity(&self) -> LimitIdentity {
+        let rule = match Builtin::of(&*self.strategy) {
+            Some(builtin) => Rule::Builtin(builtin),
+            None => Rule::Own { address: Arc::as_ptr(&self.strategy).cast::<()>().addr() },
+        };
+        let (limit, burst) = (self.rate.limit(), self.rate.effective_burst());
+        LimitIdentity { part: self.part(), limit, burst, rule }
+    }
+
+    /// Returns whether a user's own strategy keeps it.
+    pub(crate) fn is_by_own_strategy(&self) -> bool {
+        Builtin::of(&*self.strategy).is_none()
     }
 
     pub(crate) fn explicit_name(&self) -> Option<&str> {

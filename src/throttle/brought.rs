@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use super::Throttle;
-use crate::decision::{BroughtLimits, DecidedBy, Decision};
+use crate::decision::{BroughtLimits, Decision};
 use crate::error::Error;
 use crate::hit_options::HitOptions;
 use crate::key::{self, ToKey};
@@ -54,7 +54,7 @@ impl Throttle {
     pub(super) fn with_brought(&self, decision: Decision, limits: &BroughtLimits) -> Decision {
         let is_of_these = decision.is_bound_to(self.inner.id);
         match decision.decided_by() {
-            DecidedBy::Backend => decision.with_limits(limits.clone()),
+            by if by.is_by_limits() => decision.with_limits(limits.clone()),
             _ if is_of_these => decision.with_limits(limits.clone()),
             _ => decision,
         }

@@ -7,11 +7,14 @@ use std::time::Duration;
 
 use super::line::Lines;
 use super::penalty::{Denials, Penalty};
-use super::{Throttle, ThrottleInner};
+use super::watch::Watch;
+use super::{Mode, ModeCell, Throttle, ThrottleInner};
 use crate::backend::{self, Backend};
 use crate::clock::micros_ceil;
+use crate::decorator::{CircuitBreakerOptions, DenyCacheOptions, Resilience, RetryOptions};
 use crate::error::BuildError;
 use crate::excerpt::Excerpt;
+use crate::observe::{DeniedSketch, Observer, Observers, TrackDenied};
 use crate::on_error::{LogLimiter, OnError};
 use crate::random;
 use crate::rate::{Rate, RateError};
@@ -39,6 +42,12 @@ pub struct ThrottleBuilder {
     min_retry_after: Duration,
     cost: u32,
     penalty: Option<Penalty>,
+    resilience: Resilience,
+    mode: Mode,
+    observers: Observers,
+    observes_raw_keys: bool,
+    near_limit: Option<u8>,
+    track_denied: Option<TrackDenied>,
 }
 
 /// A limit as the user gave it.
@@ -98,6 +107,12 @@ impl ThrottleBuilder {
             min_retry_after: Duration::ZERO,
             cost: 1,
             penalty: None,
+            resilience: Resilience::new(),
+            mode: Mode::Enforce,
+            observers: Observers::default(),
+            observes_raw_keys: false,
+            near_limit: None,
+            track_denied: None,
         }
     }
 
@@ -175,6 +190,76 @@ impl ThrottleBuilder {
         self
     }
 
+    /// Lets another backend decide while the throttle's own fails or does not answer, mostly memory: a
+    /// [`Failover`](crate::decorator::Failover) with a [`CircuitBreaker`](crate::decorator::CircuitBreaker) around
+    /// the [`backend`](Self::backend). Defaults to none: the error policy decides.
+    ///
+    /// ```
+    /// # use traffik::{InMemory, Throttle};
+    /// # let redis = InMemory::new();
+    /// let throttle = Throttle::builder("api")
+    ///     .rate("100/min")
+    ///     .backend(redis)
+    ///     .fallback(InMemory::new())
+    ///     .build()?;
+    /// # drop(throttle);
+    /// # Ok::<(), traffik::BuildError>(())
+    /// ```
+    ///
+    /// Each throttle that is built so has a circuit breaker of its own. To share one, and to have a lifespan of both
+    /// backends, decorate the backend once: [`Resilience::around`].
+    pub fn fallback(mut self, fallback: impl Backend) -> Self {
+        self.resilience = self.resilience.fallback(fallback);
+        self
+    }
+
+    /// Puts a circuit breaker around the [`backend`](Self::backend), one of this throttle's own. Defaults to none.
+    pub fn circuit_breaker(mut self, options: CircuitBreakerOptions) -> Self {
+        self.resilience = self.resilience.circuit_breaker(options);
+        self
+    }
+
+    /// Asks the [`backend`](Self::backend) once more if it did nothing, by a
+    /// [`Retry`](crate::decorator::Retry). Defaults to none.
+    pub fn retry(mut self, options: RetryOptions) -> Self {
+        self.resilience = self.resilience.retry(options);
+        self
+    }
+
+    /// Answers hits on a denied key without the [`backend`](Self::backend) for a while, by a
+    /// [`DenyCache`](crate::decorator::DenyCache) of this throttle's own. Defaults to none.
+    ///
+    /// ```
+    /// use traffik::decorator::DenyCacheOptions;
+    /// # use traffik::{InMemory, Throttle};
+    /// # let redis = InMemory::new();
+    /// let throttle = Throttle::builder("login")
+    ///     .rate("5/min")
+    ///     .backend(redis)
+    ///     .deny_cache(DenyCacheOptions::new())
+    ///     .build()?;
+    /// # drop(throttle);
+    /// # Ok::<(), traffik::BuildError>(())
+    /// ```
+    pub fn deny_cache(mut self, options: DenyCacheOptions) -> Self {
+        self.resilience = self.resilience.deny_cache(options);
+        self
+    }
+
+    /// Lets equal hits on one key that come at the same time share a question to the [`backend`](Self::backend), by a
+    /// [`Coalesce`](crate::decorator::Coalesce). Defaults to not so.
+    pub fn coalesce(mut self) -> Self {
+        self.resilience = self.resilience.coalesce();
+        self
+    }
+
+    /// Puts these decorators around the [`backend`](Self::backend), instead of those that were named before:
+    /// `resilience(Resilience::recommended().fallback(InMemory::new()))`. Defaults to none.
+    pub fn resilience(mut self, resilience: Resilience) -> Self {
+        self.resilience = resilience;
+        self
+    }
+
     /// Sets the error policy: what is decided when the backend fails. Defaults to the backend's own
     /// policy.
     pub fn on_error(mut self, policy: OnError) -> Self {
@@ -209,16 +294,53 @@ impl ThrottleBuilder {
         self
     }
 
+    /// Sets the mode in which it starts; see [`Throttle::set_mode`], which switches it. Defaults to
+    /// [`Mode::Enforce`].
+    pub fn mode(mut self, mode: Mode) -> Self {
+        self.mode = mode;
+        self
+    }
+
+    /// Adds an observer, which is told of each decision and failure: see [`observe`](crate::observe). There may be
+    /// several. Defaults to none.
+    pub fn observer(mut self, observer: impl Observer) -> Self {
+        self.observers.add(observer);
+        self
+    }
+
+    /// Gives observers the key of each hit: it may be personal data, or a secret. Defaults to no key.
+    pub fn observe_raw_keys(mut self) -> Self {
+        self.observes_raw_keys = true;
+        self
+    }
+
+    /// Tells observers of each hit that passes and leaves at most that percentage of a limit's burst: 0
+    /// to 99. With 20, of a burst of 50 those that leave 10 units or fewer. Defaults to no such event.
+    pub fn near_limit(mut self, percent: u8) -> Self {
+        self.near_limit = Some(percent);
+        self
+    }
+
+    /// Tracks who is denied most, in bounded memory: see [`Throttle::top_denied`]. Defaults to none.
+    pub fn track_denied(mut self, track: TrackDenied) -> Self {
+        self.track_denied = Some(track);
+        self
+    }
+
     /// Checks the settings and builds the throttle.
     ///
     /// # Errors
     ///
     /// When a rate cannot be read or its strategy cannot keep it, when there is no rate or more than
     /// eight, when two limits would share their state or have the same name, when the name is not 1 to 128
-    /// bytes without control characters, when the deadline is zero, or when the penalty is out of its range.
-    pub fn build(self) -> Result<Throttle, BuildError> {
+    /// bytes without control characters, when the deadline is zero, when the penalty, the share of
+    /// [`near_limit`](Self::near_limit), the keys of [`track_denied`](Self::track_denied) or an option of a decorator
+    /// are out of their range, or when there are decorators and no backend.
+    pub fn build(mut self) -> Result<Throttle, BuildError> {
         self.check_settings()?;
+        let resilience = std::mem::take(&mut self.resilience).for_callers_of(self.deadline);
         let Self { name, limits: wanted, strategy, backend, on_error, .. } = self;
+        let backend = decorated(&name, backend, resilience)?;
         let strategy = strategy.unwrap_or_else(|| strategy::erase(TokenBucket::new()));
         let mut limits = Vec::with_capacity(wanted.len());
         for wanted in wanted {
@@ -243,11 +365,25 @@ impl ThrottleBuilder {
         check_names(&name, &limits)?;
         let prepared = backend.as_ref().and_then(|backend| backend.prepare(&name, &limits));
         let prepared = prepared.filter(|prepared| prepared.is_of(&limits));
+        let is_watched = !self.observers.is_empty() || self.track_denied.is_some();
+        let watch = is_watched.then(|| {
+            Box::new(Watch {
+                observers: self.observers,
+                limit_names: limits.iter().map(|limit| limit.name().into()).collect(),
+                near_limit: self.near_limit,
+                sees_keys: self.observes_raw_keys,
+                denied: self.track_denied.map(DeniedSketch::new),
+            })
+        });
+        // A penalty has to see the denials.
+        let is_seen = prepared.is_none() || self.penalty.is_some() || is_watched;
+        let mode = if is_seen { ModeCell::seen(self.mode) } else { ModeCell::new(self.mode) };
         Ok(Throttle {
             inner: Arc::new(ThrottleInner {
                 id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
                 seed: seed(&name, &limits, backend.as_deref()),
                 name,
+                mode,
                 limits,
                 prepared,
                 backend,
@@ -259,6 +395,7 @@ impl ThrottleBuilder {
                 lines: Lines::default(),
                 turns: Turns::default(),
                 denials: self.penalty.map(Denials::new),
+                watch,
             }),
         })
     }
@@ -290,6 +427,15 @@ impl ThrottleBuilder {
         if let Some(penalty) = &self.penalty {
             penalty.check(name)?;
         }
+        if let Some(track) = &self.track_denied {
+            track.check(name)?;
+        }
+        if let Some(percent @ 100..) = self.near_limit {
+            return Err(BuildError::setting(
+                "near_limit",
+                format!("of throttle {name:?} is {percent} percent; it must be 0 to 99"),
+            ));
+        }
         if self.deadline.is_zero() {
             return Err(BuildError::setting(
                 "deadline",
@@ -297,6 +443,25 @@ impl ThrottleBuilder {
             ));
         }
         Ok(())
+    }
+}
+
+/// Puts the decorators around the backend, if there are any.
+fn decorated(
+    throttle: &str,
+    backend: Option<Arc<dyn Backend>>,
+    resilience: Resilience,
+) -> Result<Option<Arc<dyn Backend>>, BuildError> {
+    match (backend, resilience.setting()) {
+        (backend, None) => Ok(backend),
+        (Some(backend), Some(_)) => resilience.around(backend).map(Some),
+        (None, Some(setting)) => Err(BuildError::setting(
+            setting,
+            format!(
+                "of throttle {throttle:?} goes around its backend, and it has none; give it one with \
+                 ThrottleBuilder::backend, or decorate the backend that is current in the task"
+            ),
+        )),
     }
 }
 

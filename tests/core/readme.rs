@@ -59,6 +59,23 @@ async fn the_other_examples_run() -> Outcomes {
     Ok(())
 }
 
+#[tokio::test]
+async fn the_example_of_a_fallback_runs() -> Outcomes {
+    use traffik::decorator::Resilience;
+    use traffik::{DecidedBy, InMemory, LifespanExt, Throttle};
+
+    let redis = test_support::Scripted::new();
+    redis.plays(test_support::Play::Refuse(traffik::ErrorKind::Unavailable));
+    redis.plays_next([test_support::Play::Answer]); // the lifespan begins
+    let backend = Resilience::recommended().fallback(InMemory::new()).around(redis)?;
+    let life = backend.lifespan().await?;
+    let api = Throttle::builder("api").rate("100/min").backend(backend.clone()).build()?;
+
+    assert_eq!(api.hit("alice").await?.decided_by(), DecidedBy::Fallback);
+    drop(life);
+    Ok(())
+}
+
 fn read(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
@@ -76,7 +93,7 @@ fn its_code_is_that_of_the_tests_above() {
     let tests: String = tests.map(|file| without_space(&read(file))).concat();
     let blocks: Vec<_> =
         readme.split("```rust\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
-    assert_eq!(blocks.len(), 6, "add a test for a new example");
+    assert_eq!(blocks.len(), 7, "add a test for a new example");
     for block in blocks {
         assert!(tests.contains(&without_space(block)), "in no test:\n{block}");
     }

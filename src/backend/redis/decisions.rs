@@ -8,7 +8,8 @@ use redis::Value;
 use tokio::time::timeout;
 
 use super::connection::own_error;
-use super::decide::{self, ScriptRefusal};
+use super::decide::{self, HitOutcome, ScriptRefusal};
+use super::equal_hits::{Asked, OneScript, equal_hits, scripts};
 use super::failure::Failure;
 use super::pipeline::ScriptCall;
 use super::{RedisInner, failed, primitives};
@@ -24,7 +25,7 @@ const TRY_OF_REPLICA: Duration = Duration::from_millis(25);
 /// The most keys that a server is asked for in one write: others wait until all are decided.
 const AT_ONCE: usize = 128;
 /// The most keys of one script. Its own cost, about that of a decision, is then a small part.
-const KEYS_OF_SCRIPT: usize = 32;
+pub(super) const KEYS_OF_SCRIPT: usize = 32;
 
 impl RedisInner {
     /// Decides one step.
@@ -46,17 +47,22 @@ impl RedisInner {
     /// Decides several steps, each by itself.
     pub(super) async fn decide_many(&self, steps: &[(Key<'_>, Step<'_>)], answers: &Answers) {
         let at_once = self.client.max_in_flight().min(AT_ONCE);
-        for (chunk, steps) in steps.chunks(at_once).enumerate() {
-            let put = |index: usize, answer| answers.put(chunk * at_once + index, answer);
-            let requests: Option<Vec<_>> = steps
+        for hits in equal_hits(steps).chunks(at_once) {
+            let (Some(first), Some(last)) = (hits.first(), hits.last()) else { continue };
+            let (start, end) = (first.start, last.end);
+            let requests: Option<Vec<_>> = hits
                 .iter()
-                .map(|(_, step)| decide::Request::new(step, self.given_time()))
+                .map(|equal| decide::Request::new(&steps[equal.start].1, self.given_time()))
                 .collect();
             match requests {
                 Some(requests) if self.replica().is_none() => {
-                    self.run_scripts(steps, &requests, &put).await;
+                    let asked = Asked { steps, hits, requests: &requests };
+                    self.run_scripts(&asked, &|index, answer| answers.put(index, answer)).await;
                 }
-                _ => self.decide_each(steps, at_once, &put).await,
+                _ => {
+                    let put = |index: usize, answer| answers.put(start + index, answer);
+                    self.decide_each(&steps[start..end], at_once, &put).await;
+                }
             }
         }
     }
@@ -107,29 +113,46 @@ impl RedisInner {
         decided.map_err(bad).transpose()
     }
 
-    async fn run_scripts(
-        &self,
-        steps: &[(Key<'_>, Step<'_>)],
-        requests: &[decide::Request],
-        put: &(dyn Fn(usize, Result<Decision>) + Sync),
-    ) {
-        let keys: Vec<Vec<u8>> = steps.iter().map(|(key, _)| self.keys.of(key)).collect();
+    async fn run_scripts(&self, asked: &Asked<'_>, put: &(dyn Fn(usize, Result<Decision>) + Sync)) {
+        let Asked { steps, hits, requests } = *asked;
+        let keys: Vec<Vec<u8>> =
+            hits.iter().map(|equal| self.keys.of(&steps[equal.start].0)).collect();
         let groups = self.client.servers().group(&keys);
-        let groups: Vec<&[usize]> =
-            groups.iter().flat_map(|group| group.chunks(KEYS_OF_SCRIPT)).collect();
-        let calls = groups.iter().map(|group| ScriptCall {
-            script: match group {
-                [index] => requests[*index].script(),
-                _ => decide::Request::script_for_each(group.iter().map(|index| &requests[*index])),
+        let asked: Vec<OneScript<'_>> =
+            groups.iter().flat_map(|group| scripts(group, hits, requests)).collect();
+        let times: Vec<String> = asked.iter().map(|script| script.times().to_string()).collect();
+        let calls = asked.iter().zip(&times).map(|(script, times)| match script {
+            OneScript::Each([index]) => ScriptCall {
+                script: requests[*index].script(),
+                keys: vec![&keys[*index]],
+                arguments: vec![&requests[*index].argument],
             },
-            keys: group.iter().map(|index| &keys[*index][..]).collect(),
-            arguments: group.iter().map(|index| &requests[*index].argument[..]).collect(),
+            OneScript::Each(group) => ScriptCall {
+                script: decide::Request::script_for_each(
+                    group.iter().map(|index| &requests[*index]),
+                ),
+                keys: group.iter().map(|index| &keys[*index][..]).collect(),
+                arguments: group.iter().map(|index| &requests[*index].argument[..]).collect(),
+            },
+            OneScript::Times(index, _) => ScriptCall {
+                script: requests[*index].script_for_times(),
+                keys: vec![&keys[*index]],
+                arguments: vec![&requests[*index].argument, times.as_bytes()],
+            },
         });
-        let on_outcome = |call: usize, outcome| {
-            let group = groups[call];
-            for (index, reply) in group.iter().zip(separate(group.len(), outcome)) {
-                let decision = self.read_reply(&steps[*index].1, reply);
-                put(*index, decision.map_err(|error| self.or_replica(error)));
+        let on_outcome = |call: usize, outcome: Result<Value, Failure>| match &asked[call] {
+            OneScript::Each(group) => {
+                for (index, reply) in group.iter().zip(separate(group.len(), outcome)) {
+                    let index = hits[*index].start;
+                    let decision = self.read_reply(&steps[index].1, reply);
+                    put(index, decision.map_err(|error| self.or_replica(error)));
+                }
+            }
+            OneScript::Times(_, equal) => {
+                let decisions = self.read_times(&steps[equal.start].1, equal.len(), outcome);
+                for (index, decision) in equal.clone().zip(decisions) {
+                    put(index, decision.map_err(|error| self.or_replica(error)));
+                }
             }
         };
         self.client.run_each(&calls.collect::<Vec<_>>(), &on_outcome).await;
@@ -152,10 +175,36 @@ impl RedisInner {
         let reply = reply.map_err(|failure| failure.into_error("apply"))?;
         let decided = decide::read(step, &reply)
             .map_err(|bad| primitives::unexpected("apply", &reply).with_cause(bad))?;
-        decided.map_err(|refusal| match refusal {
+        decided.map_err(|refusal| self.refused(refusal))
+    }
+
+    /// Reads the reply to so many equal hits.
+    fn read_times(
+        &self,
+        step: &Step<'_>,
+        times: usize,
+        reply: Result<Value, Failure>,
+    ) -> Vec<Result<Decision>> {
+        let outcomes = reply.and_then(|reply| {
+            decide::read_times(step, times, reply).map_err(|bad| {
+                Failure::new(ErrorKind::Other, Effect::Ambiguous).with_message(bad.to_string())
+            })
+        });
+        let of_one = |outcome: HitOutcome| {
+            let decided = outcome.map_err(|failure| failure.into_error("apply"))?;
+            decided.map_err(|refusal| self.refused(refusal))
+        };
+        match outcomes {
+            Ok(outcomes) => outcomes.into_iter().map(of_one).collect(),
+            Err(failure) => (0..times).map(|_| Err(failure.clone().into_error("apply"))).collect(),
+        }
+    }
+
+    fn refused(&self, refusal: ScriptRefusal) -> BackendError {
+        match refusal {
             ScriptRefusal::Corrupt(cause) => optimistic::corrupt(&self.core, cause),
             ScriptRefusal::TooManyRates => optimistic::too_many_rates(&self.core),
-        })
+        }
     }
 
     /// Before all is known to be right, a refusal may be no outage: a replica refuses each write, and only a

@@ -54,8 +54,11 @@ mod connection;
 mod decide;
 mod decisions;
 mod direct;
+mod equal_hits;
 mod failure;
 mod fenced;
+#[cfg(any(test, traffik_fuzz))]
+pub(crate) mod fuzz;
 #[cfg(any(feature = "redis-cluster", feature = "redis-sentinel"))]
 mod gather;
 mod groups;

@@ -8,18 +8,26 @@
     reason = "for tests, which fail by a panic"
 )]
 
+mod counting;
 mod decisions;
+mod dice;
+mod distant;
 mod failing;
 mod memory;
 pub mod plain;
 pub mod remote;
 mod runtime_clock;
+mod scripted;
 pub mod servers;
 pub mod together;
 mod values_only;
 
+pub use counting::Counting;
 pub use decisions::wait_of;
+pub use dice::Dice;
+pub use distant::{Distant, Place, Wire};
 pub use failing::{Failing, Gates, Mode};
 pub use memory::{resident_kib, threads};
 pub use runtime_clock::RuntimeClock;
+pub use scripted::{Play, Scripted};
 pub use values_only::ValuesOnly;

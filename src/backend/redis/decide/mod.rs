@@ -6,6 +6,7 @@
 
 #[cfg(test)]
 mod tests;
+mod times;
 
 use std::sync::OnceLock;
 
@@ -18,12 +19,18 @@ use crate::decision::Decision;
 use crate::step::Step;
 use crate::strategy::{Answer, Builtin, CompiledLimit, CorruptState, Limit, Op, Verdict};
 
+pub(super) use times::{HitOutcome, read_times};
+
 /// Asks for the server's own time: the first number that is not an instant.
 pub(super) const SERVER_TIME: u64 = Timestamp::MAX.as_micros() + 1;
 /// `asked_at`, `at`, and whether there is no answer.
 const REPLY_HEADER: usize = 3;
 /// Verdict, remaining, reset_at.
 const REPLY_LIMIT: usize = 3;
+
+/// Bytes of an argument before its limits, and of each limit.
+const HEADER: usize = 25;
+const LIMIT: usize = 29;
 
 /// The files of the rules; of a script only those that it needs.
 const RULES: [&str; 5] = [
@@ -66,7 +73,7 @@ impl Request {
             Op::Reserve { within } => (6, Timestamp::ZERO.saturating_add(within)),
         };
         let asked_at = asked_at.map_or(SERVER_TIME, Timestamp::as_micros);
-        let mut argument = Vec::with_capacity(25 + 29 * step.limits().len());
+        let mut argument = Vec::with_capacity(HEADER + LIMIT * step.limits().len());
         argument.push(op);
         let cost = if step.op() == Op::Drain { 0 } else { step.cost() };
         argument.extend_from_slice(&cost.to_le_bytes());
@@ -92,6 +99,23 @@ impl Request {
     pub(super) fn script_for_each<'a>(requests: impl Iterator<Item = &'a Self>) -> &'static Script {
         static SCRIPTS: Scripts = Scripts::new(include_str!("../lua/each.lua"));
         SCRIPTS.with(requests.fold(0, |rules, request| rules | request.rules))
+    }
+
+    /// Returns the script that decides hits of this step, one after the other.
+    pub(super) fn script_for_times(&self) -> &'static Script {
+        static SCRIPTS: Scripts = Scripts::new(include_str!("../lua/times.lua"));
+        SCRIPTS.with(self.rules)
+    }
+
+    /// Returns how many equal hits one script decides: of those that it repeats by itself more than of those
+    /// for which it reads and writes each time.
+    pub(super) const fn most_times(&self) -> usize {
+        let is_one_limit = self.argument.len() == HEADER + LIMIT;
+        if is_one_limit && self.rules & 1 << Family::SlidingWindowLog.file() == 0 {
+            256
+        } else {
+            32
+        }
     }
 
     /// Returns the script that decides hits on several keys, all or nothing.

@@ -1,9 +1,10 @@
 -- Decides one step on one key: reads the value, runs the rules of the limits, writes what they say.
 --
--- KEYS, ARGV: none. Gives one.lua, each.lua and all.lua the function
---   decide(now, is_peek)
+-- KEYS, ARGV: none. Gives one.lua, each.lua, all.lua and times.lua the function
+--   decide(now, is_peek, times)
 -- which decides on `key` what `argument` says: as a peek if `is_peek`, and at the server's time `now`, if that
--- was already read. The argument is packed numbers, little-endian:
+-- was already read. Where it may be more than one hit, `times` says how many at the most: it decides all of them
+-- or the first. The argument is packed numbers, little-endian:
 --   op        u8   0 peek (also for a cost of 0), 1 take, 2 refund, 3 charge, 4 take up to the cost,
 --                  5 drain, 6 take in advance, 7 a refund or charge of 0, which is a peek that
 --                  no block concerns
@@ -32,8 +33,14 @@
 -- and last, only for 4 and 6, and where the key is blocked:
 --   taken     how many units
 --   until     only where the key is blocked: until when; all before it is as for a peek then
+-- If it decided all of several hits, it returns instead what they found, for the caller to repeat them on it:
+--   asked_at, at
+--   refused   -2
+--   length    number of words that were stored, 0 to 2
+--   first, second, last, over_at   the words, and of the part its last instant and its reset_at; 0 where there is none
+--   passed    how many hits passed, 1 at least: they are the first ones
 
-local function decide(now, is_peek)
+local function decide(now, is_peek, times)
   local op, cost, leave, taken_at, asked_at, family, tag, period, limit, burst, capacity =
     struct.unpack('<BI4I4I8I8BI4I8I4I4I8', argument)
   local needed, brought_limit, brought_burst = cost + leave, 0, 0
@@ -91,9 +98,13 @@ local function decide(now, is_peek)
 
   local reply, bytes, matters_until, kept_from, tail
   if alone then
-    local at = last > asked_at and last or asked_at
+    local at, stored = last > asked_at and last or asked_at, length
     if over_at <= at then
       length = 0
+      if stored > 0 then
+        -- What they were has no meaning any more, only when.
+        stored, first, second = 2, 0, 0
+      end
     end
     local verdict, remaining, reset_at, words, one, two, three = rules[family](
       value, 43, length, first, second, last, at, cost, needed, op, taken_at, period, limit, burst,
@@ -105,6 +116,19 @@ local function decide(now, is_peek)
         reset_at = reset_at < over_at and reset_at or over_at
       end
       reply = {asked_at, at, 0, verdict, remaining, reset_at}
+      if words and reset_at > at and (times or 1) > 1 and family < 4 then
+        -- The others find what the one before left. All after one that is denied are.
+        local passed = 1
+        while passed < times do
+          local its_verdict, _, its_reset_at, _, its_one, its_two = rules[family](
+            value, 43, words, one, two, at, at, cost, needed, op, taken_at, period, limit, burst, capacity)
+          if its_verdict ~= 0 then
+            break
+          end
+          passed, reset_at, one, two = passed + 1, its_reset_at, its_one, its_two
+        end
+        reply = {asked_at, at, -2, stored, first or 0, second or 0, last, over_at, passed}
+      end
       if words and reset_at > at then
         bytes = struct.pack(
           words == 2 and '<BBI4I8I4I4I8I8I4I8I8' or words == 1 and '<BBI4I8I4I4I8I8I4I8'

@@ -2,6 +2,7 @@
 
 mod random;
 mod server;
+mod times;
 
 use std::time::Duration;
 
@@ -70,7 +71,8 @@ impl<'a> Timeline<'a> {
             self.remove();
             return self.step_leaving(leave, cost, op);
         }
-        let (reply, value, ttl) = self.server.ask(&self.key, request.script(), &request.argument);
+        let (reply, value, ttl) =
+            self.server.ask(&self.key, request.script(), &[&request.argument]);
         let context = || {
             let (limits, before) = (&limits, before.map(codec::decode));
             let after = value.as_deref().map(codec::decode);
@@ -151,7 +153,7 @@ impl<'a> Timeline<'a> {
             return self.remove();
         }
         let argument = blocks::argument(change, Some(now));
-        let (reply, value, ttl) = self.server.ask(&self.key, &blocks::CHANGE_BLOCK, &argument);
+        let (reply, value, ttl) = self.server.ask(&self.key, &blocks::CHANGE_BLOCK, &[&argument]);
         let context = || format!("{change:?} at {now:?} on {:?}", before.map(codec::decode));
         assert_eq!(blocks::read(&reply).unwrap(), Some(was_blocked), "{}", context());
         let expected = match &write {
@@ -285,6 +287,9 @@ fn timelines(seeds: std::ops::Range<u64>, steps: usize, most: usize, spoils: boo
                 timeline.random_block(random);
             }
             timeline.random_step(random);
+            if random.one_in(3) {
+                timeline.random_times(random);
+            }
         }
         timeline.remove();
     }
@@ -462,7 +467,7 @@ fn by_the_time_of_the_server() {
             let cost = random.pick(&[1, 1, 2]);
             let step = Step::new(&limits, cost, Op::Take);
             let request = Request::new(&step, None).unwrap();
-            let (reply, value, ttl) = server.ask(key, request.script(), &request.argument);
+            let (reply, value, ttl) = server.ask(key, request.script(), &[&request.argument]);
             let Value::Array(numbers) = &reply else { panic!("{reply:?}") };
             let asked_at = instant(&numbers[0]).unwrap();
             let decision = read(&step, &reply).unwrap().unwrap();
@@ -556,6 +561,7 @@ fn long_logs_go_as_the_pure_function_says() {
             }
             timeline.now += random.pick(&[0, 0, 3, 2_000, 5_000, 20_000, 300_000]);
             timeline.random_step(random);
+            timeline.random_times(random);
         }
     }
 }

@@ -1,0 +1,277 @@
+//! [`Guarded`]: a store and its circuit; and [`Call`]: one call that was let through.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use tracing::{debug, info, warn};
+
+use super::circuit::{Change, Circuit, Outcome, Refusal, Ticket};
+use super::options::Settings;
+use crate::backend::{Answers, Backend, Result};
+use crate::clock::monotonic_now;
+use crate::error::{BackendError, ErrorKind};
+use crate::lock::LockError;
+use crate::random;
+use crate::timer::Deadline;
+
+/// A store, asked as its circuit allows.
+#[derive(Debug)]
+pub(super) struct Guarded {
+    pub(super) backend: Arc<dyn Backend>,
+    circuit: Mutex<Circuit>,
+    settings: Settings,
+    refused: AtomicU64,
+}
+
+/// A call that was let through. Dropped without an end, its caller gave up.
+#[derive(Debug)]
+pub(super) struct Call<'a> {
+    of: &'a Guarded,
+    ticket: Option<Ticket>,
+    /// Whether it may take long without any fault of the store.
+    is_patient: bool,
+}
+
+impl Guarded {
+    pub(super) fn new(backend: Arc<dyn Backend>, settings: Settings) -> Self {
+        let circuit = Circuit::new(settings, random::up_to, monotonic_now());
+        Self { backend, circuit: Mutex::new(circuit), settings, refused: AtomicU64::new(0) }
+    }
+
+    pub(super) fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn read<T>(&self, read: impl FnOnce(&Circuit) -> T) -> T {
+        read(&self.circuit.lock())
+    }
+
+    /// Lets a call through, or says why not.
+    pub(super) fn enter(&self, operation: &'static str) -> Result<Call<'_>> {
+        let admitted = self.circuit.lock().admit(monotonic_now());
+        admitted.map(|ticket| self.call(ticket)).map_err(|refusal| {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+            self.refusal(operation, refusal)
+        })
+    }
+
+    /// Lets a call through whatever the state.
+    pub(super) fn pass(&self) -> Call<'_> {
+        let ticket = self.circuit.lock().ticket(monotonic_now());
+        self.call(ticket)
+    }
+
+    /// As [`pass`](Self::pass), of work that may take long without any fault of the store.
+    pub(super) fn pass_patiently(&self) -> Call<'_> {
+        let mut call = self.pass();
+        call.is_patient = true;
+        call
+    }
+
+    const fn call(&self, ticket: Ticket) -> Call<'_> {
+        Call { of: self, ticket: Some(ticket), is_patient: false }
+    }
+
+    #[cold]
+    fn refusal(
+        &self,
+        operation: &'static str,
+        Refusal { open_for, cause }: Refusal,
+    ) -> BackendError {
+        let cause = cause.as_deref().unwrap_or("the store does not answer");
+        let message = format!("not asked, the circuit is open for {open_for:?}: {cause}");
+        let name = self.backend.core().name();
+        BackendError::new(name, operation, ErrorKind::Unavailable).with_message(message)
+    }
+
+    /// Asks the store, if the circuit allows.
+    pub(super) async fn ask<T, F: Future<Output = Result<T>>>(
+        &self,
+        operation: &'static str,
+        question: impl FnOnce() -> F,
+    ) -> Result<T> {
+        let call = self.enter(operation)?;
+        let result = call.bound(operation, question()).await;
+        call.end_by(&result);
+        result
+    }
+
+    /// Changes the circuit by what has become of a call, and tells of a change of its state.
+    fn note(
+        &self,
+        change: impl FnOnce(&mut Circuit) -> Option<Change>,
+        cause: impl FnOnce() -> String,
+    ) {
+        let mut circuit = self.circuit.lock();
+        let Some(change) = change(&mut circuit) else { return };
+        let cause = match change {
+            Change::Closed { .. } => String::new(),
+            Change::Opened { .. } | Change::ProbeFailed { .. } => cause(),
+        };
+        if !circuit.is_closed() {
+            circuit.caused_by(cause.clone());
+        }
+        // A subscriber may ask for the state.
+        drop(circuit);
+        self.tell(change, &cause);
+    }
+
+    #[cold]
+    fn tell(&self, change: Change, error: &str) {
+        let core = self.backend.core();
+        let (backend, namespace) = (core.name(), core.namespace());
+        match change {
+            Change::Opened { pause, failures } => {
+                warn!(
+                    backend,
+                    namespace,
+                    error,
+                    failures_in_a_row = failures,
+                    ?pause,
+                    "the circuit opened"
+                );
+            }
+            Change::ProbeFailed { pause } => {
+                debug!(backend, namespace, error, ?pause, "a probe failed, the circuit stays open");
+            }
+            Change::Closed { open_for } => {
+                info!(backend, namespace, ?open_for, "the circuit closed: the store answers again");
+            }
+        }
+    }
+}
+
+impl Outcome {
+    /// Returns what an error says of the store.
+    pub(super) fn of(error: Option<&BackendError>) -> Self {
+        match error.map(BackendError::kind) {
+            None
+            | Some(
+                ErrorKind::Contended
+                | ErrorKind::Corrupt
+                | ErrorKind::Full
+                | ErrorKind::NotFound
+                | ErrorKind::NotANumber
+                | ErrorKind::OutOfRange,
+            ) => Self::Answered,
+            Some(ErrorKind::Unavailable | ErrorKind::Timeout) => Self::Failed,
+            // Of ourselves, or of the program: too many calls at once, a closed backend, a wrong password. If too
+            // many are under way because the store is silent, these say so by their own ends.
+            Some(_) => Self::Nothing,
+        }
+    }
+
+    pub(super) fn of_result<T>(result: &Result<T>) -> (Self, Option<&BackendError>) {
+        let error = result.as_ref().err();
+        (Self::of(error), error)
+    }
+
+    pub(super) fn of_lock<T>(result: &Result<T, LockError>) -> (Self, Option<&BackendError>) {
+        match result {
+            Ok(_) | Err(LockError::Held) => (Self::Answered, None),
+            Err(LockError::Backend(error)) => (Self::of(Some(error)), Some(error)),
+            Err(LockError::TimedOut { .. } | LockError::Invalid { .. }) => (Self::Nothing, None),
+        }
+    }
+
+    /// Of several questions that were asked together: the store failed if none of those that it answered got
+    /// through.
+    fn of_many(answers: &Answers) -> (Self, Option<&BackendError>) {
+        let mut failure = None;
+        for answer in answers.iter().flatten() {
+            let error = answer.as_ref().err();
+            match Self::of(error) {
+                Self::Answered => return (Self::Answered, None),
+                Self::Failed => failure = failure.or(error),
+                Self::Nothing => {}
+            }
+        }
+        (if failure.is_some() { Self::Failed } else { Self::Nothing }, failure)
+    }
+}
+
+impl Call<'_> {
+    /// Waits for the answer; of a probe no longer than that may take.
+    pub(super) async fn bound<T>(
+        &self,
+        operation: &'static str,
+        question: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        if !self.ticket.is_some_and(|ticket| ticket.is_probe()) {
+            return question.await;
+        }
+        let name = self.of.backend.core().name();
+        Deadline::after(self.of.settings.probe_timeout).bound(name, operation, question).await
+    }
+
+    pub(super) fn end_by<T>(self, result: &Result<T>) {
+        let (outcome, error) = Outcome::of_result(result);
+        self.end(outcome, error);
+    }
+
+    pub(super) fn end(mut self, outcome: Outcome, error: Option<&BackendError>) {
+        let Some(ticket) = self.ticket.take() else { return };
+        let ended = |circuit: &mut Circuit| circuit.ended(ticket, outcome, monotonic_now());
+        self.of.note(ended, || error.map_or_else(String::new, ToString::to_string));
+    }
+}
+
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        let Some(ticket) = self.ticket.take() else { return };
+        let now = monotonic_now();
+        let is_patient = self.is_patient;
+        let dropped = |circuit: &mut Circuit| match is_patient {
+            true => circuit.ended(ticket, Outcome::Nothing, now),
+            false => circuit.dropped(ticket, now),
+        };
+        let name = self.of.backend.core().name();
+        let waited = now.saturating_duration_since(ticket.began());
+        let silence = || format!("{name}: no answer for {waited:?}, when the caller gave up");
+        self.of.note(dropped, silence);
+    }
+}
+
+/// A call about several questions, of which some may be answered when its caller gives up.
+pub(super) struct ManyCall<'a> {
+    call: Option<Call<'a>>,
+    answers: &'a Answers,
+}
+
+impl<'a> ManyCall<'a> {
+    pub(super) const fn new(call: Call<'a>, answers: &'a Answers) -> Self {
+        Self { call: Some(call), answers }
+    }
+
+    /// Waits for the answers; of a probe no longer than that may take.
+    pub(super) async fn bound(mut self, questions: impl Future<Output = ()>) {
+        const OPERATION: &str = "apply_many";
+        let Some(call) = &self.call else { return };
+        let answered = async {
+            questions.await;
+            Ok(())
+        };
+        let late = call.bound(OPERATION, answered).await.err();
+        let Some(call) = self.call.take() else { return };
+        match (Outcome::of_many(self.answers), &late) {
+            ((Outcome::Answered, _), _) | (_, None) => {
+                let (outcome, error) = Outcome::of_many(self.answers);
+                call.end(outcome, error);
+            }
+            (_, Some(late)) => call.end(Outcome::of(Some(late)), Some(late)),
+        }
+        if let Some(late) = late {
+            self.answers.fail(&late);
+        }
+    }
+}
+
+impl Drop for ManyCall<'_> {
+    fn drop(&mut self) {
+        let Some(call) = self.call.take() else { return };
+        if let (Outcome::Answered, error) = Outcome::of_many(self.answers) {
+            call.end(Outcome::Answered, error);
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! [`Circuit`]: the states of a circuit breaker. Pure and synchronous: time and chance come in as values.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::options::Settings;
+use super::tally::Tally;
+
+/// What a breaker knows of its store.
+#[derive(Clone, Debug)]
+pub(super) struct Circuit {
+    settings: Settings,
+    /// Takes off a pause at random, at most that much.
+    jitter: fn(Duration) -> Duration,
+    state: State,
+    /// When it was last closed, or ceased to be.
+    since: Instant,
+    /// Of all calls that may still say something: each change of the state makes another.
+    generation: u64,
+    tally: Tally,
+    /// Pauses since it was closed.
+    pauses: u32,
+    times_opened: u64,
+    /// The failure that opened it, or the last of a probe.
+    cause: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    Closed,
+    /// No call passes until then.
+    Open {
+        until: Instant,
+    },
+    /// A probe is under way, until then at most.
+    HalfOpen {
+        ends: Instant,
+    },
+}
+
+/// The right to make a call, and to say what has become of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ticket {
+    generation: u64,
+    began: Instant,
+    is_probe: bool,
+}
+
+/// Why a call is not made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Refusal {
+    pub(super) open_for: Duration,
+    pub(super) cause: Option<String>,
+}
+
+/// What has become of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// The store answered, be it by an error.
+    Answered,
+    /// The store failed.
+    Failed,
+    /// It says nothing of the store.
+    Nothing,
+}
+
+/// A change of the state, to be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    Opened { pause: Duration, failures: u32 },
+    ProbeFailed { pause: Duration },
+    Closed { open_for: Duration },
+}
+
+impl Ticket {
+    pub(super) const fn is_probe(&self) -> bool {
+        self.is_probe
+    }
+
+    pub(super) const fn began(&self) -> Instant {
+        self.began
+    }
+}
+
+impl Circuit {
+    pub(super) fn new(settings: Settings, jitter: fn(Duration) -> Duration, now: Instant) -> Self {
+        Self {
+            settings,
+            jitter,
+            state: State::Closed,
+            since: now,
+            generation: 0,
+            tally: Tally::new(now),
+            pauses: 0,
+            times_opened: 0,
+            cause: None,
+        }
+    }
+
+    /// Lets a call pass or not. Of those that come when the pause is over one passes, as the probe.
+    pub(super) fn admit(&mut self, now: Instant) -> Result<Ticket, Refusal> {
+        if let State::HalfOpen { ends } = self.state
+            && ends <= now
+        {
+            // Whoever had the probe neither said what became of it nor let go of it.
+            self.pause(ends);
+        }
+        match self.state {
+            State::Closed => Ok(self.ticket(now)),
+            State::Open { until } if until <= now => {
+                self.generation += 1;
+                self.state = State::HalfOpen { ends: later(now, self.settings.probe_timeout) };
+                Ok(Ticket { is_probe: true, ..self.ticket(now) })
+            }
+            State::Open { .. } | State::HalfOpen { .. } => Err(Refusal {
+                open_for: now.saturating_duration_since(self.since),
+                cause: self.cause.clone(),
+            }),
+        }
+    }
+
+    /// Lets a call pass whatever the state: one that is to find out.
+    pub(super) const fn ticket(&self, now: Instant) -> Ticket {
+        Ticket { generation: self.generation, began: now, is_probe: false }
+    }
+
+    /// Notes what has become of a call. One that began before the last change of the state says nothing any more.
+    pub(super) fn ended(
+        &mut self,
+        ticket: Ticket,
+        outcome: Outcome,
+        now: Instant,
+    ) -> Option<Change> {
+        if ticket.generation != self.generation {
+            return None;
+        }
+        match (self.state, outcome) {
+            (State::Closed, Outcome::Answered) => {
+                self.tally.answered(now, &self.settings);
+                None
+            }
+            (State::Closed, Outcome::Failed) => {
+                self.tally.failed(ticket.began, now, &self.settings).then(|| self.open(now))
+            }
+            (State::Open { .. } | State::HalfOpen { .. }, Outcome::Answered) => {
+                Some(self.close(now))
+            }
+            (State::HalfOpen { .. }, Outcome::Failed) if ticket.is_probe => {
+                Some(Change::ProbeFailed { pause: self.pause(now) })
+            }
+            (State::HalfOpen { .. }, Outcome::Nothing) if ticket.is_probe => {
+                // The next call is the probe.
+                self.generation += 1;
+                self.state = State::Open { until: now };
+                None
+            }
+            _ => None,
+        }
+    }
+
+    /// Notes that a caller gave up: a failure if the store was silent for long, to everybody, and else nothing.
+    pub(super) fn dropped(&mut self, ticket: Ticket, now: Instant) -> Option<Change> {
+        let waited = now.saturating_duration_since(ticket.began);
+        let is_silence = waited >= self.settings.silent_after
+            && !(self.is_closed() && self.tally.has_answered_since(ticket.began));
+        let outcome = if is_silence { Outcome::Failed } else { Outcome::Nothing };
+        self.ended(ticket, outcome, now)
+    }
+
+    fn open(&mut self, now: Instant) -> Change {
+        let failures = self.tally.failures_in_a_row();
+        (self.since, self.pauses) = (now, 0);
+        self.times_opened += 1;
+        Change::Opened { pause: self.pause(now), failures }
+    }
+
+    fn close(&mut self, now: Instant) -> Change {
+        let open_for = now.saturating_duration_since(self.since);
+        self.generation += 1;
+        (self.state, self.since) = (State::Closed, now);
+        self.tally = Tally::new(now);
+        self.cause = None;
+        Change::Closed { open_for }
+    }
+
+    /// Begins a pause, longer than the last one, and returns how long it is.
+    fn pause(&mut self, now: Instant) -> Duration {
+        let factor = 1_u32.checked_shl(self.pauses).unwrap_or(u32::MAX);
+        let longest = self.settings.first_open.saturating_mul(factor);
+        let longest = longest.min(self.settings.longest_open);
+        let pause = longest.saturating_sub((self.jitter)(longest / 4));
+        self.generation += 1;
+        self.pauses = self.pauses.saturating_add(1);
+        self.state = State::Open { until: later(now, pause) };
+        pause
+    }
+
+    pub(super) fn caused_by(&mut self, cause: String) {
+        self.cause = Some(cause);
+    }
+
+    pub(super) const fn is_closed(&self) -> bool {
+        matches!(self.state, State::Closed)
+    }
+
+    pub(super) const fn state(&self) -> State {
+        self.state
+    }
+
+    pub(super) const fn since(&self) -> Instant {
+        self.since
+    }
+
+    pub(super) const fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    pub(super) const fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    pub(super) const fn times_opened(&self) -> u64 {
+        self.times_opened
+    }
+
+    pub(super) fn cause(&self) -> Option<&str> {
+        self.cause.as_deref()
+    }
+}
+
+/// That much later, or a century if that is beyond what can be measured.
+fn later(now: Instant, time: Duration) -> Instant {
+    const CENTURY: Duration = Duration::from_secs(36_525 * 86_400);
+    now.checked_add(time).unwrap_or_else(|| now + CENTURY)
+}

@@ -1,0 +1,408 @@
+//! [`Failover`]: a second backend decides when the first one does not answer.
+
+mod lifecycle;
+mod options;
+mod share;
+
+use std::fmt;
+use std::pin::Pin;
+use std::ptr;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use tracing::warn;
+
+pub use self::options::FailoverOptions;
+
+use super::forward::decorate_values_and_locks;
+use super::part::{self, Failures, Question};
+use crate::backend::{self, Answers, Backend, HasCore, Prepared, Result};
+use crate::decision::Decision;
+use crate::error::{BackendError, BuildError, Effect, ErrorKind};
+use crate::join::join_all;
+use crate::key::Key;
+use crate::lifespan::Lifespan;
+use crate::lock::{LockError, LockGuard};
+use crate::on_error::LogLimiter;
+use crate::step::{BlockChange, KeyState, Step};
+use crate::strategy::{Limit, Op};
+use crate::timer::Deadline;
+
+/// Lets a *fallback* decide when the *primary* fails or does not answer in time: mostly memory, when Redis or
+/// Memcached is away. A service then goes on limiting, each process by itself, instead of letting all pass or none.
+///
+/// Such a decision says [`DecidedBy::Fallback`](crate::DecidedBy::Fallback), and its figures are those of the fallback.
+/// What it took is given back there: a receipt knows who took it. A fallback begins fresh and counts for itself, so
+/// while the primary is away up to the whole limit passes once more, in each process; a
+/// [share](FailoverOptions::share) bounds that.
+///
+/// ```
+/// use traffik::decorator::{CircuitBreaker, Failover};
+/// use traffik::{InMemory, LifespanExt, Throttle};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let redis = InMemory::new();
+/// let backend = Failover::new(CircuitBreaker::new(redis), InMemory::new());
+/// let life = backend.lifespan().await?; // of both
+/// let api = Throttle::builder("api").rate("100/min").backend(backend.clone()).build()?;
+/// assert!(api.hit("alice").await?.is_allowed());
+/// life.close().await?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Who is asked
+///
+/// | call | asked |
+/// | --- | --- |
+/// | hits, peeks, `acquire`, `reserve`, `take_up_to`, `charge`, `drain`; `hit_many` and `all` | the primary, for its [time](FailoverOptions::primary_timeout) at most; then the fallback |
+/// | `refund`, `settle`, a permit that gives back | who took it |
+/// | `block`, `unblock`, `reset`, a penalty | both: who is blocked here is blocked there |
+/// | [`clear`](Backend::clear) | both; the fallback unless it is open elsewhere too, for others count there |
+/// | `inspect`, values, locks, [`ready`](Backend::ready) | the primary |
+/// | [`initialize`](Backend::initialize), [`close`](Backend::close) | both |
+///
+/// * The fallback is asked when the time of the primary is over, and after its errors. A mistake of the program, such as
+///   a wrong password, stays an error. So does what the primary answers: that it
+///   [cannot do that](ErrorKind::Unsupported), or that a state was [corrupt](ErrorKind::Corrupt), which it has replaced
+///   by one that holds this hit.
+/// * A hit whose failure is *ambiguous* may have been counted by the primary; it counts there as used, and is asked at
+///   the fallback.
+/// * If both fail, the error is the primary's, and the error policy decides. So it does for a key on which the fallback
+///   has no room for a block: that is an error of the call, which says so.
+/// * A call to both returns what the primary says. It reports the error of the primary, else that of the fallback, after
+///   which it has happened at the primary.
+///
+/// # Time
+///
+/// While the primary is silent, each hit waits for its time, 100 ms by default. So put a
+/// [`CircuitBreaker`](super::CircuitBreaker) around the primary, which finds out by the first ones; the one-line form
+/// [`ThrottleBuilder::fallback`](crate::ThrottleBuilder::fallback) does. The deadline of the hit goes on.
+///
+/// # Lifespan
+///
+/// A lifespan of a failover starts and ends the fallback too. That is counted: a fallback that is used elsewhere stays
+/// open there. If the primary cannot be reached, the lifespan fails to begin, as without a fallback, unless it may begin
+/// [degraded](crate::lifespan::Start::Degraded). A fallback that cannot be reached fails nothing, and goes on
+/// connecting.
+///
+/// # Nesting
+///
+/// Do not nest failovers: receipts go back to the fallback of the outermost. Take as fallback what is always there.
+#[derive(Clone)]
+pub struct Failover {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    primary: Arc<dyn Backend>,
+    fallback: Arc<dyn Backend>,
+    options: FailoverOptions,
+    /// Keeps the fallback open.
+    fallback_life: Mutex<Option<Lifespan>>,
+    log: LogLimiter,
+}
+
+/// Returns whether the fallback is asked after that error: not if the primary answered by it, or the program has made a
+/// mistake.
+fn fails_over(error: &BackendError) -> bool {
+    let is_answer = matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported);
+    !is_answer && !error.kind().bypasses_policy()
+}
+
+/// Returns whether a step that a primary failed to do is for the fallback. What the primary took is only there.
+const fn may_move(step: &Step<'_>) -> bool {
+    !matches!(step.op(), Op::Refund { .. })
+}
+
+impl Failover {
+    /// Joins a primary and its fallback, which may be an `Arc<dyn Backend>`, with the default options.
+    #[must_use]
+    pub fn new(primary: impl Backend, fallback: impl Backend) -> Self {
+        Self::of(primary, fallback, FailoverOptions::new())
+    }
+
+    /// Joins a primary and its fallback.
+    ///
+    /// # Errors
+    ///
+    /// When the primary's time is zero, or the share is above 1.
+    pub fn with_options(
+        primary: impl Backend,
+        fallback: impl Backend,
+        options: FailoverOptions,
+    ) -> Result<Self, BuildError> {
+        options.check()?;
+        Ok(Self::of(primary, fallback, options))
+    }
+
+    fn of(primary: impl Backend, fallback: impl Backend, options: FailoverOptions) -> Self {
+        let (primary, fallback) = (backend::erase(primary), backend::erase(fallback));
+        let (fallback_life, log) = (Mutex::new(None), LogLimiter::default());
+        Self { inner: Arc::new(Inner { primary, fallback, options, fallback_life, log }) }
+    }
+
+    /// Returns the primary.
+    #[must_use]
+    pub fn primary(&self) -> &Arc<dyn Backend> {
+        &self.inner.primary
+    }
+
+    /// Returns the fallback.
+    #[must_use]
+    pub fn fallback(&self) -> &Arc<dyn Backend> {
+        &self.inner.fallback
+    }
+
+    fn inner(&self) -> &Arc<dyn Backend> {
+        &self.inner.primary
+    }
+
+    fn address(&self) -> usize {
+        ptr::from_ref(&*self.inner).addr()
+    }
+
+    async fn around<T: Send, F: Future<Output = Result<T>> + Send>(
+        &self,
+        _operation: &'static str,
+        call: impl Fn() -> F + Send + Sync,
+    ) -> Result<T> {
+        call().await
+    }
+
+    async fn around_lock<F: Future<Output = Result<LockGuard, LockError>> + Send>(
+        &self,
+        call: impl Fn() -> F + Send + Sync,
+    ) -> Result<LockGuard, LockError> {
+        call().await
+    }
+
+    fn shared(&self, limits: &[Limit]) -> Option<Vec<Limit>> {
+        self.inner.options.fallback_share().of_limits(limits)
+    }
+
+    fn primary_deadline(&self) -> Deadline {
+        Deadline::after(self.inner.options.time())
+    }
+
+    /// Asks the fallback about what the primary failed to decide.
+    async fn fall_back(&self, key: &Key<'_>, step: &Step<'_>) -> Result<Decision> {
+        let limits = self.shared(step.limits());
+        let own = step.over(limits.as_deref().unwrap_or(step.limits())).of_fallback(false);
+        let fallback = &self.inner.fallback;
+        let decided = match fallback.try_apply(key, &own) {
+            Some(decided) => decided,
+            None => fallback.apply(key, &own).await,
+        };
+        decided.map(|decision| share::finish(decision, step))
+    }
+
+    /// Tells of a fallback that fails too. The caller hears of the primary.
+    fn warn(&self, error: &BackendError) {
+        if let Some(suppressed) = self.inner.log.pass() {
+            let (backend, namespace) = (self.core().name(), self.core().namespace());
+            warn!(backend, namespace, %error, suppressed, "the fallback failed too");
+        }
+    }
+
+    /// Asks the fallback about those that the primary failed to decide.
+    async fn fall_back_many(
+        &self,
+        steps: &[Question<'_>],
+        failed: Vec<(usize, BackendError)>,
+        answers: &Answers,
+    ) {
+        let (places, errors): (Vec<usize>, Vec<BackendError>) = failed.into_iter().unzip();
+        let limits: Vec<_> =
+            places.iter().map(|place| self.shared(steps[*place].1.limits())).collect();
+        let asked = places.iter().zip(&limits).map(|(place, limits)| {
+            let (key, step) = &steps[*place];
+            let limits = limits.as_deref().unwrap_or(step.limits());
+            (*key, step.over(limits).of_fallback(false))
+        });
+        let asked: Vec<_> = asked.collect();
+        let finish = |place: usize, decision| share::finish(decision, &steps[place].1);
+        let mut failures = Failures::of(answers);
+        part::ask(&*self.inner.fallback, &asked, &places, &mut failures, &finish).await;
+        if let Some((_, error)) = failures.take(|_, _| true).first() {
+            self.warn(error);
+        }
+        for (place, error) in places.into_iter().zip(errors) {
+            // To those that the fallback decided this is no news.
+            answers.put(place, Err(error));
+        }
+    }
+
+    /// Asks both, and returns what the primary says; its error first.
+    async fn both<'a, T: Send + 'a>(
+        &'a self,
+        ask: impl Fn(&'a Arc<dyn Backend>) -> Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>,
+    ) -> Result<T> {
+        let both = [&self.inner.primary, &self.inner.fallback].into_iter();
+        let mut asked = join_all(both.map(ask)).await.into_iter();
+        match (asked.next(), asked.next()) {
+            (Some(Ok(_)), Some(Err(fallback))) => Err(fallback.with_effect(Effect::Ambiguous)),
+            (Some(primary), _) => primary,
+            (None, _) => unreachable!("two were asked"),
+        }
+    }
+}
+
+decorate_values_and_locks!(Failover);
+
+// A default that is not forwarded would replace what the inner backend does.
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl Backend for Failover {
+    async fn initialize(&self) -> Result<()> {
+        self.inner.initialize().await
+    }
+
+    async fn ready(&self) -> Result<()> {
+        self.inner.primary.ready().await
+    }
+
+    async fn clear(&self) -> Result<()> {
+        self.inner.clear().await
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.inner.close().await
+    }
+
+    fn stop(&self) {
+        self.inner.stop();
+    }
+
+    fn prepare(&self, throttle: &str, limits: &[Limit]) -> Option<Prepared> {
+        // Hits in memory do not fail, so none goes to the fallback.
+        self.inner.primary.prepare(throttle, limits)
+    }
+
+    fn try_apply(&self, key: &Key<'_>, step: &Step<'_>) -> Option<Result<Decision>> {
+        if step.is_of_fallback() {
+            return None;
+        }
+        match self.inner.primary.try_apply(key, step)? {
+            Err(error) if fails_over(&error) && may_move(step) => {
+                let limits = self.shared(step.limits());
+                let own = step.over(limits.as_deref().unwrap_or(step.limits()));
+                match self.inner.fallback.try_apply(key, &own) {
+                    Some(Ok(decision)) => Some(Ok(share::finish(decision, step))),
+                    Some(Err(second)) => {
+                        self.warn(&second);
+                        Some(Err(error))
+                    }
+                    // It was not done, so `apply` may ask again.
+                    None if error.effect() == Effect::NotApplied => None,
+                    None => Some(Err(error)),
+                }
+            }
+            decided => Some(decided),
+        }
+    }
+
+    async fn apply(&self, key: &Key<'_>, step: &Step<'_>) -> Result<Decision> {
+        if step.is_of_fallback() {
+            return self.fall_back(key, step).await;
+        }
+        let primary = &self.inner.primary;
+        if !may_move(step) {
+            return primary.apply(key, step).await;
+        }
+        let decided = primary.apply(key, step);
+        match self.primary_deadline().bound(primary.core().name(), "apply", decided).await {
+            Err(error) if fails_over(&error) => self.fall_back(key, step).await.map_err(|second| {
+                self.warn(&second);
+                error
+            }),
+            decided => decided,
+        }
+    }
+
+    async fn apply_many(&self, steps: &[(Key<'_>, Step<'_>)], answers: &Answers) {
+        let (at_fallback, places): (Vec<usize>, Vec<usize>) =
+            (0..steps.len()).partition(|place| steps[*place].1.is_of_fallback());
+        let name = self.core().name();
+        let missing = BackendError::new(name, "apply_many", ErrorKind::Timeout);
+        let mut failures = Failures::of(answers);
+        if !places.is_empty() {
+            let asked: Vec<_> = places.iter().map(|place| steps[*place]).collect();
+            let as_it_is = |_, decision| decision;
+            let primary = &*self.inner.primary;
+            let answered = part::ask(primary, &asked, &places, &mut failures, &as_it_is);
+            let answered = async {
+                answered.await;
+                Ok(())
+            };
+            let late = self.primary_deadline().bound(name, "apply_many", answered).await.err();
+            let failed: Vec<usize> = failures.places(|_, _| true).collect();
+            for place in places {
+                if part::is_unanswered(answers, place) && !failed.contains(&place) {
+                    failures.add(place, late.as_ref().unwrap_or(&missing).shared());
+                }
+            }
+        }
+        let is_right =
+            |place: usize, error: &BackendError| fails_over(error) && may_move(&steps[place].1);
+        let mut failed = failures.take(is_right);
+        drop(failures);
+        failed.extend(at_fallback.into_iter().map(|place| (place, missing.shared())));
+        if !failed.is_empty() {
+            self.fall_back_many(steps, failed, answers).await;
+        }
+    }
+
+    async fn apply_all(&self, hits: &[(Key<'_>, Step<'_>)]) -> Option<Result<Vec<Decision>>> {
+        let (primary, name) = (&self.inner.primary, self.core().name());
+        let decided = async { Ok(primary.apply_all(hits).await) };
+        let decided = self.primary_deadline().bound(name, "apply_all", decided).await;
+        let error = match decided.unwrap_or_else(|late| Some(Err(late))) {
+            Some(Err(error)) if fails_over(&error) => error,
+            decided => return decided,
+        };
+        let limits: Vec<_> = hits.iter().map(|(_, step)| self.shared(step.limits())).collect();
+        let own = hits.iter().zip(&limits).map(|((key, step), limits)| {
+            (*key, step.over(limits.as_deref().unwrap_or(step.limits())))
+        });
+        let own: Vec<_> = own.collect();
+        match self.inner.fallback.apply_all(&own).await {
+            Some(Ok(decisions)) => {
+                let finished = decisions.into_iter().zip(hits);
+                let finished = finished.map(|(decision, (_, step))| share::finish(decision, step));
+                Some(Ok(finished.collect()))
+            }
+            Some(Err(second)) => {
+                self.warn(&second);
+                Some(Err(error))
+            }
+            // Nothing was done anywhere, so they are decided one after the other.
+            None if error.effect() == Effect::NotApplied => None,
+            None => Some(Err(error)),
+        }
+    }
+
+    async fn change_block(&self, key: &Key<'_>, change: BlockChange) -> Result<bool> {
+        self.both(|backend| backend.change_block(key, change)).await
+    }
+
+    async fn inspect(&self, key: &Key<'_>) -> Result<KeyState> {
+        self.inner.primary.inspect(key).await
+    }
+
+    async fn forget(&self, key: &Key<'_>) -> Result<()> {
+        self.both(|backend| backend.forget(key)).await
+    }
+}
+
+impl fmt::Debug for Failover {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Failover")
+            .field("primary", &self.inner.primary)
+            .field("fallback", &self.inner.fallback)
+            .field("options", &self.inner.options)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,152 @@
+//! [`Resilience`]: decorators in their right order.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{
+    CircuitBreaker, CircuitBreakerOptions, Coalesce, DenyCache, DenyCacheOptions, Failover,
+    FailoverOptions, Retry, RetryOptions,
+};
+use crate::backend::{self, Backend};
+use crate::error::BuildError;
+
+/// Which decorators are put around a store, each in its place, in whatever order they are named: from the outside a deny
+/// cache, what lets hits share questions, a failover, a circuit breaker, retries, the store.
+///
+/// ```
+/// use traffik::decorator::Resilience;
+/// use traffik::{InMemory, LifespanExt, Throttle};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let redis = InMemory::new();
+/// // Once, for all throttles of a service: they share the circuit and the fallback.
+/// let backend = Resilience::recommended().fallback(InMemory::new()).around(redis)?;
+/// let life = backend.lifespan().await?;
+/// let api = Throttle::builder("api").rate("100/min").backend(backend.clone()).build()?;
+/// let logins = Throttle::builder("logins").rate("5/min").backend(backend).build()?;
+/// # let _ = (api.hit("a").await?, logins.hit("a").await?);
+/// life.close().await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug, Default)]
+#[must_use = "it does nothing until it is put around a store"]
+pub struct Resilience {
+    deny_cache: Option<DenyCacheOptions>,
+    coalesces: bool,
+    fallback: Option<(Arc<dyn Backend>, FailoverOptions)>,
+    breaker: Option<CircuitBreakerOptions>,
+    retry: Option<RetryOptions>,
+}
+
+impl Resilience {
+    /// Creates one without any decorator.
+    pub const fn new() -> Self {
+        Self { deny_cache: None, coalesces: false, fallback: None, breaker: None, retry: None }
+    }
+
+    /// Creates the recommended one: a circuit breaker and retries. Add a [`fallback`](Self::fallback) if the service
+    /// should go on limiting while the store is away; else the error policy decides.
+    pub const fn recommended() -> Self {
+        let (breaker, retry) = (CircuitBreakerOptions::new(), RetryOptions::new());
+        Self {
+            deny_cache: None,
+            coalesces: false,
+            fallback: None,
+            breaker: Some(breaker),
+            retry: Some(retry),
+        }
+    }
+
+    /// Lets another backend decide while the store is away, as a [`Failover`] does, and adds a circuit breaker if
+    /// there is none.
+    pub fn fallback(self, fallback: impl Backend) -> Self {
+        self.fallback_with(fallback, FailoverOptions::new())
+    }
+
+    /// As [`fallback`](Self::fallback), with options.
+    pub fn fallback_with(mut self, fallback: impl Backend, options: FailoverOptions) -> Self {
+        self.fallback = Some((backend::erase(fallback), options));
+        self.breaker.get_or_insert_default();
+        self
+    }
+
+    /// Adds a [`CircuitBreaker`], or changes its options.
+    pub const fn circuit_breaker(mut self, options: CircuitBreakerOptions) -> Self {
+        self.breaker = Some(options);
+        self
+    }
+
+    /// Adds retries by a [`Retry`], or changes their options.
+    pub const fn retry(mut self, options: RetryOptions) -> Self {
+        self.retry = Some(options);
+        self
+    }
+
+    /// Remembers who is denied, by a [`DenyCache`], or changes its options.
+    pub const fn deny_cache(mut self, options: DenyCacheOptions) -> Self {
+        self.deny_cache = Some(options);
+        self
+    }
+
+    /// Lets equal hits on one key share questions, by a [`Coalesce`].
+    pub const fn coalesce(mut self) -> Self {
+        self.coalesces = true;
+        self
+    }
+
+    /// Puts the decorators around a store, which may be an `Arc<dyn Backend>`.
+    ///
+    /// # Errors
+    ///
+    /// When an option is out of its range.
+    pub fn around(self, store: impl Backend) -> Result<Arc<dyn Backend>, BuildError> {
+        let mut decorated = backend::erase(store);
+        if let Some(options) = self.retry {
+            decorated = Arc::new(Retry::with_options(decorated, options)?);
+        }
+        if let Some(options) = self.breaker {
+            decorated = Arc::new(CircuitBreaker::with_options(decorated, options)?);
+        }
+        if let Some((fallback, options)) = self.fallback {
+            decorated = Arc::new(Failover::with_options(decorated, fallback, options)?);
+        }
+        if self.coalesces {
+            decorated = Arc::new(Coalesce::new(decorated));
+        }
+        if let Some(options) = self.deny_cache {
+            decorated = Arc::new(DenyCache::with_options(decorated, options)?);
+        }
+        Ok(decorated)
+    }
+
+    /// Returns the name of what is asked for, for an error; `None` if that is nothing.
+    pub(crate) const fn setting(&self) -> Option<&'static str> {
+        match self {
+            Self { deny_cache: Some(_), .. } => Some("deny_cache"),
+            Self { coalesces: true, .. } => Some("coalesce"),
+            Self { fallback: Some(_), .. } => Some("fallback"),
+            Self { breaker: Some(_), .. } => Some("circuit_breaker"),
+            Self { retry: Some(_), .. } => Some("retry"),
+            Self { .. } => None,
+        }
+    }
+
+    /// For callers that give up after that time, where nothing else was said.
+    pub(crate) fn for_callers_of(self, deadline: Duration) -> Self {
+        let Self { deny_cache, coalesces, fallback, breaker, retry } = self;
+        // What lies inside has to end first.
+        let primary = match &fallback {
+            Some((_, options)) => options.for_callers_of(deadline).time().min(deadline),
+            None => deadline,
+        };
+        Self {
+            deny_cache,
+            coalesces,
+            fallback: fallback.map(|(it, options)| (it, options.for_callers_of(deadline))),
+            breaker: breaker.map(|options| options.for_callers_of(primary)),
+            retry: retry.map(|options| options.for_callers_of(primary)),
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! The lines of a throttle's builder.
+
+use std::time::Duration;
+
+use test_support::{Distant, Play, Scripted};
+use traffik::decorator::{
+    CircuitBreakerOptions, DenyCacheOptions, FailoverOptions, Resilience, RetryOptions,
+};
+use traffik::{BuildError, DecidedBy, Error, ErrorKind, InMemory, OnError, Throttle};
+
+use super::support::MS;
+
+#[test]
+fn decorators_without_a_backend_are_an_error() {
+    let builder = || Throttle::builder("ambient").rate("5/day");
+    let without = [
+        (builder().fallback(InMemory::new()), "fallback"),
+        (builder().circuit_breaker(CircuitBreakerOptions::new()), "circuit_breaker"),
+        (builder().retry(RetryOptions::new()), "retry"),
+        (builder().resilience(Resilience::recommended()), "circuit_breaker"),
+        (builder().deny_cache(DenyCacheOptions::new()), "deny_cache"),
+        (builder().coalesce(), "coalesce"),
+    ];
+    for (builder, named) in without {
+        let error = builder.build().unwrap_err();
+        assert!(
+            matches!(error, BuildError::Setting { setting, .. } if setting == named),
+            "{error}"
+        );
+        assert!(error.to_string().contains("\"ambient\" goes around its backend"), "{error}");
+    }
+    assert!(builder().resilience(Resilience::new()).build().is_ok(), "nothing is asked for");
+}
+
+#[test]
+fn f34_options_out_of_range_are_errors() {
+    let builder = || Throttle::builder("wrong").rate("5/day").backend(InMemory::new());
+    let zero = Duration::ZERO;
+    let failover = FailoverOptions::new().primary_timeout(zero);
+    let wrong = [
+        builder().circuit_breaker(CircuitBreakerOptions::new().probe_timeout(zero)),
+        builder().retry(RetryOptions::new().within(zero)),
+        builder().deny_cache(DenyCacheOptions::new().max_age(zero)),
+        builder().resilience(Resilience::new().fallback_with(InMemory::new(), failover)),
+    ];
+    for builder in wrong {
+        assert!(matches!(builder.build(), Err(BuildError::Setting { .. })));
+    }
+    // No deadline is too short for the defaults.
+    for deadline in [Duration::from_nanos(1), MS, Duration::MAX] {
+        let builder = builder().retry(RetryOptions::new()).fallback(InMemory::new());
+        assert!(builder.deadline(deadline).build().is_ok(), "{deadline:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_short_deadline_shortens_what_lies_inside() {
+    let scripted = Scripted::new();
+    let builder = Throttle::builder("short").rate("5/day").backend(scripted.clone());
+    let builder = builder.deadline(20 * MS).on_error(OnError::Raise);
+    let throttle = builder.fallback(InMemory::new()).build().unwrap();
+    scripted.plays(Play::Silence);
+    let start = tokio::time::Instant::now();
+    for number in 0..5_u32 {
+        let decision = throttle.hit(number).await.unwrap();
+        assert_eq!(decision.decided_by(), DecidedBy::Fallback);
+    }
+    assert_eq!(start.elapsed(), 50 * MS, "10 ms each");
+    assert!(throttle.hit("a").await.unwrap().is_allowed());
+    assert_eq!((start.elapsed(), scripted.asked("apply")), (50 * MS, 5), "the circuit is open");
+}
+
+#[tokio::test]
+async fn in_memory_they_change_nothing() {
+    let memory = InMemory::new();
+    let builder = Throttle::builder("memory").rate("5/day").backend(memory.clone());
+    let throttle = builder.fallback(InMemory::new()).retry(RetryOptions::new()).build().unwrap();
+    let decision = throttle.hit("a").await.unwrap();
+    assert_eq!((decision.decided_by(), decision.remaining()), (DecidedBy::Backend, 4));
+    throttle.refund("a", decision.receipt().unwrap()).await.unwrap();
+    // The fast path: it needs no await.
+    drop(throttle.try_acquire("a", 1).unwrap());
+    traffik::Backend::close(&memory).await.unwrap();
+    let closed = throttle.hit("a").await;
+    let Err(Error::Backend(closed)) = closed else { panic!("{closed:?}") };
+    assert_eq!(closed.kind(), ErrorKind::Closed, "a mistake stays one");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deny_cache_lies_outside_and_shared_questions_inside_of_it() {
+    let distant = Distant::new(InMemory::new());
+    let wire = distant.wire();
+    let builder = Throttle::builder("lines").rate("5/day").backend(distant);
+    let throttle = builder.coalesce().fallback(InMemory::new()).deny_cache(DenyCacheOptions::new());
+    let throttle = throttle.on_error(OnError::Raise).build().unwrap();
+    let hits: Vec<_> = (0..20)
+        .map(|_| {
+            let throttle = throttle.clone();
+            tokio::spawn(async move { throttle.hit("a").await.unwrap() })
+        })
+        .collect();
+    let mut allowed = 0;
+    for hit in hits {
+        let decision = hit.await.unwrap();
+        assert_eq!(decision.decided_by(), DecidedBy::Backend);
+        allowed += usize::from(decision.is_allowed());
+    }
+    assert_eq!((allowed, wire.questions()), (5, 2), "one that came first, and all others together");
+    assert!(throttle.hit("a").await.unwrap().is_denied());
+    assert_eq!(wire.questions(), 2, "remembered");
+}

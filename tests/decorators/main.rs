@@ -1,0 +1,15 @@
+//! The decorators, around backends that do as they are told and around real servers.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
+#![allow(clippy::disallowed_methods, reason = "by the paused time of its runtime")]
+
+mod breaker;
+mod builder;
+mod coalesce;
+mod conformance;
+mod deny_cache;
+mod failover;
+mod retry;
+mod servers;
+mod stack;
+mod support;

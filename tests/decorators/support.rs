@@ -1,0 +1,56 @@
+//! What the tests here share.
+
+use std::future::Future;
+use std::time::Duration;
+
+use traffik::backend::Result;
+use traffik::key::KeyPart;
+use traffik::step::Step;
+use traffik::strategy::{Limit, Op};
+use traffik::{
+    Backend, BackendError, Decision, Error, ErrorKind, FixedWindow, InMemory, Key, OnError, Rate,
+    Throttle,
+};
+
+pub(crate) const MS: Duration = Duration::from_millis(1);
+
+/// A throttle of five hits a day that tells its errors.
+pub(crate) fn raising(backend: impl Backend) -> Throttle {
+    let builder = Throttle::builder("decorated").limit("5/day", FixedWindow::new());
+    builder.backend(backend).on_error(OnError::Raise).build().unwrap()
+}
+
+/// The backend's error of a call.
+#[track_caller]
+pub(crate) fn error<T: std::fmt::Debug>(result: std::result::Result<T, Error>) -> BackendError {
+    match result {
+        Err(Error::Backend(error)) => error,
+        other => panic!("not an error of the backend: {other:?}"),
+    }
+}
+
+/// Five units a day.
+pub(crate) fn five() -> [Limit; 1] {
+    [Limit::new(Rate::per_day(5), FixedWindow::new()).unwrap()]
+}
+
+/// One hit, asked of a backend itself.
+pub(crate) async fn take(backend: &impl Backend, key: &str) -> Result<Decision> {
+    let (limits, parts) = (five(), [KeyPart::bytes(key.as_bytes())]);
+    backend.apply(&Key::new("decorated", &parts), &Step::new(&limits, 1, Op::Take)).await
+}
+
+/// How many of the five units a key has left there, by what the store itself says.
+pub(crate) async fn left(backend: &InMemory, key: &str) -> u32 {
+    raising(backend.clone()).peek(key).await.unwrap().remaining()
+}
+
+/// Drops a future after that time, as a caller does who gives up.
+pub(crate) async fn given_up_after<F: Future>(time: Duration, call: F) {
+    assert!(tokio::time::timeout(time, call).await.is_err(), "it was answered");
+}
+
+pub(crate) fn is_open_error(error: &BackendError) -> bool {
+    let kind = error.kind() == ErrorKind::Unavailable;
+    kind && error.to_string().contains("the circuit is open")
+}
