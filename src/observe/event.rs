@@ -137,10 +137,10 @@ impl<'a> CircuitChanged<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CircuitState {
-    /// Calls go through.
+    /// Calls pass.
     Closed,
-    /// Calls fail at once.
+    /// Calls fail at once, without asking the store.
     Open,
-    /// One call goes through, to see whether the backend answers again.
+    /// One call asks the store, whether it answers again; others fail at once.
     HalfOpen,
 }

@@ -24,6 +24,10 @@ impl Observers {
         self.0.push(Arc::new(observed));
     }
 
+    pub(crate) fn extend(&mut self, others: &Self) {
+        self.0.extend(others.0.iter().map(Arc::clone));
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -340,7 +340,7 @@ impl ThrottleBuilder {
         self.check_settings()?;
         let resilience = std::mem::take(&mut self.resilience).for_callers_of(self.deadline);
         let Self { name, limits: wanted, strategy, backend, on_error, .. } = self;
-        let backend = decorated(&name, backend, resilience)?;
+        let backend = decorated(&name, backend, resilience, &self.observers)?;
         let strategy = strategy.unwrap_or_else(|| strategy::erase(TokenBucket::new()));
         let mut limits = Vec::with_capacity(wanted.len());
         for wanted in wanted {
@@ -451,10 +451,11 @@ fn decorated(
     throttle: &str,
     backend: Option<Arc<dyn Backend>>,
     resilience: Resilience,
+    observers: &Observers,
 ) -> Result<Option<Arc<dyn Backend>>, BuildError> {
     match (backend, resilience.setting()) {
         (backend, None) => Ok(backend),
-        (Some(backend), Some(_)) => resilience.around(backend).map(Some),
+        (Some(backend), Some(_)) => resilience.around_observed(backend, observers).map(Some),
         (None, Some(setting)) => Err(BuildError::setting(
             setting,
             format!(
