@@ -48,7 +48,7 @@ impl Counts<'_> {
             let count = rest.partition_point(|hit| hit.start < from + period);
             let (window, later) = rest.split_at(count);
             let certain = window.iter().filter(|hit| hit.end < from + period).count();
-            self.hold_to((from, from + period), certain, self.series.limit, 0, found);
+            self.hold_to((from, from + period), certain, self.series.limit, found);
             rest = later;
         }
     }
@@ -56,20 +56,26 @@ impl Counts<'_> {
     /// Each window of that length, from the start of each hit. `at_once` may pass at any time; a bucket
     /// earns more meanwhile.
     fn judge_spans(&self, span: Micros, at_once: u32, found: &mut Vec<Violation>) {
-        let earned = match self.series.law {
-            Law::Bucket { .. } => u64::from(self.series.limit) * span / self.series.period,
-            _ => 0,
-        };
         for (index, first) in self.admitted.iter().enumerate() {
             let end = first.start + span;
             let window = self.admitted[index..].iter().take_while(|hit| hit.start < end);
             let certain = window.filter(|hit| hit.end < end).count();
             let before = found.len();
-            self.hold_to((first.start, end), certain, at_once, earned, found);
+            self.hold_to((first.start, end), certain, at_once, found);
             if found.len() > before {
                 // The next windows say the same once more.
                 return;
             }
+        }
+    }
+
+    /// Returns what a bucket earns in that time.
+    fn earned(&self, time: Micros) -> u64 {
+        match self.series.law {
+            Law::Bucket { .. } => {
+                (u64::from(self.series.limit) * time).div_ceil(self.series.period)
+            }
+            Law::Aligned | Law::Sliding => 0,
         }
     }
 
@@ -78,11 +84,17 @@ impl Counts<'_> {
         (from, to): (Micros, Micros),
         count: usize,
         limit: u32,
-        earned: u64,
         found: &mut Vec<Violation>,
     ) {
         let touches = |fault: &&Fault| fault.begun <= to && fault.settled >= from;
-        let grants: u32 = self.faults.iter().filter(touches).map(|fault| fault.grants).sum();
+        let touching = || self.faults.iter().filter(touches);
+        let grants: u32 = touching().map(|fault| fault.grants).sum();
+        // While an event lasts two may serve, as the old and the new master do in a failover: a bucket earns in both.
+        let twice = touching().map(|fault| {
+            let (from, to) = (fault.begun.max(from), fault.settled.min(to));
+            u64::from(fault.grants) * self.earned(to.saturating_sub(from))
+        });
+        let earned = self.earned(to - from) + twice.sum::<u64>();
         let most = u64::from(limit) * (1 + u64::from(grants)) + earned;
         if u64::try_from(count).unwrap() > most {
             let Series { name, .. } = self.series;
