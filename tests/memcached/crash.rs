@@ -45,10 +45,11 @@ async fn f01_killed_under_load_admits_the_limit_for_each_loss_and_heals() {
     }
     let used_up = async || throttle.peek("a").await.is_ok_and(|left| left.remaining() == 0);
     for losses in 0..4 {
+        // What is lost from here on may be used up before the restart is over.
+        let before = admitted.load(Ordering::SeqCst);
         if losses > 0 {
             server.restart();
         }
-        let before = admitted.load(Ordering::SeqCst);
         eventually("the limit is used up", PATIENCE, used_up).await;
         let now = || admitted.load(Ordering::SeqCst);
         eventually("some were admitted", PATIENCE, async || losses == 0 || now() > before).await;
