@@ -57,7 +57,7 @@ fn evaluate(step: &Step<'_>, stored: &[u8], now: Timestamp) {
         match step.evaluate(Some(&value), now) {
             Ok(next) => judge(step, &next.decision),
             Err(error) => {
-                assert_eq!(error, StepError::TooManyRates, "it wrote what it cannot read")
+                assert_eq!(error, StepError::TooManyRates, "it wrote what it cannot read");
             }
         }
     }

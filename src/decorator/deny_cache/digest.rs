@@ -1,6 +1,6 @@
 //! Keyed digests of keys and questions: of any length, in 16 bytes, and nobody outside can make two that are equal.
 
-use std::hash::{Hash, Hasher};
+use std::hash::Hash;
 
 use siphasher::sip128::{Hasher128, SipHasher13};
 

@@ -1,5 +1,7 @@
 //! What only a look inside shows: walks step by step, frames that no writer makes, and how long a lock is held.
 
+#![allow(clippy::unwrap_used, reason = "tests, which clippy does not know as such by this cfg")]
+
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
