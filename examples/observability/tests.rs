@@ -5,11 +5,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use serde_json::Value;
+use test_support::{Play, Scripted};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use traffik::backend::InMemoryBuilder;
+use traffik::decorator::CircuitBreaker;
 use traffik::http::serve;
-use traffik::{Backend, InMemory, ManualClock};
+use traffik::observe::Metrics;
+use traffik::{Backend, ErrorKind, InMemory, Key, ManualClock, Values};
 
 use super::app::{app, recorder};
 
@@ -82,6 +85,14 @@ async fn a_scrape_has_every_metric_that_the_dashboard_draws_and_no_key() {
     assert_eq!(ask(service, "GET", "/", "bob").await.0, 200);
     assert_eq!(ask(service, "POST", "/mode/off", "").await.0, 200);
     assert_eq!(ask(service, "POST", "/mode/louder", "").await.0, 404);
+    // A store behind a breaker, which opens.
+    let store = Scripted::new();
+    let breaker = CircuitBreaker::new(store.clone());
+    breaker.observe(Metrics::new());
+    store.plays(Play::Refuse(ErrorKind::Unavailable));
+    for _ in 0..5 {
+        assert!(breaker.get(&Key::value("a")).await.is_err());
+    }
     // A store that fails.
     backend.close().await.unwrap();
     assert_eq!(ask(service, "GET", "/", "bob").await.0, 500);
@@ -101,6 +112,7 @@ async fn a_scrape_has_every_metric_that_the_dashboard_draws_and_no_key() {
         r#"throttle="clients",outcome="denied",reason="full",decided_by="overflow",limit="none""#,
         r#"throttle="strict",outcome="shadowed",reason="limited",decided_by="backend",limit="strict/s""#,
         r#"kind="closed",effect="not_applied""#,
+        r#"traffik_circuit_state{backend="memory"} 2"#,
     ] {
         assert!(scrape.contains(said), "{said} is not in the scrape:\n{scrape}");
     }
