@@ -192,6 +192,10 @@
 //! silent, so that hits do not wait for it, and memory decides meanwhile, each process by itself; decisions then say
 //! [`DecidedBy::Fallback`]. The policy decides where both fail. The module [`decorator`] says which to use when.
 //!
+//! Whoever goes on though they are denied costs the store as much as others do, unless a
+//! [`DenyCache`](decorator::DenyCache) answers them: [`ThrottleBuilder::deny_cache`]. Where many tasks hit one key of a
+//! Redis at once, a [`Coalesce`](decorator::Coalesce) lets them share a question: [`ThrottleBuilder::coalesce`].
+//!
 //! A backend on a server is used inside of a tokio runtime with its time driver. Elsewhere each call is a
 //! clear error, or the end of the process if that was built with `panic = "abort"`.
 //!

@@ -7,7 +7,8 @@ use std::task::Poll;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::time::{Instant, timeout_at};
+use tokio::task::unconstrained;
+use tokio::time::{Instant, sleep_until};
 
 use crate::clock::monotonic_now;
 use crate::error::{BackendError, Effect, ErrorKind};
@@ -58,10 +59,22 @@ impl Deadline {
             return Ok(output);
         }
         let Some(deadline) = self.0 else { return Ok(work.await) };
-        match timer(|| timeout_at(deadline, work)) {
-            Some(bounded) => bounded.await.map_err(|_| Unfinished::Elapsed),
-            None => Err(Unfinished::NoTimer),
-        }
+        let Some(elapsed) = timer(|| sleep_until(deadline)) else {
+            return Err(Unfinished::NoTimer);
+        };
+        // It counts also for work that uses up all of the task's budget whenever it is polled.
+        let mut elapsed = pin!(unconstrained(elapsed));
+        // By this task, just now.
+        let mut is_polled = true;
+        poll_fn(|cx| {
+            if !std::mem::take(&mut is_polled)
+                && let Poll::Ready(output) = work.as_mut().poll(cx)
+            {
+                return Poll::Ready(Ok(output));
+            }
+            elapsed.as_mut().poll(cx).map(|()| Err(Unfinished::Elapsed))
+        })
+        .await
     }
 
     /// Runs an operation of a backend until the deadline.

@@ -228,7 +228,7 @@ async fn no_more_questions_than_that_are_under_way() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hit_that_is_dropped_at_any_poll_takes_nobody_along() {
+async fn f22_a_hit_that_is_dropped_at_any_poll_takes_nobody_along() {
     for place in [Place::Request, Place::Reply] {
         for polls in 0..5 {
             let world = World::new();
@@ -263,7 +263,7 @@ async fn a_hit_that_is_dropped_at_any_poll_takes_nobody_along() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hit_that_is_dropped_before_its_question_is_not_counted() {
+async fn f22_a_hit_that_is_dropped_before_its_question_is_not_counted() {
     let world = World::new();
     let throttle = world.throttle("100/h");
     let hits = gather(&world, &throttle, 3).await;
@@ -329,7 +329,7 @@ async fn a_panic_is_an_error_of_those_who_share_it_and_strands_nobody() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_hit_of_a_silent_store_ends_at_its_own_deadline() {
+async fn f04_each_hit_of_a_silent_store_ends_at_its_own_deadline() {
     let world = World::new();
     let of = |millis| {
         let throttle = Throttle::builder("t").rate("100/h").backend(world.coalesce.clone());
@@ -378,7 +378,7 @@ async fn hit_without_deadline(
 }
 
 #[test]
-fn one_runtime_waits_for_no_other_and_survives_its_end() {
+fn f28_one_runtime_waits_for_no_other_and_survives_its_end() {
     let world = World::new();
     let throttle = world.throttle("1000/h");
     let (first, second) = (runtime(), runtime());
@@ -498,7 +498,7 @@ async fn on_redis_exactly_the_limit_is_admitted_by_few_scripts() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_killed_server_fails_the_hits_and_the_next_one_serves_them() {
+async fn f01_a_killed_server_fails_the_hits_and_the_next_one_serves_them() {
     let mut server = RedisServer::start();
     let coalesce = Coalesce::new(
         Redis::builder().url(server.url()).command_timeout(Duration::from_secs(1)).build().unwrap(),
@@ -529,7 +529,7 @@ async fn a_killed_server_fails_the_hits_and_the_next_one_serves_them() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_silent_server_holds_nobody_beyond_the_deadline() {
+async fn f04_a_silent_server_holds_nobody_beyond_the_deadline() {
     let server = RedisServer::start();
     let coalesce = Coalesce::new(Redis::builder().url(server.url()).build().unwrap());
     let throttle = Throttle::builder("t").rate("1000/h").backend(coalesce);

@@ -297,7 +297,7 @@ async fn a_denial_under_way_while_its_key_changes_is_not_remembered() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refund_that_is_dropped_at_any_poll_makes_it_forget() {
+async fn f22_a_refund_that_is_dropped_at_any_poll_makes_it_forget() {
     for polls in 0..6 {
         let world = World::new(LONG);
         let throttle = world.throttle("1/h");
@@ -603,7 +603,7 @@ async fn go(actions: Vec<(u64, Action)>, window: bool) {
 }
 
 #[test]
-fn options_out_of_their_ranges_are_refused() {
+fn f34_options_out_of_their_ranges_are_refused() {
     let build = |options| DenyCache::with_options(InMemory::new(), options).map(drop);
     let new = DenyCacheOptions::new;
     for (options, setting) in [
