@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::ports;
-use super::wait::now;
+use super::wait::{now, wait_until};
 
 /// For a connection that is not to be cut.
 const NEVER: u64 = u64::MAX;
@@ -92,8 +92,13 @@ impl Proxy {
         let mut acceptor = self.acceptor.lock().unwrap_or_else(PoisonError::into_inner);
         if acceptor.is_none() {
             self.set(|state| state.refuses = false);
-            let listener = ports::listen(self.port).unwrap();
-            *acceptor = Some(accept(Arc::clone(&self.shared), listener));
+            // Another process may have taken it for a moment, to see whether it is free.
+            let mut listener = None;
+            wait_until("the proxy has its port again", Duration::from_secs(10), || {
+                listener = ports::listen(self.port).ok();
+                listener.is_some()
+            });
+            *acceptor = Some(accept(Arc::clone(&self.shared), listener.unwrap()));
         }
     }
 
