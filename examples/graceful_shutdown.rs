@@ -4,12 +4,13 @@
 //! an error. A lifespan that is only dropped stops the cleanup task and says so in the log, and clears
 //! nothing. Against a store that does not answer, `close` ends after one call's time.
 //!
-//! The backend is in memory, so its counts end with the process. On Redis or Memcached they are kept for
+//! The backend is in memory, so its counts end with the process. With a file as a second argument they do not: closing the
+//! lifespan writes them there, and the next start restores them. On Redis or Memcached they are kept for
 //! the other processes, and `backend.lifespan_with(LifespanOptions::new().start(Start::Degraded))` starts
 //! the service also while the store is away.
 //!
 //! `cargo run --example graceful_shutdown` talks to itself and ends. With an address it serves until
-//! ctrl-c: `cargo run --example graceful_shutdown -- 127.0.0.1:7000`, then `nc 127.0.0.1 7000`.
+//! ctrl-c: `cargo run --example graceful_shutdown -- 127.0.0.1:7000 limits.snapshot`, then `nc 127.0.0.1 7000`.
 
 use std::error::Error;
 use std::net::SocketAddr;
@@ -34,7 +35,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let listener = TcpListener::bind(address.as_deref().unwrap_or("127.0.0.1:0")).await?;
     let at = listener.local_addr()?;
 
-    let backend = InMemory::new();
+    let mut backend = InMemory::builder();
+    if let Some(file) = std::env::args().nth(2) {
+        // Every minute too, for a process may die.
+        backend = backend.snapshot_file(file).snapshot_every(Duration::from_secs(60));
+    }
+    let backend = backend.build()?;
     let life = backend.lifespan().await?;
     let throttle = Throttle::builder("lines").rate("3/s").backend(backend).build()?;
     println!("serving  {at}, 3 lines a second for each address");

@@ -127,6 +127,17 @@ pub(crate) async fn to_end<T: Send + 'static>(
     ended.await.ok()
 }
 
+/// Runs work that blocks on a thread for such, also when the caller goes away; where there is no runtime, on this one.
+/// `None` if it panicked, or the runtime is being shut down.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
+    match Home::Caller.runtime() {
+        Some(runtime) => runtime.spawn_blocking(work).await.ok(),
+        None => Some(work()),
+    }
+}
+
 /// Returns `true` if the runtime runs its tasks while nobody is inside of it.
 #[cfg(feature = "redis")]
 fn has_threads(runtime: &Handle) -> bool {

@@ -1,6 +1,6 @@
 //! Errors: [`BackendError`] of a backend, [`Error`] of a throttle, [`BuildError`] of a builder.
 
-use std::fmt;
+use std::{fmt, io};
 
 use thiserror::Error;
 
@@ -390,6 +390,15 @@ pub enum BuildError {
         /// The limits' name.
         name: String,
     },
+    /// A snapshot could not be restored.
+    #[error("snapshot {from}: {source}")]
+    #[non_exhaustive]
+    Restore {
+        /// Where it was to come from.
+        from: String,
+        /// What is wrong with it.
+        source: RestoreError,
+    },
     /// A setting is out of its range.
     #[error("{setting} {problem}")]
     #[non_exhaustive]
@@ -404,5 +413,55 @@ pub enum BuildError {
 impl BuildError {
     pub(crate) fn setting(setting: &'static str, problem: impl Into<String>) -> Self {
         Self::Setting { setting, problem: problem.into() }
+    }
+
+    pub(crate) fn restore(from: String, source: RestoreError) -> Self {
+        Self::Restore { from, source }
+    }
+}
+
+/// Why a snapshot could not be restored. Nothing of it is used then.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum RestoreError {
+    /// It could not be read.
+    #[error("{message}")]
+    #[non_exhaustive]
+    Io {
+        /// The kind of the failure, such as [`io::ErrorKind::NotFound`].
+        kind: io::ErrorKind,
+        /// What the system says.
+        message: String,
+    },
+    /// It is damaged, or no snapshot at all.
+    #[error("damaged at byte {at}: {problem}")]
+    #[non_exhaustive]
+    Damaged {
+        /// The place: bytes from its beginning.
+        at: u64,
+        /// What is there, and what would be right.
+        problem: String,
+    },
+    /// A later release wrote it.
+    #[error(
+        "it has version {found}, and this release of traffik reads up to version {newest}; use the release that wrote it, \
+         or a later one"
+    )]
+    #[non_exhaustive]
+    Version {
+        /// The version that it has.
+        found: u32,
+        /// The newest version that can be read.
+        newest: u32,
+    },
+}
+
+impl RestoreError {
+    pub(crate) const fn damaged(at: u64, problem: String) -> Self {
+        Self::Damaged { at, problem }
+    }
+
+    pub(crate) fn io(error: &io::Error) -> Self {
+        Self::Io { kind: error.kind(), message: error.to_string() }
     }
 }

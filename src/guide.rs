@@ -26,3 +26,7 @@ pub mod performance {}
 /// The backend on Redis.
 #[doc = include_str!("../docs/redis.md")]
 pub mod redis {}
+
+/// What a hit sees while something fails, and what was seen.
+#[doc = include_str!("../docs/reliability.md")]
+pub mod reliability {}

@@ -139,6 +139,21 @@
 //! [`reset`](Throttle::reset) forgets it. The example `admin` does so from the command line, by the names under
 //! which Redis and Memcached store things.
 //!
+//! # Trying limits before you enforce them
+//!
+//! A new limit is a guess. Start its throttle in [`Mode::Shadow`]: each hit is asked and counted, none is denied, and
+//! [`Decision::shadowed`] says which would have been. Once the guess has proved right, [`Throttle::set_mode`] enforces
+//! it, at run time and for all clones; [`Mode::Off`] takes a limit out of the way, and asks nobody. A throttle in shadow
+//! is asked beside others by [`all()`] and in an HTTP layer without touching them.
+//!
+//! # Seeing what happens
+//!
+//! An [`Observer`](observe::Observer) is told of each decision, of failures, and of limits that run low: see
+//! [`observe`]. With the feature `metrics`, `observe::Metrics` is one that counts for Prometheus and others; the example
+//! `observability` has a dashboard. [`Throttle::top_denied`] says who is denied most, in bounded memory. Calls of a
+//! store are in spans of `tracing`, and its failures are logged once a second. None of these says a key, unless you
+//! ask for it by a method that has `raw_keys` in its name; only the level `trace` logs keys.
+//!
 //! # Which strategy
 //!
 #![doc = include_str!("../docs/tables/strategies.md")]
@@ -146,9 +161,10 @@
 //! # Which backend
 //!
 //! Begin with [`InMemory`]: it is exact, costs well under a microsecond a hit, and is what tests use. Its
-//! counts are those of one process, and end with it.
+//! counts are those of one process, and end with it, unless it has a
+//! [`snapshot_file`](backend::InMemoryBuilder::snapshot_file).
 //!
-//! Take `Redis` when several processes share a limit, or when it must survive a restart. A hit is one round
+//! Take `Redis` when several processes share a limit, or when it must survive the loss of a machine. A hit is one round
 //! trip, exact over any number of processes, by the server's time.
 //!
 //! Take `Memcached` if you run it already and can bear that its counts start over when a server restarts or
@@ -236,6 +252,9 @@ mod decision;
 pub mod decorator;
 mod error;
 mod excerpt;
+#[cfg(any(test, traffik_fuzz))]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod guide;
 mod hit_options;
 #[cfg(feature = "http")]
@@ -245,6 +264,7 @@ mod join;
 pub mod key;
 pub mod lifespan;
 pub mod lock;
+pub mod observe;
 mod on_drop;
 mod on_error;
 mod random;
@@ -268,8 +288,10 @@ pub use backend::memcached::Memcached;
 pub use backend::redis::Redis;
 pub use backend::{Backend, HasCore, InMemory, Locks, Ttl, Values};
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp, WallClock};
-pub use decision::{Allowed, DecidedBy, Decision, Denial, LimitAnswer, Outcome, Receipt, Taken};
-pub use error::{BackendError, BuildError, Effect, Error, ErrorKind};
+pub use decision::{
+    Allowed, DecidedBy, Decision, Denial, LimitAnswer, Outcome, Receipt, Shadowed, Taken,
+};
+pub use error::{BackendError, BuildError, Effect, Error, ErrorKind, RestoreError};
 pub use hit_options::HitOptions;
 pub use key::{Exempt, ExemptIfNone, Key, KeyError, ToKey};
 pub use lifespan::{Lifespan, LifespanExt};
@@ -281,7 +303,7 @@ pub use strategy::{
     TokenBucket,
 };
 pub use throttle::{
-    Acquire, All, CombinedDecision, InspectedLimit, Inspection, IntoRate, Penalty, Permit,
+    Acquire, All, CombinedDecision, InspectedLimit, Inspection, IntoRate, Mode, Penalty, Permit,
     PermitDrop, Throttle, ThrottleBuilder, all,
 };
 #[cfg(feature = "stream")]

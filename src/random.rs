@@ -15,8 +15,7 @@ pub(crate) fn up_to(most: Duration) -> Duration {
     Duration::from_nanos(u64::try_from(scaled).unwrap_or(nanos))
 }
 
-/// Returns 128 random bits as 32 hexadecimal digits, to name the owner of a lock.
-#[cfg(any(feature = "redis", feature = "memcached", test))]
+/// Returns 128 random bits as 32 hexadecimal digits, to name the owner of a lock, or a file.
 pub(crate) fn id() -> String {
     format!("{:016x}{:016x}", next(), next())
 }

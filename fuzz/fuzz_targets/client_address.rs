@@ -1,7 +1,6 @@
 //! Whatever a client writes into a forwarding header, what the proxies add to its right says whose request it is.
 //!
-//! `cargo fuzz run client_address -- -max_total_time=300`, or without a nightly compiler
-//! `cargo fuzz run --sanitizer none client_address`. The same property runs in `tests/http/client_addr.rs`.
+//! The same property runs in `tests/http/client_addr.rs`.
 
 #![no_main]
 

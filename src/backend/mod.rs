@@ -40,7 +40,7 @@ pub use locks::Locks;
 #[cfg(feature = "memcached")]
 #[cfg_attr(docsrs, doc(cfg(feature = "memcached")))]
 pub use memcached::{Memcached, MemcachedBuilder};
-pub use memory::{InMemory, InMemoryBuilder, LockKind, Overflow, Prepared};
+pub use memory::{InMemory, InMemoryBuilder, LockKind, Overflow, Prepared, Restored};
 pub use values::{MAX_COUNTER, Ttl, Values};
 
 pub(crate) use by_key::by_key;

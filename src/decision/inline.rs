@@ -21,8 +21,8 @@ pub(crate) struct InlineDecision {
     pub(super) decided_by: DecidedBy,
     /// Index of the limit that it names.
     pub(super) named: u8,
-    /// How many limits were asked.
-    pub(super) asked: u8,
+    /// How many limits were asked, in four bits; above them what a shadow let pass: see [`Decision::shadowed`].
+    pub(super) asked_and_shadowed: u8,
     /// The cost that was taken; 0 for none.
     pub(super) taken: u32,
     pub(super) taken_at: Timestamp,
@@ -43,7 +43,7 @@ impl InlineDecision {
             denial: None,
             decided_by,
             named: 0,
-            asked: 0,
+            asked_and_shadowed: 0,
             taken: 0,
             taken_at: Timestamp::ZERO,
             bound_to: 0,
@@ -62,7 +62,7 @@ impl InlineDecision {
         took: u32,
     ) -> Self {
         let answer = LimitAnswer::new(limit, answer, asked_at);
-        Self { asked: 1, ..Self::naming(0, answer, at, took) }
+        Self { asked_and_shadowed: 1, ..Self::naming(0, answer, at, took) }
     }
 
     /// As [`of_one`](Self::of_one), of two limits.
@@ -79,7 +79,7 @@ impl InlineDecision {
             false => (0, first, second),
             true => (1, second, first),
         };
-        Self { asked: 2, other: Some(other), ..Self::naming(named, answer, at, took) }
+        Self { asked_and_shadowed: 2, other: Some(other), ..Self::naming(named, answer, at, took) }
     }
 
     /// With the answer of the limit that it names.
@@ -98,6 +98,12 @@ impl InlineDecision {
             answer,
             ..Self::unasked(DecidedBy::Backend)
         }
+    }
+
+    /// Returns which limit denied.
+    pub(super) fn denied_by(&self) -> Option<usize> {
+        matches!(self.denial, Some(Denial::Limited | Denial::Never))
+            .then_some(usize::from(self.named))
     }
 
     #[inline]
@@ -133,12 +139,16 @@ impl InlineDecision {
     /// Returns what a service branches on.
     #[inline]
     pub(super) const fn outcome(&self) -> Outcome {
+        if self.denial.is_none() {
+            // In a shadow, whatever the limits say.
+            return Outcome::Allowed;
+        }
         let mut answer = self.answer;
-        if answer.wait == ALLOWED && self.denial.is_some() {
+        if answer.wait == ALLOWED {
             // By a block, whatever the limits say.
             answer.wait = 0;
         }
-        // Allowed and never are the largest numbers, and stay.
+        // Never is the larger number, and stays.
         if answer.wait < self.least_wait {
             answer.wait = self.least_wait;
         }

@@ -5,6 +5,7 @@ mod answer;
 mod extra;
 mod inline;
 mod receipt;
+mod shadowed;
 mod taken;
 
 use std::fmt;
@@ -13,6 +14,7 @@ use std::time::Duration;
 pub use allowed::Allowed;
 pub use answer::{LimitAnswer, Outcome};
 pub use receipt::Receipt;
+pub use shadowed::Shadowed;
 pub use taken::Taken;
 
 use crate::clock::{Timestamp, micros_ceil};
@@ -90,6 +92,8 @@ pub enum DecidedBy {
     /// The backend failed, and the error policy decided; or the rate alone, if it can never let the hit
     /// pass.
     Policy,
+    /// Nobody was asked, because the throttle is [off](crate::Mode::Off).
+    Off,
 }
 
 impl DecidedBy {
@@ -140,7 +144,7 @@ impl Decision {
         // Below 256.
         let index = |count: usize| u8::try_from(count).unwrap_or(u8::MAX);
         let inline = InlineDecision::naming(index(named), *answer, at, took);
-        let inline = finish(InlineDecision { asked: index(asked), ..inline });
+        let inline = finish(InlineDecision { asked_and_shadowed: index(asked), ..inline });
         Self { inline, more: Extra { answers: Some(all), limits: None } }
     }
 
@@ -225,6 +229,16 @@ impl Decision {
         self
     }
 
+    /// Returns the outcome, where a turn that was taken in advance is one that comes.
+    pub(crate) const fn outcome_with_turn(&self) -> Outcome {
+        if self.is_reserved() { Outcome::Allowed } else { self.outcome() }
+    }
+
+    /// Returns the index of the limit that it names, if it asked any.
+    pub(crate) fn named(&self) -> usize {
+        usize::from(self.inline.named)
+    }
+
     /// Returns the outcome: allowed, denied for now, or never.
     #[must_use]
     #[inline]
@@ -265,8 +279,7 @@ impl Decision {
     /// brought its own rates.
     #[must_use]
     pub fn denied_by(&self) -> Option<usize> {
-        matches!(self.inline.denial, Some(Denial::Limited | Denial::Never))
-            .then_some(usize::from(self.inline.named))
+        self.inline.denied_by()
     }
 
     /// Returns the units in a period of the limit that the decision names; `u32::MAX` where no limit
@@ -306,7 +319,7 @@ impl Decision {
     #[must_use]
     pub fn answers(&self) -> impl ExactSizeIterator<Item = LimitAnswer> + '_ {
         let many = self.more.answers.as_deref().map_or(&[][..], |all| &all[..]);
-        (0..usize::from(self.inline.asked)).map(move |index| match many.get(index) {
+        (0..self.inline.asked()).map(move |index| match many.get(index) {
             Some(answer) => *answer,
             None if index == usize::from(self.inline.named) => self.inline.answer,
             None => self.inline.other.unwrap_or(self.inline.answer),
@@ -400,7 +413,9 @@ impl PartialEq for Decision {
         let said = |one: &InlineDecision| {
             (one.denial, one.decided_by, one.named, one.outcome(), one.answer)
         };
-        said(&self.inline) == said(&other.inline) && self.answers().eq(other.answers())
+        said(&self.inline) == said(&other.inline)
+            && self.shadowed() == other.shadowed()
+            && self.answers().eq(other.answers())
     }
 }
 
@@ -411,6 +426,7 @@ impl fmt::Debug for Decision {
         f.debug_struct("Decision")
             .field("outcome", &self.outcome())
             .field("denial", &self.denial())
+            .field("shadowed", &self.shadowed())
             .field("decided_by", &self.decided_by())
             .field("denied_by", &self.denied_by())
             .field("limit", &self.limit())
@@ -423,7 +439,10 @@ impl fmt::Debug for Decision {
 
 impl fmt::Display for Decision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.denial(), self.outcome()) {
+        if self.shadowed().is_some() {
+            f.write_str("allowed in shadow mode: would be ")?;
+        }
+        match (self.denial_or_shadowed(), self.outcome_or_shadowed()) {
             (None, _) if self.decided_by() == DecidedBy::Policy => {
                 f.write_str("allowed by the error policy")
             }

@@ -9,6 +9,7 @@ use super::{
 };
 use crate::backend::{self, Backend};
 use crate::error::BuildError;
+use crate::observe::Observers;
 
 /// Which decorators are put around a store, each in its place, in whatever order they are named: from the outside a deny
 /// cache, what lets hits share questions, a failover, a circuit breaker, retries, the store.
@@ -48,7 +49,7 @@ impl Resilience {
 
     /// Creates the recommended one: a circuit breaker and retries. Add a [`fallback`](Self::fallback) if the service
     /// should go on limiting while the store is away; else the error policy decides.
-    pub const fn recommended() -> Self {
+    pub fn recommended() -> Self {
         let (breaker, retry) = (CircuitBreakerOptions::new(), RetryOptions::new());
         Self {
             deny_cache: None,
@@ -102,12 +103,22 @@ impl Resilience {
     ///
     /// When an option is out of its range.
     pub fn around(self, store: impl Backend) -> Result<Arc<dyn Backend>, BuildError> {
+        self.around_observed(store, &Observers::default())
+    }
+
+    /// As [`around`](Self::around), for a throttle with these observers.
+    pub(crate) fn around_observed(
+        self,
+        store: impl Backend,
+        observers: &Observers,
+    ) -> Result<Arc<dyn Backend>, BuildError> {
         let mut decorated = backend::erase(store);
         if let Some(options) = self.retry {
             decorated = Arc::new(Retry::with_options(decorated, options)?);
         }
         if let Some(options) = self.breaker {
-            decorated = Arc::new(CircuitBreaker::with_options(decorated, options)?);
+            let breaker = CircuitBreaker::with_options(decorated, options)?;
+            decorated = Arc::new(breaker.observed_by(observers));
         }
         if let Some((fallback, options)) = self.fallback {
             decorated = Arc::new(Failover::with_options(decorated, fallback, options)?);

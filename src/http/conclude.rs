@@ -13,11 +13,11 @@ use super::decisions::{Decisions, DecisionsIn, RequestDecision};
 use super::denial::{self, Denied, DeniedReason};
 use super::fields::{self, FieldValues, Told, ToldWait};
 use super::identity::Refusal;
-use super::mode::Mode;
 use super::rule::Rule;
 use super::settings::Settings;
 use crate::decision::{Decision, Outcome};
 use crate::on_error::OnError;
+use crate::throttle::Mode;
 
 /// A request that is served: what its response will say, and what waits for it.
 #[derive(Debug, Default)]
@@ -67,17 +67,19 @@ impl Settings {
         answer: RequestAnswer,
         request: &mut Parts,
     ) -> Result<Admitted, Box<Response<Bytes>>> {
-        let RequestAnswer { decisions: own, denied, pending } = answer;
+        let RequestAnswer { decisions: own, denied, is_shadow, pending } = answer;
         let mut admitted = Admitted::default();
         match &denied {
             None if self.tells_admitted() => admitted.fields = self.fields_of(&own, None),
             None => {}
             Some(denied_by) => {
-                let is_enforced = self.mode.get() != Mode::Shadow;
-                let denied = self.denied(&own, denied_by, request, is_enforced);
+                let denied = self.denied(&own, denied_by, request, !is_shadow);
                 self.tell(&denied, denied_by);
-                if is_enforced {
+                if !is_shadow {
                     return Err(Box::new(self.respond(&denied, &own)));
+                }
+                if self.tells_admitted() {
+                    admitted.fields = self.fields_of(&own, None);
                 }
             }
         }
@@ -128,14 +130,15 @@ impl Settings {
         let decisions = decisions.as_slice();
         let (reason, refusal, denied_by) = match denied_by {
             DeniedBy::Decision(place) => {
-                let denial = decisions.get(*place).and_then(|one| one.decision.denial());
+                let denial = decisions.get(*place);
+                let denial = denial.and_then(|one| one.decision.denial_or_shadowed());
                 (DeniedReason::of(denial), None, Some(*place))
             }
             DeniedBy::Refusal(refusal) => (DeniedReason::Unidentified, Some(&**refusal), None),
             DeniedBy::Error(error) => (DeniedReason::of_error(error), None, None),
         };
         let outcome = denied_by.and_then(|place| decisions.get(place));
-        let outcome = outcome.map_or(Outcome::Never, |one| one.decision.outcome());
+        let outcome = outcome.map_or(Outcome::Never, |one| one.decision.outcome_or_shadowed());
         let outcome = match (reason, outcome) {
             // As the default error policy says it.
             (DeniedReason::Unavailable, Outcome::Never) => {

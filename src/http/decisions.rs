@@ -11,7 +11,7 @@ use crate::throttle::Throttle;
 /// A [`ThrottleLayer`](super::ThrottleLayer) puts it into the extensions of the request that it lets pass, and of the
 /// response. Of nested layers it has the decisions of all that put them there ([`DecisionsIn`]), those of the outer ones
 /// first. Of a request that no rule concerns, that is skipped, or that comes while the layer is
-/// [off](super::Mode::Off), it is empty. With the feature `axum` it is an extractor.
+/// [off](super::Mode::Off), it is empty. A throttle that is off is not in it. With the feature `axum` it is an extractor.
 #[derive(Clone, Debug, Default)]
 pub struct Decisions {
     all: Arc<[RequestDecision]>,
@@ -64,9 +64,9 @@ impl RequestDecision {
     }
 
     /// Returns whether two allowed hits were counted for one key of one throttle.
-    pub(super) const fn is_same_count(&self, other: &Self) -> bool {
+    pub(super) fn is_same_count(&self, other: &Self) -> bool {
         let (one, other) = (&self.decision, &other.decision);
-        one.is_allowed() && other.is_allowed() && one.is_bound_as(other)
+        one.is_counted() && other.is_counted() && one.is_bound_as(other)
     }
 }
 
@@ -91,8 +91,8 @@ impl Decisions {
         self.as_slice().iter()
     }
 
-    /// Returns the one that a client feels first: one that denies, else the one with the smallest share remaining.
-    /// `None` if no throttle was asked.
+    /// Returns the one that a client feels first, or would if none were in [`Mode::Shadow`](super::Mode::Shadow): one
+    /// that denies, else the one with the smallest share remaining. `None` if no throttle was asked.
     #[must_use]
     pub fn narrowest(&self) -> Option<&RequestDecision> {
         narrowest(self.iter(), |one| &one.decision)
@@ -101,7 +101,9 @@ impl Decisions {
     /// Returns the outcome of all together.
     #[must_use]
     pub fn outcome(&self) -> Outcome {
-        self.narrowest().map_or(Outcome::Allowed, |narrowest| narrowest.decision.outcome())
+        let enforced = self.iter().filter(|one| one.decision.is_denied());
+        let denied = narrowest(enforced, |one| &one.decision);
+        denied.map_or(Outcome::Allowed, |denied| denied.decision.outcome())
     }
 
     /// Returns the decision of the throttle of that name; the last one, if it was asked more than once.
@@ -126,9 +128,15 @@ pub(super) fn narrowest<T>(
     Some(narrowest)
 }
 
+/// Returns the place of the one that would be felt first of those that would have been denied.
+pub(super) fn narrowest_shadow(all: &[RequestDecision]) -> Option<usize> {
+    let shadows = all.iter().enumerate().filter(|(_, one)| one.decision.shadowed().is_some());
+    narrowest(shadows, |(_, one)| &one.decision).map(|(place, _)| place)
+}
+
 /// Smaller is felt before larger.
 fn felt(decision: &Decision) -> (u8, u128) {
-    match decision.outcome() {
+    match decision.outcome_or_shadowed() {
         Outcome::Never => (0, 0),
         Outcome::Denied { retry_after } => (1, u128::MAX - retry_after.as_micros()),
         Outcome::Allowed => {

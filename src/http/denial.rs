@@ -112,12 +112,18 @@ impl<'d> Denied<'d> {
     /// clients are not told.
     #[must_use]
     pub fn violated(&self) -> Vec<String> {
-        violated(self.decisions.iter())
+        violated(self.deny())
     }
 
     /// Returns those of which the client is told.
     pub(super) fn told(&self) -> Vec<String> {
-        violated(self.decisions.iter().filter(|one| one.is_told))
+        violated(self.deny().filter(|one| one.is_told))
+    }
+
+    /// Returns the decisions that deny; those that would, where that is only looked at.
+    fn deny(&self) -> impl Iterator<Item = &'d RequestDecision> {
+        let is_enforced = self.is_enforced;
+        self.decisions.iter().filter(move |one| one.decision.is_denied() == is_enforced)
     }
 
     /// Returns a sentence for people that says what is wrong.
@@ -202,7 +208,7 @@ impl<'d> Denied<'d> {
 
 fn violated<'d>(decisions: impl Iterator<Item = &'d RequestDecision>) -> Vec<String> {
     let mut names = Vec::new();
-    for one in decisions.filter(|one| one.decision.denied_by().is_some()) {
+    for one in decisions.filter(|one| one.decision.denied_by_or_shadowed().is_some()) {
         if !one.decision.decided_by().is_by_limits() {
             // By the rate alone, or by a throttle that an error handler asked.
             let limit = one.throttle.denied_by(&one.decision);

@@ -12,6 +12,7 @@ use super::limit_texts::{FieldItem, LARGEST, LimitTexts, Texts};
 use super::rule::Rule;
 use crate::decision::{Decision, Denial, LimitAnswer, Outcome};
 use crate::strategy::Limit;
+use crate::throttle::Mode;
 
 // Constants, for each use is a copy from the program's own memory. A clone of a static is written by parts, and moved on
 // before they have left the store buffer, for which a core waits.
@@ -120,7 +121,9 @@ pub(super) struct ToldWait {
 impl<'d> Told<'d> {
     /// `None` where no limit has figures to tell.
     pub(super) fn of(decision: &'d Decision, rule: &'d Rule) -> Option<Self> {
-        let is_told = rule.has_fields && has_figures(decision);
+        // What holds for nobody is told nobody.
+        let is_enforced = rule.throttle.mode() == Mode::Enforce;
+        let is_told = rule.has_fields && is_enforced && has_figures(decision);
         is_told.then_some(Self { decision, rule, wait: None })
     }
 

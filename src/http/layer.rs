@@ -142,7 +142,8 @@ impl ThrottleLayer {
         self.set(|settings| settings.on_denied = Some(Arc::new(on_denied)))
     }
 
-    /// Sets the switch for the [`Mode`](super::Mode). Defaults to one that always enforces.
+    /// Sets the switch for the [`Mode`](super::Mode) of the whole layer. Defaults to one that always enforces, so that
+    /// each throttle's own mode holds.
     pub fn mode(self, switch: &ModeSwitch) -> Self {
         self.set(|settings| settings.mode = switch.clone())
     }

@@ -70,7 +70,7 @@
 //! Browsers show a page of another origin none of these fields unless `Access-Control-Expose-Headers` names them. A
 //! layer around the one for CORS limits preflight requests too, and its denials have no CORS fields: put it inside.
 //!
-//! To try limits on real traffic, start in [`Mode::Shadow`].
+//! To try limits on real traffic, start in [`Mode::Shadow`]: a layer, by its [`ModeSwitch`], or one throttle in it.
 
 mod ask;
 mod body;
@@ -118,7 +118,7 @@ pub use identity::{
 };
 pub use layer::ThrottleLayer;
 pub use matching::{Matcher, PathMatcher, RouteMatcher, path, route};
-pub use mode::{Mode, ModeSwitch};
+pub use mode::ModeSwitch;
 #[cfg(feature = "http-client")]
 #[cfg_attr(docsrs, doc(cfg(feature = "http-client")))]
 pub use outgoing::{AcquireError, AcquireLayer, AcquireService, RemoteHost};
@@ -128,3 +128,6 @@ pub use rule::Rule;
 pub use serve::{NoDecisions, Serve, ServeError, serve};
 pub use service::ThrottleService;
 pub use throttled_body::{ThrottledBody, ThrottledBodyError};
+
+#[doc(inline)]
+pub use crate::throttle::Mode;

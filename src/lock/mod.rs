@@ -36,7 +36,10 @@ pub use self::options::{LockOptions, LockRequest, MAX_LOCK_NAME};
 #[cfg(feature = "redis")]
 pub(crate) use self::in_use::{InUse, User};
 #[cfg(any(feature = "redis", feature = "memcached"))]
-pub(crate) use self::server_lock::{ServerHolding, ServerLock};
+pub(crate) use self::server_lock::{
+    SHORTEST_TTL, ServerHolding, ServerLock, server_ttl, valid_until,
+};
+
 #[cfg(any(feature = "redis", feature = "memcached", test))]
 #[cfg_attr(test, allow(unused_imports, reason = "for the backends on servers"))]
 pub(crate) use self::{
@@ -143,7 +146,7 @@ impl LockGuard {
     }
 
     /// Makes the lock last for `ttl` from now; never shorter than it would. Returns whether it is still
-    /// ours: if not, nothing changed.
+    /// ours: if not, nothing changed, or the answer came only when all of its time was over.
     ///
     /// ```
     /// use traffik::{InMemory, LockOptions, Locks};

@@ -8,9 +8,31 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::{HeldLock, Lease, LockGuard};
+use super::{HeldLock, Lease, LockError, LockGuard, LockRequest, later};
 use crate::background::Home;
+use crate::clock::monotonic_now;
 use crate::error::BackendError;
+
+/// The shortest TTL: what is left of it by our clock must be above zero.
+pub(crate) const SHORTEST_TTL: Duration = Duration::from_millis(5);
+
+/// Returns for how long a server is to keep a lock: the TTL of the request, or that of a lease.
+pub(crate) fn server_ttl(request: &LockRequest, lease: Duration) -> Result<Duration, LockError> {
+    let ttl = request.ttl().unwrap_or(lease);
+    if ttl < SHORTEST_TTL {
+        return Err(LockError::Invalid {
+            problem: "a lock's ttl on a server must be 5 ms or more",
+        });
+    }
+    Ok(ttl)
+}
+
+/// Returns when a lock must be taken for lost that was asked for at `sent` and lasts `ttl`: before the
+/// server frees it, for clocks may differ by a hundredth, and expiry has a granularity. An answer that comes
+/// after that grants nothing.
+pub(crate) fn valid_until(sent: Instant, ttl: Duration) -> Instant {
+    later(sent, ttl.saturating_sub(ttl / 100 + Duration::from_millis(2)))
+}
 
 /// A lock that servers keep, as one of their clients sees it.
 pub(crate) trait ServerHolding: std::fmt::Debug + Send + Sync + 'static {
@@ -78,7 +100,9 @@ impl<H: ServerHolding> HeldLock for ServerLock<H> {
     }
 
     async fn extend(&self, ttl: Duration) -> Result<bool, BackendError> {
-        self.holding.extend(ttl).await
+        let was_ours = self.holding.extend(ttl).await?;
+        // An answer may come after the time that it grants.
+        Ok(was_ours && monotonic_now() < self.holding.valid_until())
     }
 
     async fn release(&self) -> Result<bool, BackendError> {

@@ -14,7 +14,7 @@ use super::meter::{self, Demand, Meter, Metered, Trial};
 use super::sliding_window_counter::SlidingMeter;
 use super::{
     Answer, CorruptState, FixedWindow, Gcra, LeakyBucket, Op, SlidingWindowCounter,
-    SlidingWindowLog, State, Strategy, TokenBucket,
+    SlidingWindowLog, State, Strategy, StrategyId, TokenBucket,
 };
 use crate::clock::Timestamp;
 use crate::rate::Rate;
@@ -136,6 +136,29 @@ macro_rules! on_each {
 }
 
 impl AnyMeter {
+    /// Of a limit of which no more is known than of its counts: enough to tell their words, and from when on they read as
+    /// missing. `None` if that strategy has no packed counts, or of a limit of 0.
+    pub(crate) fn of_counts(strategy: StrategyId, period: u64, limit: u32) -> Option<Self> {
+        let rate = Rate::from_micros(limit, period);
+        match strategy {
+            _ if limit == 0 => None,
+            StrategyId::FIXED_WINDOW => Some(Self::Fixed(FixedMeter::new(&rate))),
+            StrategyId::SLIDING_WINDOW_COUNTER => Some(Self::Sliding(SlidingMeter::new(&rate))),
+            StrategyId::BUCKET => Bucket::new(&rate.burst(1), 0).map(Self::Bucket),
+            _ => None,
+        }
+    }
+
+    /// Packs the words of a count.
+    pub(crate) fn pack(&self, state: &State) -> Result<u64, CorruptState> {
+        match self {
+            Self::Bucket(meter) => u64::try_from(meter::of_words(&meter.widened(), state)?)
+                .map_err(|_| CorruptState("bucket: more than a packed count can hold")),
+            Self::Fixed(meter) => meter::of_words(meter, state).map(FixedMeter::pack),
+            Self::Sliding(meter) => meter::of_words(meter, state).map(SlidingMeter::pack),
+        }
+    }
+
     /// Tries a demand on a packed count.
     #[inline(always)]
     pub(crate) fn try_demand(

@@ -231,7 +231,8 @@ pub(crate) fn room_of_words<P: Meter>(
     Ok(meter.room(meter.settle(count, state.last(), now), now))
 }
 
-fn of_words<P: Meter>(meter: &P, state: &State) -> Result<P::Count, CorruptState> {
+/// The count from stored words; of none, that of a key that was never seen.
+pub(super) fn of_words<P: Meter>(meter: &P, state: &State) -> Result<P::Count, CorruptState> {
     match state.words() {
         [] => Ok(P::Count::default()),
         words => meter.load(words),

@@ -245,6 +245,11 @@ impl StrategyId {
         }
     }
 
+    /// Returns whether it is of a user's own strategy.
+    pub(crate) const fn is_custom(self) -> bool {
+        self.0 >> 31 == 1
+    }
+
     pub(crate) const fn from_raw(raw: u32) -> Self {
         Self(raw)
     }

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::Throttle;
 use super::backend_call::AskedKey;
 use super::permit::{Permit, PermitDrop, Unclaimed};
+use super::{Mode, Throttle};
 use crate::background;
 use crate::clock::monotonic_now;
 use crate::decision::{Decision, Denial, Outcome};
@@ -123,9 +123,13 @@ impl Throttle {
     /// Decides by a backend that does not wait, whatever has to do with the key.
     fn decide_at_once(&self, key: &OwnedKey, units: u32) -> Result<Decision, Error> {
         let must_await = || Error::MustAwait { throttle: self.inner.name.to_string() };
-        let (backend, parts, mut room) = (self.backend()?, key.to_key(), None);
+        let hit = self.begin();
         let step = Step::of_apart(&self.inner.limits, units, Op::Take);
-        Ok(match AskedKey::new(&parts, &mut room, &step) {
+        if hit.mode == Mode::Off {
+            return Ok(self.end_off(hit, &step));
+        }
+        let (backend, parts, mut room) = (self.backend()?, key.to_key(), None);
+        let decision = match AskedKey::new(&parts, &mut room, &step) {
             Err(unasked) => unasked.into_decision()?,
             Ok(asked) => {
                 let stored = Key::new(&self.inner.name, asked.stored);
@@ -134,13 +138,13 @@ impl Throttle {
                     None => backend.try_apply(&stored, &step).ok_or_else(must_await)?,
                 };
                 let cx = &mut Context::from_waker(Waker::noop());
-                let decided = pin!(self.decide(&**backend, asked, &step, outcome));
+                let decided = pin!(self.decide(&**backend, asked, &step, outcome, hit));
                 let decision = match decided.poll(cx) {
                     Poll::Ready(decision) => decision?,
                     // By an error handler.
                     Poll::Pending => return Err(must_await()),
                 };
-                match self.count_denial(&**backend, asked.stored, step.op(), &decision) {
+                match self.count_denial(&**backend, asked.stored, (step.op(), hit), &decision) {
                     None => decision,
                     Some(blocking) => {
                         let key = asked.stored;
@@ -155,7 +159,8 @@ impl Throttle {
                     }
                 }
             }
-        })
+        };
+        Ok(self.end_owned(hit, key, &step, decision))
     }
 }
 
@@ -186,6 +191,10 @@ impl<'a> Acquire<'a> {
     }
 
     pub(crate) async fn run(self) -> Result<Permit, Error> {
+        match self.throttle.mode() {
+            Mode::Enforce => {}
+            milder => return self.pass_in(milder).await,
+        }
         // Before anything is taken whose turn could not be waited for.
         timer::require(self.throttle.backend()?.core().name(), "acquire")?;
         let reserves = Op::Reserve { within: FOREVER };
@@ -197,6 +206,25 @@ impl<'a> Acquire<'a> {
         }
     }
 
+    /// Takes its units if there are enough, and passes at once in any case: in a mode that makes nobody wait.
+    async fn pass_in(self, mode: Mode) -> Result<Permit, Error> {
+        let Self { throttle, key, cost, .. } = self;
+        let (key, hit) = (key?, throttle.begin_in(mode));
+        if hit.mode == Mode::Off {
+            let step = Step::of_apart(&throttle.inner.limits, cost, Op::Take);
+            let decision = throttle.end_off(hit, &step);
+            return Ok(Permit::of(throttle.clone(), key, decision));
+        }
+        let question = move |throttle: Throttle, key: OwnedKey| async move {
+            let step = Step::of_apart(&throttle.inner.limits, cost, Op::Take);
+            throttle.run_patiently(&key, &step, hit).await
+        };
+        let decision = ask(throttle, &key, None, question).await?;
+        let step = Step::of_apart(&throttle.inner.limits, cost, Op::Take);
+        let decision = throttle.end_owned(hit, &key, &step, decision);
+        Ok(Permit::of(throttle.clone(), key, decision))
+    }
+
     /// Takes its units in advance, and waits for their turn: the store is asked once.
     async fn reserve(self) -> Result<Permit, Error> {
         let Self { throttle, key, cost, deadline, most_waiters } = self;
@@ -204,14 +232,17 @@ impl<'a> Acquire<'a> {
         let saves = saved_by(limits, cost);
         let line = throttle.inner.lines.join(key.encoded(), most_waiters, saves);
         let place = line.map_err(|waiters| too_many(throttle, waiters))?;
+        let hit = throttle.begin_in(Mode::Enforce);
         let question = move |throttle: Throttle, key: OwnedKey| async move {
             let left = deadline.map(|deadline| deadline.saturating_duration_since(monotonic_now()));
             let within = left.unwrap_or(FOREVER).min(FOREVER);
             let step = Step::of_apart(&throttle.inner.limits, cost, Op::Reserve { within });
-            throttle.run_patiently(&key, &step).await
+            throttle.run_patiently(&key, &step, hit).await
         };
         let decision = ask(throttle, &key, Some(place.asking()), question).await?;
         let answered = monotonic_now();
+        let step = Step::of_apart(limits, cost, Op::Take);
+        let decision = throttle.end_owned(hit, &key, &step, decision);
         let wait = match decision.outcome() {
             Outcome::Allowed => None,
             Outcome::Denied { retry_after } if decision.is_reserved() => Some(retry_after),
@@ -235,21 +266,33 @@ impl<'a> Acquire<'a> {
         loop {
             let late = || Error::TimedOut { throttle: throttle.inner.name.to_string() };
             ticket.turn(deadline).await.ok_or_else(late)?;
+            let hit = throttle.begin();
+            if hit.mode != Mode::Enforce {
+                let key = Ok(key);
+                let waiter = Self { throttle, key, cost, deadline, most_waiters };
+                return Box::pin(waiter.pass_in(hit.mode)).await;
+            }
             let question = move |throttle: Throttle, key: OwnedKey| async move {
                 let step = Step::of_apart(&throttle.inner.limits, cost, Op::Take);
-                throttle.run_patiently(&key, &step).await
+                throttle.run_patiently(&key, &step, hit).await
             };
             let decision = ask(throttle, &key, None, question).await?;
-            let turn = match decision.outcome() {
-                Outcome::Allowed => return Ok(Permit::of(throttle.clone(), key, decision)),
-                Outcome::Denied { retry_after } => monotonic_now() + retry_after,
-                Outcome::Never => return Err(Error::Denied(Box::new(decision))),
+            let turn = match (decision.outcome(), decision.denial()) {
+                // A policy, or a full memory, decides at once.
+                (Outcome::Denied { retry_after }, Some(Denial::Limited)) => {
+                    Some(monotonic_now() + retry_after)
+                }
+                _ => None,
             };
-            let is_late = deadline.is_some_and(|deadline| turn > deadline);
-            // A policy, or a full memory, decides at once.
-            if is_late || decision.denial() != Some(Denial::Limited) {
-                return Err(Error::Denied(Box::new(decision)));
-            }
+            let is_late = |turn: &Instant| deadline.is_some_and(|deadline| *turn > deadline);
+            let Some(turn) = turn.filter(|turn| !is_late(turn)) else {
+                let step = Step::of_apart(&throttle.inner.limits, cost, Op::Take);
+                let decision = throttle.end_owned(hit, &key, &step, decision);
+                return match decision.is_denied() {
+                    true => Err(Error::Denied(Box::new(decision))),
+                    false => Ok(Permit::of(throttle.clone(), key, decision)),
+                };
+            };
             ticket.asks_at(turn);
             sleep_until(turn).await;
         }

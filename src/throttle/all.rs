@@ -6,7 +6,7 @@ use std::pin::Pin;
 
 use super::combined::CombinedDecision;
 use super::together::{self, HitEntry};
-use super::{Permit, Throttle};
+use super::{Mode, Permit, Throttle};
 use crate::error::Error;
 use crate::hit_options::HitOptions;
 use crate::key::{OwnedKey, ToKey};
@@ -49,6 +49,9 @@ use crate::key::{OwnedKey, ToKey};
 /// for each entry by the policy of its throttle; all must pass. All together end within the longest deadline of
 /// these throttles, plus the limits of their error handlers.
 ///
+/// Entries of throttles in [`Mode::Shadow`] deny nothing, and take nothing from the others: each is asked by itself when
+/// the others have passed, and not at all if these are denied. Of those that are [off](Mode::Off) nobody is asked.
+///
 /// # Errors
 ///
 /// When awaited: [`Error::NoEntries`], and [`Error::TooManyEntries`] beyond 256. [`Error::HitOptions`] if entries
@@ -78,9 +81,20 @@ impl All {
     }
 
     /// Adds a hit with its own cost or rates.
-    pub fn hit_with(mut self, throttle: &Throttle, key: impl ToKey, options: HitOptions) -> Self {
+    pub fn hit_with(self, throttle: &Throttle, key: impl ToKey, options: HitOptions) -> Self {
+        self.hit_in(throttle.mode(), throttle, key, options)
+    }
+
+    /// As [`hit_with`](Self::hit_with), in a mode that may be another than the throttle's.
+    pub(crate) fn hit_in(
+        mut self,
+        mode: Mode,
+        throttle: &Throttle,
+        key: impl ToKey,
+        options: HitOptions,
+    ) -> Self {
         let (throttle, key) = (throttle.clone(), OwnedKey::new(&key));
-        self.entries.push(HitEntry { throttle, key, options });
+        self.entries.push(HitEntry { throttle, key, options, mode });
         self
     }
 

@@ -8,6 +8,8 @@
 use super::Throttle;
 #[cfg(feature = "http")]
 use super::backend_call::AskedKey;
+#[cfg(feature = "http")]
+use super::hit::AtOnce;
 use crate::backend::Prepared;
 use crate::decision::{Decision, InlineDecision};
 use crate::hit_options::HitOptions;
@@ -19,8 +21,8 @@ impl Throttle {
     /// Returns the backend's fast path, if it has one and may be taken.
     #[inline]
     pub(super) fn prepared(&self) -> Option<&Prepared> {
-        // A penalty has to see the denials.
-        self.inner.prepared.as_ref().filter(|_| self.inner.denials.is_none())
+        // Another mode, a penalty and who looks on have to see more than the limits do.
+        self.inner.prepared.as_ref().filter(|_| self.inner.mode.is_plain())
     }
 
     /// Decides by the backend's fast path, if it has one; `None`, with nothing done, to take the other.
@@ -84,7 +86,7 @@ impl Throttle {
     /// Hits without waiting, where that is sure to succeed: in memory. `None`, with nothing done, to await it.
     #[cfg(feature = "http")]
     pub(crate) fn try_hit(&self, key: &KeyParts<'_>, options: &HitOptions) -> Option<Decision> {
-        let prepared = self.prepared()?;
+        let Some(prepared) = self.prepared() else { return self.try_seen(key, options) };
         let demand = (options.demand(self.inner.cost), Op::Take);
         if !options.brings_rates()
             && let Some(inline) = self.try_prepared_of(prepared, key, demand)
@@ -105,6 +107,28 @@ impl Throttle {
         let decision = prepared.apply(asked.stored, &step).ok()?;
         let hash = || prepared.hash_of(asked.stored) ^ self.inner.seed;
         let decision = decision.map(|inline| self.finish(asked.stored, inline, hash));
+        Some(match &brought {
+            Some(brought) => self.with_brought(decision, brought),
+            None => decision,
+        })
+    }
+
+    /// As [`try_hit`](Self::try_hit), of a throttle that others look at.
+    #[cfg(feature = "http")]
+    #[inline(never)]
+    fn try_seen(&self, key: &KeyParts<'_>, options: &HitOptions) -> Option<Decision> {
+        // A denial may have to wait for its block.
+        if self.inner.prepared.is_none() || self.inner.denials.is_some() {
+            return None;
+        }
+        let brought = self.brought_by(options).ok()?;
+        let step = self.step_of(options, brought.as_deref(), Op::Take);
+        if step.limits().iter().any(|limit| limit.compiled().is_custom()) {
+            return None;
+        }
+        let AtOnce::Decided(Ok(decision)) = self.run_at_once(key, &step, self.begin()) else {
+            return None;
+        };
         Some(match &brought {
             Some(brought) => self.with_brought(decision, brought),
             None => decision,

@@ -3,14 +3,15 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use super::Throttle;
+use super::begun::BegunHit;
+use super::{Mode, Throttle};
 use crate::ambient;
 use crate::backend::Backend;
 use crate::decision::{DecidedBy, Decision};
 use crate::error::{BackendError, Error};
 use crate::hit_options::HitOptions;
 use crate::key::{self, Digest, Key, KeyError, KeyPart, KeyParts, OwnedKey};
-use crate::on_error::{self, FailureContext};
+use crate::on_error::{self, FailureContext, OnError};
 use crate::random;
 use crate::step::Step;
 use crate::timer::{self, Deadline};
@@ -117,7 +118,7 @@ impl Throttle {
             Some(deadline) => deadline,
             None => self.deadline(),
         };
-        deadline.bound(name, "apply", backend.apply(&key, step)).await
+        self.call((name, "apply"), deadline, backend.apply(&key, step)).await
     }
 
     /// Returns the deadline of a call that begins now.
@@ -132,7 +133,8 @@ impl Throttle {
         operation: &'static str,
         work: impl Future<Output = Result<T, BackendError>>,
     ) -> Result<T, BackendError> {
-        Box::pin(self.deadline().bound(backend, operation, work)).await
+        let answer = Box::pin(self.call((backend, operation), self.deadline(), work)).await;
+        answer.inspect_err(|error| self.tell_failure(error))
     }
 
     #[cold]
@@ -142,9 +144,17 @@ impl Throttle {
         key: &[KeyPart<'_>],
         step: &Step<'_>,
         error: BackendError,
+        hit: BegunHit,
     ) -> Result<Decision, Error> {
         let inner = &*self.inner;
         let policy = inner.on_error.as_ref().unwrap_or_else(|| backend.core().error_policy());
+        let policy = match (policy, hit.mode) {
+            // A shadow turns nobody away, by an error neither.
+            (OnError::Raise, Mode::Shadow) => {
+                &const { OnError::throttle(OnError::DEFAULT_RETRY_AFTER) }
+            }
+            (policy, _) => policy,
+        };
         let failure = |error| {
             let options = HitOptions::of(step);
             FailureContext::new(Arc::clone(&inner.name), OwnedKey::of(key), options, step, error)

@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use super::line::Lines;
 use super::penalty::{Denials, Penalty};
-use super::{Throttle, ThrottleInner};
+use super::watch::Watch;
+use super::{Mode, ModeCell, Throttle, ThrottleInner};
 use crate::backend::{self, Backend};
 use crate::clock::micros_ceil;
 use crate::decorator::{CircuitBreakerOptions, DenyCacheOptions, Resilience, RetryOptions};
 use crate::error::BuildError;
 use crate::excerpt::Excerpt;
+use crate::observe::{DeniedSketch, Observer, Observers, TrackDenied};
 use crate::on_error::{LogLimiter, OnError};
 use crate::random;
 use crate::rate::{Rate, RateError};
@@ -41,6 +43,11 @@ pub struct ThrottleBuilder {
     cost: u32,
     penalty: Option<Penalty>,
     resilience: Resilience,
+    mode: Mode,
+    observers: Observers,
+    observes_raw_keys: bool,
+    near_limit: Option<u8>,
+    track_denied: Option<TrackDenied>,
 }
 
 /// A limit as the user gave it.
@@ -101,6 +108,11 @@ impl ThrottleBuilder {
             cost: 1,
             penalty: None,
             resilience: Resilience::new(),
+            mode: Mode::Enforce,
+            observers: Observers::default(),
+            observes_raw_keys: false,
+            near_limit: None,
+            track_denied: None,
         }
     }
 
@@ -282,19 +294,53 @@ impl ThrottleBuilder {
         self
     }
 
+    /// Sets the mode in which it starts; see [`Throttle::set_mode`], which switches it. Defaults to
+    /// [`Mode::Enforce`].
+    pub fn mode(mut self, mode: Mode) -> Self {
+        self.mode = mode;
+        self
+    }
+
+    /// Adds an observer, which is told of each decision and failure: see [`observe`](crate::observe). There may be
+    /// several. Defaults to none.
+    pub fn observer(mut self, observer: impl Observer) -> Self {
+        self.observers.add(observer);
+        self
+    }
+
+    /// Gives observers the key of each hit: it may be personal data, or a secret. Defaults to no key.
+    pub fn observe_raw_keys(mut self) -> Self {
+        self.observes_raw_keys = true;
+        self
+    }
+
+    /// Tells observers of each hit that passes and leaves at most that percentage of a limit's burst: 0
+    /// to 99. With 20, of a burst of 50 those that leave 10 units or fewer. Defaults to no such event.
+    pub fn near_limit(mut self, percent: u8) -> Self {
+        self.near_limit = Some(percent);
+        self
+    }
+
+    /// Tracks who is denied most, in bounded memory: see [`Throttle::top_denied`]. Defaults to none.
+    pub fn track_denied(mut self, track: TrackDenied) -> Self {
+        self.track_denied = Some(track);
+        self
+    }
+
     /// Checks the settings and builds the throttle.
     ///
     /// # Errors
     ///
     /// When a rate cannot be read or its strategy cannot keep it, when there is no rate or more than
     /// eight, when two limits would share their state or have the same name, when the name is not 1 to 128
-    /// bytes without control characters, when the deadline is zero, when the penalty or an option of a decorator is
-    /// out of its range, or when there are decorators and no backend.
+    /// bytes without control characters, when the deadline is zero, when the penalty, the share of
+    /// [`near_limit`](Self::near_limit), the keys of [`track_denied`](Self::track_denied) or an option of a decorator
+    /// are out of their range, or when there are decorators and no backend.
     pub fn build(mut self) -> Result<Throttle, BuildError> {
         self.check_settings()?;
         let resilience = std::mem::take(&mut self.resilience).for_callers_of(self.deadline);
         let Self { name, limits: wanted, strategy, backend, on_error, .. } = self;
-        let backend = decorated(&name, backend, resilience)?;
+        let backend = decorated(&name, backend, resilience, &self.observers)?;
         let strategy = strategy.unwrap_or_else(|| strategy::erase(TokenBucket::new()));
         let mut limits = Vec::with_capacity(wanted.len());
         for wanted in wanted {
@@ -319,11 +365,25 @@ impl ThrottleBuilder {
         check_names(&name, &limits)?;
         let prepared = backend.as_ref().and_then(|backend| backend.prepare(&name, &limits));
         let prepared = prepared.filter(|prepared| prepared.is_of(&limits));
+        let is_watched = !self.observers.is_empty() || self.track_denied.is_some();
+        let watch = is_watched.then(|| {
+            Box::new(Watch {
+                observers: self.observers,
+                limit_names: limits.iter().map(|limit| limit.name().into()).collect(),
+                near_limit: self.near_limit,
+                sees_keys: self.observes_raw_keys,
+                denied: self.track_denied.map(DeniedSketch::new),
+            })
+        });
+        // A penalty has to see the denials.
+        let is_seen = prepared.is_none() || self.penalty.is_some() || is_watched;
+        let mode = if is_seen { ModeCell::seen(self.mode) } else { ModeCell::new(self.mode) };
         Ok(Throttle {
             inner: Arc::new(ThrottleInner {
                 id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
                 seed: seed(&name, &limits, backend.as_deref()),
                 name,
+                mode,
                 limits,
                 prepared,
                 backend,
@@ -335,6 +395,7 @@ impl ThrottleBuilder {
                 lines: Lines::default(),
                 turns: Turns::default(),
                 denials: self.penalty.map(Denials::new),
+                watch,
             }),
         })
     }
@@ -366,6 +427,15 @@ impl ThrottleBuilder {
         if let Some(penalty) = &self.penalty {
             penalty.check(name)?;
         }
+        if let Some(track) = &self.track_denied {
+            track.check(name)?;
+        }
+        if let Some(percent @ 100..) = self.near_limit {
+            return Err(BuildError::setting(
+                "near_limit",
+                format!("of throttle {name:?} is {percent} percent; it must be 0 to 99"),
+            ));
+        }
         if self.deadline.is_zero() {
             return Err(BuildError::setting(
                 "deadline",
@@ -381,10 +451,11 @@ fn decorated(
     throttle: &str,
     backend: Option<Arc<dyn Backend>>,
     resilience: Resilience,
+    observers: &Observers,
 ) -> Result<Option<Arc<dyn Backend>>, BuildError> {
     match (backend, resilience.setting()) {
         (backend, None) => Ok(backend),
-        (Some(backend), Some(_)) => resilience.around(backend).map(Some),
+        (Some(backend), Some(_)) => resilience.around_observed(backend, observers).map(Some),
         (None, Some(setting)) => Err(BuildError::setting(
             setting,
             format!(

@@ -1,7 +1,11 @@
 //! [`CombinedDecision`]: the answer to several hits that count together or not at all.
 
-use super::{Permit, PermitDrop};
-use crate::decision::{Decision, Outcome};
+use super::begun::BegunHit;
+use super::{Permit, PermitDrop, Throttle};
+use crate::decision::{BroughtLimits, Decision, Outcome};
+use crate::key::OwnedKey;
+use crate::step::Step;
+use crate::strategy::Op;
 
 /// The answer to [`all`](crate::all).
 ///
@@ -29,10 +33,58 @@ pub(super) struct EntryDecision {
     pub(super) decision: Option<Decision>,
     /// If all passed.
     pub(super) permit: Option<Permit>,
+    /// If somebody looks on.
+    pub(super) watched: Option<WatchedEntry>,
+}
+
+/// An entry of which those who look on are told when all are decided.
+#[derive(Debug)]
+pub(super) struct WatchedEntry {
+    throttle: Throttle,
+    hit: BegunHit,
+    key: OwnedKey,
+    brought: Option<BroughtLimits>,
+    cost: u32,
+}
+
+impl WatchedEntry {
+    /// `None` if nobody looks on.
+    pub(super) fn new(
+        throttle: &Throttle,
+        hit: BegunHit,
+        key: &OwnedKey,
+        brought: Option<&BroughtLimits>,
+        cost: u32,
+    ) -> Option<Self> {
+        hit.began.map(|_| Self {
+            throttle: throttle.clone(),
+            hit,
+            key: key.clone(),
+            brought: brought.cloned(),
+            cost,
+        })
+    }
+
+    fn tell(self, decision: &Decision, is_withdrawn: bool) {
+        let Self { throttle, hit, key, brought, cost } = self;
+        let limits = brought.as_deref().unwrap_or(throttle.limits());
+        let step = Step::of_apart(limits, cost, Op::Take);
+        throttle.tell_of_owned(hit, &key, &step, (decision, is_withdrawn));
+    }
+}
+
+/// Tells those who look on of each entry that was asked.
+fn tell(entries: &mut [EntryDecision], is_denied: bool) {
+    for entry in entries {
+        if let (Some(watched), Some(decision)) = (entry.watched.take(), &entry.decision) {
+            watched.tell(decision, is_denied && decision.is_allowed());
+        }
+    }
 }
 
 impl CombinedDecision {
-    pub(super) fn allowed(entries: Vec<EntryDecision>) -> Self {
+    pub(super) fn allowed(mut entries: Vec<EntryDecision>) -> Self {
+        tell(&mut entries, false);
         Self { entries, denied_by: None, not_given_back: Vec::new() }
     }
 
@@ -45,7 +97,8 @@ impl CombinedDecision {
     }
 
     /// Of entries of which some were denied, and some keep their units all the same.
-    pub(super) fn denied(entries: Vec<EntryDecision>, mut not_given_back: Vec<usize>) -> Self {
+    pub(super) fn denied(mut entries: Vec<EntryDecision>, mut not_given_back: Vec<usize>) -> Self {
+        tell(&mut entries, true);
         let rank = |outcome| match outcome {
             Outcome::Never => Some((1, None)),
             Outcome::Denied { retry_after } => Some((0, Some(retry_after))),

@@ -1,7 +1,8 @@
 //! The hits: [`Throttle::hit`], [`Throttle::peek`] and their forms.
 
-use super::Throttle;
 use super::backend_call::AskedKey;
+use super::begun::BegunHit;
+use super::{Mode, Throttle};
 use crate::backend::Backend;
 use crate::decision::{Allowed, Decision, InlineDecision};
 use crate::error::{BackendError, Error};
@@ -52,7 +53,7 @@ impl Throttle {
             Some(decision) => Ok(decision),
             None => {
                 let step = Step::of_apart(&self.inner.limits, self.inner.cost, Op::Take);
-                self.run(&key, &step).await
+                self.run(&key, &step, self.begin()).await
             }
         }
     }
@@ -89,7 +90,7 @@ impl Throttle {
         }
         match self.try_more(&key, &options, demand) {
             Some(decision) => Ok(decision),
-            None => self.run_with(&key, &options, Op::Take).await,
+            None => self.run_with(&key, &options, Op::Take, self.begin()).await,
         }
     }
 
@@ -126,7 +127,7 @@ impl Throttle {
             Some(decision) => Ok(decision),
             None => {
                 let step = Step::of_apart(&self.inner.limits, self.inner.cost, Op::Peek);
-                self.run(&key, &step).await
+                self.run(&key, &step, self.begin()).await
             }
         }
     }
@@ -161,7 +162,7 @@ impl Throttle {
         }
         match self.try_more(&key, &options, demand) {
             Some(decision) => Ok(decision),
-            None => self.run_with(&key, &options, Op::Peek).await,
+            None => self.run_with(&key, &options, Op::Peek, self.begin()).await,
         }
     }
 
@@ -220,16 +221,31 @@ impl Throttle {
         Allowed::of(decision).map_err(|denied| Error::Denied(Box::new(denied)))
     }
 
+    /// As [`hit_with`](Self::hit_with), in a mode that may be another than the throttle's.
+    #[cfg(feature = "http")]
+    pub(crate) async fn hit_in(
+        &self,
+        mode: Mode,
+        key: &impl ToKey,
+        options: &HitOptions,
+    ) -> Result<Decision, Error> {
+        match mode {
+            Mode::Enforce => self.hit_with(key, options.clone()).await,
+            mode => self.run_with(key, options, Op::Take, self.begin_in(mode)).await,
+        }
+    }
+
     async fn run_with(
         &self,
         key: &(impl ToKey + ?Sized),
         options: &HitOptions,
         op: Op,
+        hit: BegunHit,
     ) -> Result<Decision, Error> {
         let Some(limits) = self.brought_by(options)? else {
-            return self.run(key, &self.step_of(options, None, op)).await;
+            return self.run(key, &self.step_of(options, None, op), hit).await;
         };
-        let decision = self.run(key, &self.step_of(options, Some(&limits), op)).await?;
+        let decision = self.run(key, &self.step_of(options, Some(&limits), op), hit).await?;
         Ok(self.with_brought(decision, &limits))
     }
 
@@ -250,33 +266,48 @@ impl Throttle {
         &self,
         key: &(impl ToKey + ?Sized),
         step: &Step<'_>,
+        hit: BegunHit,
     ) -> Result<Decision, Error> {
         // In a box, or the future of each task that hits would have room for all that this may wait for.
         let waiting = {
             let parts = key.to_key();
-            let outcome = match self.run_at_once(&parts, step) {
+            let outcome = match self.run_at_once(&parts, step, hit) {
                 AtOnce::Decided(decided) => return decided,
                 AtOnce::Answered(outcome) => Some(outcome),
                 AtOnce::Unasked => None,
             };
-            Box::pin(self.run_on(parts, step, outcome))
+            Box::pin(self.run_on(parts, step, outcome, hit))
         };
         waiting.await
     }
 
     /// Goes as far as it comes without an await, which costs a peek a tenth.
-    fn run_at_once(&self, parts: &KeyParts<'_>, step: &Step<'_>) -> AtOnce {
+    pub(super) fn run_at_once(
+        &self,
+        parts: &KeyParts<'_>,
+        step: &Step<'_>,
+        hit: BegunHit,
+    ) -> AtOnce {
+        if hit.mode == Mode::Off {
+            return AtOnce::Decided(Ok(self.end_off(hit, step)));
+        }
         let mut room = None;
         let key = match AskedKey::new(parts, &mut room, step) {
             Ok(key) => key.stored,
-            Err(unasked) => return AtOnce::Decided(unasked.into_decision()),
+            Err(unasked) => {
+                let decided = unasked.into_decision();
+                return AtOnce::Decided(
+                    decided.map(|decision| self.end(hit, None, step, decision)),
+                );
+            }
         };
         let Some(prepared) = &self.inner.prepared else { return AtOnce::Unasked };
         match prepared.apply(key, step) {
             // Nobody counts it for a penalty.
-            Ok(decision) if self.inner.denials.is_none() || decision.is_allowed() => {
+            Ok(decision) if !self.is_penalized(hit) || decision.is_allowed() => {
                 let hash = || prepared.hash_of(key) ^ self.inner.seed;
-                AtOnce::Decided(Ok(decision.map(|inline| self.finish(key, inline, hash))))
+                let decision = decision.map(|inline| self.finish(key, inline, hash));
+                AtOnce::Decided(Ok(self.end(hit, Some(key), step, decision)))
             }
             outcome => AtOnce::Answered(outcome),
         }
@@ -288,6 +319,7 @@ impl Throttle {
         parts: KeyParts<'_>,
         step: &Step<'_>,
         outcome: Option<Result<Decision, BackendError>>,
+        hit: BegunHit,
     ) -> Result<Decision, Error> {
         let mut room = None;
         let key = match AskedKey::new(&parts, &mut room, step) {
@@ -296,19 +328,22 @@ impl Throttle {
         };
         let backend = self.backend()?;
         // That of a hit which waits is also that of its penalty.
-        let deadline = self.inner.denials.is_some().then(|| self.deadline());
+        let deadline = self.is_penalized(hit).then(|| self.deadline());
         let outcome = match outcome {
             Some(outcome) => outcome,
             None => self.apply_by(&**backend, key.stored, step, deadline).await,
         };
-        self.conclude(&**backend, key, step, outcome, deadline).await
+        let decision = self.conclude(&**backend, key, step, outcome, (deadline, hit)).await?;
+        Ok(self.end(hit, Some(key.stored), step, decision))
     }
 
-    /// Asks for a caller that waits for its turn. To be told so is no misuse, and no penalty counts it.
+    /// Asks for a caller that waits for its turn. To be told so is no misuse, and no penalty counts it. The hit does
+    /// not end by it.
     pub(super) async fn run_patiently(
         &self,
         key: &(impl ToKey + ?Sized),
         step: &Step<'_>,
+        hit: BegunHit,
     ) -> Result<Decision, Error> {
         let (parts, mut room) = (key.to_key(), None);
         let key = match AskedKey::new(&parts, &mut room, step) {
@@ -317,7 +352,7 @@ impl Throttle {
         };
         let backend = self.backend()?;
         let outcome = self.apply(&**backend, key.stored, step).await;
-        self.decide(&**backend, key, step, outcome).await
+        self.decide(&**backend, key, step, outcome, hit).await
     }
 
     /// Makes the decision about a key of what the backend said, and counts a denial for the penalty, whose
@@ -328,10 +363,10 @@ impl Throttle {
         key: AskedKey<'_>,
         step: &Step<'_>,
         outcome: Result<Decision, BackendError>,
-        deadline: Option<Deadline>,
+        (deadline, hit): (Option<Deadline>, BegunHit),
     ) -> Result<Decision, Error> {
-        let decision = self.decide(backend, key, step, outcome).await?;
-        Ok(match self.count_denial(backend, key.stored, step.op(), &decision) {
+        let decision = self.decide(backend, key, step, outcome, hit).await?;
+        Ok(match self.count_denial(backend, key.stored, (step.op(), hit), &decision) {
             None => decision,
             // In a box, as what a policy waits for, or each hit would have room for it.
             Some(blocking) => {
@@ -349,6 +384,7 @@ impl Throttle {
         key: AskedKey<'_>,
         step: &Step<'_>,
         outcome: Result<Decision, BackendError>,
+        hit: BegunHit,
     ) -> Result<Decision, Error> {
         match outcome {
             Ok(decision) => {
@@ -356,7 +392,8 @@ impl Throttle {
                 Ok(decision.map(|inline| self.finish(key.stored, inline, fingerprint)))
             }
             Err(error) => {
-                let decided = self.decide_by_policy(backend, key.own, step, error);
+                self.tell_failure(&error);
+                let decided = self.decide_by_policy(backend, key.own, step, error, hit);
                 let decision = Box::pin(decided).await?;
                 Ok(decision.map(|inline| inline.wait_at_least(self.inner.min_retry_after)))
             }
@@ -398,7 +435,7 @@ impl Throttle {
 }
 
 /// How far a call comes without waiting.
-enum AtOnce {
+pub(super) enum AtOnce {
     Decided(Result<Decision, Error>),
     /// The backend has answered, and more is to be done.
     Answered(Result<Decision, BackendError>),

@@ -99,13 +99,15 @@ impl Throttle {
         let key = key::bounded(parts, &mut room);
         let stored_key = Key::new(&self.inner.name, key);
         let (deadline, state) = (self.deadline(), backend.inspect(&stored_key));
-        let state = deadline.bound(backend.core().name(), "inspect", state).await?;
+        let state = self.call((backend.core().name(), "inspect"), deadline, state).await;
+        let state = state.inspect_err(|error| self.tell_failure(error))?;
         let brought = self.brought_parts(&state)?;
         let mut answers = Vec::with_capacity(self.inner.limits.len() + brought.len());
         for limits in [&self.inner.limits[..]].into_iter().chain(brought.chunks(MAX_LIMITS)) {
             // What each would answer to a hit that costs nothing.
             let step = Step::of_apart(limits, 0, Op::Peek);
-            let decision = self.apply_by(&**backend, key, &step, Some(deadline)).await?;
+            let decision = self.apply_by(&**backend, key, &step, Some(deadline)).await;
+            let decision = decision.inspect_err(|error| self.tell_failure(error))?;
             answers.extend(decision.answers());
         }
         self.inspection(&state, &brought, answers)

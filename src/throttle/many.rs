@@ -1,7 +1,11 @@
 //! [`Throttle::hit_many`]: independent hits on many keys, asked together.
 
-use super::Throttle;
+use tracing::Instrument;
+
 use super::backend_call::{AskedKey, Unasked};
+use super::begun::BegunHit;
+use super::span::record_failure;
+use super::{Mode, Throttle};
 use crate::backend::{Answers, Backend};
 use crate::decision::Decision;
 use crate::error::{BackendError, Effect, Error, ErrorKind};
@@ -96,13 +100,13 @@ impl Throttle {
             }
         };
         let step = self.step_of(&options, brought.as_deref(), Op::Take);
-        let mut outage = None;
+        let (mut outage, mode) = (None, self.mode());
         for (number, keys) in keys.chunks(AT_ONCE).enumerate() {
             if number > 0 {
                 // In memory there is no other await at which others get through.
                 tokio::task::yield_now().await;
             }
-            let batch = Box::pin(self.hit_batch(keys, &step, &mut outage)).await;
+            let batch = Box::pin(self.hit_batch(keys, &step, &mut outage, mode)).await;
             decisions.extend(batch.into_iter().map(|decision| match &brought {
                 None => decision,
                 Some(brought) => decision.map(|decision| self.with_brought(decision, brought)),
@@ -117,15 +121,17 @@ impl Throttle {
         keys: &[K],
         step: &Step<'_>,
         outage: &mut Option<BackendError>,
+        mode: Mode,
     ) -> Vec<Result<Decision, Error>> {
         let mut decisions = Vec::with_capacity(keys.len());
         // In memory one after the other is as fast.
-        if self.inner.prepared.is_some() {
+        if self.inner.prepared.is_some() || mode == Mode::Off {
             for key in keys {
-                decisions.push(self.run(key, step).await);
+                decisions.push(self.run(key, step, self.begin_in(mode)).await);
             }
             return decisions;
         }
+        let hit = self.begin_in(mode);
         let keys: Vec<KeyParts<'_>> = keys.iter().map(ToKey::to_key).collect();
         let mut rooms: Vec<_> = keys.iter().map(|_| None).collect();
         let asked = keys.iter().zip(&mut rooms);
@@ -154,16 +160,23 @@ impl Throttle {
             async move {
                 match outcome {
                     Err(unasked) => unasked.into_decision(),
-                    Ok((asked, Some(outcome))) => self.decide(backend, asked, step, outcome).await,
+                    Ok((asked, Some(outcome))) => {
+                        self.decide(backend, asked, step, outcome, hit).await
+                    }
                     Ok((_, None)) => unreachable!("there is an outcome for each question"),
                 }
             }
         });
-        let decisions = join_all(decided).await;
-        match self.inner.denials {
-            None => decisions,
-            Some(_) => self.penalize(backend, &asked, step.op(), decisions, deadline).await,
+        let mut decisions = join_all(decided).await;
+        if self.is_penalized(hit) {
+            let question = (step.op(), hit);
+            decisions = self.penalize(backend, &asked, question, decisions, deadline).await;
         }
+        let ended = decisions.into_iter().zip(&asked).map(|(decision, asked)| {
+            let key = asked.as_ref().ok().map(|asked| asked.stored);
+            decision.map(|decision| self.end(hit, key, step, decision))
+        });
+        ended.collect()
     }
 
     /// Counts all denials before a key is blocked, so that one that comes often is blocked once.
@@ -171,14 +184,14 @@ impl Throttle {
         &self,
         backend: &dyn Backend,
         asked: &[Result<AskedKey<'_>, Unasked>],
-        op: Op,
+        question: (Op, BegunHit),
         decisions: Vec<Result<Decision, Error>>,
         deadline: Deadline,
     ) -> Vec<Result<Decision, Error>> {
         let counted = decisions.into_iter().zip(asked).map(|(decision, asked)| {
             let blocking = match (&decision, asked) {
                 (Ok(decision), Ok(AskedKey { stored, .. })) => {
-                    let blocking = self.count_denial(backend, stored, op, decision);
+                    let blocking = self.count_denial(backend, stored, question, decision);
                     blocking.map(|blocking| (blocking, *stored))
                 }
                 _ => None,
@@ -210,9 +223,9 @@ impl Throttle {
             return steps.iter().map(|_| Err(error.shared())).collect();
         }
         let name = backend.core().name();
-        let answers = Answers::new(steps.len());
+        let (answers, span) = (Answers::new(steps.len()), self.call_span(name, "apply_many"));
         let answered = async {
-            backend.apply_many(steps, &answers).await;
+            backend.apply_many(steps, &answers).instrument(span.clone()).await;
             Ok(())
         };
         // What was answered by then counts, whatever became of the others.
@@ -225,6 +238,9 @@ impl Throttle {
         let answers = answers.into_answers();
         let outcomes: Vec<_> =
             answers.map(|answer| answer.unwrap_or_else(|| Err(missing.shared()))).collect();
+        if let Some(Err(error)) = outcomes.iter().find(|outcome| outcome.is_err()) {
+            record_failure(&span, error);
+        }
         // Of the store itself, so that the others would fail as these did.
         let failed = |outcome: &Result<_, BackendError>| {
             let kind = outcome.as_ref().map_err(BackendError::kind);

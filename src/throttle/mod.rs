@@ -4,6 +4,7 @@ mod acquire;
 mod all;
 mod at_once;
 mod backend_call;
+mod begun;
 mod block;
 mod brought;
 mod builder;
@@ -16,6 +17,7 @@ mod inspect;
 mod item_slot;
 mod line;
 mod many;
+mod mode;
 mod penalty;
 mod permit;
 #[cfg(feature = "stream")]
@@ -23,10 +25,12 @@ mod reader;
 mod refund;
 #[cfg(feature = "stream")]
 mod sink;
+mod span;
 #[cfg(feature = "stream")]
 mod stream;
 mod together;
 mod usage;
+mod watch;
 #[cfg(feature = "stream")]
 mod writer;
 
@@ -41,6 +45,8 @@ pub use combined::CombinedDecision;
 pub use inspect::{InspectedLimit, Inspection};
 #[cfg(feature = "http")]
 pub(crate) use item_slot::ItemSlot;
+pub use mode::Mode;
+pub(crate) use mode::ModeCell;
 pub use penalty::Penalty;
 pub use permit::{Permit, PermitDrop};
 #[cfg(feature = "stream")]
@@ -54,6 +60,7 @@ pub use writer::ThrottledWriter;
 
 use self::line::Lines;
 use self::penalty::Denials;
+use self::watch::Watch;
 use crate::backend::{Backend, Prepared};
 use crate::decision::Decision;
 use crate::on_error::{LogLimiter, OnError};
@@ -92,6 +99,7 @@ struct ThrottleInner {
     /// A random number in this process of the name, what its limits are counted by, and the store if it
     /// has one of its own: to bind receipts to it.
     seed: u64,
+    mode: ModeCell,
     /// At least one.
     limits: Box<[Limit]>,
     backend: Option<Arc<dyn Backend>>,
@@ -108,6 +116,7 @@ struct ThrottleInner {
     turns: Turns,
     /// Of a penalty, who was denied.
     denials: Option<Denials>,
+    watch: Option<Box<Watch>>,
 }
 
 impl Throttle {
@@ -135,12 +144,13 @@ impl Throttle {
         &self.inner.limits
     }
 
-    /// Returns the limit that denied: one of this throttle's, or of the rates that the hit brought.
+    /// Returns the limit that denied, or [would have](Decision::shadowed): one of this throttle's, or of the rates that
+    /// the hit brought.
     ///
-    /// `None` if the hit passed, if no limit denied it, or if it was a hit of another throttle.
+    /// `None` if the hit passed by itself, if no limit denied it, or if it was a hit of another throttle.
     #[must_use]
     pub fn denied_by<'a>(&'a self, decision: &'a Decision) -> Option<&'a Limit> {
-        let index = decision.denied_by()?;
+        let index = decision.denied_by_or_shadowed()?;
         if !decision.is_bound_to(self.inner.id) {
             return None;
         }
@@ -152,6 +162,7 @@ impl fmt::Debug for Throttle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Throttle")
             .field("name", &self.inner.name)
+            .field("mode", &self.inner.mode)
             .field("limits", &self.inner.limits)
             .field("backend", &self.inner.backend)
             .field("on_error", &self.inner.on_error)

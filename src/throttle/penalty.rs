@@ -6,7 +6,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 
-use super::Throttle;
+use super::begun::BegunHit;
+use super::{Mode, Throttle};
 use crate::backend::Backend;
 use crate::clock::{Timestamp, micros_ceil};
 use crate::decision::{Decision, Denial};
@@ -29,8 +30,8 @@ const MOST_DENIALS: u32 = 1_000;
 ///
 /// Denials are counted in each process by itself, of each throttle at most 65,536: beyond that those of the keys
 /// that were not denied for longest are forgotten, and nobody is blocked for another's denials. Not counted is
-/// what an error policy, a full memory or a block denies, what a peek says, and what a caller is told who waits
-/// for its turn, by [`acquire`](Throttle::acquire). A [`reset`](Throttle::reset) or an
+/// what an error policy, a full memory or a block denies, what a peek says, what is let pass in
+/// [`Mode::Shadow`], and what a caller is told who waits for its turn, by [`acquire`](Throttle::acquire). A [`reset`](Throttle::reset) or an
 /// [`unblock`](Throttle::unblock) forgets the key's denials in its process; other processes keep theirs.
 ///
 /// ```
@@ -229,16 +230,22 @@ impl Throttle {
         }
     }
 
+    /// Returns whether denials of that hit are counted: nobody is punished for what is only looked at.
+    #[inline]
+    pub(super) fn is_penalized(&self, hit: BegunHit) -> bool {
+        self.inner.denials.is_some() && hit.mode == Mode::Enforce
+    }
+
     /// Counts a denial of a hit; of anything else nothing. If that is one too many the key is to be blocked.
     #[inline]
     pub(super) fn count_denial(
         &self,
         backend: &dyn Backend,
         key: &[KeyPart<'_>],
-        op: Op,
+        (op, hit): (Op, BegunHit),
         decision: &Decision,
     ) -> Option<Blocking<'_>> {
-        let denials = self.inner.denials.as_ref()?;
+        let denials = self.inner.denials.as_ref().filter(|_| self.is_penalized(hit))?;
         let is_hit = matches!(op, Op::Take | Op::TakeUpTo);
         let is_by_limits = matches!(decision.denial(), Some(Denial::Limited | Denial::Never));
         if !is_hit || !is_by_limits {
@@ -262,11 +269,15 @@ impl Throttle {
         let key = Key::new(&self.inner.name, key);
         let blocked = backend.change_block(&key, BlockChange::Lengthen(time));
         let deadline = deadline.unwrap_or_else(|| self.deadline());
-        match deadline.bound(backend.core().name(), "change_block", blocked).await {
+        let call = (backend.core().name(), "change_block");
+        match self.call(call, deadline, blocked).await {
             Ok(_was_blocked) => decision.blocked_for(time),
             Err(error) => {
-                let throttle = self.name();
-                tracing::warn!(throttle, %error, "a key was denied too often, and could not be blocked");
+                self.tell_failure(&error);
+                if let Some(suppressed) = self.inner.log.pass() {
+                    let throttle = self.name();
+                    tracing::warn!(throttle, %error, suppressed, "a key was denied too often, and could not be blocked");
+                }
                 decision
             }
         }

@@ -1,6 +1,6 @@
 //! [`Throttle::refund`] and [`Throttle::reset`].
 
-use super::Throttle;
+use super::{Mode, Throttle};
 use crate::decision::Receipt;
 use crate::error::Error;
 use crate::key::{self, Key, ToKey};
@@ -105,13 +105,16 @@ impl Throttle {
         self.change(&key, receipt.fingerprint(), &step).await
     }
 
-    /// Changes what a receipt of that fingerprint stands for. No policy applies.
+    /// Changes what a receipt of that fingerprint stands for. No policy applies, and nobody is asked while it is off.
     pub(super) async fn change(
         &self,
         key: &(impl ToKey + ?Sized),
         fingerprint: u64,
         step: &Step<'_>,
     ) -> Result<(), Error> {
+        if self.mode() == Mode::Off {
+            return Ok(());
+        }
         let parts = key.to_key();
         let Some(parts) = parts.as_slice()? else { return Err(Error::WrongReceipt) };
         let mut room = None;
@@ -123,7 +126,8 @@ impl Throttle {
         if step.cost() == 0 {
             return Ok(());
         }
-        self.apply(&**backend, key, step).await.map(drop).map_err(Error::from)
+        let changed = self.apply(&**backend, key, step).await;
+        Ok(changed.map(drop).inspect_err(|error| self.tell_failure(error))?)
     }
 
     /// Forgets what was counted for a key, under every rate, and ends its block.

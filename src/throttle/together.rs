@@ -3,13 +3,17 @@
 use std::any::Any;
 use std::sync::Arc;
 
+use tracing::{Instrument, Span};
+
 use super::acquire::unanswered;
-use super::backend_call::AskedKey;
-use super::combined::{CombinedDecision, EntryDecision};
-use super::{Permit, PermitDrop, Throttle};
+use super::backend_call::{AskedKey, Unasked};
+use super::begun::BegunHit;
+use super::combined::{CombinedDecision, EntryDecision, WatchedEntry};
+use super::span::record_failure;
+use super::{Mode, Permit, PermitDrop, Throttle};
 use crate::backend::Backend;
 use crate::background;
-use crate::decision::{BroughtLimits, Decision};
+use crate::decision::{BroughtLimits, DecidedBy, Decision};
 use crate::error::{BackendError, Effect, Error, ErrorKind};
 use crate::hit_options::HitOptions;
 use crate::join::join_all;
@@ -26,11 +30,13 @@ pub(super) struct HitEntry {
     pub(super) throttle: Throttle,
     pub(super) key: Result<OwnedKey, KeyError>,
     pub(super) options: HitOptions,
+    pub(super) mode: Mode,
 }
 
 /// A key that a backend is asked about, for one entry or for several of the same throttle.
 struct Question {
     throttle: Throttle,
+    hit: BegunHit,
     key: OwnedKey,
     backend: Arc<dyn Backend>,
     /// The limits of hits that brought some.
@@ -64,13 +70,13 @@ pub(super) async fn decide(entries: Vec<HitEntry>) -> Result<CombinedDecision, E
         return Err(Error::TooManyEntries { entries: entries.len(), most: MOST_ENTRIES });
     }
     let mut decided: Vec<_> = entries.iter().map(|_| EntryDecision::default()).collect();
-    let groups = groups(questions(entries, &mut decided)?);
-    let Some(first) = groups.first().and_then(|group| group.first()) else {
+    let questions = questions(entries, &mut decided)?;
+    let Some(first) = questions.first() else {
         return Ok(CombinedDecision::allowed(decided));
     };
     let name = first.backend.core().name();
     let progress = Progress { decided, taken: Vec::new(), is_denied: false, failure: None };
-    match background::to_end(progress.ask_all(groups, deadline)).await {
+    match background::to_end(progress.ask_all(questions, deadline)).await {
         Some(decision) => decision.map(CombinedDecision::claimed),
         None => Err(unanswered(name, "all")),
     }
@@ -79,20 +85,28 @@ pub(super) async fn decide(entries: Vec<HitEntry>) -> Result<CombinedDecision, E
 impl Progress {
     async fn ask_all(
         mut self,
-        groups: Vec<Vec<Question>>,
+        questions: Vec<Question>,
         deadline: Deadline,
     ) -> Result<CombinedDecision, Error> {
-        for group in groups {
+        let is_shadow = |question: &Question| question.hit.mode == Mode::Shadow;
+        let (shadows, enforced): (Vec<_>, Vec<_>) = questions.into_iter().partition(is_shadow);
+        for group in groups(enforced) {
             ask(group, &mut self, deadline).await;
             if self.has_ended() {
-                break;
+                return self.conclude(deadline).await;
             }
+        }
+        // Apart and after: in one step with the others, one that denies would leave these untaken.
+        let decisions = join_all(shadows.iter().map(|question| question.ask(deadline))).await;
+        for (question, decision) in shadows.into_iter().zip(decisions) {
+            self.note(question, decision);
         }
         self.conclude(deadline).await
     }
 
     fn note(&mut self, question: Question, decision: Result<Decision, Error>) {
-        let Question { throttle, key, brought, entries, .. } = question;
+        let Question { throttle, hit, key, brought, entries, .. } = question;
+        let decision = decision.map(|decision| hit.told(decision));
         let decision = match (decision, &brought) {
             (Ok(decision), None) => decision,
             (Ok(decision), Some(brought)) => throttle.with_brought(decision, brought),
@@ -101,7 +115,9 @@ impl Progress {
                 return;
             }
         };
-        for (index, _) in &entries {
+        for (index, cost) in &entries {
+            let watched = WatchedEntry::new(&throttle, hit, &key, brought.as_ref(), *cost);
+            self.decided[*index].watched = watched;
             self.decided[*index].decision = Some(decision.clone());
         }
         if decision.is_denied() {
@@ -143,21 +159,26 @@ fn questions(
     decided: &mut [EntryDecision],
 ) -> Result<Vec<Question>, Error> {
     let mut questions: Vec<Question> = Vec::new();
-    for (index, HitEntry { throttle, key, options }) in entries.into_iter().enumerate() {
-        let key = key?;
+    for (index, HitEntry { throttle, key, options, mode }) in entries.into_iter().enumerate() {
+        let (key, hit) = (key?, throttle.begin_in(mode));
         let brought = throttle.brought_by(&options)?;
         let step = throttle.step_of(&options, brought.as_deref(), Op::Take);
         let (cost, leave) = (step.cost(), step.units_to_leave());
-        let unasked = AskedKey::new(&key.to_key(), &mut None, &step).err();
+        let unasked = match mode {
+            Mode::Off => Some(Unasked::Passes(DecidedBy::Off)),
+            _ => AskedKey::new(&key.to_key(), &mut None, &step).err(),
+        };
         if let Some(unasked) = unasked {
             let decision = unasked.into_decision()?;
+            let watched = WatchedEntry::new(&throttle, hit, &key, brought.as_ref(), cost);
+            decided[index].watched = watched;
             decided[index].decision = Some(decision.clone());
             decided[index].permit = Some(Permit::of(throttle, key, decision));
             continue;
         }
         let backend = Arc::clone(&*throttle.backend()?);
         let entries = vec![(index, cost)];
-        let question = Question { throttle, key, backend, brought, cost, leave, entries };
+        let question = Question { throttle, hit, key, backend, brought, cost, leave, entries };
         match questions.iter_mut().find(|other| other.is_of_same_state(&question)) {
             Some(other) => other.merge(question)?,
             None => questions.push(question),
@@ -185,12 +206,14 @@ impl Question {
         };
         let its_own = Some(deadline.earlier(throttle.deadline()));
         let outcome = throttle.apply_by(&**backend, asked.stored, &step, its_own).await;
-        throttle.conclude(&**backend, asked, &step, outcome, Some(deadline)).await
+        let ends = (Some(deadline), self.hit);
+        throttle.conclude(&**backend, asked, &step, outcome, ends).await
     }
 
     fn is_of_same_state(&self, other: &Self) -> bool {
         is_same_backend(&self.backend, &other.backend)
             && self.throttle.name() == other.throttle.name()
+            && self.hit.mode == other.hit.mode
             && self.key == other.key
     }
 
@@ -272,22 +295,28 @@ async fn ask_in_one_step(
         .map(|((question, asked), step)| (Key::new(question.throttle.name(), asked.stored), *step))
         .collect();
     let name = first.backend.core().name();
+    let is_in_memory = group.iter().all(|it| it.throttle.inner.prepared.is_some());
+    let span = match is_in_memory {
+        true => Span::none(),
+        false => first.throttle.call_span(name, "apply_all"),
+    };
     let answer = async {
         // In memory nothing is too late, for it takes no time.
-        let is_in_memory = group.iter().all(|it| it.throttle.inner.prepared.is_some());
         match deadline.is_over() && !is_in_memory {
             true => Err(timer::too_late(name, "apply_all")),
-            false => Ok(first.backend.apply_all(&hits).await),
+            false => Ok(first.backend.apply_all(&hits).instrument(span.clone()).await),
         }
     };
     let decided = match deadline.bound(name, "apply_all", answer).await {
         Ok(decided) => decided?,
         Err(error) => Err(error),
     };
+    let decided = decided.inspect_err(|error| record_failure(&span, error));
     let outcomes = each(decided, group.len(), name);
     let concluded = outcomes.into_iter().enumerate().map(|(index, outcome)| {
-        let Question { throttle, backend, .. } = &group[index];
-        throttle.conclude(&**backend, asked[index], &steps[index], outcome, Some(deadline))
+        let Question { throttle, backend, hit, .. } = &group[index];
+        let ends = (Some(deadline), *hit);
+        throttle.conclude(&**backend, asked[index], &steps[index], outcome, ends)
     });
     Some(join_all(concluded).await)
 }

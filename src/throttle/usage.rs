@@ -1,9 +1,9 @@
 //! Costs that are known afterwards, and what is left: [`Throttle::charge`], [`Throttle::settle`],
 //! [`Throttle::take_up_to`] and [`Throttle::drain`].
 
-use super::Throttle;
 use super::backend_call::AskedKey;
-use crate::decision::{Decision, Receipt, Taken};
+use super::{Mode, Throttle};
+use crate::decision::{DecidedBy, Decision, Receipt, Taken};
 use crate::error::Error;
 use crate::key::ToKey;
 use crate::step::Step;
@@ -41,6 +41,9 @@ impl Throttle {
     /// On the in-memory backend it happens at the first poll or not at all. On a networked one, a dropped
     /// future may have charged.
     pub async fn charge(&self, key: impl ToKey, units: u32) -> Result<Decision, Error> {
+        if self.mode() == Mode::Off {
+            return Ok(Decision::pass(DecidedBy::Off));
+        }
         self.require(&self.inner.limits, Op::Charge)?;
         self.count(&key, &Step::of_apart(&self.inner.limits, units, Op::Charge)).await
     }
@@ -117,7 +120,9 @@ impl Throttle {
     pub async fn take_up_to(&self, key: impl ToKey, units: u32) -> Result<Taken, Error> {
         self.require(&self.inner.limits, Op::TakeUpTo)?;
         let step = Step::of_apart(&self.inner.limits, units, Op::TakeUpTo);
-        Ok(Taken::of(self.run(&key, &step).await?, units))
+        let hit = self.begin();
+        let taken = Taken::of(self.run(&key, &step, hit).await?, units);
+        Ok(if hit.mode == Mode::Shadow { taken.in_shadow(units) } else { taken })
     }
 
     /// Uses up all that is left for a key, under each of the throttle's limits. For an operator.
@@ -157,7 +162,8 @@ impl Throttle {
             Err(unasked) => return unasked.into_decision(),
         };
         let backend = self.backend()?;
-        let decision = self.apply(&**backend, key, step).await?;
+        let decision = self.apply(&**backend, key, step).await;
+        let decision = decision.inspect_err(|error| self.tell_failure(error))?;
         let fingerprint = || self.fingerprint(key, &**backend);
         Ok(decision.map(|inline| self.finish(key, inline, fingerprint)))
     }

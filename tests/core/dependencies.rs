@@ -121,6 +121,18 @@ fn streams_need_the_traits_and_no_more() {
 }
 
 #[test]
+fn metrics_need_the_facade_and_no_exporter() {
+    let direct = tree(&["--depth", "1", "--features", "metrics"]);
+    let more: BTreeSet<String> =
+        direct.difference(&CORE.map(str::to_owned).into()).cloned().collect();
+    assert_eq!(more, ["metrics"].map(str::to_owned).into());
+    let more: BTreeSet<String> =
+        tree(&["--features", "metrics"]).difference(&tree(&[])).cloned().collect();
+    assert!(more.len() <= 3, "{more:?}");
+    assert!(!tree(&[]).contains("metrics"));
+}
+
+#[test]
 fn the_layer_needs_the_types_of_http_and_tower_and_little_else() {
     let direct = tree(&["--depth", "1", "--features", "http"]);
     let more: BTreeSet<String> =

@@ -22,11 +22,19 @@ mod keys;
 mod lifespan;
 mod locks;
 mod many;
+#[cfg(feature = "metrics")]
+mod metrics;
+mod modes;
+mod observers;
 mod on_error;
 mod readme;
 mod runtime;
 mod settings;
+mod snapshot;
+mod snapshot_files;
+mod spans;
 #[cfg(feature = "stream")]
 mod stream;
+mod top_denied;
 mod usage;
 mod value_defaults;

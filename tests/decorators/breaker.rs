@@ -1,16 +1,18 @@
 //! A circuit breaker around a backend that does as it is told.
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use test_support::{Play, Scripted};
 use traffik::backend::Answers;
 use traffik::decorator::{CircuitBreaker, CircuitBreakerOptions, CircuitState};
 use traffik::key::KeyPart;
+use traffik::observe::{Event, Observer};
 use traffik::step::{BlockChange, Step};
 use traffik::strategy::Op;
 use traffik::{
     Backend, Effect, ErrorKind, HasCore, InMemory, Key, LifespanExt, LockError, LockOptions, Locks,
-    Values,
+    OnError, Throttle, Values,
 };
 
 use super::support::{MS, error, five, given_up_after, is_open_error, left, raising, take};
@@ -66,6 +68,60 @@ async fn open_costs_no_call_and_says_why() {
     assert!(
         info.next_probe.unwrap() <= 70 * MS && info.cause.unwrap().starts_with("scripted: apply")
     );
+}
+
+/// The changes of circuits.
+#[derive(Clone, Debug, Default)]
+struct Told(Arc<Mutex<Vec<(CircuitState, CircuitState)>>>);
+
+impl Told {
+    fn take(&self) -> Vec<(CircuitState, CircuitState)> {
+        std::mem::take(&mut *self.0.lock().unwrap())
+    }
+}
+
+impl Observer for Told {
+    fn on_event(&self, event: &Event<'_>) {
+        if let Event::CircuitChanged(changed) = event {
+            assert_eq!(changed.backend, "memory", "as it is called inside");
+            self.0.lock().unwrap().push((changed.from, changed.to));
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn observers_are_told_of_each_change() {
+    use CircuitState::{Closed, HalfOpen, Open};
+    let (scripted, told) = (Scripted::new(), Told::default());
+    let breaker = CircuitBreaker::new(scripted.clone());
+    breaker.observe(told.clone());
+    let throttle = raising(breaker.clone());
+    scripted.plays(Play::Refuse(ErrorKind::Unavailable));
+    for _ in 0..5 {
+        assert!(throttle.hit("a").await.is_err());
+    }
+    assert_eq!(told.take(), [(Closed, Open)]);
+    tokio::time::advance(250 * MS).await;
+    assert!(throttle.hit("a").await.is_err());
+    assert_eq!(told.take(), [(Open, HalfOpen), (HalfOpen, Open)]);
+    scripted.plays(Play::Answer);
+    tokio::time::advance(250 * MS).await;
+    assert!(throttle.hit("a").await.is_ok());
+    assert!(throttle.hit("a").await.is_ok());
+    assert_eq!(told.take(), [(Open, HalfOpen), (HalfOpen, Closed)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_observers_of_a_throttle_are_told_of_the_breaker_that_its_builder_makes() {
+    let (scripted, told) = (Scripted::new(), Told::default());
+    scripted.plays(Play::Refuse(ErrorKind::Unavailable));
+    let builder = Throttle::builder("t").rate("5/h").backend(scripted).on_error(OnError::Raise);
+    let builder = builder.circuit_breaker(CircuitBreakerOptions::new());
+    let throttle = builder.observer(told.clone()).build().unwrap();
+    for _ in 0..6 {
+        assert!(throttle.hit("a").await.is_err());
+    }
+    assert_eq!(told.take(), [(CircuitState::Closed, CircuitState::Open)]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use test_support::{Distant, Play, Scripted};
+use test_support::{Distant, Place, Play, Scripted};
 use traffik::decorator::{
     CircuitBreakerOptions, DenyCacheOptions, FailoverOptions, Resilience, RetryOptions,
 };
@@ -93,12 +93,19 @@ async fn a_deny_cache_lies_outside_and_shared_questions_inside_of_it() {
     let builder = Throttle::builder("lines").rate("5/day").backend(distant);
     let throttle = builder.coalesce().fallback(InMemory::new()).deny_cache(DenyCacheOptions::new());
     let throttle = throttle.on_error(OnError::Raise).build().unwrap();
-    let hits: Vec<_> = (0..20)
-        .map(|_| {
-            let throttle = throttle.clone();
-            tokio::spawn(async move { throttle.hit("a").await.unwrap() })
-        })
-        .collect();
+    let hit = || {
+        let throttle = throttle.clone();
+        tokio::spawn(async move { throttle.hit("a").await.unwrap() })
+    };
+    wire.hold(Place::Request);
+    let mut hits = vec![hit()];
+    wire.until_held(1).await;
+    hits.extend((1..20).map(|_| hit()));
+    wire.until_held(2).await;
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    wire.release();
     let mut allowed = 0;
     for hit in hits {
         let decision = hit.await.unwrap();

@@ -404,7 +404,7 @@ fn f28_one_runtime_waits_for_no_other_and_survives_its_end() {
             let error = hit.await.unwrap().unwrap_err();
             assert!(error.to_string().contains("runtime"), "{error}");
         }
-        world.wire.until_held(1).await;
+        world.wire.until_only(1).await;
         world.wire.release();
         assert!(own.await.unwrap().unwrap().is_allowed());
         let hits = gather(&world, &throttle, 8).await;

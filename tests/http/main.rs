@@ -11,6 +11,7 @@ mod denials;
 mod fields;
 mod identity;
 mod log;
+mod modes;
 mod outgoing;
 mod readme;
 mod rules;

@@ -8,7 +8,8 @@ use traffik::backend::Stat;
 use traffik::strategy::Op;
 use traffik::{
     Backend, DecidedBy, Effect, ErrorKind, FixedWindow, HasCore, Key, LockOptions, Locks,
-    Memcached, OnError, Throttle, TokenBucket, Values,
+    ManualClock, Memcached, OnError, SlidingWindowCounter, SlidingWindowLog, Throttle, Timestamp,
+    TokenBucket, Values,
 };
 
 use crate::world::{PATIENCE, act, backend, builder, hit, limit};
@@ -142,7 +143,7 @@ async fn f21_a_pool_that_is_used_up_is_waited_for_a_while() {
 }
 
 #[tokio::test]
-async fn errors_say_whether_it_may_have_happened() {
+async fn f07_errors_say_whether_it_may_have_happened() {
     let mut server = MemcachedServer::start();
     let proxy = Proxy::start(server.port());
     let quick = Duration::from_millis(200);
@@ -191,7 +192,7 @@ async fn errors_say_whether_it_may_have_happened() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_not_there_is_no_doubt() {
+async fn f01_a_server_that_is_not_there_is_no_doubt() {
     let server = MemcachedServer::start();
     let port = server.port();
     drop(server);
@@ -202,6 +203,40 @@ async fn a_server_that_is_not_there_is_no_doubt() {
     let error = hit(&backend, "a", &limits).await.unwrap_err();
     assert_eq!((error.kind(), error.effect()), (ErrorKind::Unavailable, Effect::NotApplied));
     assert!(backend.ready().await.is_err());
+}
+
+/// Each client has a clock of its own here, and a key goes by the one that is ahead.
+#[tokio::test]
+async fn f26_a_clock_that_jumps_grants_nothing_extra_in_a_key() {
+    const HOUR: Duration = Duration::from_secs(3600);
+    let server = MemcachedServer::start();
+    let start = Timestamp::from_micros(1_800_000_000_000_000);
+    let clocks = [(); 2].map(|()| ManualClock::at(start));
+    let [one, other] =
+        [0, 1].map(|number| builder(&server).clock(clocks[number].clone()).build().unwrap());
+    for (key, limit) in [
+        ("fixed", limit("3/h", FixedWindow::new())),
+        ("counter", limit("3/h", SlidingWindowCounter::new())),
+        ("log", limit("3/h", SlidingWindowLog::new())),
+        ("bucket", limit("3/h", TokenBucket::new())),
+    ] {
+        let limits = [limit];
+        let passes = async |backend: &Memcached| {
+            let mut passed = 0;
+            for _ in 0..4 {
+                passed += u32::from(hit(backend, key, &limits).await.unwrap().is_allowed());
+            }
+            passed
+        };
+        clocks.iter().for_each(|clock| clock.set(start));
+        assert_eq!((passes(&one).await, passes(&other).await), (3, 0), "{key}");
+        clocks[0].set(start.saturating_add(3 * HOUR));
+        assert_eq!((passes(&one).await, passes(&other).await), (3, 0), "{key}: ahead and behind");
+        clocks[0].set(start);
+        assert_eq!(passes(&one).await, 0, "{key}: set back");
+        clocks.iter().for_each(|clock| clock.set(start.saturating_add(6 * HOUR)));
+        assert_eq!(passes(&other).await, 3, "{key}: nothing is taken away");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -7,7 +7,7 @@ use traffik::{Backend, LockError, LockOptions, Locks, Memcached};
 
 use crate::world::{PATIENCE, backend, builder, url};
 use test_support::servers::wait::eventually;
-use test_support::servers::{MemcachedServer, Workers, workers};
+use test_support::servers::{Direction, MemcachedServer, Proxy, Workers, workers};
 
 fn at_once() -> LockOptions {
     LockOptions::new().blocking(false)
@@ -57,6 +57,21 @@ async fn f24_the_lock_of_a_killed_process_is_free_after_its_ttl() {
     holder.kill(0);
     let guard = backend.lock("a", within(Duration::from_secs(10))).await.unwrap();
     assert!(guard.is_valid());
+}
+
+/// Its owner was paused, or just slow.
+#[tokio::test]
+async fn f25_a_guard_is_invalid_before_the_server_frees_its_lock() {
+    let server = MemcachedServer::start();
+    let (one, other) = (backend(&server), backend(&server));
+    let guard = one.lock("a", at_once().ttl(Some(Duration::from_secs(1)))).await.unwrap();
+    assert!(guard.is_valid());
+    eventually("its time is over", PATIENCE, async || !guard.is_valid()).await;
+    assert!(matches!(other.lock("a", at_once()).await, Err(LockError::Held)), "not yet free");
+    let next = other.lock("a", within(PATIENCE)).await.unwrap();
+    assert!(!guard.extend(PATIENCE).await.unwrap(), "it is another's");
+    assert!(!guard.release().await.unwrap());
+    assert!(next.is_valid() && next.release().await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -180,4 +195,99 @@ async fn a_guard_outlives_the_close_of_its_backend() {
     one.close().await.unwrap();
     assert!(guard.release().await.unwrap());
     assert!(other.lock("a", at_once()).await.is_ok());
+}
+
+/// Over a way on which requests or replies can be held back for longer than locks last, with a connection for
+/// locks that is open.
+async fn connected_by(proxy: &Proxy) -> Memcached {
+    let url = format!("memcached://127.0.0.1:{}", proxy.port());
+    let builder = Memcached::builder().url(url).namespace("test").command_timeout(PATIENCE);
+    let backend = builder.build().unwrap();
+    assert!(backend.lock("other", at_once()).await.unwrap().release().await.unwrap());
+    backend
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f36_a_lock_that_is_granted_too_late_is_not_taken_and_is_released() {
+    const TTL: Duration = Duration::from_millis(300);
+    // Late when the server hears of it, or when the answer is here.
+    for (late, sign) in [(Direction::Request, "add test/l/a "), (Direction::Reply, "STORED")] {
+        let server = MemcachedServer::start();
+        let proxy = Proxy::start(server.port());
+        let backend = connected_by(&proxy).await;
+        let releases = server.stat("cas_hits");
+        proxy.hold(late);
+        let trying = tokio::spawn({
+            let backend = backend.clone();
+            async move { backend.lock("a", at_once().ttl(Some(TTL))).await }
+        });
+        eventually("it is under way", PATIENCE, async || proxy.holds(late, sign)).await;
+        tokio::time::sleep(TTL).await;
+        proxy.forward();
+        let taken = trying.await.unwrap();
+        assert!(matches!(taken, Err(LockError::Held)), "{late:?}: {taken:?}");
+        let is_free = async || server.command("mg test/l/a t\r\n") == "EN\r\n";
+        eventually("it is released", PATIENCE, is_free).await;
+        assert_eq!(server.stat("cas_hits"), releases + 1, "released, not expired");
+        let next = backend.lock("a", at_once()).await.unwrap();
+        assert!(next.release().await.unwrap());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f36_who_waits_asks_again_after_a_grant_that_came_too_late() {
+    const TTL: Duration = Duration::from_millis(300);
+    let server = MemcachedServer::start();
+    let proxy = Proxy::start(server.port());
+    let backend = connected_by(&proxy).await;
+    let rewritten = server.stat("cas_hits");
+    proxy.hold(Direction::Reply);
+    let trying = tokio::spawn({
+        let backend = backend.clone();
+        async move { backend.lock("a", within(PATIENCE).ttl(Some(TTL))).await }
+    });
+    let is_stored = async || proxy.holds(Direction::Reply, "STORED");
+    eventually("it is granted", PATIENCE, is_stored).await;
+    tokio::time::sleep(TTL).await;
+    proxy.forward();
+    let guard = trying.await.unwrap().unwrap();
+    assert!(guard.extend(PATIENCE).await.unwrap(), "the release of the first try left it alone");
+    assert!(guard.release().await.unwrap());
+    let now = server.stat("cas_hits");
+    assert_eq!(now, rewritten + 3, "both grants were released, and one extended");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f36_an_extension_that_is_granted_too_late_is_none() {
+    const TTL: Duration = Duration::from_millis(500);
+    let server = MemcachedServer::start();
+    let proxy = Proxy::start(server.port());
+    let backend = connected_by(&proxy).await;
+    let guard = backend.lock("a", at_once().ttl(Some(TTL))).await.unwrap();
+    proxy.hold(Direction::Request);
+    let extending = tokio::spawn(async move { (guard.extend(TTL).await, guard) });
+    let is_sent = async || proxy.holds(Direction::Request, "gets test/l/a");
+    eventually("it is under way", PATIENCE, is_sent).await;
+    tokio::time::sleep(TTL).await;
+    proxy.forward();
+    let (extended, guard) = extending.await.unwrap();
+    assert!(!extended.unwrap(), "all of its time is over");
+    assert!(!guard.is_valid());
+    drop(guard);
+    let next = backend.lock("a", within(PATIENCE)).await.unwrap();
+    assert!(next.is_valid() && next.release().await.unwrap());
+}
+
+#[tokio::test]
+async fn f36_a_ttl_too_short_to_be_kept_is_refused() {
+    let server = MemcachedServer::start();
+    let backend = backend(&server);
+    for micros in [1, 1000, 4999] {
+        let options = at_once().ttl(Some(Duration::from_micros(micros)));
+        let taken = backend.lock("a", options).await;
+        assert!(matches!(taken, Err(LockError::Invalid { .. })), "{taken:?}");
+        let error = builder(&server).lock_ttl(Some(Duration::from_micros(micros))).build();
+        assert!(error.unwrap_err().to_string().contains("5ms"), "the builder says so, too");
+    }
+    assert_eq!(server.stat("cmd_set"), 0, "nothing was sent");
 }

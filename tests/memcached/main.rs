@@ -6,9 +6,11 @@
 mod all;
 mod cancellation;
 mod clearing;
+mod clocks;
 mod coalescing;
 mod conformance;
 mod counters;
+mod crash;
 mod exactness;
 mod fairness;
 mod faults;
@@ -21,4 +23,5 @@ mod round_trips;
 mod runtime;
 mod runtimes;
 mod settings;
+mod silence;
 mod world;

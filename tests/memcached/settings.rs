@@ -24,7 +24,7 @@ fn wrong_settings_are_refused() {
         (refused(Memcached::builder().pool_size(2).pool_minsize(3)), "pool_minsize is 3"),
         (refused(Memcached::builder().command_timeout(Duration::ZERO)), "command_timeout is 0"),
         (refused(Memcached::builder().lock_lease(Duration::ZERO)), "lock_lease is 0"),
-        (refused(Memcached::builder().lock_ttl(Some(Duration::ZERO))), "lock_ttl is zero"),
+        (refused(Memcached::builder().lock_ttl(Some(Duration::ZERO))), "lock_ttl is 0"),
         (refused(Memcached::builder().namespace("a b")), "namespace"),
     ] {
         assert!(message.contains(expected), "{message}");

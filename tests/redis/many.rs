@@ -57,6 +57,25 @@ async fn a_hundred_hits_take_four_scripts() {
     assert!(server.calls("eval") <= 2, "the source goes once");
 }
 
+/// Of scripts that are sent together, one that the server does not know is sent once more, after the others.
+#[tokio::test]
+async fn f03_hits_on_a_key_keep_their_order_though_a_script_is_unknown() {
+    let server = RedisServer::start();
+    let throttle = throttle(on(&server), TokenBucket::new());
+    // That for equal hits is known, and that for several keys is not.
+    let _ = throttle.hit_many(["x", "x"]).await;
+    for (round, other) in ["b", "c"].into_iter().enumerate() {
+        let key = round.to_string();
+        let keys = [&key[..], other, &key, &key];
+        let left = throttle.hit_many(keys).await.into_iter().map(|decision| {
+            let decision = decision.unwrap();
+            (decision.is_allowed(), decision.remaining())
+        });
+        let left: Vec<_> = left.collect();
+        assert_eq!(left, [(true, 1), (true, 1), (true, 0), (false, 0)], "round {round}");
+    }
+}
+
 #[tokio::test]
 async fn f03_scripts_that_the_server_forgets_change_nothing() {
     let server = RedisServer::start();

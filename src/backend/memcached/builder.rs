@@ -9,7 +9,7 @@ use super::{Memcached, NAME};
 use crate::backend::BackendCore;
 use crate::clock::{Clock, WallClock};
 use crate::error::BuildError;
-use crate::lock::LockOptions;
+use crate::lock::{LockOptions, SHORTEST_TTL};
 use crate::on_error::OnError;
 
 const DEFAULT_HOST: &str = "127.0.0.1";
@@ -149,7 +149,7 @@ impl MemcachedBuilder {
     }
 
     /// Sets the default of [`LockOptions::ttl`](crate::LockOptions::ttl): the time after which a lock
-    /// expires. Must be above zero. Defaults to `None`: such a lock is a [lease](Self::lock_lease).
+    /// expires. Must be at least 5 ms. Defaults to `None`: such a lock is a [lease](Self::lock_lease).
     pub fn lock_ttl(mut self, ttl: Option<Duration>) -> Self {
         self.lock = self.lock.ttl(ttl);
         self
@@ -200,8 +200,9 @@ impl MemcachedBuilder {
             let problem = format!("is {:?}; use a second or more", self.lock_lease);
             return Err(BuildError::setting("lock_lease", problem));
         }
-        if self.lock.explicit_ttl() == Some(Duration::ZERO) {
-            return Err(BuildError::setting("lock_ttl", "is zero; use a duration above it"));
+        if let Some(ttl) = self.lock.explicit_ttl().filter(|ttl| *ttl < SHORTEST_TTL) {
+            let problem = format!("is {ttl:?}; use {SHORTEST_TTL:?} or more");
+            return Err(BuildError::setting("lock_ttl", problem));
         }
         let addresses = self.addresses()?;
         let clock = self.clock.clone().unwrap_or_else(|| Arc::new(WallClock::new()));

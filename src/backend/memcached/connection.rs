@@ -26,6 +26,8 @@ pub(super) struct ServerConnection {
     /// Rings at or before the end of a call, and is set again only when it rang: one timer for many
     /// calls, since setting one takes a lock that all tasks share.
     alarm: Pin<Box<Sleep>>,
+    /// When the last answer came.
+    answered: Option<Instant>,
 }
 
 /// A call that failed. The connection must be thrown away: the next reply on it may be that of this call.
@@ -51,7 +53,12 @@ pub(super) enum CallFailure {
 impl ServerConnection {
     /// Made within a runtime.
     pub(super) fn new(socket: Socket) -> Self {
-        Self { socket, outgoing: Vec::new(), alarm: Box::pin(sleep_until(monotonic_now())) }
+        let alarm = Box::pin(sleep_until(monotonic_now()));
+        Self { socket, outgoing: Vec::new(), alarm, answered: None }
+    }
+
+    pub(super) fn answered(&self) -> Option<Instant> {
+        self.answered
     }
 
     pub(super) fn is_quiet(&self) -> bool {
@@ -65,7 +72,7 @@ impl ServerConnection {
         command: &Command<'_>,
         deadline: Instant,
     ) -> Result<Reply, Failed> {
-        let Self { socket, outgoing, alarm } = self;
+        let Self { socket, outgoing, alarm, answered } = self;
         if alarm.deadline() > deadline {
             alarm.as_mut().reset(deadline);
         }
@@ -87,7 +94,9 @@ impl ServerConnection {
             .await
         };
         let sent = stream.was_sent();
-        conclude(answer, stream).map_err(|failure| Failed { failure, sent })
+        let answer = conclude(answer, stream).map_err(|failure| Failed { failure, sent })?;
+        *answered = Some(monotonic_now());
+        Ok(answer)
     }
 }
 

@@ -21,7 +21,7 @@ use crate::clock::monotonic_now;
 use crate::error::{Effect, ErrorKind};
 use crate::lock::{
     Asked, Attempt, Lane, LockError, LockGuard, LockRequest, ReleaseOutcome, ServerHolding,
-    ServerLock, WaitQueue, later,
+    ServerLock, WaitQueue, later, server_ttl, valid_until,
 };
 use crate::random;
 
@@ -38,7 +38,9 @@ impl MemcachedInner {
         for releaser in &self.releasers {
             releaser.start();
         }
-        self.waiting.acquire(name, request, || self.acquire(name, request.ttl())).await
+        let (ttl, leased) =
+            (server_ttl(&request, self.lease)?.min(LONGEST), request.ttl().is_none());
+        self.waiting.acquire(name, request, || self.acquire(name, ttl, leased)).await
     }
 
     /// One try. It runs to its end also if nobody waits for it any more; the guard that it makes then
@@ -46,13 +48,14 @@ impl MemcachedInner {
     async fn acquire(
         self: &Arc<Self>,
         name: &str,
-        ttl: Option<Duration>,
+        ttl: Duration,
+        leased: bool,
     ) -> Result<Attempt<LockGuard>, LockError> {
-        let hold = Hold::new(self, name);
-        let (lease, inner) = (self.lease, Arc::clone(self));
+        let hold = Hold::new(self, name, ttl);
+        let inner = Arc::clone(self);
         let (done, outcome) = oneshot::channel();
         background::start_detached_on(Home::Own, async move {
-            let _ = done.send(hold.take(&inner, ttl.unwrap_or(lease), ttl.is_none()).await);
+            let _ = done.send(hold.take(&inner, leased).await);
         });
         outcome.await.unwrap_or_else(|_gone| {
             Err(errors::failed(OPERATION, ErrorKind::Unavailable)
@@ -76,10 +79,32 @@ struct Hold {
     item: String,
     node: usize,
     owner: String,
-    /// When the server was asked for it.
+    /// Of the acquisition.
+    first: Term,
+    /// As it was extended.
+    term: Mutex<Term>,
+}
+
+/// For how long a lock was asked for, and since when: by a clock that was read before the server was asked.
+#[derive(Clone, Copy, Debug)]
+struct Term {
     asked: Instant,
-    /// By a clock that was read before the server was asked.
-    until: Mutex<Instant>,
+    ttl: Duration,
+}
+
+impl Term {
+    fn end(self) -> Instant {
+        later(self.asked, self.ttl)
+    }
+
+    fn valid_until(self) -> Instant {
+        valid_until(self.asked, self.ttl)
+    }
+
+    /// Whichever ends later, counted from when this one was asked for.
+    fn at_least_until(self, end: Instant) -> Self {
+        Self { ttl: self.ttl.max(end.saturating_duration_since(self.asked)), ..self }
+    }
 }
 
 /// What became of an attempt to change the item.
@@ -90,9 +115,9 @@ enum Rewritten {
 }
 
 impl Hold {
-    fn new(inner: &MemcachedInner, name: &str) -> Arc<Self> {
+    fn new(inner: &MemcachedInner, name: &str, ttl: Duration) -> Arc<Self> {
         let item = keys::of_lock(inner.core.namespace(), name);
-        let now = monotonic_now();
+        let first = Term { asked: monotonic_now(), ttl };
         Arc::new(Self {
             nodes: Arc::clone(&inner.nodes),
             waiting: Arc::clone(&inner.waiting),
@@ -100,18 +125,17 @@ impl Hold {
             node: inner.nodes.index_of(&item),
             item,
             owner: random::id(),
-            asked: now,
-            until: Mutex::new(now),
+            first,
+            term: Mutex::new(first),
         })
     }
 
     async fn take(
         self: &Arc<Self>,
         inner: &Arc<MemcachedInner>,
-        ttl: Duration,
         leased: bool,
     ) -> Result<Attempt<LockGuard>, LockError> {
-        let ttl = ttl.min(LONGEST);
+        let Term { asked, ttl } = self.first;
         let exptime = exptime::of(ttl);
         let add = Command::Add { key: &self.item, value: self.owner.as_bytes(), exptime };
         match self.nodes.call(self.node, OPERATION, add).await {
@@ -120,12 +144,16 @@ impl Hold {
             Ok(_) => return Err(errors::unexpected(OPERATION).into()),
             Err(error) => {
                 if error.effect() == Effect::Ambiguous {
-                    self.release_later(inner, Asked::in_vain(self.asked, ttl));
+                    self.release_later(inner, Asked::in_vain(asked, ttl));
                 }
                 return Err(error.into());
             }
         }
-        *self.until.lock() = later(self.asked, ttl);
+        if self.first.valid_until() <= monotonic_now() {
+            // It took longer than the lock lasts: another may have it by now, or will before the caller knows.
+            self.release_later(inner, Asked { granted: true, ..Asked::in_vain(asked, ttl) });
+            return Ok(Attempt::Held(None));
+        }
         let holding = MemcachedHolding { inner: Arc::clone(inner), hold: Arc::clone(self) };
         Ok(Attempt::Taken(ServerLock::guard(holding, leased.then_some(ttl))))
     }
@@ -154,16 +182,16 @@ impl Hold {
     }
 
     async fn extend(&self, ttl: Duration) -> Result<bool> {
-        let asked = monotonic_now();
+        let wanted = Term { asked: monotonic_now(), ttl: ttl.min(LONGEST) };
         // Never shorter than it is; but whether it is still ours is asked in any case.
-        let longest = later(asked, ttl.min(LONGEST)).max(*self.until.lock());
-        let exptime = exptime::of(longest.saturating_duration_since(asked));
-        let changed = self.rewrite("extend", exptime).await?;
-        let mut until = self.until.lock();
-        *until = match changed {
-            Rewritten::Yes => longest.max(*until),
-            Rewritten::Lost => monotonic_now(),
-        };
+        let wanted = wanted.at_least_until(self.term.lock().end());
+        let changed = self.rewrite("extend", exptime::of(wanted.ttl)).await?;
+        let mut term = self.term.lock();
+        match changed {
+            Rewritten::Yes if wanted.end() < term.end() => {}
+            Rewritten::Yes => *term = wanted,
+            Rewritten::Lost => *term = Term { asked: monotonic_now(), ttl: Duration::ZERO },
+        }
         Ok(matches!(changed, Rewritten::Yes))
     }
 
@@ -208,7 +236,7 @@ impl ServerHolding for MemcachedHolding {
     }
 
     fn valid_until(&self) -> Instant {
-        *self.hold.until.lock()
+        self.hold.term.lock().valid_until()
     }
 
     async fn extend(&self, ttl: Duration) -> Result<bool> {
@@ -221,8 +249,8 @@ impl ServerHolding for MemcachedHolding {
 
     fn release_later(&self) {
         // A server keeps an item for some seconds more.
-        let until = later(*self.hold.until.lock(), Duration::from_secs(3));
-        let asked = Asked { lane: Lane::Guard, granted: true, at: self.hold.asked, until };
+        let until = later(self.hold.term.lock().end(), Duration::from_secs(3));
+        let asked = Asked { lane: Lane::Guard, granted: true, at: self.hold.first.asked, until };
         self.hold.release_later(&self.inner, asked);
     }
 }

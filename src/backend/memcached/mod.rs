@@ -82,6 +82,10 @@
 //! tried again but a call of which nothing was sent, or a read, on a connection that turns out to be
 //! dead.
 //!
+//! One that breaks, or whose call had no answer for a quarter of its time, speaks for the others of its pool:
+//! those that are idle and have said nothing since are closed, too. So after a node was cut off without a
+//! word one call waits in vain, and not one for each connection.
+//!
 //! A server that refuses further connections is no failure while this pool has some that are open: calls
 //! wait for those.
 //!
@@ -99,6 +103,8 @@ mod connection;
 mod decide;
 mod errors;
 mod exptime;
+#[cfg(any(test, traffik_fuzz))]
+pub(crate) mod fuzz;
 mod generation;
 mod gets_command;
 mod health;

@@ -7,6 +7,10 @@
 //! without an answer. While others are open that is no failure: the place in the pool is withheld, so that
 //! callers wait for an open connection, and given back after a while to try again. (The pool's own `resize`
 //! would not do: it takes back no place that is not filled, so callers would go on trying for one.)
+//!
+//! A node that was cut off without a word leaves a pool of connections that look alive, and each would cost a
+//! caller its time. So a connection that breaks, or that stays without an answer, speaks for all that have
+//! said nothing since it was asked: those that are idle are closed with it.
 
 use std::convert::Infallible;
 use std::io;
@@ -19,22 +23,28 @@ use deadpool::managed::{
 };
 use parking_lot::Mutex;
 use tokio::time::{Instant, timeout_at};
+use tracing::debug;
 
 use super::address::Address;
 use super::connection::{CallFailure, Failed, ServerConnection};
-use super::errors;
 use super::protocol::{Command, Reply};
 use super::reply::NoReply;
+use super::{NAME, errors};
 use crate::backend::Result;
 use crate::clock::monotonic_now;
 use crate::error::{BackendError, ErrorKind};
 
 /// A server that refused a connection is asked for another one after that long.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// The part of a call's time after which a missing answer is a sign that the connection is dead, also if the
+/// caller went away. One that goes away sooner says nothing about the server.
+const SUSPICIOUS: u32 = 4;
 
 #[derive(Debug)]
 pub(super) struct Pool {
     places: deadpool::managed::Pool<Dialer>,
+    /// How long an answer may take before its connection is thought to be dead.
+    patience: Duration,
     withheld: Mutex<Withheld>,
     /// Whether places are withheld.
     crowded: AtomicBool,
@@ -51,9 +61,12 @@ struct Withheld {
 /// A connection out of its pool. Dropped with a command in flight, it is closed.
 #[derive(Debug)]
 pub(super) struct Pooled<'a> {
+    pool: &'a Pool,
     closed: &'a AtomicBool,
     place: Option<Object<Dialer>>,
     intact: bool,
+    /// Since when an answer is waited for.
+    asked: Option<Instant>,
 }
 
 impl Pool {
@@ -64,6 +77,7 @@ impl Pool {
         let pool = pool.queue_mode(QueueMode::Lifo).build();
         Self {
             places: pool.expect("a pool without timeouts needs no runtime"),
+            patience: command_timeout / SUSPICIOUS,
             withheld: Mutex::default(),
             crowded: AtomicBool::new(false),
         }
@@ -76,7 +90,7 @@ impl Pool {
 
     /// A connection that nobody else uses, for a call until `deadline`.
     pub(super) async fn get<'a>(
-        &self,
+        &'a self,
         operation: &'static str,
         closed: &'a AtomicBool,
         deadline: Instant,
@@ -87,7 +101,19 @@ impl Pool {
         if monotonic_now() >= deadline {
             return Err(self.none_in_time(operation));
         }
-        Ok(Pooled { closed, place: Some(place), intact: false })
+        Ok(Pooled { pool: self, closed, place: Some(place), intact: false, asked: None })
+    }
+
+    /// Closes what is idle and has answered nothing since then.
+    fn distrust(&self, since: Instant) {
+        let closed = self.places.retain(|place, _| place.has_answered_since(since));
+        if !closed.removed.is_empty() {
+            debug!(
+                backend = NAME,
+                connections = closed.removed.len(),
+                "closed beside one that is dead"
+            );
+        }
     }
 
     /// No connection was to be had: because all are in use, or because the server gives none.
@@ -191,14 +217,34 @@ impl Pooled<'_> {
         let PoolEntry::Open { connection, .. } = place else {
             unreachable!("others are not handed out");
         };
-        let answer = connection.execute(command, deadline).await?;
-        self.keep();
-        Ok(answer)
+        let asked = monotonic_now();
+        self.asked = Some(asked);
+        match connection.execute(command, deadline).await {
+            Ok(answer) => {
+                self.asked = None;
+                self.keep();
+                Ok(answer)
+            }
+            Err(failed) => {
+                // One that is silent is judged when it is dropped, like one whose caller went away.
+                if !matches!(failed.failure, CallFailure::TimedOut) {
+                    self.asked = None;
+                }
+                if failed.is_of_the_connection() {
+                    self.pool.distrust(asked);
+                }
+                Err(failed)
+            }
+        }
     }
 }
 
 impl Drop for Pooled<'_> {
     fn drop(&mut self) {
+        let silent = |asked: &Instant| monotonic_now() >= *asked + self.pool.patience;
+        if let Some(asked) = self.asked.filter(silent) {
+            self.pool.distrust(asked);
+        }
         let keep = self.intact && !self.closed.load(Ordering::Acquire);
         if let Some(place) = self.place.take().filter(|_| !keep) {
             drop(Object::take(place));
@@ -225,6 +271,16 @@ enum PoolEntry {
     },
     /// With the reason, until somebody was told.
     Refused(Option<Failed>),
+}
+
+impl PoolEntry {
+    fn has_answered_since(&self, instant: Instant) -> bool {
+        match self {
+            Self::Open { connection, .. } => connection.answered().is_some_and(|it| it >= instant),
+            // Only on its way to who is told.
+            Self::Refused(_) => true,
+        }
+    }
 }
 
 /// Counts a connection while it is open or in the making.

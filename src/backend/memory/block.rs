@@ -68,6 +68,11 @@ impl Shard {
         }
     }
 
+    /// Returns whether the key has a block, perhaps one that is over.
+    pub(super) fn has_block(&self, block: StateRef<'_>) -> bool {
+        self.block(block).is_some()
+    }
+
     fn set_block(
         &mut self,
         block: StateRef<'_>,
@@ -76,7 +81,7 @@ impl Shard {
         budget: &Budget,
     ) -> Result<(), NoRoom> {
         let mut counted = false;
-        if self.block(block).is_none() {
+        if !self.has_block(block) {
             counted = self.take_place(block, 1, now, budget)?;
             block.ids.add_block(block.info);
         }

@@ -1,10 +1,13 @@
 //! [`InMemoryBuilder`].
 
 use std::fmt;
+use std::io::Read;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::InMemory;
+use super::snapshot::{Settings, Source};
 use crate::backend::BackendCore;
 use crate::clock::{Clock, SystemClock};
 use crate::error::BuildError;
@@ -43,7 +46,8 @@ pub enum Overflow {
 #[must_use = "a builder does nothing until `build`"]
 pub struct InMemoryBuilder {
     namespace: String,
-    persistent: bool,
+    /// `None` where its user does not say.
+    persistent: Option<bool>,
     on_error: OnError,
     number_of_shards: Option<usize>,
     pub(super) cleanup_frequency: Option<Duration>,
@@ -52,13 +56,14 @@ pub struct InMemoryBuilder {
     pub(super) max_keys: Option<usize>,
     pub(super) overflow: Overflow,
     clock: Option<Arc<dyn Clock>>,
+    pub(super) snapshots: Settings,
 }
 
 impl InMemoryBuilder {
     pub(super) fn new() -> Self {
         Self {
             namespace: ":memory:".into(),
-            persistent: false,
+            persistent: None,
             on_error: OnError::default(),
             number_of_shards: None,
             cleanup_frequency: Some(Duration::from_secs(10)),
@@ -67,6 +72,7 @@ impl InMemoryBuilder {
             max_keys: Some(InMemory::DEFAULT_MAX_KEYS),
             overflow: Overflow::default(),
             clock: None,
+            snapshots: Settings::default(),
         }
     }
 
@@ -78,9 +84,9 @@ impl InMemoryBuilder {
     }
 
     /// Sets whether counted hits outlive a lifespan, for the next lifespan of the same backend. Defaults
-    /// to `false`.
+    /// to `false`, and to `true` with a [`snapshot_file`](Self::snapshot_file).
     pub fn persistent(mut self, persistent: bool) -> Self {
-        self.persistent = persistent;
+        self.persistent = Some(persistent);
         self
     }
 
@@ -171,11 +177,83 @@ impl InMemoryBuilder {
         self
     }
 
+    /// Keeps what is counted in a file: it is restored when the backend is built, and written at the end of each lifespan,
+    /// and by [`close`](crate::Backend::close). Defaults to none.
+    ///
+    /// So limits survive a restart of the process. If the file is not there, it is a first start; if its folder is not, or
+    /// the file is damaged, [`build`](Self::build) fails. It is restored by `build` and not when a lifespan begins, for
+    /// keys are hashed by its secret, and hits need no lifespan; a later lifespan of the same backend goes on with
+    /// what is in memory. The end of a lifespan clears nothing then: the backend is [`persistent`](Self::persistent).
+    ///
+    /// A process that dies, or a lifespan that is dropped without a close, leaves the file as it was written last: set
+    /// [`snapshot_every`](Self::snapshot_every) too. A close that cannot write returns that error, and writes when it is
+    /// called again. How the file is written, and why it is secret:
+    /// [`write_snapshot`](InMemory::write_snapshot). Give each process a file of its own.
+    ///
+    /// ```
+    /// use traffik::{InMemory, LifespanExt, Throttle};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let path = std::env::temp_dir().join(format!("traffik-doc-file-{}", std::process::id()));
+    /// for remaining in [4, 3] {
+    ///     // Each time as a process that starts.
+    ///     let backend = InMemory::builder().snapshot_file(&path).build()?;
+    ///     let life = backend.lifespan().await?;
+    ///     let throttle = Throttle::builder("api").rate("5/h").backend(backend).build()?;
+    ///     assert_eq!(throttle.hit("alice").await?.remaining(), remaining);
+    ///     life.close().await?;
+    /// }
+    /// # std::fs::remove_file(&path)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn snapshot_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.snapshots.file = Some(path.into());
+        self
+    }
+
+    /// Writes the [`snapshot_file`](Self::snapshot_file) in the background too, that long after it was written last, from
+    /// `initialize` (a lifespan) until the backend is closed or dropped. Must be above zero. A write that fails is logged,
+    /// and tried again. Defaults to the end of a lifespan alone.
+    ///
+    /// What is counted after the last write is lost with a process that dies: keys then have what they used since back.
+    pub fn snapshot_every(mut self, every: Duration) -> Self {
+        self.snapshots.every = Some(every);
+        self
+    }
+
+    /// Restores a snapshot from a file when the backend is built. It must be there: what is missing is an error. Replaces
+    /// other settings to restore from. Defaults to none.
+    ///
+    /// Each key goes on as it was; what is over by now is left out. An instant that is later than now, since the clock was
+    /// set back, becomes now, and counts stay; but a key that a strategy of your own counts stands still until then, for
+    /// which of its words are instants that strategy alone knows. Keys for which [`max_keys`](Self::max_keys) has no room are left out, with a
+    /// warning, and meet the [`overflow`](Self::overflow) decision as any new key of a full memory;
+    /// [`restored`](InMemory::restored) tells how many.
+    pub fn restore(mut self, path: impl Into<PathBuf>) -> Self {
+        self.snapshots.source = Some(Source::Required(path.into()));
+        self
+    }
+
+    /// Restores as [`restore`](Self::restore) does from a file that is not there at the first start; its folder must be.
+    pub fn restore_existing(mut self, path: impl Into<PathBuf>) -> Self {
+        self.snapshots.source = Some(Source::Existing(path.into()));
+        self
+    }
+
+    /// Restores as [`restore`](Self::restore) does from a reader, which is read to its end by [`build`](Self::build). It
+    /// need not have a buffer of its own.
+    pub fn restore_from(mut self, reader: impl Read + Send + 'static) -> Self {
+        self.snapshots.source = Some(Source::reader(reader));
+        self
+    }
+
     /// Checks the settings and builds the backend.
     ///
     /// # Errors
     ///
-    /// When a setting is out of its range.
+    /// When a setting is out of its range, or a snapshot cannot be restored: [`BuildError::Restore`].
     pub fn build(self) -> Result<InMemory, BuildError> {
         let given = self.shards();
         if !(1..=MAX_SHARDS).contains(&given) {
@@ -202,6 +280,8 @@ impl InMemoryBuilder {
                 "is zero; use a duration above it, or None",
             ));
         }
+        self.snapshots.check(self.persistent)?;
+        let persistent = self.persistent.unwrap_or(self.snapshots.file.is_some());
         let system = self.clock.is_none().then(SystemClock::new);
         let clock = match (&self.clock, &system) {
             (Some(clock), _) => Arc::clone(clock),
@@ -209,10 +289,10 @@ impl InMemoryBuilder {
             (None, None) => unreachable!("a system clock where there is no other"),
         };
         let core = BackendCore::new(super::NAME, self.namespace.clone(), clock)?
-            .persistent(self.persistent)
+            .persistent(persistent)
             .on_error(self.on_error.clone())
             .lock_defaults(self.lock);
-        Ok(InMemory::from_parts(self, core, system))
+        InMemory::from_parts(self, core, system)
     }
 }
 

@@ -15,6 +15,7 @@ mod prepared;
 mod several;
 mod shard;
 mod slot;
+mod snapshot;
 mod state_ids;
 mod store;
 mod stored_key;
@@ -34,12 +35,13 @@ use tracing::debug;
 
 pub use builder::{InMemoryBuilder, LockKind, Overflow};
 pub use prepared::Prepared;
+pub use snapshot::Restored;
 
 use super::change::{self, Changed};
 use super::{Answers, Backend, BackendCore, HasCore, Locks, Result, Stat, Ttl, Values};
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::decision::Decision;
-use crate::error::{BackendError, ErrorKind};
+use crate::error::{BackendError, BuildError, ErrorKind};
 use crate::key::Key;
 use crate::lock::{LockError, LockGuard, LockOptions};
 use crate::step::{BlockChange, KeyState, MAX_LIMITS, Step};
@@ -48,6 +50,7 @@ use all::KeyedHit;
 use grace::Grace;
 use locks::MemoryLocks;
 use shard::NoRoom;
+use snapshot::Snapshots;
 use state_ids::StateIds;
 use store::{Ruling, Store};
 use stored_key::KeyHasher;
@@ -60,10 +63,12 @@ fn failed(operation: &'static str, kind: ErrorKind) -> BackendError {
     BackendError::new(NAME, operation, kind)
 }
 
-/// A backend in this process's memory: fast, exact, and gone with the process.
+/// A backend in this process's memory: fast, exact, and gone with the process, unless it has a
+/// [`snapshot_file`](InMemoryBuilder::snapshot_file).
 ///
 /// Cheap to clone; clones are the same backend. It works as soon as it is built. A
-/// [`lifespan`](crate::LifespanExt::lifespan) adds the cleanup task and clears it at the end.
+/// [`lifespan`](crate::LifespanExt::lifespan) adds the cleanup task and clears it at the end, unless it is
+/// [`persistent`](InMemoryBuilder::persistent).
 ///
 /// Each operation but [`clear`](Backend::clear) is atomic, also [`multi_get`](Values::multi_get) and
 /// [`multi_set`](Values::multi_set). TTLs count in microseconds of the backend's clock; locks count
@@ -82,6 +87,7 @@ struct MemoryInner {
     locks: Arc<MemoryLocks>,
     sweeper: Sweeper,
     closed: AtomicBool,
+    snapshots: Snapshots,
 }
 
 impl InMemory {
@@ -121,14 +127,16 @@ impl InMemory {
     }
 
     fn from_parts(
-        builder: InMemoryBuilder,
+        mut builder: InMemoryBuilder,
         core: BackendCore,
         system_clock: Option<SystemClock>,
-    ) -> Self {
+    ) -> Result<Self, BuildError> {
         let first_fence = core.clock().now().as_micros();
         let grace = if system_clock.is_some() { Grace::MONOTONIC } else { Grace::STEPPING };
-        let store = Store::new(builder.shards(), builder.max_keys, builder.overflow, grace);
-        Self {
+        let (shards, snapshots) = (builder.shards(), std::mem::take(&mut builder.snapshots));
+        let new = |hasher| Store::new(shards, builder.max_keys, builder.overflow, grace, hasher);
+        let (store, snapshots) = snapshots.begin(new, || core.clock().now())?;
+        Ok(Self {
             inner: Arc::new(MemoryInner {
                 core,
                 system_clock,
@@ -136,8 +144,9 @@ impl InMemory {
                 locks: Arc::new(MemoryLocks::new(builder.lock_kind, first_fence)),
                 sweeper: Sweeper::new(builder.cleanup_frequency),
                 closed: AtomicBool::new(false),
+                snapshots,
             }),
-        }
+        })
     }
 
     fn state_ids(&self) -> &StateIds {
@@ -332,6 +341,7 @@ impl Backend for InMemory {
     async fn initialize(&self) -> Result<()> {
         self.inner.closed.store(false, Ordering::Relaxed);
         self.inner.sweeper.start(&self.inner);
+        self.inner.snapshots.start(&self.inner);
         Ok(())
     }
 
@@ -347,12 +357,13 @@ impl Backend for InMemory {
 
     async fn close(&self) -> Result<()> {
         self.inner.closed.store(true, Ordering::Relaxed);
-        self.inner.sweeper.stop();
-        Ok(())
+        self.stop();
+        self.inner.snapshots.finish(&self.inner).await
     }
 
     fn stop(&self) {
         self.inner.sweeper.stop();
+        self.inner.snapshots.stop();
     }
 
     fn prepare(&self, throttle: &str, limits: &[Limit]) -> Option<Prepared> {

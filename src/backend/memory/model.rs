@@ -12,6 +12,7 @@ use super::builder::{LockKind, Overflow};
 use super::grace::Grace;
 use super::locks::MemoryLocks;
 use super::store::{Ruling, Store};
+use super::stored_key::KeyHasher;
 use crate::clock::Timestamp;
 use crate::decision::{Decision, Denial};
 use crate::key::KeyPart;
@@ -62,7 +63,8 @@ fn both_forms() -> [Limit; 2] {
 #[test]
 fn model_insert_and_sweep_lose_no_live_key_and_count_right() {
     check(|| {
-        let store = Arc::new(Store::new(1, Some(100), Overflow::Deny, Grace::MONOTONIC));
+        let store =
+            Arc::new(Store::new(1, Some(100), Overflow::Deny, Grace::MONOTONIC, KeyHasher::new()));
         let limits = both_forms();
         let expired = Arc::new(limits.clone());
         for key in ["old1", "old2", "old3"] {
@@ -95,7 +97,8 @@ fn model_insert_and_sweep_lose_no_live_key_and_count_right() {
 #[test]
 fn model_no_more_keys_than_the_bound_and_none_forgotten() {
     check(|| {
-        let store = Arc::new(Store::new(2, Some(2), Overflow::Deny, Grace::MONOTONIC));
+        let store =
+            Arc::new(Store::new(2, Some(2), Overflow::Deny, Grace::MONOTONIC, KeyHasher::new()));
         let threads: Vec<_> = ["a", "b", "c"]
             .into_iter()
             .map(|key| {
@@ -125,7 +128,8 @@ fn model_no_more_keys_than_the_bound_and_none_forgotten() {
 #[test]
 fn model_hits_on_two_keys_are_taken_both_or_none_and_never_wait_in_a_circle() {
     check(|| {
-        let store = Arc::new(Store::new(2, Some(10), Overflow::Deny, Grace::MONOTONIC));
+        let store =
+            Arc::new(Store::new(2, Some(10), Overflow::Deny, Grace::MONOTONIC, KeyHasher::new()));
         let limits = [Limit::new(Rate::per_minute(2), TokenBucket::new()).expect("a valid limit")];
         // One in each shard.
         const KEYS: &str = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789";

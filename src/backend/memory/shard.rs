@@ -12,7 +12,7 @@ use super::grace::Grace;
 use super::orphans::Orphans;
 use super::slot::{Body, LargeSlot, Slot, StateRef};
 use super::state_ids::{StateIds, StateInfo};
-use super::table::Table;
+use super::table::{Pass, Table};
 use crate::clock::Timestamp;
 use crate::step::{Cell, Form, all_or_nothing};
 use crate::strategy::meter::{self, Demand, Fit, Meter, Metered};
@@ -38,6 +38,8 @@ pub(super) struct Cold {
     /// Buckets until the background sweep is through.
     pub(super) left_to_clean: usize,
     pub(super) grace: Grace,
+    /// How far the sweeps of a full memory are, in the small and the large table.
+    pub(super) passes: [Pass; 2],
 }
 
 /// With the lock it is one cache line.
@@ -45,7 +47,8 @@ const _: () = assert!(size_of::<Shard>() < 64);
 
 impl Shard {
     pub(super) fn new(grace: Grace) -> Self {
-        let cold = Cold { large: Table::new(), left_to_clean: 0, grace };
+        let cold =
+            Cold { large: Table::new(), left_to_clean: 0, grace, passes: [Pass::default(); 2] };
         Self { small: Table::new(), cold: Box::new(cold) }
     }
 
@@ -251,9 +254,9 @@ impl Shard {
             let small = self.small.remove(hash, |slot| state.is_small(slot));
             let body = Body::Brought(Vec::new());
             let mut slot = LargeSlot::new(state, body);
-            slot.counted = match small {
-                Some(small) => small.is_counted(),
-                None => std::mem::take(counted),
+            (slot.counted, slot.marked) = match small {
+                Some(small) => (small.is_counted(), small.is_marked()),
+                None => (std::mem::take(counted), false),
             };
             self.cold.large.insert(hash, slot, state.ids);
         }

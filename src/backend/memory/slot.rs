@@ -2,7 +2,7 @@
 
 use super::state_ids::{StateIds, StateInfo};
 use super::stored_key::{HashedKey, StoredKey};
-use super::table::Hashed;
+use super::table::{Hashed, Marked};
 use crate::clock::Timestamp;
 use crate::step::Form;
 use crate::strategy::{PartId, State};
@@ -11,8 +11,10 @@ use crate::strategy::{PartId, State};
 const SHAPE: u64 = 0b11_1111;
 /// The bit above: the slot takes the place of its key in the budget.
 const COUNTED: u64 = 0b100_0000;
+/// The bit above: the snapshot that is being taken has it.
+const MARKED: u64 = 0b1000_0000;
 /// Above these the instant.
-const FLAG_BITS: u32 = 7;
+const FLAG_BITS: u32 = 8;
 const FLAGS: u64 = (1 << FLAG_BITS) - 1;
 
 /// The state of one limit of one key.
@@ -55,7 +57,7 @@ impl StateRef<'_> {
 pub(super) struct Slot {
     /// The packed count, in two halves.
     count: [u32; 2],
-    /// The shape of the key, whether it is counted, and the instant of the last change; in two halves.
+    /// The shape of the key, whether it is counted and marked, and the instant of the last change; in two halves.
     meta: [u32; 2],
     state_id: u32,
     /// The words of the key, each in two halves.
@@ -119,6 +121,11 @@ impl Slot {
         self.meta = halves(joined(self.meta) | COUNTED);
     }
 
+    /// Returns whether the snapshot that is being taken has it.
+    pub(super) fn is_marked(&self) -> bool {
+        joined(self.meta) & MARKED != 0
+    }
+
     #[inline]
     pub(super) fn write(&mut self, count: u64, last: Timestamp) {
         let flags = joined(self.meta) & FLAGS;
@@ -131,6 +138,13 @@ impl Slot {
     pub(super) fn write_by(&mut self, state_id: u32, count: u64, last: Timestamp) {
         self.state_id = state_id;
         self.write(count, last);
+    }
+}
+
+impl Marked for Slot {
+    fn mark(&mut self, is_marked: bool) {
+        let others = joined(self.meta) & !MARKED;
+        self.meta = halves(if is_marked { others | MARKED } else { others });
     }
 }
 
@@ -149,10 +163,12 @@ pub(super) struct LargeSlot {
     pub(super) state_id: u32,
     /// It takes the place of its key in the budget.
     pub(super) counted: bool,
+    /// The snapshot that is being taken has it.
+    pub(super) marked: bool,
     pub(super) body: Body,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Body {
     Words {
         state: State,
@@ -164,7 +180,7 @@ pub(super) enum Body {
 }
 
 /// The state of a rate that a hit brought.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Brought {
     pub(super) id: PartId,
     pub(super) form: Form,
@@ -184,7 +200,19 @@ impl Brought {
 
 impl LargeSlot {
     pub(super) fn new(state: StateRef<'_>, body: Body) -> Self {
-        Self { key: state.key.stored, state_id: state.info.id(), counted: false, body }
+        Self {
+            key: state.key.stored,
+            state_id: state.info.id(),
+            counted: false,
+            marked: false,
+            body,
+        }
+    }
+}
+
+impl Marked for LargeSlot {
+    fn mark(&mut self, is_marked: bool) {
+        self.marked = is_marked;
     }
 }
 
@@ -245,9 +273,12 @@ mod tests {
             slot.write(count, Timestamp::from_micros(last));
             prop_assert!(slot.is(&key, 3) && !slot.is_counted());
             slot.count_it();
-            prop_assert!(slot.is(&key, 3) && slot.is_counted());
+            prop_assert!(slot.is(&key, 3) && slot.is_counted() && !slot.is_marked());
+            slot.mark(true);
             slot.write(count, Timestamp::from_micros(last));
-            prop_assert!(slot.is_counted());
+            prop_assert!(slot.is_counted() && slot.is_marked());
+            slot.mark(false);
+            prop_assert!(slot.is(&key, 3) && slot.is_counted() && !slot.is_marked());
             prop_assert_eq!((slot.count(), slot.last().as_micros()), (count, last));
         }
     }

@@ -35,6 +35,7 @@ const FIRST_CHUNK: u32 = 64;
 /// The states of all throttles of one name.
 #[derive(Debug)]
 struct Throttled {
+    name: Arc<str>,
     /// Random bits, so that the same key of many throttles spreads over a table.
     salt: u64,
     /// Their numbers.
@@ -144,6 +145,17 @@ impl StateInfo {
         self.meter.as_ref().map_or(Timestamp::MAX, |meter| meter.reset_at(count, last))
     }
 
+    /// Returns the name of its throttles.
+    pub(super) fn throttle(&self) -> &Arc<str> {
+        &self.throttled.name
+    }
+
+    /// Returns the limit by which packed counts of this writer drain; 1 where it does not matter, and 0 if its states are
+    /// words.
+    pub(super) fn drain(&self) -> u32 {
+        if self.writer.is_packed { self.writer.limit.max(1) } else { 0 }
+    }
+
     /// Returns which part of a key's stored value it would be, but for the list of the rates that hits brought.
     pub(super) const fn part(&self) -> PartId {
         PartId { strategy: self.writer.strategy, period: self.writer.period, limit: 0, burst: 0 }
@@ -189,6 +201,10 @@ impl Writer {
 }
 
 impl StateIds {
+    pub(super) fn new(hasher: KeyHasher) -> Self {
+        Self { hasher, ..Self::default() }
+    }
+
     /// Returns what hashes the keys of the backend.
     #[inline]
     pub(super) fn hasher(&self) -> &KeyHasher {
@@ -197,17 +213,45 @@ impl StateIds {
 
     /// Returns the number of a limit's state in a throttle called `throttle`; made if it is new.
     pub(super) fn of(&self, throttle: &str, limit: &Limit) -> Arc<StateInfo> {
-        let throttled = self.throttled(throttle);
         let (writer, meter) = Writer::of(limit);
-        let existing = throttled.writers.read().get(&writer).copied();
-        let info = existing.and_then(|id| self.shared(id).cloned());
-        let info = info.unwrap_or_else(|| self.add(&throttled, writer, meter));
+        let info = self.written_by(writer, meter, throttle);
         let uses_words =
             matches!(limit.compiled(), CompiledLimit::Wide(_) | CompiledLimit::Words { .. });
         if uses_words {
             self.require_words(&info);
         }
         info
+    }
+
+    /// Returns the number of the state that a part of a stored value is of, in a throttle called `throttle`; made if it is
+    /// new. `drain` is that of its writer.
+    pub(super) fn of_part(&self, throttle: &str, part: PartId, drain: u32) -> Arc<StateInfo> {
+        let PartId { strategy, period, .. } = part;
+        if part == PartId::BLOCK {
+            return self.block_of(throttle);
+        } else if part.is_per_hit() {
+            return self.written_by(Writer::BROUGHT, None, throttle);
+        }
+        let meter = AnyMeter::of_counts(strategy, period, drain);
+        let limit = if strategy == StrategyId::BUCKET { drain } else { 0 };
+        let writer = Writer { strategy, period, limit, is_packed: meter.is_some() };
+        let info = self.written_by(writer, meter, throttle);
+        if !writer.is_packed {
+            self.require_words(&info);
+        }
+        info
+    }
+
+    fn written_by(
+        &self,
+        writer: Writer,
+        meter: Option<AnyMeter>,
+        throttle: &str,
+    ) -> Arc<StateInfo> {
+        let throttled = self.throttled(throttle);
+        let existing = throttled.writers.read().get(&writer).copied();
+        let info = existing.and_then(|id| self.shared(id).cloned());
+        info.unwrap_or_else(|| self.add(&throttled, writer, meter))
     }
 
     /// Returns the number of the blocks of a throttle called `throttle`; made if it is new.
@@ -296,6 +340,7 @@ impl StateIds {
         let mut throttles = self.throttles.write();
         Arc::clone(throttles.entry(throttle.into()).or_insert_with(|| {
             Arc::new(Throttled {
+                name: throttle.into(),
                 salt: self.hasher.salt(throttle),
                 writers: RwLock::default(),
                 first_state: OnceLock::new(),

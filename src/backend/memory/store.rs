@@ -13,7 +13,7 @@ use super::grace::Grace;
 use super::shard::{NoRoom, Shard};
 use super::slot::StateRef;
 use super::state_ids::{StateIds, StateInfo};
-use super::stored_key::HashedKey;
+use super::stored_key::{HashedKey, KeyHasher};
 use super::values::ValueTable;
 use crate::clock::Timestamp;
 use crate::decision::{Decision, InlineDecision};
@@ -63,12 +63,13 @@ impl Store {
         most: Option<usize>,
         overflow: Overflow,
         grace: Grace,
+        hasher: KeyHasher,
     ) -> Self {
         let shards = (0..shards).map(|_| Aligned(Mutex::new(Shard::new(grace)))).collect();
         Self {
             shards,
             values: ValueTable::new(),
-            ids: StateIds::default(),
+            ids: StateIds::new(hasher),
             budget: Budget::new(most),
             overflow,
             swept_when_full: AtomicUsize::new(0),

@@ -55,6 +55,14 @@ impl StoredKey {
     /// Marks a digest, in the place of the length.
     const DIGEST: u8 = 0b01_1111;
 
+    /// Returns the key of which these are the parts; `None` if none has them.
+    pub(super) fn from_raw(words: [u64; 2], shape: u8) -> Option<Self> {
+        let length = shape & Self::DIGEST;
+        let is_known = shape <= Self::SEVERAL | Self::DIGEST
+            && (usize::from(length) <= MOST || length == Self::DIGEST);
+        is_known.then_some(Self { words, shape })
+    }
+
     fn is_digest(&self) -> bool {
         self.shape & Self::DIGEST == Self::DIGEST
     }
@@ -125,8 +133,18 @@ fn number(bytes: &[u8]) -> u128 {
 impl KeyHasher {
     /// Draws the secrets.
     pub(super) fn new() -> Self {
-        let [first, second] = random::secret();
+        Self::with_secret(random::secret())
+    }
+
+    /// With the secret of another, whose digests it then makes too.
+    pub(super) fn with_secret([first, second]: [u64; 2]) -> Self {
         Self { spread: RandomState::new(), digest: SipHasher13::new_with_keys(first, second) }
+    }
+
+    /// Returns the secret of the digests.
+    pub(super) fn secret(&self) -> [u64; 2] {
+        let (first, second) = self.digest.keys();
+        [first, second]
     }
 
     /// Returns random bits for a name.

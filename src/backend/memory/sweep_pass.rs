@@ -58,12 +58,12 @@ impl Shard {
         budget: &Budget,
     ) -> (usize, bool) {
         let mut orphans = Orphans::new(ids);
-        let grace = Grace::NONE;
+        let (grace, cold) = (Grace::NONE, &mut *self.cold);
         let swept = match large {
-            false => self.small.sweep_pass(buckets, ids, |slot| {
+            false => self.small.sweep_pass(&mut cold.passes[0], buckets, ids, |slot| {
                 small_is_spent(slot, grace, now, ids) && orphans.small(slot)
             }),
-            true => self.cold.large.sweep_pass(buckets, ids, |slot| {
+            true => cold.large.sweep_pass(&mut cold.passes[1], buckets, ids, |slot| {
                 large_is_spent(slot, grace, now) && orphans.large(slot)
             }),
         };

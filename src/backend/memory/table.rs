@@ -6,6 +6,8 @@
 //! removed items leave behind. So no call takes longer because there are more items, but for clearing
 //! the new table's control bytes, one byte a bucket.
 
+use std::ops::Range;
+
 use hashbrown::HashTable;
 
 /// Buckets that each insert moves, while the old table is emptied. By the sizes in
@@ -22,6 +24,11 @@ pub(super) trait Hashed {
     fn hash(&self, by: &Self::By) -> u64;
 }
 
+/// An item on which a walk can leave a mark.
+pub(super) trait Marked {
+    fn mark(&mut self, is_marked: bool);
+}
+
 #[derive(Debug)]
 pub(super) struct Table<T> {
     main: HashTable<T>,
@@ -30,8 +37,32 @@ pub(super) struct Table<T> {
     old: Option<Box<Old<T>>>,
     /// The bucket of `main` that the next sweep begins with.
     swept: u32,
-    /// Buckets until [`sweep_pass`](Self::sweep_pass) is through.
-    pass_left: u32,
+    /// How many times `main` was replaced by another.
+    replaced: u32,
+}
+
+/// A sweep over a whole table, in steps: see [`Table::sweep_pass`].
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Pass {
+    /// Buckets until it is through.
+    left: usize,
+    /// Of which of the tables that replaced each other.
+    of: u32,
+}
+
+/// A walk over all items of a table, in steps between which others change it: see [`Table::walk`].
+#[derive(Debug, Default)]
+pub(super) struct Walk {
+    next: usize,
+    /// Of which of the tables that replaced each other.
+    of: Option<u32>,
+}
+
+impl Walk {
+    /// Stops short of what was given last: goes on with this bucket.
+    pub(super) fn go_on_with(&mut self, bucket: usize) {
+        self.next = bucket;
+    }
 }
 
 #[derive(Debug)]
@@ -60,7 +91,7 @@ pub(super) struct Spot {
 
 impl<T: Hashed> Table<T> {
     pub(super) const fn new() -> Self {
-        Self { main: HashTable::new(), old: None, swept: 0, pass_left: 0 }
+        Self { main: HashTable::new(), old: None, swept: 0, replaced: 0 }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -162,6 +193,7 @@ impl<T: Hashed> Table<T> {
     /// is over; it is not while a move is under way.
     pub(super) fn sweep_pass(
         &mut self,
+        pass: &mut Pass,
         buckets: usize,
         by: &T::By,
         spent: impl FnMut(&T) -> bool,
@@ -169,14 +201,55 @@ impl<T: Hashed> Table<T> {
         if self.is_moving() {
             return (self.move_buckets(buckets, by), false);
         }
-        if self.pass_left == 0 {
-            self.pass_left = u32::try_from(self.main.num_buckets()).unwrap_or(u32::MAX);
+        if pass.left == 0 || pass.of != self.replaced {
+            *pass = Pass { left: self.main.num_buckets(), of: self.replaced };
         }
-        let left = usize::try_from(self.pass_left).unwrap_or(usize::MAX);
-        let looked = self.sweep(buckets.min(left), by, spent);
-        let left = left.saturating_sub(looked);
-        self.pass_left = u32::try_from(left).unwrap_or(u32::MAX);
-        (looked, left == 0)
+        let looked = self.sweep(buckets.min(pass.left), by, spent);
+        pass.left = pass.left.saturating_sub(looked);
+        (looked, pass.left == 0)
+    }
+
+    /// Goes on with a walk: returns the next buckets, `most` of them at most, or `None` at its end. Where a move is under
+    /// way it goes on with that, and there are none to look at in this step.
+    ///
+    /// An item that is there all the time is met at least once. It is met again when the table is replaced meanwhile, for
+    /// that begins the walk anew: so what was met is to be marked.
+    pub(super) fn walk(
+        &mut self,
+        walk: &mut Walk,
+        most: usize,
+        by: &T::By,
+    ) -> Option<Range<usize>> {
+        if self.is_moving() {
+            // Which takes longer than to look.
+            self.move_buckets(most.div_ceil(4), by);
+            return Some(0..0);
+        }
+        if walk.of != Some(self.replaced) {
+            *walk = Walk { next: 0, of: Some(self.replaced) };
+        }
+        let start = walk.next;
+        walk.next = self.main.num_buckets().min(start.saturating_add(most));
+        (start < walk.next).then_some(start..walk.next)
+    }
+
+    /// Goes on with a walk that takes the marks off all items; returns whether it is through.
+    pub(super) fn unmark(&mut self, walk: &mut Walk, most: usize, by: &T::By) -> bool
+    where
+        T: Marked,
+    {
+        let Some(buckets) = self.walk(walk, most, by) else { return true };
+        for bucket in buckets {
+            if let Some(item) = self.bucket(bucket) {
+                item.mark(false);
+            }
+        }
+        false
+    }
+
+    /// The item of a bucket that [`walk`](Self::walk) gave, until the next call that inserts, removes or sweeps.
+    pub(super) fn bucket(&mut self, bucket: usize) -> Option<&mut T> {
+        self.main.get_bucket_mut(bucket)
     }
 
     /// Returns whether items are still in the table before.
@@ -212,7 +285,8 @@ impl<T: Hashed> Table<T> {
         let room = (self.main.len() * 2).max(self.main.num_buckets() / 8).max(3);
         let table = std::mem::replace(&mut self.main, HashTable::with_capacity(room));
         self.old = Some(Box::new(Old { table, moved: 0 }));
-        (self.swept, self.pass_left) = (0, 0);
+        self.swept = 0;
+        self.replaced = self.replaced.wrapping_add(1);
     }
 
     fn move_some(&mut self, buckets: usize, by: &T::By) {
@@ -307,6 +381,44 @@ mod tests {
             for (key, value) in model {
                 let found = table.find(spread(key), |item| item.0 == key);
                 prop_assert_eq!(found.map(|item| item.1), Some(value));
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_walk_meets_what_stays_though_the_table_is_replaced_meanwhile(
+            stay in 1..500u64,
+            steps in prop::collection::vec((1..64usize, 0..200u64, 0..200u64), 1..200),
+        ) {
+            let mut table = Table::new();
+            for key in 0..stay {
+                table.insert(spread(key), Entry(key, 0), &());
+            }
+            // Others come and go beside them.
+            let (mut come, mut gone) = (stay, stay);
+            let (mut walk, mut met) = (Walk::default(), BTreeMap::new());
+            let mut steps = steps.into_iter();
+            loop {
+                let (buckets, coming, going) = steps.next().unwrap_or((64, 0, 0));
+                let Some(range) = table.walk(&mut walk, buckets, &()) else { break };
+                for bucket in range {
+                    if let Some(Entry(key, marked)) = table.bucket(bucket) && *marked == 0 {
+                        *marked = 1;
+                        *met.entry(*key).or_insert(0) += 1;
+                    }
+                }
+                for key in come..come + coming {
+                    table.insert(spread(key), Entry(key, 0), &());
+                }
+                come += coming;
+                for key in gone..(gone + going).min(come) {
+                    table.remove(spread(key), |item| item.0 == key);
+                }
+                gone = (gone + going).min(come);
+            }
+            for key in 0..stay {
+                prop_assert_eq!(met.get(&key), Some(&1), "{}", key);
             }
         }
     }

@@ -6,7 +6,8 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::budget::Budget;
 use super::failed;
-use super::table::{Hashed, Table};
+use super::shard::NoRoom;
+use super::table::{Hashed, Marked, Table, Walk};
 use crate::backend::Result;
 use crate::backend::change::{Change, Changed};
 use crate::clock::Timestamp;
@@ -16,6 +17,9 @@ use crate::random;
 
 /// Buckets that are swept for each new value.
 const SWEPT_PER_INSERT: usize = 4;
+/// Buckets, and bytes in them, that a snapshot copies under one lock.
+const COPIED_BUCKETS: usize = 256;
+const COPIED_BYTES: usize = 32 * 1024;
 
 /// One table under one lock: so setting several values is atomic, and reading them too.
 #[derive(Debug)]
@@ -28,7 +32,25 @@ struct Value {
     key: Box<[u8]>,
     bytes: Vec<u8>,
     expires: Option<Timestamp>,
+    /// The snapshot that is being taken has it.
+    marked: bool,
 }
+
+impl Marked for Value {
+    fn mark(&mut self, is_marked: bool) {
+        self.marked = is_marked;
+    }
+}
+
+/// How far a snapshot is with the values.
+#[derive(Debug, Default)]
+pub(super) struct ValueWalk {
+    is_unmarked: bool,
+    walk: Walk,
+}
+
+/// A value's key, its bytes, and when it expires.
+pub(super) type CopiedValue = (Box<[u8]>, Vec<u8>, Option<Timestamp>);
 
 impl Value {
     fn is_expired(&self, now: Timestamp) -> bool {
@@ -140,6 +162,46 @@ impl ValueTable {
         Open { table: &mut self.table.lock(), now }.sweep(buckets, budget)
     }
 
+    /// Copies the next values for a snapshot, some tens of kilobytes or the one that is larger; returns whether there
+    /// are more.
+    pub(super) fn copy_next(&self, walk: &mut ValueWalk, copied: &mut Vec<CopiedValue>) -> bool {
+        let mut table = self.table.lock();
+        let goes_on = if walk.is_unmarked {
+            copy_some(&mut table, &mut walk.walk, copied)
+        } else {
+            let is_through = table.unmark(&mut walk.walk, COPIED_BUCKETS, &());
+            if is_through {
+                *walk = ValueWalk { is_unmarked: true, walk: Walk::default() };
+            }
+            true
+        };
+        let emptied = table.move_on(0, &());
+        MutexGuard::unlock_fair(table);
+        drop(emptied);
+        goes_on
+    }
+
+    /// Puts in a value of a snapshot, in place of what is there. Returns whether it is one that is not over.
+    pub(super) fn restore(
+        &self,
+        key: &[u8],
+        bytes: &[u8],
+        expires: Option<Timestamp>,
+        now: Timestamp,
+        budget: &Budget,
+    ) -> Result<bool, NoRoom> {
+        let mut open = Open { table: &mut self.table.lock(), now };
+        open.delete(key, budget);
+        if expires.is_some_and(|expires| expires <= now) {
+            return Ok(false);
+        }
+        if !budget.take(1) {
+            return Err(NoRoom);
+        }
+        open.put(key.to_vec(), bytes.to_vec(), expires);
+        Ok(true)
+    }
+
     /// Sweeps the next buckets; returns how many there are.
     pub(super) fn clean(&self, buckets: usize, now: Timestamp, budget: &Budget) -> usize {
         let mut table = self.table.lock();
@@ -151,6 +213,22 @@ impl ValueTable {
         drop(emptied);
         left
     }
+}
+
+fn copy_some(table: &mut Table<Value>, walk: &mut Walk, copied: &mut Vec<CopiedValue>) -> bool {
+    let Some(buckets) = table.walk(walk, COPIED_BUCKETS, &()) else { return false };
+    let mut length = 0;
+    for bucket in buckets {
+        let Some(value) = table.bucket(bucket).filter(|value| !value.marked) else { continue };
+        value.marked = true;
+        copied.push((value.key.clone(), value.bytes.clone(), value.expires));
+        length += value.key.len() + value.bytes.len();
+        if length >= COPIED_BYTES {
+            walk.go_on_with(bucket + 1);
+            break;
+        }
+    }
+    true
 }
 
 /// The table while its lock is held.
@@ -175,7 +253,7 @@ impl Open<'_> {
             value.expires = expires;
             return false;
         }
-        self.table.insert(hash, Value { key: encoded.into(), bytes, expires }, &());
+        self.table.insert(hash, Value { key: encoded.into(), bytes, expires, marked: false }, &());
         true
     }
 

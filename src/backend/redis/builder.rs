@@ -11,7 +11,7 @@ use redis::aio::ConnectionManager;
 use super::connection::Connection;
 use super::groups::Groups;
 use super::keys::Keys;
-use super::lock::{DEFAULT_LEASE, SHORTEST_TTL};
+use super::lock::DEFAULT_LEASE;
 use super::node::DEFAULT_FENCE_TTL;
 #[cfg(feature = "redis-sentinel")]
 use super::sentinel::Sentinels;
@@ -21,7 +21,7 @@ use super::{NAME, Redis};
 use crate::backend::BackendCore;
 use crate::clock::{Clock, WallClock};
 use crate::error::BuildError;
-use crate::lock::LockOptions;
+use crate::lock::{LockOptions, SHORTEST_TTL};
 use crate::on_error::OnError;
 
 /// The servers that keep locks.

@@ -20,8 +20,10 @@ const WRONG_PASSWORD: &str = "the server refuses the user and the password of th
                               them, or leave them out";
 const NO_SENTINEL: &str =
     "the server is no sentinel; give it with url(...), or name the sentinels' ports";
+/// Valkey says the same of a node of a cluster, which has its number of databases from another setting.
 const NO_DATABASE: &str = "the server has no such database as the url names; use a number below its setting \
-                           `databases`, mostly 0 to 15";
+                           `databases`, mostly 0 to 15; for a cluster name the nodes with cluster(...), \
+                           feature redis-cluster, and no database";
 const CLUSTER_DATABASE: &str = "the server is one of a cluster, which has no database but 0; name the \
                                 cluster's nodes with cluster(...), feature redis-cluster, and no database";
 const NO_CLUSTER: &str = "the server is not one of a cluster; give it with url(...)";

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use super::connection::own_error;
 use super::decide::{self, HitOutcome, ScriptRefusal};
-use super::equal_hits::{Asked, OneScript, equal_hits, scripts};
+use super::equal_hits::{Asked, OneScript, equal_hits, rounds, scripts};
 use super::failure::Failure;
 use super::pipeline::ScriptCall;
 use super::{RedisInner, failed, primitives};
@@ -57,7 +57,7 @@ impl RedisInner {
             match requests {
                 Some(requests) if self.replica().is_none() => {
                     let asked = Asked { steps, hits, requests: &requests };
-                    self.run_scripts(&asked, &|index, answer| answers.put(index, answer)).await;
+                    self.run_scripts(asked, &|index, answer| answers.put(index, answer)).await;
                 }
                 _ => {
                     let put = |index: usize, answer| answers.put(start + index, answer);
@@ -113,13 +113,30 @@ impl RedisInner {
         decided.map_err(bad).transpose()
     }
 
-    async fn run_scripts(&self, asked: &Asked<'_>, put: &(dyn Fn(usize, Result<Decision>) + Sync)) {
-        let Asked { steps, hits, requests } = *asked;
+    async fn run_scripts(
+        &self,
+        asked_about: Asked<'_>,
+        put: &(dyn Fn(usize, Result<Decision>) + Sync),
+    ) {
+        let Asked { steps, hits, requests } = asked_about;
         let keys: Vec<Vec<u8>> =
             hits.iter().map(|equal| self.keys.of(&steps[equal.start].0)).collect();
         let groups = self.client.servers().group(&keys);
         let asked: Vec<OneScript<'_>> =
             groups.iter().flat_map(|group| scripts(group, hits, requests)).collect();
+        for round in rounds(&asked, &keys) {
+            self.run_round(round, asked_about, &keys, put).await;
+        }
+    }
+
+    /// Runs scripts of which no two have a key in common.
+    async fn run_round(
+        &self,
+        asked: &[OneScript<'_>],
+        Asked { steps, hits, requests }: Asked<'_>,
+        keys: &[Vec<u8>],
+        put: &(dyn Fn(usize, Result<Decision>) + Sync),
+    ) {
         let times: Vec<String> = asked.iter().map(|script| script.times().to_string()).collect();
         let calls = asked.iter().zip(&times).map(|(script, times)| match script {
             OneScript::Each([index]) => ScriptCall {

@@ -1,5 +1,6 @@
 //! Equal hits on one key that are asked together: one script makes them all.
 
+use std::collections::HashSet;
 use std::ops::Range;
 
 use super::decide::Request;
@@ -28,6 +29,14 @@ pub(super) enum OneScript<'a> {
 }
 
 impl OneScript<'_> {
+    /// Returns the places of its keys.
+    fn keys(&self) -> &[usize] {
+        match self {
+            Self::Each(keys) => keys,
+            Self::Times(key, _) => std::slice::from_ref(key),
+        }
+    }
+
     pub(super) fn times(&self) -> usize {
         match self {
             Self::Each(_) => 1,
@@ -79,6 +88,28 @@ pub(super) fn scripts<'a>(
     scripts
 }
 
+/// Returns the scripts, in their order, as rounds in which no key is in two of them: of scripts that are sent together
+/// one may have to be sent once more, and comes after the others then.
+pub(super) fn rounds<'s, 'a>(
+    mut scripts: &'s [OneScript<'a>],
+    keys: &[Vec<u8>],
+) -> Vec<&'s [OneScript<'a>]> {
+    let mut rounds = Vec::new();
+    while !scripts.is_empty() {
+        let mut seen = HashSet::new();
+        let comes_again = |script: &OneScript<'_>| {
+            let again = script.keys().iter().any(|key| seen.contains(&keys[*key]));
+            seen.extend(script.keys().iter().map(|key| &keys[*key]));
+            again
+        };
+        let length = scripts.iter().position(comes_again).unwrap_or(scripts.len());
+        let (round, rest) = scripts.split_at(length);
+        rounds.push(round);
+        scripts = rest;
+    }
+    rounds
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -113,6 +144,23 @@ mod tests {
         let lengths: Vec<usize> = equal_hits(&steps).iter().map(Range::len).collect();
         assert_eq!(lengths, [2, 1, 1, 1, 1, 2, 1, 1, 1, 1, 1]);
         assert!(equal_hits(&[]).is_empty());
+    }
+
+    #[test]
+    fn no_key_is_in_two_scripts_of_a_round() {
+        let names = ["a", "b", "a", "c"].map(|name| name.as_bytes().to_vec());
+        let scripts = [
+            // Within a script they keep their order.
+            OneScript::Each(&[0, 1, 2]),
+            OneScript::Each(&[3]),
+            OneScript::Times(2, 2..4),
+            OneScript::Times(2, 4..6),
+            OneScript::Each(&[1]),
+        ];
+        let lengths: Vec<usize> =
+            rounds(&scripts, &names).iter().map(|round| round.len()).collect();
+        assert_eq!(lengths, [2, 1, 2]);
+        assert!(rounds(&[], &names).is_empty());
     }
 
     #[test]

@@ -22,13 +22,12 @@ use crate::clock::monotonic_now;
 use crate::error::{Effect, ErrorKind};
 use crate::lock::{
     Attempt, InUse, LockError, LockGuard, LockRequest, ServerHolding, ServerLock, User, WaitQueue,
+    server_ttl,
 };
 use crate::random;
 
 /// The TTL of a lease where nothing else is said.
 pub(super) const DEFAULT_LEASE: Duration = Duration::from_secs(10);
-/// The shortest TTL: what is left of it by our clock must be above zero.
-pub(super) const SHORTEST_TTL: Duration = Duration::from_millis(5);
 
 /// Consecutive attempts without a majority after which a wait for several masters ends: about a second.
 const MOST_FAILED: usize = 6;
@@ -61,12 +60,7 @@ impl RedisLocks {
         name: &str,
         request: LockRequest,
     ) -> Result<LockGuard, LockError> {
-        let ttl = request.ttl().unwrap_or(self.lease);
-        if ttl < SHORTEST_TTL {
-            return Err(LockError::Invalid {
-                problem: "a lock's ttl on a server must be 5 ms or more",
-            });
-        }
+        let ttl = server_ttl(&request, self.lease)?;
         for master in self.keeper.masters() {
             master.releaser.start();
         }

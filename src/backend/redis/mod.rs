@@ -57,6 +57,8 @@ mod direct;
 mod equal_hits;
 mod failure;
 mod fenced;
+#[cfg(any(test, traffik_fuzz))]
+pub(crate) mod fuzz;
 #[cfg(any(feature = "redis-cluster", feature = "redis-sentinel"))]
 mod gather;
 mod groups;

@@ -13,7 +13,7 @@ use super::primitives::{millis, unexpected};
 use super::scripts::{ACQUIRE, EXTEND, RAISE_FENCE, RELEASE, SET_FENCED, Script};
 use crate::backend::Result;
 use crate::clock::monotonic_now;
-use crate::lock::later;
+use crate::lock::valid_until;
 
 /// How long a server remembers the last token of a lock that nobody takes, where nothing else is said.
 /// Tokens rise with the server's time too, so this matters only if its clock is put back.
@@ -142,10 +142,4 @@ impl LockNode {
 
 fn positive(millis: i64) -> Duration {
     Duration::from_millis(u64::try_from(millis).unwrap_or(0))
-}
-
-/// Returns when a lock must be taken for lost that was asked for at `sent` and lasts `ttl`: before the
-/// server frees it, for clocks may differ by a hundredth, and expiry has a granularity.
-pub(super) fn valid_until(sent: Instant, ttl: Duration) -> Instant {
-    later(sent, ttl.saturating_sub(ttl / 100 + Duration::from_millis(2)))
 }

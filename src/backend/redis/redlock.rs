@@ -14,10 +14,11 @@ use tokio::time::Instant;
 
 use super::failed;
 use super::master::{Acquired, Acquisition, Master, Place, Traces, Wanted};
-use super::node::{Grant, LockNode, valid_until};
+use super::node::{Grant, LockNode};
 use crate::backend::Result;
 use crate::clock::monotonic_now;
 use crate::error::{BackendError, Effect, ErrorKind};
+use crate::lock::valid_until;
 
 #[derive(Debug)]
 pub(super) struct Quorum {

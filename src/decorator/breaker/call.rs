@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tracing::{debug, info, warn};
 
 use super::circuit::{Change, Circuit, Outcome, Refusal, Ticket};
@@ -12,6 +12,7 @@ use crate::backend::{Answers, Backend, Result};
 use crate::clock::monotonic_now;
 use crate::error::{BackendError, ErrorKind};
 use crate::lock::LockError;
+use crate::observe::{CircuitChanged, CircuitState, Event, Observers};
 use crate::random;
 use crate::timer::Deadline;
 
@@ -22,6 +23,7 @@ pub(super) struct Guarded {
     circuit: Mutex<Circuit>,
     settings: Settings,
     refused: AtomicU64,
+    observers: RwLock<Observers>,
 }
 
 /// A call that was let through. Dropped without an end, its caller gave up.
@@ -36,11 +38,21 @@ pub(super) struct Call<'a> {
 impl Guarded {
     pub(super) fn new(backend: Arc<dyn Backend>, settings: Settings) -> Self {
         let circuit = Circuit::new(settings, random::up_to, monotonic_now());
-        Self { backend, circuit: Mutex::new(circuit), settings, refused: AtomicU64::new(0) }
+        Self {
+            backend,
+            circuit: Mutex::new(circuit),
+            settings,
+            refused: AtomicU64::new(0),
+            observers: RwLock::default(),
+        }
     }
 
     pub(super) fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn observe(&self, add: impl FnOnce(&mut Observers)) {
+        add(&mut self.observers.write());
     }
 
     pub(super) fn read<T>(&self, read: impl FnOnce(&Circuit) -> T) -> T {
@@ -50,10 +62,18 @@ impl Guarded {
     /// Lets a call through, or says why not.
     pub(super) fn enter(&self, operation: &'static str) -> Result<Call<'_>> {
         let admitted = self.circuit.lock().admit(monotonic_now());
-        admitted.map(|ticket| self.call(ticket)).map_err(|refusal| {
-            self.refused.fetch_add(1, Ordering::Relaxed);
-            self.refusal(operation, refusal)
-        })
+        match admitted {
+            Ok(ticket) => {
+                if ticket.is_probe() {
+                    self.tell_observers(CircuitState::Open, CircuitState::HalfOpen);
+                }
+                Ok(self.call(ticket))
+            }
+            Err(refusal) => {
+                self.refused.fetch_add(1, Ordering::Relaxed);
+                Err(self.refusal(operation, refusal))
+            }
+        }
     }
 
     /// Lets a call through whatever the state.
@@ -118,9 +138,26 @@ impl Guarded {
     }
 
     #[cold]
+    fn tell_observers(&self, from: CircuitState, to: CircuitState) {
+        // An observer may add another.
+        let observers = self.observers.read().clone();
+        observers.tell(&Event::CircuitChanged(CircuitChanged::new(
+            self.backend.core().name(),
+            from,
+            to,
+        )));
+    }
+
+    #[cold]
     fn tell(&self, change: Change, error: &str) {
         let core = self.backend.core();
         let (backend, namespace) = (core.name(), core.namespace());
+        let (from, to) = match change {
+            Change::Opened { .. } => (CircuitState::Closed, CircuitState::Open),
+            Change::ProbeFailed { .. } => (CircuitState::HalfOpen, CircuitState::Open),
+            Change::Closed { .. } => (CircuitState::HalfOpen, CircuitState::Closed),
+        };
+        self.tell_observers(from, to);
         match change {
             Change::Opened { pause, failures } => {
                 warn!(

@@ -5,18 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::circuit::{Circuit, State};
-
-/// The state of a circuit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum CircuitState {
-    /// Calls pass.
-    Closed,
-    /// Calls fail at once, without asking the store.
-    Open,
-    /// One call asks the store, whether it answers again; others fail at once.
-    HalfOpen,
-}
+use crate::observe::CircuitState;
 
 /// What a [`CircuitBreaker`](super::CircuitBreaker) knows of its store, at one instant.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -14,8 +14,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-pub use self::info::{CircuitInfo, CircuitState};
+pub use self::info::CircuitInfo;
 pub use self::options::CircuitBreakerOptions;
+pub use crate::observe::CircuitState;
 
 use self::call::{Guarded, ManyCall};
 use self::circuit::{Circuit, Outcome};
@@ -27,6 +28,7 @@ use crate::decision::Decision;
 use crate::error::BuildError;
 use crate::key::Key;
 use crate::lock::{LockError, LockGuard};
+use crate::observe::{Observer, Observers};
 use crate::step::{BlockChange, KeyState, Step};
 use crate::strategy::Limit;
 
@@ -105,6 +107,39 @@ impl CircuitBreaker {
 
     fn of(backend: impl Backend, settings: Settings) -> Self {
         Self { inner: Arc::new(Guarded::new(backend::erase(backend), settings)) }
+    }
+
+    /// Tells `observer` of each change of the state, as
+    /// [`CircuitChanged`](crate::observe::CircuitChanged), from now on. A breaker that a
+    /// [`ThrottleBuilder`](crate::ThrottleBuilder) makes tells the observers of its throttle.
+    ///
+    /// ```
+    /// use traffik::InMemory;
+    /// use traffik::decorator::CircuitBreaker;
+    /// use traffik::observe::{Event, Observer};
+    ///
+    /// #[derive(Debug)]
+    /// struct Log;
+    ///
+    /// impl Observer for Log {
+    ///     fn on_event(&self, event: &Event<'_>) {
+    ///         if let Event::CircuitChanged(changed) = event {
+    ///             println!("{}: {:?}", changed.backend, changed.to);
+    ///         }
+    ///     }
+    /// }
+    ///
+    /// let breaker = CircuitBreaker::new(InMemory::new());
+    /// breaker.observe(Log);
+    /// ```
+    pub fn observe(&self, observer: impl Observer) {
+        self.inner.observe(|observers| observers.add(observer));
+    }
+
+    /// Tells those observers too.
+    pub(crate) fn observed_by(self, observers: &Observers) -> Self {
+        self.inner.observe(|own| own.extend(observers));
+        self
     }
 
     /// Returns what it knows of its store now.

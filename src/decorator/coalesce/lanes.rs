@@ -190,12 +190,6 @@ impl Lanes {
         clear_away(&mut shard, hash);
         left
     }
-
-    /// Returns how many keys are being hit.
-    #[cfg(test)]
-    pub(super) fn len(&self) -> usize {
-        self.0.iter().map(|shard| shard.lock().len()).sum()
-    }
 }
 
 /// Forgets a key that is at rest.

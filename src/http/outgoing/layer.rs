@@ -18,7 +18,7 @@ use crate::hit_options::HitOptions;
 use crate::http::identity::{Identified, Identity, Refusal};
 use crate::key::{KeyPart, KeyParts, OwnedKey};
 use crate::on_error::LogLimiter;
-use crate::throttle::{Permit, PermitDrop, Throttle};
+use crate::throttle::{Mode, Permit, PermitDrop, Throttle};
 
 type CostOf = Arc<dyn Fn(&Parts) -> u32 + Send + Sync>;
 
@@ -157,7 +157,7 @@ impl AcquireLayer {
 
     /// Blocks the key as long as a response says.
     pub(super) async fn heed(&self, key: &OwnedKey, status: StatusCode, headers: &HeaderMap) {
-        if self.longest_block.is_zero() {
+        if self.longest_block.is_zero() || self.throttle.mode() == Mode::Off {
             return;
         }
         let Some(wait) = remote::wait_of(status, headers) else { return };

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
+pub(crate) use test_support::Dice;
 use test_support::servers::wait;
 use traffik::backend::redis::RedisBuilder;
 use traffik::{
@@ -82,22 +83,4 @@ pub(crate) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
 pub(crate) async fn used(throttle: &Throttle, key: &str, limit: u32) -> u32 {
     let free = HitOptions::new().cost(0);
     limit - heals("reading", || throttle.hit_with(key, free.clone())).await.remaining()
-}
-
-/// Numbers that look random, the same in each run.
-#[derive(Clone, Debug)]
-pub(crate) struct Dice(u64);
-
-impl Dice {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
-    }
-
-    /// Below `end`.
-    pub(crate) fn roll(&mut self, end: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % end
-    }
 }

@@ -97,12 +97,21 @@ impl Wire {
         self.most_held.load(Ordering::SeqCst)
     }
 
-    /// Waits until so many questions are held up.
+    /// Waits until at least so many questions are held up.
     pub async fn until_held(&self, questions: usize) {
+        self.until(|held| held >= questions).await;
+    }
+
+    /// Waits until at most so many questions are held up.
+    pub async fn until_only(&self, questions: usize) {
+        self.until(|held| held <= questions).await;
+    }
+
+    async fn until(&self, is_so: impl Fn(usize) -> bool) {
         loop {
             let mut changed = pin!(self.changed.notified());
             changed.as_mut().enable();
-            if self.held() == questions {
+            if is_so(self.held()) {
                 return;
             }
             changed.await;

@@ -10,6 +10,7 @@
 
 mod counting;
 mod decisions;
+mod dice;
 mod distant;
 mod failing;
 mod memory;
@@ -23,6 +24,7 @@ mod values_only;
 
 pub use counting::Counting;
 pub use decisions::wait_of;
+pub use dice::Dice;
 pub use distant::{Distant, Place, Wire};
 pub use failing::{Failing, Gates, Mode};
 pub use memory::{resident_kib, threads};

@@ -1,5 +1,6 @@
 //! What every server has: a program that runs in a directory and writes a log.
 
+use std::ffi::OsString;
 use std::ops::DerefMut;
 use std::path::PathBuf;
 use std::process::Command;
@@ -17,7 +18,7 @@ const START: Duration = Duration::from_secs(10);
 /// A server's process, which ends with the value.
 #[derive(Debug)]
 pub struct Instance {
-    program: &'static str,
+    program: OsString,
     /// None while it is killed.
     process: Option<Process>,
     // Last: what is in it is in use until the process ends.
@@ -25,8 +26,8 @@ pub struct Instance {
 }
 
 impl Instance {
-    pub(super) fn new(program: &'static str) -> Self {
-        Self { program, process: None, dir: TempDir::new() }
+    pub(super) fn new(program: impl Into<OsString>) -> Self {
+        Self { program: program.into(), process: None, dir: TempDir::new() }
     }
 
     /// The directory of the server, removed with the value.
@@ -71,7 +72,7 @@ impl Instance {
 
     /// The program, to be started in its directory.
     pub(super) fn command(&self) -> Command {
-        let mut command = Command::new(self.program);
+        let mut command = Command::new(&self.program);
         command.current_dir(self.dir.path());
         command
     }
@@ -94,7 +95,7 @@ impl Instance {
 
     /// What failed, and what the server said about it.
     pub(super) fn failure(&self) -> String {
-        format!("{} does not start:\n{}", self.program, tail(&self.log()))
+        format!("{} does not start:\n{}", self.program.display(), tail(&self.log()))
     }
 
     #[track_caller]

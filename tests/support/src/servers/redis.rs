@@ -1,5 +1,6 @@
 //! A Redis server.
 
+use std::ffi::OsString;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
@@ -9,8 +10,15 @@ use super::ports;
 use super::process::tail;
 use super::resp::{Connection, Value};
 
+const DEFAULT_PROGRAM: &str = "redis-server";
 const DEFAULTS: [&str; 8] =
     ["--save", "", "--appendonly", "no", "--bind", "127.0.0.1", "--protected-mode", "no"];
+
+/// The program that the environment names in `TRAFFIK_REDIS_SERVER`: a Valkey server, or a Redis server of
+/// another version.
+fn program() -> OsString {
+    std::env::var_os("TRAFFIK_REDIS_SERVER").unwrap_or_else(|| DEFAULT_PROGRAM.into())
+}
 
 /// A Redis server of its own, which ends with the value.
 #[derive(Debug)]
@@ -88,12 +96,22 @@ impl RedisServer {
     pub fn from_setup(setup: Setup) -> Self {
         on_a_free_port(|port| {
             let tls_port = setup.certificates.as_ref().map(|_| ports::free());
-            let instance = Instance::new("redis-server");
+            // A server may be built without TLS, and of those tests the client is the subject.
+            let program = match tls_port {
+                Some(_) => DEFAULT_PROGRAM.into(),
+                None => program(),
+            };
+            let instance = Instance::new(program);
             let mut server = Self { instance, port, tls_port, setup: setup.clone() };
             server.start_again_without_wait();
             let answers = server.answers();
             (server, answers)
         })
+    }
+
+    /// Adds arguments for when it is started again.
+    pub fn add_arguments(&mut self, arguments: &[&str]) {
+        self.setup.arguments.extend(arguments.iter().map(|&argument| argument.to_owned()));
     }
 
     pub fn port(&self) -> u16 {

@@ -54,6 +54,16 @@ impl Sentinels {
         &mut self.servers
     }
 
+    /// One of master and replica.
+    pub fn server(&self, place: usize) -> &RedisServer {
+        &self.servers[place]
+    }
+
+    /// One of the sentinels.
+    pub fn sentinel(&self, place: usize) -> &RedisServer {
+        &self.sentinels[place]
+    }
+
     /// The one that the first running sentinel names, which may be down.
     #[track_caller]
     pub fn master(&self) -> &RedisServer {

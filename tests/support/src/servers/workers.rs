@@ -12,7 +12,7 @@
 //! }
 //! ```
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -127,6 +127,14 @@ impl Workers {
             results.push(result.to_owned());
         }
         results
+    }
+
+    /// Sends a line to the standard input of one. Its end is when the results are waited for.
+    #[track_caller]
+    pub fn send(&mut self, number: usize, line: &str) {
+        let process = self.processes[number].as_mut().expect("the worker was killed");
+        let input = process.child().stdin.as_mut().expect("the worker was released");
+        writeln!(input, "{line}").unwrap();
     }
 
     fn release(&mut self) {

@@ -9,7 +9,7 @@ use ::redis::{Connection, Pipeline, Value};
 
 use crate::backend::redis::scripts::Script;
 
-/// A `redis-server` on a Unix socket, stopped when this is dropped.
+/// A `redis-server`, or what `TRAFFIK_REDIS_SERVER` names, on a Unix socket; stopped when this is dropped.
 pub(super) struct Server {
     connection: Connection,
     _process: Process,
@@ -28,7 +28,8 @@ impl Server {
         let folder = std::env::temp_dir().join(name);
         std::fs::create_dir_all(&folder).unwrap();
         let socket = folder.join("s");
-        let child = Command::new("redis-server")
+        let program = std::env::var_os("TRAFFIK_REDIS_SERVER");
+        let child = Command::new(program.unwrap_or_else(|| "redis-server".into()))
             .args(["--port", "0", "--save", "", "--appendonly", "no", "--unixsocket"])
             .arg(&socket)
             .current_dir(&folder)

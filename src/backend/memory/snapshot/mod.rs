@@ -1,0 +1,219 @@
+//! Snapshots: what is counted, as bytes from which a later process goes on.
+//!
+//! `format` says how they lie in a file. `walk` copies a shard a few slots at a time, `record` makes bytes of a key and
+//! states of these, `write` and `restore` do so for all keys; `frame_writer` and `frame_reader` hold the checksums, and
+//! `file` replaces a file as a whole.
+
+mod fields;
+mod file;
+mod format;
+mod frame_reader;
+mod frame_writer;
+mod held_back;
+mod record;
+mod restore;
+mod settings;
+#[cfg(all(test, not(traffik_model)))]
+mod tests;
+mod walk;
+mod write;
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tracing::{Instrument, debug, debug_span, warn};
+
+pub use restore::Restored;
+use restore::Snapshot;
+pub(super) use settings::{Settings, Source};
+
+use super::{InMemory, MemoryInner, failed};
+use crate::backend::Result;
+use crate::background::{self, Task};
+use crate::error::{BackendError, ErrorKind};
+use crate::on_drop::OnDrop;
+
+/// What a backend knows of its snapshots. No hit looks at it.
+#[derive(Debug)]
+pub(super) struct Snapshots {
+    /// Held by who takes one.
+    turn: Mutex<()>,
+    file: Option<PathBuf>,
+    every: Option<Duration>,
+    task: Task,
+    /// The end of the lifespan is to write the file.
+    is_due: AtomicBool,
+    restored: Option<Restored>,
+}
+
+impl InMemory {
+    /// Writes a snapshot of all that is counted to `writer`, and returns that.
+    ///
+    /// Has all limits of all keys, blocks and values, and not the locks. Hits go on meanwhile: a key is written as it is
+    /// at one instant, with all its limits, but different keys at different ones. No hit waits for longer than a few
+    /// hundred slots take. Works on a thread for what blocks, and on this one where there is no runtime; two at the
+    /// same time take turns. A closed backend has what it had before.
+    ///
+    /// A snapshot has the secret by which long keys are digested, and short keys as they are: whoever reads it can make
+    /// keys that share a count. Keep it as you keep a password. Read it by
+    /// [`restore_from`](crate::backend::InMemoryBuilder::restore_from); to write a file, call
+    /// [`write_snapshot`](Self::write_snapshot).
+    ///
+    /// ```
+    /// use traffik::{InMemory, Throttle};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let before = InMemory::new();
+    /// let throttle = Throttle::builder("api").rate("5/h").backend(before.clone()).build()?;
+    /// let _ = throttle.hit("alice").await?;
+    /// let bytes = before.snapshot(Vec::new()).await?;
+    ///
+    /// let after = InMemory::builder().restore_from(std::io::Cursor::new(bytes)).build()?;
+    /// let throttle = Throttle::builder("api").rate("5/h").backend(after).build()?;
+    /// assert_eq!(throttle.hit("alice").await?.remaining(), 3);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// When `writer` fails, or the runtime is being shut down.
+    ///
+    /// # Cancel safety
+    ///
+    /// When dropped, `writer` has a part, which no backend takes for a snapshot.
+    pub async fn snapshot<W: Write + Send + 'static>(&self, writer: W) -> Result<W> {
+        let write =
+            |inner: &MemoryInner, cancelled: &AtomicBool| write::write(inner, writer, cancelled);
+        let written = off_thread(Arc::clone(&self.inner), write).await;
+        written.map_err(|error| {
+            let message = format!("the snapshot could not be written: {error}");
+            failed("snapshot", ErrorKind::Other).with_message(message).with_cause(error)
+        })
+    }
+
+    /// Writes a [`snapshot`](Self::snapshot) to a file, in place of the one that is there.
+    ///
+    /// The file is readable by its owner alone (mode 0600 on Unix). What is new is written to a file beside it, which takes
+    /// its place once the disk has it: a process or a machine that dies meanwhile leaves the old file as it was, and
+    /// the next writer removes what lies beside it. The folder must be there. Of two processes that write the same
+    /// file the last one wins; give each its own.
+    ///
+    /// ```
+    /// use traffik::InMemory;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let path = std::env::temp_dir().join(format!("traffik-doc-{}", std::process::id()));
+    /// let backend = InMemory::builder().restore_existing(&path).build()?;
+    /// backend.write_snapshot(&path).await?;
+    /// let next = InMemory::builder().restore(&path).build()?;
+    /// # drop(next);
+    /// # std::fs::remove_file(&path)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be written, or the runtime is being shut down. The old file is as it was, but for a failure to
+    /// let the disk have the folder, the last step: then a loss of power may bring either back.
+    ///
+    /// # Cancel safety
+    ///
+    /// When dropped, the file is the old or the new one, and what was written beside it is soon removed.
+    pub async fn write_snapshot(&self, path: impl Into<PathBuf>) -> Result<()> {
+        write_file(Arc::clone(&self.inner), path.into(), "write_snapshot").await
+    }
+
+    /// Returns what was restored when the backend was built; `None` if there was nothing to restore from.
+    #[must_use]
+    pub fn restored(&self) -> Option<Restored> {
+        self.inner.snapshots.restored
+    }
+}
+
+impl Snapshots {
+    fn new(settings: Settings, restored: Option<Restored>) -> Self {
+        let Settings { file, every, .. } = settings;
+        let (turn, task) = (Mutex::new(()), Task::new());
+        Self { turn, file, every, task, is_due: AtomicBool::new(true), restored }
+    }
+
+    /// Begins a lifespan.
+    pub(super) fn start(&self, inner: &Arc<MemoryInner>) {
+        self.is_due.store(true, Ordering::Relaxed);
+        let (Some(file), Some(every)) = (&self.file, self.every) else { return };
+        let (backend, file) = (Arc::downgrade(inner), file.clone());
+        let span = debug_span!("traffik_snapshot", namespace = inner.core.namespace());
+        if !self.task.start(|| write_often(backend, file, every).instrument(span)) {
+            debug!(
+                "no runtime for snapshots in the background; the end of the lifespan writes one"
+            );
+        }
+    }
+
+    /// Stops the task without waiting.
+    pub(super) fn stop(&self) {
+        self.task.stop();
+    }
+
+    /// Ends a lifespan: writes the file, unless that was done.
+    pub(super) async fn finish(&self, inner: &Arc<MemoryInner>) -> Result<()> {
+        let Some(file) = &self.file else { return Ok(()) };
+        if !self.is_due.swap(false, Ordering::Relaxed) {
+            return Ok(());
+        }
+        // The caller may go away, and ask again.
+        let again = OnDrop::new(|| self.is_due.store(true, Ordering::Relaxed));
+        write_file(Arc::clone(inner), file.clone(), "close").await?;
+        again.defuse();
+        Ok(())
+    }
+}
+
+/// Writes the file now and then, until the backend is gone.
+async fn write_often(backend: Weak<MemoryInner>, file: PathBuf, every: Duration) {
+    loop {
+        tokio::time::sleep(every).await;
+        let Some(inner) = backend.upgrade() else { return };
+        if let Err(error) = write_file(inner, file.clone(), "snapshot_every").await {
+            warn!(%error, "the snapshot is as old as it was; it is tried again");
+        }
+    }
+}
+
+async fn write_file(inner: Arc<MemoryInner>, path: PathBuf, operation: &'static str) -> Result<()> {
+    let name = shown(&path);
+    let write = move |inner: &MemoryInner, cancelled: &AtomicBool| {
+        file::replace(&path, |file| write::write(inner, file, cancelled).map(drop))
+    };
+    off_thread(inner, write).await.map_err(|error| not_written(&name, operation, error))
+}
+
+fn not_written(path: &str, operation: &'static str, error: io::Error) -> BackendError {
+    let message = format!("the snapshot {path} could not be written: {error}");
+    failed(operation, ErrorKind::Other).with_message(message).with_cause(error)
+}
+
+/// Writes on a thread for what blocks; stops when the caller goes away.
+async fn off_thread<T: Send + 'static>(
+    inner: Arc<MemoryInner>,
+    write: impl FnOnce(&MemoryInner, &AtomicBool) -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    let cancelled = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&cancelled);
+    let _cancel = OnDrop::new(move || cancelled.store(true, Ordering::Relaxed));
+    let written = background::blocking(move || write(&inner, &seen)).await;
+    written.unwrap_or_else(|| Err(io::Error::other("the runtime is being shut down")))
+}
+
+/// A path as errors show it.
+fn shown(path: &Path) -> String {
+    format!("\"{}\"", path.display().to_string().escape_debug())
+}

@@ -1,0 +1,45 @@
+//! The span of a call of a store, for tracing.
+
+use tracing::field::Empty;
+use tracing::{Instrument, Span};
+
+use super::Throttle;
+use crate::error::BackendError;
+use crate::timer::Deadline;
+
+impl Throttle {
+    /// Asks the store, until the deadline and in a span of its own, in which a failure is recorded.
+    pub(super) async fn call<T>(
+        &self,
+        (backend, operation): (&'static str, &'static str),
+        deadline: Deadline,
+        work: impl Future<Output = Result<T, BackendError>>,
+    ) -> Result<T, BackendError> {
+        let span = self.call_span(backend, operation);
+        if span.is_disabled() {
+            return deadline.bound(backend, operation, work).await;
+        }
+        let answer = deadline.bound(backend, operation, work).instrument(span.clone()).await;
+        answer.inspect_err(|error| record_failure(&span, error))
+    }
+
+    /// Returns the span of a call that failures are recorded in by who makes it.
+    pub(super) fn call_span(&self, backend: &'static str, operation: &'static str) -> Span {
+        tracing::debug_span!(
+            "backend_call",
+            throttle = self.name(),
+            backend,
+            operation,
+            error = Empty,
+            kind = Empty,
+            effect = Empty,
+        )
+    }
+}
+
+/// Says in a span what went wrong. An error has no key.
+pub(super) fn record_failure(span: &Span, error: &BackendError) {
+    span.record("error", tracing::field::display(error));
+    span.record("kind", tracing::field::debug(error.kind()));
+    span.record("effect", tracing::field::debug(error.effect()));
+}
