@@ -54,7 +54,7 @@ pub(super) struct Pool {
 struct Withheld {
     places: Vec<Object<Dialer>>,
     ask_again: Option<Instant>,
-    /// Why the last of them could not be filled.
+    /// Why the last place could not be filled; `None` when one was since.
     reason: Option<BackendError>,
 }
 
@@ -118,10 +118,9 @@ impl Pool {
 
     /// No connection was to be had: because all are in use, or because the server gives none.
     fn none_in_time(&self, operation: &'static str) -> BackendError {
-        let withheld = self.withheld.lock();
-        match &withheld.reason {
-            Some(reason) if self.crowded.load(Ordering::Relaxed) => reason.shared(),
-            _ => errors::overloaded(operation),
+        match &self.withheld.lock().reason {
+            Some(reason) => reason.shared(),
+            None => errors::overloaded(operation),
         }
     }
 
@@ -140,6 +139,7 @@ impl Pool {
                     if Object::metrics(&place).recycle_count == 0 {
                         // There is room, perhaps for more than one.
                         self.give_back(1);
+                        self.forget_reason();
                     }
                     return Ok(place);
                 }
@@ -154,6 +154,8 @@ impl Pool {
     fn withhold(&self, place: Object<Dialer>, error: BackendError) -> Result<()> {
         let is_alone = self.places.manager().alive.load(Ordering::Acquire) == 0;
         if is_alone || error.kind() == ErrorKind::Misconfigured {
+            // For those who still wait for a place when their time is over.
+            self.withheld.lock().reason = Some(error.shared());
             drop(Object::take(place));
             // Nobody may wait for a connection when there is none.
             self.give_back(usize::MAX);
@@ -165,6 +167,14 @@ impl Pool {
         withheld.ask_again = Some(monotonic_now() + ASK_AGAIN);
         self.crowded.store(true, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Forgets why no connection was to be had, for one is, and none is refused meanwhile.
+    fn forget_reason(&self) {
+        let mut withheld = self.withheld.lock();
+        if withheld.places.is_empty() {
+            withheld.reason = None;
+        }
     }
 
     fn want_more_again(&self) {
