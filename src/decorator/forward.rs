@@ -1,7 +1,7 @@
 //! What all decorators do with values and locks: each call goes to the inner backend, by way of the decorator's
 //! `around`.
 //!
-//! A decorator that adds nothing there has an `around` that calls. What becomes of decisions is written by each of
+//! A decorator that adds nothing there passes them. What becomes of decisions is written by each of
 //! them, for there they differ.
 
 /// Makes a decorator a store of values and locks, by its `inner`, its `id` and its `around`:
@@ -119,4 +119,36 @@ macro_rules! decorate_values_and_locks {
     };
 }
 
-pub(crate) use decorate_values_and_locks;
+/// Makes a decorator that adds nothing there a store of values and locks, by its `inner` and its `address`.
+macro_rules! pass_values_and_locks {
+    ($decorator:ident) => {
+        impl $decorator {
+            async fn around<T: Send, F: Future<Output = $crate::backend::Result<T>> + Send>(
+                &self,
+                _operation: &'static str,
+                call: impl Fn() -> F + Send + Sync,
+            ) -> $crate::backend::Result<T> {
+                call().await
+            }
+
+            async fn around_lock<F>(
+                &self,
+                call: impl Fn() -> F + Send + Sync,
+            ) -> std::result::Result<$crate::lock::LockGuard, $crate::lock::LockError>
+            where
+                F: Future<
+                        Output = std::result::Result<
+                            $crate::lock::LockGuard,
+                            $crate::lock::LockError,
+                        >,
+                    > + Send,
+            {
+                call().await
+            }
+        }
+
+        $crate::decorator::forward::decorate_values_and_locks!($decorator);
+    };
+}
+
+pub(crate) use {decorate_values_and_locks, pass_values_and_locks};

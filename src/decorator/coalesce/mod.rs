@@ -11,11 +11,10 @@ use async_trait::async_trait;
 
 use self::asker::Progress;
 use self::lanes::{Join, Lanes};
-use super::forward::decorate_values_and_locks;
+use super::forward::pass_values_and_locks;
 use crate::backend::{self, Answers, Backend, Prepared, Result};
 use crate::decision::Decision;
 use crate::key::Key;
-use crate::lock::{LockError, LockGuard};
 use crate::step::{BlockChange, KeyState, Step};
 use crate::strategy::{Limit, Op};
 
@@ -114,24 +113,9 @@ impl Coalesce {
     fn address(&self) -> usize {
         Arc::as_ptr(&self.inner).addr()
     }
-
-    async fn around<T: Send, F: Future<Output = Result<T>> + Send>(
-        &self,
-        _operation: &'static str,
-        call: impl Fn() -> F + Send + Sync,
-    ) -> Result<T> {
-        call().await
-    }
-
-    async fn around_lock<F: Future<Output = Result<LockGuard, LockError>> + Send>(
-        &self,
-        call: impl Fn() -> F + Send + Sync,
-    ) -> Result<LockGuard, LockError> {
-        call().await
-    }
 }
 
-decorate_values_and_locks!(Coalesce);
+pass_values_and_locks!(Coalesce);
 
 #[deny(clippy::missing_trait_methods)]
 #[async_trait]

@@ -16,13 +16,12 @@ use self::asked::Asked;
 use self::digest::{Digests, KeyDigest};
 pub use self::options::DenyCacheOptions;
 use self::table::{Moment, Question, Table};
-use super::forward::decorate_values_and_locks;
+use super::forward::pass_values_and_locks;
 use crate::backend::{self, Answers, Backend, Prepared, Result};
 use crate::clock::monotonic_now;
 use crate::decision::{DecidedBy, Decision, Outcome};
 use crate::error::BuildError;
 use crate::key::Key;
-use crate::lock::{LockError, LockGuard};
 use crate::on_drop::OnDrop;
 use crate::step::{BlockChange, KeyState, Step};
 use crate::strategy::{Limit, Op};
@@ -165,21 +164,6 @@ impl DenyCache {
     fn address(&self) -> usize {
         Arc::as_ptr(&self.inner).addr()
     }
-
-    async fn around<T: Send, F: Future<Output = Result<T>> + Send>(
-        &self,
-        _operation: &'static str,
-        call: impl Fn() -> F + Send + Sync,
-    ) -> Result<T> {
-        call().await
-    }
-
-    async fn around_lock<F: Future<Output = Result<LockGuard, LockError>> + Send>(
-        &self,
-        call: impl Fn() -> F + Send + Sync,
-    ) -> Result<LockGuard, LockError> {
-        call().await
-    }
 }
 
 /// What a step has to do with denials that are remembered.
@@ -260,7 +244,7 @@ fn lasts(decision: &Decision, step: &Step<'_>) -> Option<Duration> {
     Some(decision.blocked_time().map_or(time, |block| block.min(time)))
 }
 
-decorate_values_and_locks!(DenyCache);
+pass_values_and_locks!(DenyCache);
 
 #[deny(clippy::missing_trait_methods)]
 #[async_trait]

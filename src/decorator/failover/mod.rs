@@ -15,7 +15,7 @@ use tracing::warn;
 
 pub use self::options::FailoverOptions;
 
-use super::forward::decorate_values_and_locks;
+use super::forward::pass_values_and_locks;
 use super::part::{self, Failures, Question};
 use crate::backend::{self, Answers, Backend, HasCore, Prepared, Result};
 use crate::decision::Decision;
@@ -23,7 +23,6 @@ use crate::error::{BackendError, BuildError, Effect, ErrorKind};
 use crate::join::join_all;
 use crate::key::Key;
 use crate::lifespan::Lifespan;
-use crate::lock::{LockError, LockGuard};
 use crate::on_error::LogLimiter;
 use crate::step::{BlockChange, KeyState, Step};
 use crate::strategy::{Limit, Op};
@@ -164,21 +163,6 @@ impl Failover {
         ptr::from_ref(&*self.inner).addr()
     }
 
-    async fn around<T: Send, F: Future<Output = Result<T>> + Send>(
-        &self,
-        _operation: &'static str,
-        call: impl Fn() -> F + Send + Sync,
-    ) -> Result<T> {
-        call().await
-    }
-
-    async fn around_lock<F: Future<Output = Result<LockGuard, LockError>> + Send>(
-        &self,
-        call: impl Fn() -> F + Send + Sync,
-    ) -> Result<LockGuard, LockError> {
-        call().await
-    }
-
     fn shared(&self, limits: &[Limit]) -> Option<Vec<Limit>> {
         self.inner.options.fallback_share().of_limits(limits)
     }
@@ -250,7 +234,7 @@ impl Failover {
     }
 }
 
-decorate_values_and_locks!(Failover);
+pass_values_and_locks!(Failover);
 
 // A default that is not forwarded would replace what the inner backend does.
 #[deny(clippy::missing_trait_methods)]

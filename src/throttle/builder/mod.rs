@@ -1,17 +1,22 @@
 //! [`ThrottleBuilder`].
 
+mod checks;
+mod decorators;
+
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use self::checks::{check_names, check_states, number_default_names};
+use self::decorators::decorated;
 use super::line::Lines;
 use super::penalty::{Denials, Penalty};
 use super::watch::Watch;
 use super::{Mode, ModeCell, Throttle, ThrottleInner};
 use crate::backend::{self, Backend};
 use crate::clock::micros_ceil;
-use crate::decorator::{CircuitBreakerOptions, DenyCacheOptions, Resilience, RetryOptions};
+use crate::decorator::Resilience;
 use crate::error::BuildError;
 use crate::excerpt::Excerpt;
 use crate::observe::{DeniedSketch, Observer, Observers, TrackDenied};
@@ -187,76 +192,6 @@ impl ThrottleBuilder {
     /// [`ambient::with_backend`](crate::ambient::with_backend).
     pub fn backend(mut self, backend: impl Backend) -> Self {
         self.backend = Some(backend::erase(backend));
-        self
-    }
-
-    /// Lets another backend decide while the throttle's own fails or does not answer, mostly memory: a
-    /// [`Failover`](crate::decorator::Failover) with a [`CircuitBreaker`](crate::decorator::CircuitBreaker) around
-    /// the [`backend`](Self::backend). Defaults to none: the error policy decides.
-    ///
-    /// ```
-    /// # use traffik::{InMemory, Throttle};
-    /// # let redis = InMemory::new();
-    /// let throttle = Throttle::builder("api")
-    ///     .rate("100/min")
-    ///     .backend(redis)
-    ///     .fallback(InMemory::new())
-    ///     .build()?;
-    /// # drop(throttle);
-    /// # Ok::<(), traffik::BuildError>(())
-    /// ```
-    ///
-    /// Each throttle that is built so has a circuit breaker of its own. To share one, and to have a lifespan of both
-    /// backends, decorate the backend once: [`Resilience::around`].
-    pub fn fallback(mut self, fallback: impl Backend) -> Self {
-        self.resilience = self.resilience.fallback(fallback);
-        self
-    }
-
-    /// Puts a circuit breaker around the [`backend`](Self::backend), one of this throttle's own. Defaults to none.
-    pub fn circuit_breaker(mut self, options: CircuitBreakerOptions) -> Self {
-        self.resilience = self.resilience.circuit_breaker(options);
-        self
-    }
-
-    /// Asks the [`backend`](Self::backend) once more if it did nothing, by a
-    /// [`Retry`](crate::decorator::Retry). Defaults to none.
-    pub fn retry(mut self, options: RetryOptions) -> Self {
-        self.resilience = self.resilience.retry(options);
-        self
-    }
-
-    /// Answers hits on a denied key without the [`backend`](Self::backend) for a while, by a
-    /// [`DenyCache`](crate::decorator::DenyCache) of this throttle's own. Defaults to none.
-    ///
-    /// ```
-    /// use traffik::decorator::DenyCacheOptions;
-    /// # use traffik::{InMemory, Throttle};
-    /// # let redis = InMemory::new();
-    /// let throttle = Throttle::builder("login")
-    ///     .rate("5/min")
-    ///     .backend(redis)
-    ///     .deny_cache(DenyCacheOptions::new())
-    ///     .build()?;
-    /// # drop(throttle);
-    /// # Ok::<(), traffik::BuildError>(())
-    /// ```
-    pub fn deny_cache(mut self, options: DenyCacheOptions) -> Self {
-        self.resilience = self.resilience.deny_cache(options);
-        self
-    }
-
-    /// Lets equal hits on one key that come at the same time share a question to the [`backend`](Self::backend), by a
-    /// [`Coalesce`](crate::decorator::Coalesce). Defaults to not so.
-    pub fn coalesce(mut self) -> Self {
-        self.resilience = self.resilience.coalesce();
-        self
-    }
-
-    /// Puts these decorators around the [`backend`](Self::backend), instead of those that were named before:
-    /// `resilience(Resilience::recommended().fallback(InMemory::new()))`. Defaults to none.
-    pub fn resilience(mut self, resilience: Resilience) -> Self {
-        self.resilience = resilience;
         self
     }
 
@@ -446,82 +381,12 @@ impl ThrottleBuilder {
     }
 }
 
-/// Puts the decorators around the backend, if there are any.
-fn decorated(
-    throttle: &str,
-    backend: Option<Arc<dyn Backend>>,
-    resilience: Resilience,
-    observers: &Observers,
-) -> Result<Option<Arc<dyn Backend>>, BuildError> {
-    match (backend, resilience.setting()) {
-        (backend, None) => Ok(backend),
-        (Some(backend), Some(_)) => resilience.around_observed(backend, observers).map(Some),
-        (None, Some(setting)) => Err(BuildError::setting(
-            setting,
-            format!(
-                "of throttle {throttle:?} goes around its backend, and it has none; give it one with \
-                 ThrottleBuilder::backend, or decorate the backend that is current in the task"
-            ),
-        )),
-    }
-}
-
 /// Returns what tells the receipts of a throttle from others. A changed limit or burst acts on what was
 /// counted, so receipts outlive it.
 fn seed(name: &str, limits: &[Limit], backend: Option<&dyn Backend>) -> u64 {
     let parts: Vec<PartId> = limits.iter().map(Limit::part).collect();
     let store = backend.map_or(0, |backend| backend.core().store_id());
     random::hasher().hash_one((name, parts, store))
-}
-
-/// Refuses two limits whose state could not be told apart where it is stored.
-fn check_states(throttle: &str, limits: &[Limit]) -> Result<(), BuildError> {
-    for (second, limit) in limits.iter().enumerate() {
-        let same = |other: &Limit| other.part() == limit.part();
-        if limit.rate().is_unlimited() {
-            continue;
-        }
-        if let Some(first) = limits[..second].iter().position(same) {
-            return Err(BuildError::SameState { throttle: throttle.to_owned(), first, second });
-        }
-    }
-    Ok(())
-}
-
-/// Tells default names apart: limits of one period and different strategies would have the same.
-fn number_default_names(mut limits: Box<[Limit]>) -> Box<[Limit]> {
-    for index in 1..limits.len() {
-        let (before, after) = limits.split_at_mut(index);
-        let limit = &mut after[0];
-        let name = limit.name().into_owned();
-        if limit.explicit_name().is_none() && before.iter().any(|other| other.name() == name) {
-            *limit = limit.clone().named(format!("{name}#{}", index + 1));
-        }
-    }
-    limits
-}
-
-/// Refuses names that a report could not carry, or not tell apart.
-fn check_names(throttle: &str, limits: &[Limit]) -> Result<(), BuildError> {
-    for (index, limit) in limits.iter().enumerate() {
-        let Some(name) = limit.explicit_name() else { continue };
-        let printable = name.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic());
-        if !(1..=MAX_NAME).contains(&name.len()) || !printable {
-            return Err(BuildError::setting(
-                "limit name",
-                format!(
-                    "{} must be 1 to {MAX_NAME} bytes of printable ASCII",
-                    Excerpt(name.as_bytes())
-                ),
-            ));
-        }
-        let same = |other: &Limit| other.name() == name;
-        if limits[..index].iter().any(same) || limits[index + 1..].iter().any(same) {
-            let (throttle, name) = (throttle.to_owned(), name.to_owned());
-            return Err(BuildError::SameName { throttle, name });
-        }
-    }
-    Ok(())
 }
 
 impl fmt::Debug for ThrottleBuilder {
