@@ -47,16 +47,19 @@ impl Resilience {
         Self { deny_cache: None, coalesces: false, fallback: None, breaker: None, retry: None }
     }
 
-    /// Creates the recommended one: a circuit breaker and retries. Add a [`fallback`](Self::fallback) if the service
-    /// should go on limiting while the store is away; else the error policy decides.
+    /// Creates the recommended one: a deny cache, hits that share questions, a circuit breaker and retries, each with
+    /// its defaults. Add a [`fallback`](Self::fallback) if the service should go on limiting while the store is away;
+    /// else the error policy decides.
+    ///
+    /// What another process gives back, resets or unblocks is seen by the deny cache up to a second later; see
+    /// [`DenyCacheOptions::max_age`].
     pub fn recommended() -> Self {
-        let (breaker, retry) = (CircuitBreakerOptions::new(), RetryOptions::new());
         Self {
-            deny_cache: None,
-            coalesces: false,
+            deny_cache: Some(DenyCacheOptions::new()),
+            coalesces: true,
             fallback: None,
-            breaker: Some(breaker),
-            retry: Some(retry),
+            breaker: Some(CircuitBreakerOptions::new()),
+            retry: Some(RetryOptions::new()),
         }
     }
 

@@ -17,7 +17,7 @@ fn decorators_without_a_backend_are_an_error() {
         (builder().fallback(InMemory::new()), "fallback"),
         (builder().circuit_breaker(CircuitBreakerOptions::new()), "circuit_breaker"),
         (builder().retry(RetryOptions::new()), "retry"),
-        (builder().resilience(Resilience::recommended()), "circuit_breaker"),
+        (builder().resilience(Resilience::recommended()), "deny_cache"),
         (builder().deny_cache(DenyCacheOptions::new()), "deny_cache"),
         (builder().coalesce(), "coalesce"),
     ];

@@ -6,14 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use futures_util::poll;
 use test_support::servers::wait::heals;
 use test_support::servers::{RedisServer, wait_until};
 use test_support::{Distant, Place, RuntimeClock, Wire};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::{JoinHandle, JoinSet};
-use traffik::conformance::{self, Harness};
+use traffik::conformance;
 use traffik::decorator::Coalesce;
 use traffik::key::KeyPart;
 use traffik::step::Step;
@@ -23,6 +22,8 @@ use traffik::{
     HitOptions, InMemory, Key, ManualClock, OnError, Redis, SlidingWindowCounter, SlidingWindowLog,
     Strategy, Throttle, TokenBucket,
 };
+
+use super::support::{OnMemory, OnRedis};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The most questions about one key at a time: by hits that share them, and by one that came alone.
@@ -423,52 +424,23 @@ fn without_a_runtime_a_hit_is_passed_on() {
     assert_eq!(test_support::plain::block_on(hit).unwrap().remaining(), 8);
 }
 
-struct OnMemory;
-
-#[async_trait]
-impl Harness for OnMemory {
-    async fn backend(&self, namespace: &str, clock: ManualClock) -> Arc<dyn Backend> {
-        let memory = InMemory::builder().namespace(namespace).clock(clock).build().unwrap();
-        let inner: Arc<dyn Backend> = Arc::new(Distant::new(memory));
-        Arc::new(Coalesce::new(inner))
-    }
-}
-
-struct OnRedis(RedisServer);
-
-#[async_trait]
-impl Harness for OnRedis {
-    async fn backend(&self, namespace: &str, clock: ManualClock) -> Arc<dyn Backend> {
-        let redis = Redis::builder().url(self.0.url()).namespace(namespace).clock(clock);
-        Arc::new(Coalesce::new(redis.command_timeout(PATIENCE).build().unwrap()))
-    }
-
-    async fn peer(&self, namespace: &str, clock: ManualClock) -> Option<Arc<dyn Backend>> {
-        Some(self.backend(namespace, clock).await)
-    }
-
-    async fn elapse(&self, _clock: &ManualClock, ttl: Duration) {
-        tokio::time::sleep(ttl + Duration::from_millis(50)).await;
-    }
-
-    fn ttl(&self) -> Duration {
-        Duration::from_millis(400)
-    }
+fn around(backend: Arc<dyn Backend>) -> Arc<dyn Backend> {
+    Arc::new(Coalesce::new(backend))
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_suite_in_memory() {
-    conformance::run(&OnMemory).await;
+    conformance::run(&OnMemory(around)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_suite_on_threads() {
-    conformance::run(&OnMemory).await;
+    conformance::run(&OnMemory(around)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_suite_on_redis() {
-    conformance::run(&OnRedis(RedisServer::start())).await;
+    conformance::run(&OnRedis(RedisServer::start(), around)).await;
 }
 
 fn on(server: &RedisServer) -> Coalesce {

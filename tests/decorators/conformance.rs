@@ -10,10 +10,12 @@ use traffik::decorator::{
 };
 use traffik::{Backend, InMemory, ManualClock};
 
-use test_support::{Distant, ValuesOnly};
+use test_support::ValuesOnly;
+
+use super::support::{Decorate, OnMemory};
 
 struct Decorated {
-    decorate: fn(Arc<dyn Backend>) -> Arc<dyn Backend>,
+    decorate: Decorate,
 }
 
 #[async_trait]
@@ -24,7 +26,7 @@ impl Harness for Decorated {
     }
 }
 
-async fn conforms(decorate: fn(Arc<dyn Backend>) -> Arc<dyn Backend>) {
+async fn conforms(decorate: Decorate) {
     conformance::run(&Decorated { decorate }).await;
 }
 
@@ -43,8 +45,11 @@ async fn a_failover() {
     conforms(|backend| Arc::new(Failover::new(backend, InMemory::new()))).await;
 }
 
+/// All of them. The suite moves the clock by hand, and wants the answer of the very instant.
 fn recommended(backend: Arc<dyn Backend>) -> Arc<dyn Backend> {
-    Resilience::recommended().fallback(InMemory::new()).around(backend).unwrap()
+    let brief = DenyCacheOptions::new().max_age(Duration::from_micros(1));
+    let stack = Resilience::recommended().fallback(InMemory::new()).deny_cache(brief);
+    stack.around(backend).unwrap()
 }
 
 #[tokio::test(start_paused = true)]
@@ -74,8 +79,9 @@ impl Harness for WithoutFastPath {
     async fn backend(&self, _: &str, clock: ManualClock) -> Arc<dyn Backend> {
         // The time that its attempts take in the suite is no failure.
         let patient = FailoverOptions::new().primary_timeout(Duration::from_secs(60));
+        let brief = DenyCacheOptions::new().max_age(Duration::from_micros(1));
         let stack = Resilience::recommended().fallback_with(InMemory::new(), patient);
-        stack.around(ValuesOnly::new(&clock)).unwrap()
+        stack.deny_cache(brief).around(ValuesOnly::new(&clock)).unwrap()
     }
 }
 
@@ -85,21 +91,7 @@ async fn the_recommended_stack_around_a_backend_of_values() {
     conformance::values(&WithoutFastPath).await;
 }
 
-/// All of them, without a fast path.
-struct WholeStack;
-
-#[async_trait]
-impl Harness for WholeStack {
-    async fn backend(&self, namespace: &str, clock: ManualClock) -> Arc<dyn Backend> {
-        let memory = InMemory::builder().namespace(namespace).clock(clock).build().unwrap();
-        // The suite moves the clock by hand, and wants the answer of the very instant.
-        let brief = DenyCacheOptions::new().max_age(Duration::from_micros(1));
-        let stack = Resilience::recommended().fallback(InMemory::new()).deny_cache(brief);
-        stack.coalesce().around(Distant::new(memory)).unwrap()
-    }
-}
-
 #[tokio::test(start_paused = true)]
-async fn the_whole_stack() {
-    conformance::run(&WholeStack).await;
+async fn the_recommended_stack_without_a_fast_path() {
+    conformance::run(&OnMemory(recommended)).await;
 }

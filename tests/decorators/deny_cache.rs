@@ -4,14 +4,13 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use proptest::prelude::*;
 use proptest::test_runner::Config;
 use test_support::servers::RedisServer;
 use test_support::{Distant, Place, Wire};
 use tokio::task::JoinSet;
 use traffik::backend::Answers;
-use traffik::conformance::{self, Harness};
+use traffik::conformance;
 use traffik::decorator::{DenyCache, DenyCacheOptions};
 use traffik::key::KeyPart;
 use traffik::step::{BlockChange, Step};
@@ -21,6 +20,8 @@ use traffik::{
     InMemory, Key, ManualClock, OnError, Outcome, Penalty, Rate, Redis, Throttle, Timestamp,
     TokenBucket,
 };
+
+use super::support::{OnMemory, OnRedis};
 
 const SECOND: Duration = Duration::from_secs(1);
 /// Longer than any test, so that only what must make it forget does.
@@ -622,53 +623,23 @@ fn f34_options_out_of_their_ranges_are_refused() {
 /// for a microsecond.
 const BRIEF: DenyCacheOptions = DenyCacheOptions::new().max_age(Duration::from_micros(1));
 
-struct OnMemory;
-
-#[async_trait]
-impl Harness for OnMemory {
-    async fn backend(&self, namespace: &str, clock: ManualClock) -> Arc<dyn Backend> {
-        let memory = InMemory::builder().namespace(namespace).clock(clock).build().unwrap();
-        let inner: Arc<dyn Backend> = Arc::new(Distant::new(memory));
-        Arc::new(DenyCache::with_options(inner, BRIEF).unwrap())
-    }
-}
-
-struct OnRedis(RedisServer);
-
-#[async_trait]
-impl Harness for OnRedis {
-    async fn backend(&self, namespace: &str, clock: ManualClock) -> Arc<dyn Backend> {
-        let redis = Redis::builder().url(self.0.url()).namespace(namespace).clock(clock);
-        let redis = redis.command_timeout(Duration::from_secs(5)).build().unwrap();
-        Arc::new(DenyCache::with_options(redis, BRIEF).unwrap())
-    }
-
-    async fn peer(&self, namespace: &str, clock: ManualClock) -> Option<Arc<dyn Backend>> {
-        Some(self.backend(namespace, clock).await)
-    }
-
-    async fn elapse(&self, _clock: &ManualClock, ttl: Duration) {
-        tokio::time::sleep(ttl + Duration::from_millis(50)).await;
-    }
-
-    fn ttl(&self) -> Duration {
-        Duration::from_millis(400)
-    }
+fn around(backend: Arc<dyn Backend>) -> Arc<dyn Backend> {
+    Arc::new(DenyCache::with_options(backend, BRIEF).unwrap())
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_suite_in_memory() {
-    conformance::run(&OnMemory).await;
+    conformance::run(&OnMemory(around)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_suite_on_threads() {
-    conformance::run(&OnMemory).await;
+    conformance::run(&OnMemory(around)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_suite_on_redis() {
-    conformance::run(&OnRedis(RedisServer::start())).await;
+    conformance::run(&OnRedis(RedisServer::start(), around)).await;
 }
 
 #[tokio::test]

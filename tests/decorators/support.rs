@@ -1,15 +1,20 @@
 //! What the tests here share.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
+use test_support::Distant;
+use test_support::servers::RedisServer;
 use traffik::backend::Result;
+use traffik::conformance::Harness;
 use traffik::key::KeyPart;
 use traffik::step::Step;
 use traffik::strategy::{Limit, Op};
 use traffik::{
-    Backend, BackendError, Decision, Error, ErrorKind, FixedWindow, InMemory, Key, OnError, Rate,
-    Throttle,
+    Backend, BackendError, Decision, Error, ErrorKind, FixedWindow, InMemory, Key, ManualClock,
+    OnError, Rate, Redis, Throttle,
 };
 
 pub(crate) const MS: Duration = Duration::from_millis(1);
@@ -53,4 +58,43 @@ pub(crate) async fn given_up_after<F: Future>(time: Duration, call: F) {
 pub(crate) fn is_open_error(error: &BackendError) -> bool {
     let kind = error.kind() == ErrorKind::Unavailable;
     kind && error.to_string().contains("the circuit is open")
+}
+
+/// Puts what is tested around a backend.
+pub(crate) type Decorate = fn(Arc<dyn Backend>) -> Arc<dyn Backend>;
+
+/// The suite around a memory that is as far away as a server, and so without a fast path.
+pub(crate) struct OnMemory(pub(crate) Decorate);
+
+#[async_trait]
+impl Harness for OnMemory {
+    async fn backend(&self, namespace: &str, clock: ManualClock) -> Arc<dyn Backend> {
+        let memory = InMemory::builder().namespace(namespace).clock(clock).build().unwrap();
+        (self.0)(Arc::new(Distant::new(memory)))
+    }
+}
+
+/// The suite around a Redis.
+pub(crate) struct OnRedis(pub(crate) RedisServer, pub(crate) Decorate);
+
+#[async_trait]
+impl Harness for OnRedis {
+    async fn backend(&self, namespace: &str, clock: ManualClock) -> Arc<dyn Backend> {
+        let redis = Redis::builder().url(self.0.url()).namespace(namespace).clock(clock);
+        let redis = redis.command_timeout(Duration::from_secs(10)).build().unwrap();
+        (self.1)(Arc::new(redis))
+    }
+
+    async fn peer(&self, namespace: &str, clock: ManualClock) -> Option<Arc<dyn Backend>> {
+        Some(self.backend(namespace, clock).await)
+    }
+
+    async fn elapse(&self, _clock: &ManualClock, ttl: Duration) {
+        // The server itself lets them expire.
+        tokio::time::sleep(ttl + Duration::from_millis(50)).await;
+    }
+
+    fn ttl(&self) -> Duration {
+        Duration::from_millis(400)
+    }
 }
