@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
+use parking_lot::Mutex;
 use redis::Value;
 use tokio::time::timeout;
 
@@ -125,18 +126,22 @@ impl RedisInner {
         let asked: Vec<OneScript<'_>> =
             groups.iter().flat_map(|group| scripts(group, hits, requests)).collect();
         for round in rounds(&asked, &keys) {
-            self.run_round(round, asked_about, &keys, put).await;
+            let mut left = self.run_round(round, asked_about, &keys, put).await;
+            while !left.is_empty() {
+                left = self.run_round(&left, asked_about, &keys, put).await;
+            }
         }
     }
 
-    /// Runs scripts of which no two have a key in common.
-    async fn run_round(
+    /// Runs scripts of which no two have a key in common. Returns those for the hits that were not decided.
+    async fn run_round<'a>(
         &self,
-        asked: &[OneScript<'_>],
+        asked: &[OneScript<'a>],
         Asked { steps, hits, requests }: Asked<'_>,
         keys: &[Vec<u8>],
         put: &(dyn Fn(usize, Result<Decision>) + Sync),
-    ) {
+    ) -> Vec<OneScript<'a>> {
+        let left = Mutex::new(Vec::new());
         let times: Vec<String> = asked.iter().map(|script| script.times().to_string()).collect();
         let calls = asked.iter().zip(&times).map(|(script, times)| match script {
             OneScript::Each([index]) => ScriptCall {
@@ -165,14 +170,19 @@ impl RedisInner {
                     put(index, decision.map_err(|error| self.or_replica(error)));
                 }
             }
-            OneScript::Times(_, equal) => {
+            OneScript::Times(key, equal) => {
                 let decisions = self.read_times(&steps[equal.start].1, equal.len(), outcome);
+                let undecided = equal.start + decisions.len()..equal.end;
                 for (index, decision) in equal.clone().zip(decisions) {
                     put(index, decision.map_err(|error| self.or_replica(error)));
+                }
+                if !undecided.is_empty() {
+                    left.lock().push(OneScript::Times(*key, undecided));
                 }
             }
         };
         self.client.run_each(&calls.collect::<Vec<_>>(), &on_outcome).await;
+        left.into_inner()
     }
 
     /// Decides a step; by a script within that time.
@@ -195,7 +205,7 @@ impl RedisInner {
         decided.map_err(|refusal| self.refused(refusal))
     }
 
-    /// Reads the reply to so many equal hits.
+    /// Reads the reply to so many equal hits, or to the first of them.
     fn read_times(
         &self,
         step: &Step<'_>,

@@ -178,7 +178,8 @@ mod tests {
                 OneScript::Times(2, 2..258),
                 OneScript::Times(2, 258..514),
                 OneScript::Times(2, 514..602),
-                OneScript::Times(3, 602..634),
+                OneScript::Times(3, 602..618),
+                OneScript::Times(3, 618..634),
                 OneScript::Times(3, 634..642),
                 OneScript::Each(&[4]),
             ]

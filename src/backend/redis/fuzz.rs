@@ -52,6 +52,16 @@ pub(crate) fn script_reply(bytes: &[u8]) {
     if let Ok(read) = decide::read(&step, &reply) {
         judge(&step, &reply, &read);
     }
+    if step.op() == Op::Take && step.cost() > 0 {
+        for times in [2, 32] {
+            if let Ok(outcomes) = decide::read_times(&step, times, reply.clone()) {
+                assert!(
+                    (1..=times).contains(&outcomes.len()),
+                    "one for each hit, or for the first"
+                );
+            }
+        }
+    }
     let several = Value::Array(vec![Value::Int(1), reply.clone()]);
     for reply in [&reply, &several] {
         if let Ok(Some(decisions)) = decide::read_all([&step].into_iter(), reply) {

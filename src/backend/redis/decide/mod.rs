@@ -107,14 +107,14 @@ impl Request {
         SCRIPTS.with(self.rules)
     }
 
-    /// Returns how many equal hits one script decides: of those that it repeats by itself more than of those
-    /// for which it reads and writes each time.
+    /// Returns how many equal hits one script is asked for: of those that it mostly repeats by itself more than of
+    /// those for which it reads and writes each time.
     pub(super) const fn most_times(&self) -> usize {
         let is_one_limit = self.argument.len() == HEADER + LIMIT;
         if is_one_limit && self.rules & 1 << Family::SlidingWindowLog.file() == 0 {
             256
         } else {
-            32
+            16
         }
     }
 

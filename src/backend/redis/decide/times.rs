@@ -17,7 +17,8 @@ const LEN: usize = 9;
 /// What became of one of several equal hits.
 pub(in crate::backend::redis) type HitOutcome = Result<Result<Decision, ScriptRefusal>, Failure>;
 
-/// Reads the reply to so many hits of that step. There is an outcome for each.
+/// Reads the reply to so many hits of that step. There is an outcome for each, or for the first of them, one at
+/// least: the others were not asked then.
 pub(in crate::backend::redis) fn read_times(
     step: &Step<'_>,
     times: usize,
@@ -32,15 +33,35 @@ pub(in crate::backend::redis) fn read_times(
         return Err(bad);
     }
     let mut outcomes: Vec<HitOutcome> = Vec::with_capacity(times);
-    let last = replies.last().cloned();
-    let rest = std::iter::repeat_n(last, times - replies.len()).flatten();
-    for reply in replies.into_iter().chain(rest) {
-        outcomes.push(match own_error(reply) {
-            Ok(reply) => Ok(read(step, &reply)?),
-            Err(error) => Err(Failure::of(error)),
-        });
+    let mut last = None;
+    for reply in replies {
+        last = Some(reply.clone());
+        outcomes.push(outcome(step, reply)?);
+    }
+    // It left all as it was, so that those who follow are told the same.
+    if outcomes.last().is_some_and(changed_nothing)
+        && let Some(last) = last
+    {
+        while outcomes.len() < times {
+            outcomes.push(outcome(step, last.clone())?);
+        }
     }
     Ok(outcomes)
+}
+
+fn outcome(step: &Step<'_>, reply: Value) -> Result<HitOutcome, BadReply> {
+    Ok(match own_error(reply) {
+        Ok(reply) => Ok(read(step, &reply)?),
+        Err(error) => Err(Failure::of(error)),
+    })
+}
+
+fn changed_nothing(outcome: &HitOutcome) -> bool {
+    match outcome {
+        Ok(Ok(decision)) => decision.is_denied(),
+        Ok(Err(ScriptRefusal::TooManyRates)) | Err(_) => true,
+        Ok(Err(ScriptRefusal::Corrupt(_))) => false,
+    }
 }
 
 /// Makes the hits once more on the state that they found. `None` if the script cannot have made them.

@@ -56,6 +56,14 @@ impl Server {
         eval.arg(script).arg(0).arg(argument).query(&mut self.connection).unwrap()
     }
 
+    /// How often the server was asked for that command.
+    pub(super) fn calls(&mut self, command: &str) -> u64 {
+        let (stats,): (String,) = self.run(::redis::pipe().cmd("INFO").arg("commandstats"));
+        let line = stats.lines().find(|line| line.starts_with(&format!("cmdstat_{command}:")));
+        let calls = line.and_then(|line| line.split(['=', ',']).nth(1));
+        calls.map_or(0, |calls| calls.parse().unwrap())
+    }
+
     /// Runs a script on a key, and returns its reply, the value after it and its TTL in milliseconds.
     pub(super) fn ask(
         &mut self,
