@@ -188,7 +188,8 @@ impl InMemoryBuilder {
     /// A process that dies, or a lifespan that is dropped without a close, leaves the file as it was written last: set
     /// [`snapshot_every`](Self::snapshot_every) too. A close that cannot write returns that error, and writes when it is
     /// called again. How the file is written, and why it is secret:
-    /// [`write_snapshot`](InMemory::write_snapshot). Give each process a file of its own.
+    /// [`write_snapshot`](InMemory::write_snapshot). Give each backend a file of its own, and build the next backend of a
+    /// file when the one before is closed. A relative path is one from the folder in which it is built.
     ///
     /// ```
     /// use traffik::{InMemory, LifespanExt, Throttle};

@@ -21,11 +21,12 @@ const ATTEMPTS: usize = 3;
 /// The names of the files that this process is writing. They are random, so the folder does not matter.
 static WRITING: Mutex<BTreeSet<OsString>> = Mutex::new(BTreeSet::new());
 
-/// Replaces a file by what `write` writes. After an error the old one is as it was, but for an error of the very last
-/// step: then either may be found after a loss of power.
+/// Replaces a file by what `write` writes, if it is `still_wanted` then. After an error the old one is as it was, but for
+/// an error of the very last step: then either may be found after a loss of power.
 pub(super) fn replace(
     path: &Path,
     mut write: impl FnMut(&mut File) -> io::Result<()>,
+    still_wanted: impl Fn() -> io::Result<()>,
 ) -> io::Result<()> {
     let folder = folder_of(path);
     let name = path.file_name().ok_or_else(|| {
@@ -36,6 +37,7 @@ pub(super) fn replace(
         let mut beside = Beside::create(folder, name)?;
         write(&mut beside.file)?;
         beside.file.sync_all()?;
+        still_wanted()?;
         match fs::rename(&beside.path, path) {
             Ok(()) => return sync_folder(folder),
             Err(error) if error.kind() != io::ErrorKind::NotFound || attempt == ATTEMPTS => {

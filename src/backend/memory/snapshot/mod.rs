@@ -42,6 +42,10 @@ use crate::on_drop::OnDrop;
 pub(super) struct Snapshots {
     /// Held by who takes one.
     turn: Mutex<()>,
+    /// Held by who replaces a file, or an older one could take the place of a newer.
+    replacing: Mutex<()>,
+    /// Held by who ends a lifespan.
+    finishing: tokio::sync::Mutex<()>,
     file: Option<PathBuf>,
     every: Option<Duration>,
     task: Task,
@@ -56,7 +60,9 @@ impl InMemory {
     /// Has all limits of all keys, blocks and values, and not the locks. Hits go on meanwhile: a key is written as it is
     /// at one instant, with all its limits, but different keys at different ones. No hit waits for longer than a few
     /// hundred slots take. Works on a thread for what blocks, and on this one where there is no runtime; two at the
-    /// same time take turns. A closed backend has what it had before.
+    /// same time take turns: a writer that waits holds up the others, and the end of the lifespan, so give it a file or a
+    /// `Vec`. A closed backend has what it had before; but the end of a lifespan clears it, unless it is
+    /// [`persistent`](crate::backend::InMemoryBuilder::persistent), so take it before that.
     ///
     /// A snapshot has the secret by which long keys are digested, and short keys as they are: whoever reads it can make
     /// keys that share a count. Keep it as you keep a password. Read it by
@@ -141,8 +147,16 @@ impl InMemory {
 impl Snapshots {
     fn new(settings: Settings, restored: Option<Restored>) -> Self {
         let Settings { file, every, .. } = settings;
-        let (turn, task) = (Mutex::new(()), Task::new());
-        Self { turn, file, every, task, is_due: AtomicBool::new(true), restored }
+        Self {
+            turn: Mutex::new(()),
+            replacing: Mutex::new(()),
+            finishing: tokio::sync::Mutex::new(()),
+            file,
+            every,
+            task: Task::new(),
+            is_due: AtomicBool::new(true),
+            restored,
+        }
     }
 
     /// Begins a lifespan.
@@ -166,6 +180,8 @@ impl Snapshots {
     /// Ends a lifespan: writes the file, unless that was done.
     pub(super) async fn finish(&self, inner: &Arc<MemoryInner>) -> Result<()> {
         let Some(file) = &self.file else { return Ok(()) };
+        // A second one is over when the file is written.
+        let _finishing = self.finishing.lock().await;
         if !self.is_due.swap(false, Ordering::Relaxed) {
             return Ok(());
         }
@@ -191,7 +207,9 @@ async fn write_often(backend: Weak<MemoryInner>, file: PathBuf, every: Duration)
 async fn write_file(inner: Arc<MemoryInner>, path: PathBuf, operation: &'static str) -> Result<()> {
     let name = shown(&path);
     let write = move |inner: &MemoryInner, cancelled: &AtomicBool| {
-        file::replace(&path, |file| write::write(inner, file, cancelled).map(drop))
+        let _replacing = inner.snapshots.replacing.lock();
+        let write = |file: &mut _| write::write(inner, file, cancelled).map(drop);
+        file::replace(&path, write, || write::check(cancelled))
     };
     off_thread(inner, write).await.map_err(|error| not_written(&name, operation, error))
 }

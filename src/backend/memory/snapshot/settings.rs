@@ -75,6 +75,8 @@ impl Settings {
         new: impl FnOnce(KeyHasher) -> Store,
         now: impl FnOnce() -> Timestamp,
     ) -> Result<(Store, Snapshots), BuildError> {
+        // Also after the process has gone to another folder.
+        self.file = self.file.map(|file| std::path::absolute(&file).unwrap_or(file));
         let Some(Opened { reader, from }) = self.open()? else {
             return Ok((new(KeyHasher::new()), Snapshots::new(self, None)));
         };

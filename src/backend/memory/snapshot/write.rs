@@ -138,7 +138,7 @@ pub(super) fn copy_next(
     goes_on
 }
 
-fn check(cancelled: &AtomicBool) -> io::Result<()> {
+pub(super) fn check(cancelled: &AtomicBool) -> io::Result<()> {
     match cancelled.load(Ordering::Relaxed) {
         true => Err(io::Error::other("the caller went away")),
         false => Ok(()),
