@@ -51,6 +51,11 @@ impl Guarded {
         self.refused.load(Ordering::Relaxed)
     }
 
+    /// Forgets what it knows of a store that is closed.
+    pub(super) fn reset(&self) {
+        self.circuit.lock().reset(monotonic_now());
+    }
+
     pub(super) fn observe(&self, add: impl FnOnce(&mut Observers)) {
         add(&mut self.observers.write());
     }
@@ -126,12 +131,13 @@ impl Guarded {
         let mut circuit = self.circuit.lock();
         let Some(change) = change(&mut circuit) else { return };
         let cause = match change {
-            Change::Closed { .. } => String::new(),
-            Change::Opened { .. } | Change::ProbeFailed { .. } => cause(),
+            Change::Closed { .. } | Change::ProbeVoid => String::new(),
+            Change::Opened { .. } | Change::ProbeFailed { .. } => {
+                let cause = cause();
+                circuit.caused_by(cause.clone());
+                cause
+            }
         };
-        if !circuit.is_closed() {
-            circuit.caused_by(cause.clone());
-        }
         // A subscriber may ask for the state.
         drop(circuit);
         self.tell(change, &cause);
@@ -154,8 +160,13 @@ impl Guarded {
         let (backend, namespace) = (core.name(), core.namespace());
         let (from, to) = match change {
             Change::Opened { .. } => (CircuitState::Closed, CircuitState::Open),
-            Change::ProbeFailed { .. } => (CircuitState::HalfOpen, CircuitState::Open),
-            Change::Closed { .. } => (CircuitState::HalfOpen, CircuitState::Closed),
+            Change::ProbeFailed { .. } | Change::ProbeVoid => {
+                (CircuitState::HalfOpen, CircuitState::Open)
+            }
+            Change::Closed { was_probing: true, .. } => {
+                (CircuitState::HalfOpen, CircuitState::Closed)
+            }
+            Change::Closed { .. } => (CircuitState::Open, CircuitState::Closed),
         };
         self.tell_observers(from, to);
         match change {
@@ -172,7 +183,8 @@ impl Guarded {
             Change::ProbeFailed { pause } => {
                 debug!(backend, namespace, error, ?pause, "a probe failed, the circuit stays open");
             }
-            Change::Closed { open_for } => {
+            Change::ProbeVoid => {}
+            Change::Closed { open_for, .. } => {
                 info!(backend, namespace, ?open_for, "the circuit closed: the store answers again");
             }
         }

@@ -18,6 +18,8 @@ pub(super) struct Circuit {
     since: Instant,
     /// Of all calls that may still say something: each change of the state makes another.
     generation: u64,
+    /// Calls of this generation that have not ended, while it is closed.
+    under_way: u64,
     tally: Tally,
     /// Pauses since it was closed.
     pauses: u32,
@@ -45,6 +47,8 @@ pub(super) struct Ticket {
     generation: u64,
     began: Instant,
     is_probe: bool,
+    /// Whether it is one of those under way.
+    is_counted: bool,
 }
 
 /// Why a call is not made.
@@ -68,9 +72,19 @@ pub(super) enum Outcome {
 /// A change of the state, to be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Change {
-    Opened { pause: Duration, failures: u32 },
-    ProbeFailed { pause: Duration },
-    Closed { open_for: Duration },
+    Opened {
+        pause: Duration,
+        failures: u32,
+    },
+    ProbeFailed {
+        pause: Duration,
+    },
+    /// A probe ended without saying anything of the store.
+    ProbeVoid,
+    Closed {
+        open_for: Duration,
+        was_probing: bool,
+    },
 }
 
 impl Ticket {
@@ -91,6 +105,7 @@ impl Circuit {
             state: State::Closed,
             since: now,
             generation: 0,
+            under_way: 0,
             tally: Tally::new(now),
             pauses: 0,
             times_opened: 0,
@@ -107,9 +122,12 @@ impl Circuit {
             self.pause(ends);
         }
         match self.state {
-            State::Closed => Ok(self.ticket(now)),
+            State::Closed => {
+                self.under_way += 1;
+                Ok(Ticket { is_counted: true, ..self.ticket(now) })
+            }
             State::Open { until } if until <= now => {
-                self.generation += 1;
+                self.next_generation();
                 self.state = State::HalfOpen { ends: later(now, self.settings.probe_timeout) };
                 Ok(Ticket { is_probe: true, ..self.ticket(now) })
             }
@@ -122,7 +140,7 @@ impl Circuit {
 
     /// Lets a call pass whatever the state: one that is to find out.
     pub(super) const fn ticket(&self, now: Instant) -> Ticket {
-        Ticket { generation: self.generation, began: now, is_probe: false }
+        Ticket { generation: self.generation, began: now, is_probe: false, is_counted: false }
     }
 
     /// Notes what has become of a call. One that began before the last change of the state says nothing any more.
@@ -135,13 +153,15 @@ impl Circuit {
         if ticket.generation != self.generation {
             return None;
         }
+        self.under_way -= u64::from(ticket.is_counted);
         match (self.state, outcome) {
             (State::Closed, Outcome::Answered) => {
                 self.tally.answered(now, &self.settings);
                 None
             }
             (State::Closed, Outcome::Failed) => {
-                self.tally.failed(ticket.began, now, &self.settings).then(|| self.open(now))
+                let opens = self.tally.failed(ticket.began, self.under_way, now, &self.settings);
+                opens.then(|| self.open(now))
             }
             (State::Open { .. } | State::HalfOpen { .. }, Outcome::Answered) => {
                 Some(self.close(now))
@@ -151,9 +171,9 @@ impl Circuit {
             }
             (State::HalfOpen { .. }, Outcome::Nothing) if ticket.is_probe => {
                 // The next call is the probe.
-                self.generation += 1;
+                self.next_generation();
                 self.state = State::Open { until: now };
-                None
+                Some(Change::ProbeVoid)
             }
             _ => None,
         }
@@ -175,13 +195,27 @@ impl Circuit {
         Change::Opened { pause: self.pause(now), failures }
     }
 
-    fn close(&mut self, now: Instant) -> Change {
-        let open_for = now.saturating_duration_since(self.since);
-        self.generation += 1;
-        (self.state, self.since) = (State::Closed, now);
+    /// Begins anew, when the store behind it is closed: what it says then is no outage.
+    pub(super) fn reset(&mut self, now: Instant) {
+        self.next_generation();
+        (self.state, self.since, self.cause) = (State::Closed, now, None);
         self.tally = Tally::new(now);
+    }
+
+    fn close(&mut self, now: Instant) -> Change {
+        let was_probing = matches!(self.state, State::HalfOpen { .. });
+        let open_for = now.saturating_duration_since(self.since);
+        self.next_generation();
+        (self.state, self.since) = (State::Closed, now);
+        self.tally = Tally::after_probe(now);
         self.cause = None;
-        Change::Closed { open_for }
+        Change::Closed { open_for, was_probing }
+    }
+
+    /// Ends what all calls under way may say.
+    const fn next_generation(&mut self) {
+        self.generation += 1;
+        self.under_way = 0;
     }
 
     /// Begins a pause, longer than the last one, and returns how long it is.
@@ -190,7 +224,7 @@ impl Circuit {
         let longest = self.settings.first_open.saturating_mul(factor);
         let longest = longest.min(self.settings.longest_open);
         let pause = longest.saturating_sub((self.jitter)(longest / 4));
-        self.generation += 1;
+        self.next_generation();
         self.pauses = self.pauses.saturating_add(1);
         self.state = State::Open { until: later(now, pause) };
         pause

@@ -29,6 +29,7 @@ use crate::error::BuildError;
 use crate::key::Key;
 use crate::lock::{LockError, LockGuard};
 use crate::observe::{Observer, Observers};
+use crate::on_drop::OnDrop;
 use crate::step::{BlockChange, KeyState, Step};
 use crate::strategy::Limit;
 
@@ -211,6 +212,8 @@ impl Backend for CircuitBreaker {
     }
 
     async fn close(&self) -> Result<()> {
+        // A closed store is a mistake of those who go on, and no outage that a policy may decide.
+        let _reset = OnDrop::new(|| self.inner.reset());
         self.inner().close().await
     }
 
@@ -248,6 +251,10 @@ impl Backend for CircuitBreaker {
                 call.bound(self.inner().apply_many(steps, answers)).await;
             }
         }
+    }
+
+    fn decides_equal_hits_at_once(&self) -> bool {
+        self.inner().decides_equal_hits_at_once()
     }
 
     async fn apply_all(&self, hits: &[(Key<'_>, Step<'_>)]) -> Option<Result<Vec<Decision>>> {

@@ -34,6 +34,11 @@ impl Tally {
         Self { start: now, row: 0, last_answer: None, parts: Default::default() }
     }
 
+    /// As [`new`](Self::new), just after the answer to a probe.
+    pub(super) fn after_probe(now: Instant) -> Self {
+        Self { last_answer: Some(now), ..Self::new(now) }
+    }
+
     pub(super) const fn failures_in_a_row(&self) -> u32 {
         self.row
     }
@@ -51,8 +56,14 @@ impl Tally {
         part.calls = part.calls.saturating_add(1);
     }
 
-    /// Counts a call that failed; returns whether that opens the circuit.
-    pub(super) fn failed(&mut self, began: Instant, now: Instant, settings: &Settings) -> bool {
+    /// Counts a call that failed, beside others `under_way`; returns whether that opens the circuit.
+    pub(super) fn failed(
+        &mut self,
+        began: Instant,
+        under_way: u64,
+        now: Instant,
+        settings: &Settings,
+    ) -> bool {
         let part = self.part(now, settings);
         part.calls = part.calls.saturating_add(1);
         part.failures = part.failures.saturating_add(1);
@@ -61,7 +72,8 @@ impl Tally {
             self.row = self.row.saturating_add(1);
         }
         let (calls, failures) = self.in_window(now, settings);
-        let is_most = failures * 2 > calls;
+        // Of several nodes the one that fails at once comes before those that answer.
+        let is_most = failures * 2 > calls + under_way;
         let is_quiet = self.last_answer.is_none_or(|answer| now.duration_since(answer) >= QUIET);
         let is_row = self.row >= settings.failures_in_a_row.get() && (is_quiet || is_most);
         is_row || (is_most && calls >= u64::from(settings.min_calls.get()))

@@ -155,7 +155,7 @@ fn one_probe_passes_and_its_answer_closes() {
     let probe = world.admit().unwrap();
     assert!(probe.is_probe() && world.admit().is_none());
     let closed = world.end(probe, Outcome::Answered);
-    assert_eq!(closed, Some(Change::Closed { open_for: 100 * MS }));
+    assert_eq!(closed, Some(Change::Closed { open_for: 100 * MS, was_probing: true }));
     assert!(!world.admit().unwrap().is_probe());
 }
 
@@ -177,14 +177,38 @@ fn pauses_grow_to_their_longest_and_begin_anew() {
     assert_eq!(opened, Some(Change::Opened { pause: 100 * MS, failures: 5 }));
 }
 
+/// One of three nodes refuses at once, and so its failures come before the answers of the others.
+#[test]
+fn failures_that_come_first_open_nothing_while_most_calls_are_under_way() {
+    let mut world = World::opened();
+    world.wait(100 * MS);
+    let probe = world.admit().unwrap();
+    assert!(world.end(probe, Outcome::Answered).is_some());
+    let mut at_others: Vec<_> = (0..64).map(|_| world.admit().unwrap()).collect();
+    for _ in 0..1_000 {
+        (0..32).for_each(|_| assert_eq!(world.call(Outcome::Failed), None));
+        for ticket in at_others.split_off(0) {
+            assert_eq!(world.end(ticket, Outcome::Answered), None);
+            at_others.push(world.admit().unwrap());
+        }
+        world.wait(MS);
+    }
+    // Now the others fail too.
+    let changes: Vec<_> =
+        at_others.into_iter().filter_map(|ticket| world.end(ticket, Outcome::Failed)).collect();
+    assert_eq!(changes, [], "within 50 ms of answers");
+    world.wait(50 * MS);
+    assert!(matches!(world.call(Outcome::Failed), Some(Change::Opened { .. })));
+}
+
 #[test]
 fn a_probe_that_says_nothing_frees_its_place_and_a_silent_one_pauses() {
     let mut world = World::opened();
     world.wait(100 * MS);
     let probe = world.admit().unwrap();
-    assert_eq!(world.circuit.dropped(probe, world.now), None);
+    assert_eq!(world.circuit.dropped(probe, world.now), Some(Change::ProbeVoid));
     let probe = world.admit().expect("the next call is the probe");
-    assert_eq!(world.end(probe, Outcome::Nothing), None);
+    assert_eq!(world.end(probe, Outcome::Nothing), Some(Change::ProbeVoid));
     let probe = world.admit().expect("and the next");
     world.wait(60 * MS);
     let failed = world.circuit.dropped(probe, world.now);
