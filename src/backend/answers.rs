@@ -28,6 +28,11 @@ impl Answers {
         }
     }
 
+    /// Returns whether that question has an answer.
+    pub(crate) fn has(&self, question: usize) -> bool {
+        self.0.get(question).is_some_and(|slot| slot.get().is_some())
+    }
+
     /// Puts in an error for each question that has no answer yet.
     pub(crate) fn fail(&self, error: &BackendError) {
         for slot in &self.0 {

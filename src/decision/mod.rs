@@ -19,6 +19,7 @@ pub use taken::Taken;
 
 use crate::clock::{Timestamp, micros_ceil};
 use crate::rate::Rate;
+use crate::step::Taker;
 use crate::strategy::{Answer, Limit};
 use answer::{LONGEST_WAIT, NEVER};
 use extra::Extra;
@@ -334,8 +335,11 @@ impl Decision {
         let InlineDecision { taken, taken_at, bound_to, decided_by, .. } = self.inline;
         let mut more = self.more;
         let limits = more.limits.take();
-        let is_of_fallback = decided_by == DecidedBy::Fallback;
-        (taken > 0).then(|| Receipt::new(taken, taken_at, bound_to, is_of_fallback, limits))
+        let taker = match decided_by {
+            DecidedBy::Fallback => Taker::Fallback,
+            _ => Taker::Primary,
+        };
+        (taken > 0).then(|| Receipt::new(taken, taken_at, bound_to, taker, limits))
     }
 
     /// The same, marked as made by the fallback.

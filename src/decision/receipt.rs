@@ -2,6 +2,7 @@
 
 use super::BroughtLimits;
 use crate::clock::Timestamp;
+use crate::step::Taker;
 use crate::strategy::Limit;
 
 /// The units that a hit took, to be given back once.
@@ -19,7 +20,7 @@ pub struct Receipt {
     /// Of the throttle and the key.
     fingerprint: u64,
     /// Taken at the fallback, where it is to be given back.
-    is_of_fallback: bool,
+    taker: Taker,
     limits: Option<BroughtLimits>,
 }
 
@@ -28,10 +29,10 @@ impl Receipt {
         cost: u32,
         taken_at: Timestamp,
         fingerprint: u64,
-        is_of_fallback: bool,
+        taker: Taker,
         limits: Option<BroughtLimits>,
     ) -> Self {
-        Self { cost, taken_at, fingerprint, is_of_fallback, limits }
+        Self { cost, taken_at, fingerprint, taker, limits }
     }
 
     /// Returns the cost that was taken, in units, less what was given back of it.
@@ -60,7 +61,7 @@ impl Receipt {
             cost: units,
             taken_at: self.taken_at,
             fingerprint: self.fingerprint,
-            is_of_fallback: self.is_of_fallback,
+            taker: self.taker,
             limits: self.limits.clone(),
         })
     }
@@ -69,8 +70,8 @@ impl Receipt {
         self.fingerprint
     }
 
-    pub(crate) const fn is_of_fallback(&self) -> bool {
-        self.is_of_fallback
+    pub(crate) const fn taker(&self) -> Taker {
+        self.taker
     }
 
     /// The limits of the hit, if it brought its own.

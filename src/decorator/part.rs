@@ -96,8 +96,3 @@ pub(super) async fn ask(
     }
     drop(asked);
 }
-
-/// Returns whether a question has no answer yet.
-pub(super) fn is_unanswered(answers: &Answers, place: usize) -> bool {
-    answers.iter().nth(place).flatten().is_none()
-}

@@ -312,6 +312,9 @@ impl Backend for Retry {
             let asked: Vec<_> = places.iter().map(|place| steps[*place]).collect();
             let as_it_is = |_, decision| decision;
             part::ask(&**self.inner(), &asked, &places, &mut failures, &as_it_is).await;
+            if failures.places(|_, _| true).next().is_none() {
+                return;
+            }
             let last_done = last_done(steps, &failures);
             let is_right = |place: usize, error: &BackendError| {
                 is_worth_it(error) && last_done[place].is_none_or(|done| done < place)
@@ -321,6 +324,10 @@ impl Backend for Retry {
             }
             places = failures.take(is_right).into_iter().map(|(place, _)| place).collect();
         }
+    }
+
+    fn decides_equal_hits_at_once(&self) -> bool {
+        self.inner().decides_equal_hits_at_once()
     }
 
     async fn apply_all(&self, hits: &[(Key<'_>, Step<'_>)]) -> Option<Result<Vec<Decision>>> {

@@ -45,8 +45,15 @@ pub struct Step<'a> {
     limits: &'a [Limit],
     demand: Demand,
     op: Op,
-    /// About what a fallback took.
-    is_of_fallback: bool,
+    /// About what one of two backends took.
+    taker: Option<Taker>,
+}
+
+/// Who took what a receipt is of, where there are two who may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Taker {
+    Primary,
+    Fallback,
 }
 
 /// The result of a [`Step`] on a stored value.
@@ -125,7 +132,7 @@ impl<'a> Step<'a> {
     #[inline]
     pub(crate) const fn of_apart(limits: &'a [Limit], cost: u32, op: Op) -> Self {
         assert!(limits.len() <= MAX_LIMITS, "a step has at most 8 limits");
-        Self { limits, demand: Demand::of(cost), op, is_of_fallback: false }
+        Self { limits, demand: Demand::of(cost), op, taker: None }
     }
 
     /// Lets the hit pass only if `units` more would pass with it. The answer is that of a hit of
@@ -137,22 +144,26 @@ impl<'a> Step<'a> {
         self
     }
 
-    /// The same, about what the fallback took, if that is so.
+    /// The same, about what that one took; `None` for one about nothing that was taken.
     #[must_use]
     #[inline]
-    pub(crate) const fn of_fallback(mut self, is_of_fallback: bool) -> Self {
-        self.is_of_fallback = is_of_fallback;
+    pub(crate) const fn taken_by(mut self, taker: Option<Taker>) -> Self {
+        self.taker = taker;
         self
     }
 
+    pub(crate) const fn taker(&self) -> Option<Taker> {
+        self.taker
+    }
+
     pub(crate) const fn is_of_fallback(&self) -> bool {
-        self.is_of_fallback
+        matches!(self.taker, Some(Taker::Fallback))
     }
 
     /// The same question over other limits, which have states of their own.
     pub(crate) const fn over<'b>(&self, limits: &'b [Limit]) -> Step<'b> {
-        let Self { demand, op, is_of_fallback, .. } = *self;
-        Step { limits, demand, op, is_of_fallback }
+        let Self { demand, op, taker, .. } = *self;
+        Step { limits, demand, op, taker }
     }
 
     /// Returns the limits.

@@ -45,7 +45,7 @@ impl Throttle {
         }
         let limits = receipt.limits().unwrap_or(&self.inner.limits);
         let op = Op::Refund { taken_at: receipt.taken_at() };
-        let step = Step::of_apart(limits, receipt.cost(), op).of_fallback(receipt.is_of_fallback());
+        let step = Step::of_apart(limits, receipt.cost(), op).taken_by(Some(receipt.taker()));
         self.change(&key, receipt.fingerprint(), &step).await
     }
 
@@ -101,7 +101,7 @@ impl Throttle {
         }
         let limits = receipt.limits().unwrap_or(&self.inner.limits);
         let op = Op::Refund { taken_at: receipt.taken_at() };
-        let step = Step::of_apart(limits, units, op).of_fallback(receipt.is_of_fallback());
+        let step = Step::of_apart(limits, units, op).taken_by(Some(receipt.taker()));
         self.change(&key, receipt.fingerprint(), &step).await
     }
 

@@ -87,7 +87,7 @@ impl Throttle {
             None => (used - receipt.cost(), Op::Charge),
         };
         self.require(limits, op)?;
-        let step = Step::of_apart(limits, units, op).of_fallback(receipt.is_of_fallback());
+        let step = Step::of_apart(limits, units, op).taken_by(Some(receipt.taker()));
         self.change(&key, receipt.fingerprint(), &step).await
     }
 

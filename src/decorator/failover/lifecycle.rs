@@ -26,12 +26,16 @@ impl Inner {
         ptr::eq(self.fallback.core(), self.primary.core())
     }
 
-    /// Clears both; the fallback only if it is open nowhere else, for others count there.
+    /// Clears both; the fallback only if it is open nowhere else, for others count there, and not at the end of a
+    /// lifespan if it keeps its counts.
     pub(super) async fn clear(&self) -> Result<()> {
         let primary: Work<'_> = self.primary.clear();
         let fallback: Work<'_> = Box::pin(async {
             let own = usize::from(self.fallback_life.lock().is_some());
-            match self.is_one_store() || self.fallback.core().lifespans().count() > own {
+            let fallback = self.fallback.core();
+            let is_end = self.primary.core().lifespans().count() == 0;
+            let keeps = is_end && fallback.is_persistent();
+            match self.is_one_store() || keeps || fallback.lifespans().count() > own {
                 true => Ok(()),
                 false => self.fallback.clear().await,
             }

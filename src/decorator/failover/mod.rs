@@ -4,6 +4,7 @@ mod lifecycle;
 mod options;
 mod share;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::pin::Pin;
 use std::ptr;
@@ -113,7 +114,15 @@ fn fails_over(error: &BackendError) -> bool {
 
 /// Returns whether a step that a primary failed to do is for the fallback. What the primary took is only there.
 const fn may_move(step: &Step<'_>) -> bool {
-    !matches!(step.op(), Op::Refund { .. })
+    !matches!(step.op(), Op::Refund { .. }) && step.taker().is_none()
+}
+
+/// Returns the error of the primary where the fallback failed too, and may have done it all the same.
+fn after(error: BackendError, second: &BackendError) -> BackendError {
+    match second.effect() {
+        Effect::Ambiguous => error.with_effect(Effect::Ambiguous),
+        Effect::NotApplied => error,
+    }
 }
 
 impl Failover {
@@ -174,7 +183,7 @@ impl Failover {
     /// Asks the fallback about what the primary failed to decide.
     async fn fall_back(&self, key: &Key<'_>, step: &Step<'_>) -> Result<Decision> {
         let limits = self.shared(step.limits());
-        let own = step.over(limits.as_deref().unwrap_or(step.limits())).of_fallback(false);
+        let own = step.over(limits.as_deref().unwrap_or(step.limits())).taken_by(None);
         let fallback = &self.inner.fallback;
         let decided = match fallback.try_apply(key, &own) {
             Some(decided) => decided,
@@ -204,16 +213,22 @@ impl Failover {
         let asked = places.iter().zip(&limits).map(|(place, limits)| {
             let (key, step) = &steps[*place];
             let limits = limits.as_deref().unwrap_or(step.limits());
-            (*key, step.over(limits).of_fallback(false))
+            (*key, step.over(limits).taken_by(None))
         });
         let asked: Vec<_> = asked.collect();
         let finish = |place: usize, decision| share::finish(decision, &steps[place].1);
         let mut failures = Failures::of(answers);
         part::ask(&*self.inner.fallback, &asked, &places, &mut failures, &finish).await;
-        if let Some((_, error)) = failures.take(|_, _| true).first() {
+        let seconds: HashMap<usize, BackendError> =
+            failures.take(|_, _| true).into_iter().collect();
+        if let Some(error) = seconds.values().next() {
             self.warn(error);
         }
         for (place, error) in places.into_iter().zip(errors) {
+            let error = match seconds.get(&place) {
+                Some(second) => after(error, second),
+                None => error,
+            };
             // To those that the fallback decided this is no news.
             answers.put(place, Err(error));
         }
@@ -228,6 +243,8 @@ impl Failover {
         let mut asked = join_all(both.map(ask)).await.into_iter();
         match (asked.next(), asked.next()) {
             (Some(Ok(_)), Some(Err(fallback))) => Err(fallback.with_effect(Effect::Ambiguous)),
+            // It was done at the fallback.
+            (Some(Err(primary)), Some(Ok(_))) => Err(primary.with_effect(Effect::Ambiguous)),
             (Some(primary), _) => primary,
             (None, _) => unreachable!("two were asked"),
         }
@@ -277,7 +294,7 @@ impl Backend for Failover {
                     Some(Ok(decision)) => Some(Ok(share::finish(decision, step))),
                     Some(Err(second)) => {
                         self.warn(&second);
-                        Some(Err(error))
+                        Some(Err(after(error, &second)))
                     }
                     // It was not done, so `apply` may ask again.
                     None if error.effect() == Effect::NotApplied => None,
@@ -300,7 +317,7 @@ impl Backend for Failover {
         match self.primary_deadline().bound(primary.core().name(), "apply", decided).await {
             Err(error) if fails_over(&error) => self.fall_back(key, step).await.map_err(|second| {
                 self.warn(&second);
-                error
+                after(error, &second)
             }),
             decided => decided,
         }
@@ -322,9 +339,10 @@ impl Backend for Failover {
                 Ok(())
             };
             let late = self.primary_deadline().bound(name, "apply_many", answered).await.err();
-            let failed: Vec<usize> = failures.places(|_, _| true).collect();
+            let mut has_failed = vec![false; steps.len()];
+            failures.places(|_, _| true).for_each(|place| has_failed[place] = true);
             for place in places {
-                if part::is_unanswered(answers, place) && !failed.contains(&place) {
+                if !answers.has(place) && !has_failed[place] {
                     failures.add(place, late.as_ref().unwrap_or(&missing).shared());
                 }
             }
@@ -337,6 +355,10 @@ impl Backend for Failover {
         if !failed.is_empty() {
             self.fall_back_many(steps, failed, answers).await;
         }
+    }
+
+    fn decides_equal_hits_at_once(&self) -> bool {
+        self.inner().decides_equal_hits_at_once()
     }
 
     async fn apply_all(&self, hits: &[(Key<'_>, Step<'_>)]) -> Option<Result<Vec<Decision>>> {
@@ -360,7 +382,7 @@ impl Backend for Failover {
             }
             Some(Err(second)) => {
                 self.warn(&second);
-                Some(Err(error))
+                Some(Err(after(error, &second)))
             }
             // Nothing was done anywhere, so they are decided one after the other.
             None if error.effect() == Effect::NotApplied => None,

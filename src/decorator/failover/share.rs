@@ -47,7 +47,14 @@ impl Share {
             // What the strategy could not keep stays whole.
             false => limit.with_rate(self.of_rate(limit.rate())).unwrap_or_else(|| limit.clone()),
         };
-        Some(limits.iter().map(shared).collect())
+        let mut all: Vec<Limit> = Vec::with_capacity(limits.len());
+        for limit in limits {
+            let shared = shared(limit);
+            // Two that a hit brought may be one in parts, and must not share a state.
+            let is_taken = all.iter().any(|other| other.part() == shared.part());
+            all.push(if is_taken && limit.is_per_hit() { limit.clone() } else { shared });
+        }
+        Some(all)
     }
 }
 
