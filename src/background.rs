@@ -13,6 +13,8 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 
+use tracing::Instrument;
+
 use crate::{ambient, timer};
 
 /// The runtime that a background task belongs on.
@@ -115,7 +117,7 @@ pub(crate) fn start_detached_on(
 pub(crate) async fn to_end<T: Send + 'static>(
     work: impl Future<Output = T> + Send + 'static,
 ) -> Option<T> {
-    let mut work = Box::pin(ambient::inherit(work));
+    let mut work = Box::pin(ambient::inherit(work).in_current_span());
     let first =
         poll_fn(|cx| Poll::Ready(catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx)))));
     if let Poll::Ready(done) = first.await.ok()? {

@@ -112,6 +112,9 @@ macro_rules! forward {
             async fn apply_many(&self, steps: &[(Key<'_>, Step<'_>)], answers: &Answers) {
                 (**self).apply_many(steps, answers).await
             }
+            fn decides_equal_hits_at_once(&self) -> bool {
+                (**self).decides_equal_hits_at_once()
+            }
             async fn apply_all(
                 &self,
                 hits: &[(Key<'_>, Step<'_>)],

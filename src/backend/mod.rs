@@ -230,6 +230,13 @@ pub trait Backend: Values + Locks {
         join_all(asked).await;
     }
 
+    /// Returns whether [`apply_many`](Self::apply_many) decides equal hits on one key by one question, so that those who
+    /// hit a key at the same time had better [ask together](crate::decorator::Coalesce). `false`, the default, if it
+    /// asks about one after the other, or puts them together by itself.
+    fn decides_equal_hits_at_once(&self) -> bool {
+        false
+    }
+
     /// Decides hits on several keys in one step, all or nothing: takes them all if all pass, and else none.
     /// `None`, the default, with nothing done, if it cannot for these.
     ///

@@ -37,6 +37,10 @@
 //! constructors here, begins its lifespan, and gives clones to the throttles. They then share the circuit, and
 //! [`all`](crate::all) decides about several of them in one step.
 //!
+//! Begin one lifespan, that of the decorated backend, and close nothing past it: of several lifespans of one store only
+//! the last to end closes, and a decorator that does not see it goes on. A deny cache then answers with what it
+//! remembers for up to its `max_age`, and a fallback stays open.
+//!
 //! # Time
 //!
 //! The deadline of a hit lies outside of all of them, 250 ms by default. Inside of it the primary of a failover has

@@ -98,7 +98,7 @@ impl Settings {
             match RuleHit::of((index, mode), rule, request) {
                 Ok(hit) => all.hits.push(hit),
                 // It leaves no other rule unasked.
-                Err(refused) if mode == Mode::Shadow => {
+                Err(refused) if mode != Mode::Enforce => {
                     all.shadowed = all.shadowed.or(refused.denied);
                 }
                 Err(refused) => return Err(refused),

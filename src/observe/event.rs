@@ -61,7 +61,8 @@ pub struct DecisionMade<'a> {
     pub withdrawn: bool,
     /// From the question to the decision; of [`all`](crate::all) that about all entries. Without the wait for a turn.
     pub elapsed: Duration,
-    /// The key, if the throttle was built to [say it](crate::ThrottleBuilder::observe_raw_keys), and it is not exempt.
+    /// The key, if the throttle was built to [say it](crate::ThrottleBuilder::observe_raw_keys), and anybody
+    /// was asked, or would have been.
     pub key: Option<Key<'a>>,
 }
 

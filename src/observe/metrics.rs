@@ -35,9 +35,12 @@ const CHANGES: &str = "traffik.circuit.changes";
 /// * `outcome` is `allowed`, `denied` (for now), `never`, `shadowed` (allowed in [`Mode::Shadow`](crate::Mode::Shadow)
 ///   alone) or `withdrawn` (allowed, and not counted, since another entry of its [`all`](crate::all) was denied).
 /// * `reason` is why it was denied, or would have been: `limited`, `never`, `full`, `policy`, `blocked`, else `none`.
-/// * `decided_by` is `backend`, `exempt`, `unlimited`, `overflow`, `policy` or `off`.
+/// * `decided_by` is `backend`, `fallback`, `exempt`, `unlimited`, `overflow`, `policy` or `off`.
 /// * `limit` is the name of the limit that the decision names, `brought` for one that came with the hit, and `none`
 ///   where no limit was asked.
+///
+/// * `traffik.circuit.state` is that of the breaker that changed last, of those around backends of one name: share one
+///   breaker. It appears with the first change.
 ///
 /// No label has a key, so their values are bounded by the throttles, limits and backends of the program.
 ///

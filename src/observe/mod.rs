@@ -40,7 +40,8 @@
 //!
 //! * **Each hit once**, when it is decided, by whatever verb: [`hit`], [`hit_with`], [`enforce`], [`reserve`],
 //!   [`take_up_to`], [`acquire`], [`try_acquire`], each of [`hit_many`], each of [`all`], and those of the layers. So
-//!   are hits of which nobody is asked, for an exempt key or while the throttle is off.
+//!   are hits of which nobody is asked, for an exempt key or while the throttle is off; in a layer a rule that is off
+//!   makes no hit.
 //! * Of [`acquire`] the decision by which the caller passes or is turned away, not the questions in between. One whose
 //!   turn is reserved is allowed when that is done, and may still be given up.
 //! * Of [`all`] the entries that were asked, when all are decided. One that passed, and counts for nothing since
@@ -49,7 +50,9 @@
 //!   them. A hit that ends in an error has none either.
 //! * **Each failure of a backend**, whatever it was asked for: [`Event::BackendFailed`].
 //!
-//! An observer is called in the task of the hit, before its caller is told, outside of all locks of a store. Callers
+//! An observer is called in the task of the hit, before its caller is told, outside of all locks of a store. What goes on
+//! when its caller goes away (`all` and `acquire` on a server) tells it in a task of its own. An outgoing request that
+//! waits for the end of a block asks more than once, and each time is a hit. Callers
 //! that wait in line for the same key wait for it: let it be short.
 //!
 //! No event has a key, unless [`observe_raw_keys`](crate::ThrottleBuilder::observe_raw_keys) is set. To find out who

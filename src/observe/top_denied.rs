@@ -26,7 +26,8 @@ pub struct TrackDenied {
 }
 
 impl TrackDenied {
-    /// Tracks up to `capacity` keys, 1 to 65,536, of some 100 bytes each.
+    /// Tracks up to `capacity` keys, 1 to 65,536, of some 100 bytes each, and with
+    /// [raw keys](Self::raw_keys) also these.
     ///
     /// Of `n` denials in all, each key with more than `n / capacity` is found: 1,000 find whoever has a thousandth.
     pub const fn new(capacity: usize) -> Self {

@@ -141,7 +141,10 @@ impl Throttle {
             Err(_) => {
                 let missing = || self.backend().map(|_| Decision::allow());
                 let decided = asked.map(|asked| match asked {
-                    Err(unasked) => unasked.into_decision(),
+                    Err(unasked) => {
+                        let decision = unasked.into_decision();
+                        decision.map(|decision| self.end(hit, None, step, decision))
+                    }
                     Ok(_) => missing(),
                 });
                 decisions.extend(decided);

@@ -10,7 +10,7 @@ use super::begun::BegunHit;
 use super::{Mode, Throttle};
 use crate::backend::Backend;
 use crate::clock::{Timestamp, micros_ceil};
-use crate::decision::{Decision, Denial};
+use crate::decision::{DecidedBy, Decision, Denial};
 use crate::error::BuildError;
 use crate::key::{Key, KeyPart};
 use crate::step::BlockChange;
@@ -247,7 +247,9 @@ impl Throttle {
     ) -> Option<Blocking<'_>> {
         let denials = self.inner.denials.as_ref().filter(|_| self.is_penalized(hit))?;
         let is_hit = matches!(op, Op::Take | Op::TakeUpTo);
-        let is_by_limits = matches!(decision.denial(), Some(Denial::Limited | Denial::Never));
+        // Those of a fallback are others: a share may be all that it has.
+        let is_by_limits = decision.decided_by() != DecidedBy::Fallback
+            && matches!(decision.denial(), Some(Denial::Limited | Denial::Never));
         if !is_hit || !is_by_limits {
             return None;
         }

@@ -18,6 +18,7 @@ use crate::error::{BackendError, Effect, Error, ErrorKind};
 use crate::hit_options::HitOptions;
 use crate::join::join_all;
 use crate::key::{Key, KeyError, OwnedKey, ToKey};
+use crate::on_error::OnError;
 use crate::step::Step;
 use crate::strategy::{Limit, Op};
 use crate::timer::{self, Deadline};
@@ -106,7 +107,13 @@ impl Progress {
 
     fn note(&mut self, question: Question, decision: Result<Decision, Error>) {
         let Question { throttle, hit, key, brought, entries, .. } = question;
-        let decision = decision.map(|decision| hit.told(decision));
+        let decision = match decision {
+            Ok(decision) => Ok(hit.told(decision)),
+            Err(error) if hit.mode == Mode::Shadow => {
+                Ok(hit.told(throttle.would_be_denied_for(&error)))
+            }
+            Err(error) => Err(error),
+        };
         let decision = match (decision, &brought) {
             (Ok(decision), None) => decision,
             (Ok(decision), Some(brought)) => throttle.with_brought(decision, brought),
@@ -161,7 +168,22 @@ fn questions(
     let mut questions: Vec<Question> = Vec::new();
     for (index, HitEntry { throttle, key, options, mode }) in entries.into_iter().enumerate() {
         let (key, hit) = (key?, throttle.begin_in(mode));
-        let brought = throttle.brought_by(&options)?;
+        let mut pass_in_shadow = |throttle: &Throttle, key: &OwnedKey, error| match mode {
+            Mode::Shadow => {
+                let decision = hit.told(throttle.would_be_denied_for(&error));
+                decided[index].decision = Some(decision.clone());
+                decided[index].permit = Some(Permit::of(throttle.clone(), key.clone(), decision));
+                Ok(())
+            }
+            Mode::Enforce | Mode::Off => Err(error),
+        };
+        let brought = match throttle.brought_by(&options) {
+            Ok(brought) => brought,
+            Err(error) => {
+                pass_in_shadow(&throttle, &key, error)?;
+                continue;
+            }
+        };
         let step = throttle.step_of(&options, brought.as_deref(), Op::Take);
         let (cost, leave) = (step.cost(), step.units_to_leave());
         let unasked = match mode {
@@ -176,7 +198,13 @@ fn questions(
             decided[index].permit = Some(Permit::of(throttle, key, decision));
             continue;
         }
-        let backend = Arc::clone(&*throttle.backend()?);
+        let backend = match throttle.backend() {
+            Ok(backend) => Arc::clone(&*backend),
+            Err(error) => {
+                pass_in_shadow(&throttle, &key, error)?;
+                continue;
+            }
+        };
         let entries = vec![(index, cost)];
         let question = Question { throttle, hit, key, backend, brought, cost, leave, entries };
         match questions.iter_mut().find(|other| other.is_of_same_state(&question)) {
@@ -185,6 +213,18 @@ fn questions(
         }
     }
     Ok(questions)
+}
+
+impl Throttle {
+    /// Returns the denial of a hit in shadow, whose throttle makes a mistake: it must not fail those beside it.
+    #[cold]
+    fn would_be_denied_for(&self, error: &Error) -> Decision {
+        if let Some(suppressed) = self.inner.log.pass() {
+            let throttle = self.name();
+            tracing::error!(throttle, %error, suppressed, "a throttle in shadow failed beside others, which it leaves alone");
+        }
+        Decision::deny(OnError::DEFAULT_RETRY_AFTER)
+    }
 }
 
 impl Question {
@@ -221,7 +261,7 @@ impl Question {
     fn merge(&mut self, other: Self) -> Result<(), Error> {
         let problem = |problem: &str| Error::HitOptions {
             throttle: other.throttle.name().to_owned(),
-            problem: format!("key {:?} in one `all`: {problem}", other.key),
+            problem: format!("two entries of one `all` have the same key: {problem}"),
         };
         let alike = |(mine, its): (&Limit, &Limit)| {
             mine.counts_like(its) && mine.is_per_hit() == its.is_per_hit()

@@ -384,6 +384,10 @@ impl Backend for Redis {
         }
     }
 
+    fn decides_equal_hits_at_once(&self) -> bool {
+        true
+    }
+
     async fn apply_all(&self, hits: &[(Key<'_>, Step<'_>)]) -> Option<Result<Vec<Decision>>> {
         match self.open("apply") {
             Ok(inner) => inner.decide_all(hits).await,

@@ -149,7 +149,12 @@ impl Backend for Coalesce {
     }
 
     async fn apply(&self, key: &Key<'_>, step: &Step<'_>) -> Result<Decision> {
-        if step.op() != Op::Take || step.cost() == 0 {
+        let is_shared = step.op() == Op::Take
+            && step.cost() > 0
+            && self.inner().decides_equal_hits_at_once()
+            // A user's own strategy is asked for each.
+            && !step.limits().iter().any(|limit| limit.compiled().is_custom());
+        if !is_shared {
             return self.inner().apply(key, step).await;
         }
         match lanes::join(&self.inner, key, step) {
@@ -161,6 +166,10 @@ impl Backend for Coalesce {
 
     async fn apply_many(&self, steps: &[(Key<'_>, Step<'_>)], answers: &Answers) {
         self.inner().apply_many(steps, answers).await;
+    }
+
+    fn decides_equal_hits_at_once(&self) -> bool {
+        self.inner().decides_equal_hits_at_once()
     }
 
     async fn apply_all(&self, hits: &[(Key<'_>, Step<'_>)]) -> Option<Result<Vec<Decision>>> {

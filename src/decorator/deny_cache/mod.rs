@@ -329,6 +329,10 @@ impl Backend for DenyCache {
         drop(asked);
     }
 
+    fn decides_equal_hits_at_once(&self) -> bool {
+        self.inner().decides_equal_hits_at_once()
+    }
+
     async fn apply_all(&self, hits: &[(Key<'_>, Step<'_>)]) -> Option<Result<Vec<Decision>>> {
         let inner = &*self.inner;
         let recalled: Vec<_> =

@@ -101,10 +101,15 @@ impl AcquireLayer {
         self
     }
 
-    pub(super) fn key_of(&self, request: &Parts) -> Result<OwnedKey, AcquireFailure> {
+    /// Returns whose turn it is; `None` if nobody is known, and the throttle denies nothing.
+    pub(super) fn key_of(&self, request: &Parts) -> Result<Option<OwnedKey>, AcquireFailure> {
         let identified = self.identity.identify(request);
         match identified.to_key() {
-            Ok(key) => OwnedKey::new(&key).map_err(|error| AcquireFailure::Throttle(error.into())),
+            Ok(key) => {
+                let key = OwnedKey::new(&key).map(Some);
+                key.map_err(|error| AcquireFailure::Throttle(error.into()))
+            }
+            Err(_) if self.throttle.mode() != Mode::Enforce => Ok(None),
             Err(refusal) => Err(AcquireFailure::Unidentified(refusal.clone())),
         }
     }
@@ -114,7 +119,12 @@ impl AcquireLayer {
     }
 
     /// Waits for the turn of a request, and for the end of a block. The units go back unless they are committed.
-    pub(super) async fn wait(&self, key: &OwnedKey, cost: Option<u32>) -> Result<Permit, Error> {
+    pub(super) async fn wait(
+        &self,
+        key: Option<&OwnedKey>,
+        cost: Option<u32>,
+    ) -> Result<Option<Permit>, Error> {
+        let Some(key) = key else { return Ok(None) };
         let deadline = self.timeout.and_then(|timeout| monotonic_now().checked_add(timeout));
         loop {
             let mut acquire = self.throttle.acquire(key);
@@ -130,7 +140,7 @@ impl AcquireLayer {
                     let block = if permit.has_waited() { self.block_of(key).await } else { None };
                     let permit = permit.on_drop(PermitDrop::Refund);
                     let Some(denied) = block else {
-                        return Ok(permit);
+                        return Ok(Some(permit));
                     };
                     // By its drop: that it fails is no reason not to wait for the end of the block.
                     drop(permit);
@@ -156,7 +166,13 @@ impl AcquireLayer {
     }
 
     /// Blocks the key as long as a response says.
-    pub(super) async fn heed(&self, key: &OwnedKey, status: StatusCode, headers: &HeaderMap) {
+    pub(super) async fn heed(
+        &self,
+        key: Option<&OwnedKey>,
+        status: StatusCode,
+        headers: &HeaderMap,
+    ) {
+        let Some(key) = key else { return };
         if self.longest_block.is_zero() || self.throttle.mode() == Mode::Off {
             return;
         }

@@ -21,13 +21,15 @@ impl Middleware for AcquireLayer {
         let key = self.key_of(&parts).map_err(|failure| failed(failure.into()))?;
         let cost = self.cost_of(&parts);
         drop(parts);
-        let turn = self.wait(&key, cost).await;
-        turn.map_err(|error| failed(AcquireError::Throttle(error)))?.commit();
+        let turn = self.wait(key.as_ref(), cost).await;
+        if let Some(turn) = turn.map_err(|error| failed(AcquireError::Throttle(error)))? {
+            turn.commit();
+        }
         let asked = origin_of(request.url());
         let response = next.run(request, extensions).await?;
         // After a redirect it is what another host says.
         if origin_of(response.url()) == asked {
-            self.heed(&key, response.status(), response.headers()).await;
+            self.heed(key.as_ref(), response.status(), response.headers()).await;
         }
         Ok(response)
     }

@@ -70,12 +70,14 @@ where
         Box::pin(async move {
             let (parts, body) = request.into_parts();
             let (key, cost) = (layer.key_of(&parts)?, layer.cost_of(&parts));
-            let turn = layer.wait(&key, cost).await.map_err(AcquireError::Throttle)?;
+            let turn = layer.wait(key.as_ref(), cost).await.map_err(AcquireError::Throttle)?;
             poll_fn(|cx| inner.poll_ready(cx)).await.map_err(AcquireError::Inner)?;
-            turn.commit();
+            if let Some(turn) = turn {
+                turn.commit();
+            }
             let sent = inner.call(Request::from_parts(parts, body)).await;
             let response = sent.map_err(AcquireError::Inner)?;
-            layer.heed(&key, response.status(), response.headers()).await;
+            layer.heed(key.as_ref(), response.status(), response.headers()).await;
             Ok(response)
         })
     }

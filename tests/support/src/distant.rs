@@ -296,6 +296,10 @@ impl Backend for Distant {
             answers.put(place, answer.unwrap());
         }
     }
+    fn decides_equal_hits_at_once(&self) -> bool {
+        true
+    }
+
     async fn apply_all(&self, hits: &[(Key<'_>, Step<'_>)]) -> Option<Result<Vec<Decision>>> {
         if let Err(error) = self.wire.ask(hits).await {
             return Some(Err(error));
