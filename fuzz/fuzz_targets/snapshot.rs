@@ -2,9 +2,6 @@
 //!
 //! The bytes are taken as a file, and, with other bytes around them, as the frames of a file whose checksums are right: else
 //! no byte but the first would ever be looked at. The same property runs in `src/backend/memory/snapshot/tests.rs`.
-//!
-//! `cargo fuzz run snapshot -- -max_total_time=300`, or without a nightly compiler
-//! `cargo fuzz run --sanitizer none snapshot`.
 
 #![no_main]
 

@@ -278,6 +278,34 @@ async fn f36_an_extension_that_is_granted_too_late_is_none() {
     assert!(next.is_valid() && next.release().await.unwrap());
 }
 
+/// Whichever writes last, by its own count, would else leave the server with less than the guard believes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_extensions_at_once_the_longer_one_counts() {
+    const SHORT: Duration = Duration::from_secs(30);
+    const LONG: Duration = Duration::from_secs(600);
+    let server = MemcachedServer::start();
+    let proxy = Proxy::start(server.port());
+    let backend = connected_by(&proxy).await;
+    for round in 0..20 {
+        let guard = Arc::new(backend.lock("a", at_once().ttl(Some(SHORT))).await.unwrap());
+        proxy.hold(Direction::Request);
+        let extensions = [SHORT, LONG].map(|ttl| {
+            let guard = Arc::clone(&guard);
+            tokio::spawn(async move { guard.extend(ttl).await })
+        });
+        let are_sent = async || proxy.holds(Direction::Request, "gets test/l/a");
+        eventually("they are under way", PATIENCE, are_sent).await;
+        proxy.forward();
+        for extending in extensions {
+            assert!(extending.await.unwrap().unwrap(), "{round}");
+        }
+        let said = server.command("mg test/l/a t\r\n");
+        let left = said.trim().strip_prefix("HD t").and_then(|left| left.parse::<u64>().ok());
+        assert!(left.is_some_and(|left| left > LONG.as_secs() - 10), "{round}: {said}");
+        assert!(Arc::into_inner(guard).unwrap().release().await.unwrap());
+    }
+}
+
 #[tokio::test]
 async fn f36_a_ttl_too_short_to_be_kept_is_refused() {
     let server = MemcachedServer::start();

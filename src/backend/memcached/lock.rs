@@ -83,6 +83,8 @@ struct Hold {
     first: Term,
     /// As it was extended.
     term: Mutex<Term>,
+    /// Until when it is to last by all that was asked for. Of two extensions at once neither writes less.
+    wanted_until: Mutex<Instant>,
 }
 
 /// For how long a lock was asked for, and since when: by a clock that was read before the server was asked.
@@ -101,9 +103,8 @@ impl Term {
         valid_until(self.asked, self.ttl)
     }
 
-    /// Whichever ends later, counted from when this one was asked for.
-    fn at_least_until(self, end: Instant) -> Self {
-        Self { ttl: self.ttl.max(end.saturating_duration_since(self.asked)), ..self }
+    fn until(end: Instant, asked: Instant) -> Self {
+        Self { asked, ttl: end.saturating_duration_since(asked) }
     }
 }
 
@@ -127,6 +128,7 @@ impl Hold {
             owner: random::id(),
             first,
             term: Mutex::new(first),
+            wanted_until: Mutex::new(first.end()),
         })
     }
 
@@ -158,9 +160,13 @@ impl Hold {
         Ok(Attempt::Taken(ServerLock::guard(holding, leased.then_some(ttl))))
     }
 
-    /// Writes the item again with this expiry, if it is still ours.
-    async fn rewrite(&self, operation: &'static str, exptime: u32) -> Result<Rewritten> {
-        let nodes = &self.nodes;
+    /// Writes the item again with the expiry that it is to have by then, if it is still ours.
+    async fn rewrite(
+        &self,
+        operation: &'static str,
+        exptime: impl Fn() -> u32,
+    ) -> Result<Rewritten> {
+        let (nodes, exptime) = (&self.nodes, &exptime);
         let attempt = || async move {
             let found = nodes.call(self.node, operation, Command::Gets(&self.item)).await?;
             let version = match found {
@@ -169,7 +175,7 @@ impl Hold {
                 _ => return Err(errors::unexpected(operation)),
             };
             let (key, value) = (&self.item, self.owner.as_bytes());
-            let cas = Command::Cas { key, value, version, exptime };
+            let cas = Command::Cas { key, value, version, exptime: exptime() };
             match nodes.call(self.node, operation, cas).await? {
                 Reply::Done => Ok(Some(Rewritten::Yes)),
                 // Extended at the same time by the lease, or gone: look again.
@@ -182,10 +188,15 @@ impl Hold {
     }
 
     async fn extend(&self, ttl: Duration) -> Result<bool> {
-        let wanted = Term { asked: monotonic_now(), ttl: ttl.min(LONGEST) };
+        let asked = monotonic_now();
         // Never shorter than it is; but whether it is still ours is asked in any case.
-        let wanted = wanted.at_least_until(self.term.lock().end());
-        let changed = self.rewrite("extend", exptime::of(wanted.ttl)).await?;
+        let wanted = {
+            let mut until = self.wanted_until.lock();
+            *until = (*until).max(later(asked, ttl.min(LONGEST)));
+            Term::until(*until, asked)
+        };
+        let exptime = || exptime::of(Term::until(*self.wanted_until.lock(), asked).ttl);
+        let changed = self.rewrite("extend", exptime).await?;
         let mut term = self.term.lock();
         match changed {
             Rewritten::Yes if wanted.end() < term.end() => {}
@@ -196,7 +207,7 @@ impl Hold {
     }
 
     async fn release(&self) -> Result<bool> {
-        let changed = self.rewrite("release", LONG_PAST).await;
+        let changed = self.rewrite("release", || LONG_PAST).await;
         self.waiting.released(&self.name);
         Ok(matches!(changed?, Rewritten::Yes))
     }
@@ -207,7 +218,7 @@ impl Hold {
         inner.releasers[self.node].send(asked, move || {
             let hold = Arc::clone(&hold);
             async move {
-                match hold.rewrite("release", LONG_PAST).await {
+                match hold.rewrite("release", || LONG_PAST).await {
                     Ok(Rewritten::Yes) => {
                         hold.waiting.released(&hold.name);
                         ReleaseOutcome::Released
