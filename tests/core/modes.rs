@@ -361,3 +361,20 @@ async fn a_full_memory_is_shadowed_too() {
     assert_eq!((decision.is_allowed(), denial_of(&decision)), (true, Some(Denial::Full)));
     assert_eq!(decision.decided_by(), DecidedBy::Overflow);
 }
+
+/// A throttle that is only watched must not fail those that count.
+#[tokio::test]
+async fn a_mistake_in_a_shadow_leaves_the_others_of_its_all_alone() {
+    for (name, backend) in backends() {
+        let api = in_mode("2/min", backend, Mode::Enforce);
+        let without = |mode| builder("without a backend", "5/min").mode(mode).build().unwrap();
+        let decision = all().hit(&api, "a").hit(&without(Mode::Shadow), "a").await.unwrap();
+        assert!(decision.is_allowed(), "{name}");
+        let shadowed = decision.decisions().nth(1).unwrap().unwrap().shadowed().unwrap();
+        assert!(matches!(shadowed.outcome(), Outcome::Denied { .. }), "{name}: {shadowed:?}");
+        assert_eq!(api.peek("a").await.unwrap().remaining(), 1, "{name}: taken once");
+        let failed = all().hit(&api, "a").hit(&without(Mode::Enforce), "a").await;
+        assert!(failed.is_err(), "{name}");
+        assert_eq!(api.peek("a").await.unwrap().remaining(), 1, "{name}: nothing taken");
+    }
+}

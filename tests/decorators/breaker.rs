@@ -260,6 +260,23 @@ async fn a_mistake_shows_through_an_open_circuit() {
     }
 }
 
+/// Else a policy would decide for a program that goes on after the end of its lifespan.
+#[tokio::test(start_paused = true)]
+async fn a_store_that_is_closed_behind_an_open_circuit_is_closed() {
+    let (scripted, breaker) = guarded();
+    let life = breaker.lifespan().await.unwrap();
+    scripted.plays(Play::Refuse(ErrorKind::Unavailable));
+    for _ in 0..5 {
+        take(&breaker, "a").await.unwrap_err();
+    }
+    assert!(is_open_error(&take(&breaker, "a").await.unwrap_err()));
+    scripted.plays(Play::Answer);
+    life.close().await.unwrap();
+    assert_eq!(take(&breaker, "a").await.unwrap_err().kind(), ErrorKind::Closed);
+    let _life = breaker.lifespan().await.unwrap();
+    assert!(take(&breaker, "a").await.unwrap().is_allowed(), "and begins anew");
+}
+
 #[tokio::test(start_paused = true)]
 async fn many_fail_only_if_all_do_and_answers_are_kept() {
     let (scripted, breaker) = guarded();

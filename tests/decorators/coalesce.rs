@@ -9,18 +9,18 @@ use std::time::Duration;
 use futures_util::poll;
 use test_support::servers::wait::heals;
 use test_support::servers::{RedisServer, wait_until};
-use test_support::{Distant, Place, RuntimeClock, Wire};
+use test_support::{Distant, Place, RuntimeClock, Scripted, Wire};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::{JoinHandle, JoinSet};
 use traffik::conformance;
 use traffik::decorator::Coalesce;
 use traffik::key::KeyPart;
 use traffik::step::Step;
-use traffik::strategy::Op;
+use traffik::strategy::{Answer, CorruptState, Op, State, Verdict};
 use traffik::{
     Backend, BackendError, Clock, Decision, Effect, Error, ErrorKind, FixedWindow, Gcra,
-    HitOptions, InMemory, Key, ManualClock, OnError, Redis, SlidingWindowCounter, SlidingWindowLog,
-    Strategy, Throttle, TokenBucket,
+    HitOptions, InMemory, Key, ManualClock, OnError, Rate, Redis, SlidingWindowCounter,
+    SlidingWindowLog, Strategy, Throttle, Timestamp, TokenBucket,
 };
 
 use super::support::{OnMemory, OnRedis};
@@ -137,6 +137,45 @@ async fn only_equal_hits_share() {
         assert!(hit.await.unwrap().unwrap().is_allowed());
     }
     assert!(world.wire.questions() - before <= 2, "they gathered together");
+}
+
+/// Lets pass one hit after the other.
+#[derive(Debug)]
+struct Own;
+
+impl Strategy for Own {
+    fn evaluate(
+        &self,
+        rate: &Rate,
+        state: &mut State,
+        now: Timestamp,
+        cost: u32,
+        op: Op,
+    ) -> Result<Answer, CorruptState> {
+        let taken = if op == Op::Take { cost } else { 0 };
+        let used = state.words().first().copied().unwrap_or_default() + u64::from(taken);
+        state.set(&[used]);
+        let remaining = rate.limit() - u32::try_from(used).unwrap();
+        let reset_at = Timestamp::from_micros(now.as_micros() + 3_600_000_000);
+        Ok(Answer { verdict: Verdict::Allowed, remaining, reset_at })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_would_be_asked_one_after_the_other_is_passed_on() {
+    // A store that does not decide equal hits at once, and a strategy that it cannot do that for.
+    let scripted = Coalesce::new(Scripted::new());
+    let world = World::new();
+    let throttles =
+        [throttle(&scripted, "100/h", TokenBucket::new()), throttle(&world.coalesce, "100/h", Own)];
+    for (throttle, coalesce) in throttles.iter().zip([&scripted, &world.coalesce]) {
+        let hits: Vec<_> = (0..20).map(|_| hit(throttle)).collect();
+        for hit in hits {
+            assert!(hit.await.unwrap().unwrap().is_allowed());
+        }
+        assert_eq!(throttle.peek("a").await.unwrap().remaining(), 80);
+        assert_eq!((coalesce.info().hits(), coalesce.info().questions()), (0, 0));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

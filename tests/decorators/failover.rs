@@ -318,6 +318,21 @@ async fn a_share_scales_the_limits_of_the_fallback() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn shares_of_two_rates_that_a_hit_brings_are_counted_apart() {
+    let pair = pair_with(share(1, 4));
+    pair.primary.plays(DOWN);
+    // In parts 6, 2 and 2 a day.
+    let rates = [24, 7, 8].map(Rate::per_day);
+    let options = HitOptions::new().replace_rates(rates);
+    for hit in 1..=2 {
+        let decision = pair.throttle.hit_with("a", options.clone()).await.unwrap();
+        let remaining: Vec<u32> = decision.answers().map(|answer| answer.remaining()).collect();
+        assert_eq!(remaining, [6, 2, 3].map(|all| all - hit));
+    }
+    assert!(!pair.throttle.hit_with("a", options).await.unwrap().is_allowed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn blocks_and_resets_reach_both() {
     let pair = pair();
     let throttle = &pair.throttle;
@@ -363,6 +378,61 @@ async fn a_penalty_blocks_at_both() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_the_fallback_denies_is_no_offence() {
+    let pair = pair_with(share(1, 4));
+    let penalty =
+        Penalty::block_for(Duration::from_secs(60)).after(2).within(Duration::from_secs(60));
+    let builder = Throttle::builder("penal").limit("4/day", FixedWindow::new()).penalty(penalty);
+    let throttle = builder.backend(pair.failover.clone()).build().unwrap();
+    pair.primary.plays(DOWN);
+    for hit in 0..5 {
+        let decision = throttle.hit("a").await.unwrap();
+        assert_eq!((decision.is_allowed(), decision.decided_by()), (hit == 0, DecidedBy::Fallback));
+    }
+    pair.primary.plays(Play::Answer);
+    assert!(throttle.hit("a").await.unwrap().is_allowed(), "it did no more than it may");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_primary_took_is_settled_there_or_not_at_all() {
+    let pair = pair();
+    let taken = async || pair.throttle.hit("a").await.unwrap().receipt().unwrap();
+    let (one, other) = (taken().await, taken().await);
+    pair.primary.plays(DOWN);
+    let settled = pair.throttle.settle("a", one, 2).await;
+    assert_eq!(error(settled).kind(), ErrorKind::Unavailable);
+    assert_eq!(pair.left("a").await, (3, 5), "the fallback owes nothing");
+    pair.primary.plays(Play::Answer);
+    pair.throttle.settle("a", other, 2).await.unwrap();
+    assert_eq!(pair.left("a").await, (2, 5));
+    // One of the fallback is settled there.
+    pair.primary.plays(DOWN);
+    let receipt = taken().await;
+    pair.primary.plays(Play::Answer);
+    pair.throttle.settle("a", receipt, 3).await.unwrap();
+    assert_eq!(pair.left("a").await, (2, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_fallback_may_have_done_is_told() {
+    let pair = pair();
+    pair.primary.plays(DOWN);
+    pair.fallback.plays(Play::FailAfterwards(ErrorKind::Timeout));
+    let failed = error(pair.throttle.hit("a").await);
+    assert_eq!((failed.kind(), failed.effect()), (ErrorKind::Unavailable, Effect::Ambiguous));
+    let failed = pair.throttle.hit_many(["a"]).await.pop().unwrap();
+    assert_eq!(error(failed).effect(), Effect::Ambiguous);
+    pair.fallback.plays(Play::Refuse(ErrorKind::Timeout));
+    assert_eq!(error(pair.throttle.hit("a").await).effect(), Effect::NotApplied);
+    let failed = pair.throttle.hit_many(["a"]).await.pop().unwrap();
+    assert_eq!(error(failed).effect(), Effect::NotApplied);
+    // A block of the fallback's stands there.
+    pair.fallback.plays(Play::Answer);
+    let blocked = error(pair.throttle.block("a", Duration::from_secs(60)).await);
+    assert_eq!((blocked.kind(), blocked.effect()), (ErrorKind::Unavailable, Effect::Ambiguous));
+}
+
+#[tokio::test(start_paused = true)]
 async fn values_locks_and_questions_are_the_primarys() {
     let pair = pair();
     pair.failover.set(&Key::value("a"), b"1", None).await.unwrap();
@@ -399,6 +469,23 @@ async fn a_lifespan_is_of_both_and_counted() {
     assert!(pair.throttle.hit("b").await.unwrap().is_allowed(), "open again");
     assert_eq!(left(pair.fallback.memory(), "a").await, 5, "cleared by the last one");
     pair.failover.close().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fallback_that_keeps_its_counts_keeps_them_at_the_end_of_a_lifespan() {
+    let memory = InMemory::builder().persistent(true).build().unwrap();
+    let failover = Failover::new(Scripted::new(), memory.clone());
+    let throttle = raising(memory.clone());
+    let life = failover.lifespan().await.unwrap();
+    assert!(throttle.hit("a").await.unwrap().is_allowed());
+    life.close().await.unwrap();
+    let open = memory.lifespan().await.unwrap();
+    assert_eq!(left(&memory, "a").await, 4);
+    open.close().await.unwrap();
+    let life = failover.lifespan().await.unwrap();
+    failover.clear().await.unwrap();
+    assert_eq!(left(&memory, "a").await, 5, "asked for");
+    life.close().await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

@@ -6,7 +6,7 @@ use crate::clock::micros_ceil;
 use crate::decision::{Decision, Outcome};
 use crate::on_error::OnError;
 use crate::rate::Rate;
-use crate::step::Step;
+use crate::step::{MAX_LIMITS, Step};
 use crate::strategy::Limit;
 
 /// A part of a whole.
@@ -29,8 +29,19 @@ impl Share {
         u32::try_from((u64::from(units) * part).div_ceil(whole)).unwrap_or(units)
     }
 
-    fn of_rate(self, rate: &Rate) -> Rate {
-        let shared = Rate::from_micros(self.of(rate.limit()), rate.period_micros());
+    fn of_limit(self, limit: &Limit, more: u32) -> Limit {
+        match limit.rate().is_unlimited() {
+            true => limit.clone(),
+            // What the strategy could not keep stays whole.
+            false => {
+                limit.with_rate(self.of_rate(limit.rate(), more)).unwrap_or_else(|| limit.clone())
+            }
+        }
+    }
+
+    fn of_rate(self, rate: &Rate, more: u32) -> Rate {
+        let units = self.of(rate.limit()).saturating_add(more);
+        let shared = Rate::from_micros(units, rate.period_micros());
         match rate.explicit_burst() {
             Some(burst) => shared.burst(self.of(burst)),
             None => shared,
@@ -42,17 +53,15 @@ impl Share {
         if self.is_all() {
             return None;
         }
-        let shared = |limit: &Limit| match limit.rate().is_unlimited() {
-            true => limit.clone(),
-            // What the strategy could not keep stays whole.
-            false => limit.with_rate(self.of_rate(limit.rate())).unwrap_or_else(|| limit.clone()),
-        };
         let mut all: Vec<Limit> = Vec::with_capacity(limits.len());
         for limit in limits {
-            let shared = shared(limit);
-            // Two that a hit brought may be one in parts, and must not share a state.
-            let is_taken = all.iter().any(|other| other.part() == shared.part());
-            all.push(if is_taken && limit.is_per_hit() { limit.clone() } else { shared });
+            // Two that a hit brought may be one in parts, and must not share a state: then it is a unit more.
+            let tries = (0..).take(MAX_LIMITS).map(|more| self.of_limit(limit, more));
+            let is_free = |one: &Limit| {
+                !one.is_per_hit() || all.iter().all(|other| other.part() != one.part())
+            };
+            let shared = tries.into_iter().find(is_free).unwrap_or_else(|| limit.clone());
+            all.push(shared);
         }
         Some(all)
     }
@@ -83,6 +92,15 @@ mod tests {
         assert_eq!([0, 1, 4, 5, u32::MAX].map(|it| quarter.of(it)), [0, 1, 1, 2, 1 << 30]);
         assert_eq!(share(3, 3).of(u32::MAX), u32::MAX);
         assert!(share(7, 7).of_limits(&[]).is_none(), "nothing to change");
+    }
+
+    #[test]
+    fn two_of_a_hit_are_not_one_in_parts() {
+        let own = Limit::new(Rate::per_day(3), FixedWindow::new()).unwrap();
+        let brought = [24, 7, 8].map(|units| own.with_rate(Rate::per_day(units)).unwrap());
+        let shared =
+            share(1, 4).of_limits(&brought.map(|limit| limit.brought_beside(&own))).unwrap();
+        assert_eq!(shared.iter().map(|limit| limit.rate().limit()).collect::<Vec<_>>(), [6, 2, 3]);
     }
 
     #[test]
