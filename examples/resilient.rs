@@ -20,7 +20,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let redis = Redis::builder().url(url.unwrap_or_else(|| "redis://127.0.0.1:1".to_owned()));
     let redis = redis.namespace("examples:resilient").build()?;
 
-    // Once, for all throttles: a circuit breaker and retries around Redis, and memory when it is away.
+    // Once, for all throttles: a deny cache, shared questions, a circuit breaker and retries around Redis, and memory
+    // when it is away.
     let backend = Resilience::recommended().fallback(InMemory::new()).around(redis)?;
     let degraded = LifespanOptions::new().start(Start::Degraded);
     let life = backend.lifespan_with(degraded).await?;

@@ -215,7 +215,7 @@
 //!   several kinds meet in one throttle, say which: `("user", name)` and `("address", address)`.
 //! * A backend's **namespace** separates applications on one store: use one for each application and
 //!   environment, such as `shop:prod`. The end of the last lifespan of a backend that is not persistent
-//!   clears the whole namespace: the default in memory, and not on Redis and Memcached.
+//!   clears the whole namespace: the default in memory, unless it has a `snapshot_file`, and not on Redis and Memcached.
 //!
 //! # Locks
 //!

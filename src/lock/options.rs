@@ -40,7 +40,8 @@ impl LockOptions {
         Self { ttl: None, blocking: None, blocking_timeout: None }
     }
 
-    /// Sets the time after which the lock expires, unless it is extended. A TTL of zero is an error.
+    /// Sets the time after which the lock expires, unless it is extended. A TTL of zero is an error, and on a server one
+    /// below 5 ms.
     /// Defaults to the backend's `lock_ttl`, which defaults to `None`.
     ///
     /// `None` means no expiry in memory. On a server it means a lease, which is renewed while the guard

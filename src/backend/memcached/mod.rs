@@ -84,7 +84,8 @@
 //!
 //! One that breaks, or whose call had no answer for a quarter of its time, speaks for the others of its pool:
 //! those that are idle and have said nothing since are closed, too. So after a node was cut off without a
-//! word one call waits in vain, and not one for each connection.
+//! word only those calls wait in vain that were made before the first of them gave up, and not one for each
+//! connection.
 //!
 //! A server that refuses further connections is no failure while this pool has some that are open: calls
 //! wait for those.

@@ -40,18 +40,20 @@ use crate::strategy::{Limit, Op};
 /// Hits of equal limits, cost and [`leave`](crate::HitOptions::leave) on one key. While such a hit waits for the store,
 /// those that come are gathered, and asked for by one [`apply_many`](Backend::apply_many). Each gets its own exact
 /// decision, as if they had come one after the other: of ten hits where there is room for three, three pass. On
-/// [`Redis`](crate::guide::redis) a question is one script, which reads and writes once. A hit that is alone with its key
-/// is passed on as it is.
+/// [`Redis`](crate::guide::redis) one script decides up to 256 of them; 16, if they have several limits or a log, or if the
+/// key was hit with other rates too. A hit that is alone with its key is passed on as it is.
 ///
 /// All else is passed on at once: other hits, peeks, refunds. What begins when a hit is over counts after it; of what
-/// goes on at the same time the order is left open, as it is without this decorator. It pays where the store decides
-/// several hits at once for less than each by itself, as Redis does; the Memcached backend shares the questions about a
-/// key by itself. A throttle on an [`InMemory`](crate::InMemory) backend asks it directly, past this decorator.
+/// goes on at the same time the order is left open, as it is without this decorator. Nothing is shared around a store that
+/// does not [decide equal hits at once](Backend::decides_equal_hits_at_once), nor of a strategy of your own: Redis does,
+/// the Memcached backend shares the questions about a key by itself, and a throttle on an
+/// [`InMemory`](crate::InMemory) backend asks it directly, past this decorator.
 ///
 /// # Failure
 ///
-/// A question that fails is the same error for all who share it. Each hit has its own deadline. One that is dropped before its question is
-/// sent is not counted.
+/// A question that fails is the same error for all who share it. Each hit has its own deadline. One that is dropped before
+/// its question is sent is not counted. At most 65,536 wait for one question; who comes then is
+/// [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded), with nothing done.
 ///
 /// # Cancel safety
 ///
