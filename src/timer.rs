@@ -84,16 +84,21 @@ impl Deadline {
         operation: &'static str,
         work: impl Future<Output = Result<T, BackendError>>,
     ) -> Result<T, BackendError> {
-        match self.run(work).await {
-            Ok(done) => done,
-            Err(Unfinished::Elapsed) => {
-                Err(BackendError::new(backend, operation, ErrorKind::Timeout))
-            }
-            // It was polled once, and may have gone some way.
-            Err(Unfinished::NoTimer) => {
-                Err(missing(backend, operation).with_effect(Effect::Ambiguous))
-            }
-        }
+        told(self.run(work).await, backend, operation)
+    }
+}
+
+/// Returns what became of an operation of a backend that was run until a deadline.
+pub(crate) fn told<T>(
+    done: Result<Result<T, BackendError>, Unfinished>,
+    backend: &'static str,
+    operation: &'static str,
+) -> Result<T, BackendError> {
+    match done {
+        Ok(done) => done,
+        Err(Unfinished::Elapsed) => Err(BackendError::new(backend, operation, ErrorKind::Timeout)),
+        // It was polled once, and may have gone some way.
+        Err(Unfinished::NoTimer) => Err(missing(backend, operation).with_effect(Effect::Ambiguous)),
     }
 }
 
@@ -104,7 +109,10 @@ pub(crate) fn too_late(backend: &'static str, operation: &'static str) -> Backen
 
 /// Makes a timer; `None` outside of a tokio runtime, or in one whose time driver is disabled.
 fn timer<T>(make: impl FnOnce() -> T) -> Option<T> {
-    Handle::try_current().ok()?;
+    // In a task there is one, which is cheaper to find out.
+    if tokio::task::try_id().is_none() {
+        Handle::try_current().ok()?;
+    }
     // Tokio tells of a disabled time driver by a panic alone, before anything is registered.
     catch_unwind(AssertUnwindSafe(make)).ok()
 }

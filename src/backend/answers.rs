@@ -45,6 +45,11 @@ impl Answers {
         self.0.iter().map(OnceLock::get)
     }
 
+    /// Takes the answer to that question out.
+    pub(crate) fn take(&mut self, question: usize) -> Option<Result<Decision>> {
+        self.0.get_mut(question).and_then(OnceLock::take)
+    }
+
     /// Returns the answer to each question, in their order; `None` for one that has none so far.
     pub fn into_answers(self) -> impl ExactSizeIterator<Item = Option<Result<Decision>>> {
         self.0.into_iter().map(OnceLock::into_inner)

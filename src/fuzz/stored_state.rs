@@ -52,9 +52,12 @@ fn evaluate(step: &Step<'_>, stored: &[u8], now: Timestamp) {
     if op == Op::Peek {
         assert_eq!(write, None, "a peek writes nothing");
     }
-    if let Some(Write::Put { value, ttl }) = write {
-        assert!(!ttl.is_zero());
-        match step.evaluate(Some(&value), now) {
+    if let Some(Write::Put { value, .. }) = write {
+        // One that was over is kept for a while as it was, and counts again when the key's time is given back.
+        let before = codec::decode(stored).unwrap_or_default();
+        let mut written = codec::decode(&value).expect("it can be read");
+        written.retain(|part| !before.contains(part));
+        match step.evaluate(Some(&codec::encode(&written)), now) {
             Ok(next) => judge(step, &next.decision),
             Err(error) => {
                 assert_eq!(error, StepError::TooManyRates, "it wrote what it cannot read");

@@ -104,7 +104,9 @@ pub enum Write {
     Put {
         /// The value.
         value: Vec<u8>,
-        /// After that long it reads as a missing key; round up where the store is coarser.
+        /// After that long it reads as a missing key; round up where the store is coarser. Zero if that is so already:
+        /// such a value matters only to a caller whose clock is set back, so a store that takes zero for "never" or
+        /// for an error deletes it.
         ttl: Duration,
     },
     /// Nothing is left to remember; delete the value.

@@ -1,6 +1,7 @@
 //! The path from a throttle to its backend: the key, the deadline, and the error policy.
 
 use std::borrow::Cow;
+use std::hash::{BuildHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use super::begun::BegunHit;
@@ -69,7 +70,12 @@ impl Throttle {
         let current = inner.backend.is_none().then(|| backend.core().store_id());
         let hash = match &inner.prepared {
             Some(prepared) => prepared.hash_of(key),
-            None => random::hasher().hash_one(Key::new("", key).encode()),
+            None => {
+                let mut hasher = random::hasher().build_hasher();
+                // Each with its length, so that they do not meet.
+                key.iter().for_each(|part| part.as_bytes().hash(&mut hasher));
+                hasher.finish()
+            }
         };
         hash ^ inner.seed ^ current.unwrap_or_default()
     }

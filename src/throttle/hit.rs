@@ -1,5 +1,7 @@
 //! The hits: [`Throttle::hit`], [`Throttle::peek`] and their forms.
 
+use std::pin::Pin;
+
 use super::backend_call::AskedKey;
 use super::begun::BegunHit;
 use super::{Mode, Throttle};
@@ -269,14 +271,13 @@ impl Throttle {
         hit: BegunHit,
     ) -> Result<Decision, Error> {
         // In a box, or the future of each task that hits would have room for all that this may wait for.
-        let waiting = {
+        let waiting: Pin<Box<dyn Future<Output = _> + Send + '_>> = {
             let parts = key.to_key();
-            let outcome = match self.run_at_once(&parts, step, hit) {
+            match self.run_at_once(&parts, step, hit) {
                 AtOnce::Decided(decided) => return decided,
-                AtOnce::Answered(outcome) => Some(outcome),
-                AtOnce::Unasked => None,
-            };
-            Box::pin(self.run_on(parts, step, outcome, hit))
+                AtOnce::Answered(outcome) => Box::pin(self.go_on(parts, step, outcome, hit)),
+                AtOnce::Unasked => Box::pin(self.ask(parts, step, hit)),
+            }
         };
         waiting.await
     }
@@ -313,12 +314,47 @@ impl Throttle {
         }
     }
 
-    /// Asks the backend, unless it has answered, and makes the decision.
-    async fn run_on(
+    /// Asks the backend, and makes the decision.
+    #[expect(
+        clippy::manual_async_fn,
+        reason = "that keeps twice what it is given, and a hit of a distant store pays for its future's size"
+    )]
+    fn ask<'a>(
+        &'a self,
+        parts: KeyParts<'a>,
+        step: &'a Step<'a>,
+        hit: BegunHit,
+    ) -> impl Future<Output = Result<Decision, Error>> + Send + 'a {
+        async move {
+            let mut room = None;
+            let key = match AskedKey::new(&parts, &mut room, step) {
+                Ok(key) => key,
+                Err(unasked) => return unasked.into_decision(),
+            };
+            let backend = self.backend()?;
+            // That of a hit which waits is also that of its penalty.
+            let deadline = self.is_penalized(hit).then(|| self.deadline());
+            let decision = match self.apply_by(&**backend, key.stored, step, deadline).await {
+                // Nobody counts it for a penalty.
+                Ok(decision) if !self.is_penalized(hit) || decision.is_allowed() => {
+                    self.finish_decision(&**backend, key, decision)
+                }
+                // In a box: it may wait for a policy, or for a block.
+                outcome => {
+                    let ends = (deadline, hit);
+                    Box::pin(self.conclude(&**backend, key, step, outcome, ends)).await?
+                }
+            };
+            Ok(self.end(hit, Some(key.stored), step, decision))
+        }
+    }
+
+    /// Makes the decision of what the backend answered at once.
+    async fn go_on(
         &self,
         parts: KeyParts<'_>,
         step: &Step<'_>,
-        outcome: Option<Result<Decision, BackendError>>,
+        outcome: Result<Decision, BackendError>,
         hit: BegunHit,
     ) -> Result<Decision, Error> {
         let mut room = None;
@@ -327,12 +363,7 @@ impl Throttle {
             Err(unasked) => return unasked.into_decision(),
         };
         let backend = self.backend()?;
-        // That of a hit which waits is also that of its penalty.
         let deadline = self.is_penalized(hit).then(|| self.deadline());
-        let outcome = match outcome {
-            Some(outcome) => outcome,
-            None => self.apply_by(&**backend, key.stored, step, deadline).await,
-        };
         let decision = self.conclude(&**backend, key, step, outcome, (deadline, hit)).await?;
         Ok(self.end(hit, Some(key.stored), step, decision))
     }
@@ -387,10 +418,7 @@ impl Throttle {
         hit: BegunHit,
     ) -> Result<Decision, Error> {
         match outcome {
-            Ok(decision) => {
-                let fingerprint = || self.fingerprint(key.stored, backend);
-                Ok(decision.map(|inline| self.finish(key.stored, inline, fingerprint)))
-            }
+            Ok(decision) => Ok(self.finish_decision(backend, key, decision)),
             Err(error) => {
                 self.tell_failure(&error);
                 let decided = self.decide_by_policy(backend, key.own, step, error, hit);
@@ -398,6 +426,16 @@ impl Throttle {
                 Ok(decision.map(|inline| inline.wait_at_least(self.inner.min_retry_after)))
             }
         }
+    }
+
+    fn finish_decision(
+        &self,
+        backend: &dyn Backend,
+        key: AskedKey<'_>,
+        decision: Decision,
+    ) -> Decision {
+        let fingerprint = || self.fingerprint(key.stored, backend);
+        decision.map(|inline| self.finish(key.stored, inline, fingerprint))
     }
 
     /// Finishes a decision of the limits: binds it to this throttle, and a denial waits the least time.

@@ -5,22 +5,23 @@ use tracing::{Instrument, Span};
 
 use super::Throttle;
 use crate::error::BackendError;
-use crate::timer::Deadline;
+use crate::timer::{self, Deadline};
 
 impl Throttle {
     /// Asks the store, until the deadline and in a span of its own, in which a failure is recorded.
-    pub(super) async fn call<T>(
+    pub(super) fn call<T>(
         &self,
         (backend, operation): (&'static str, &'static str),
         deadline: Deadline,
         work: impl Future<Output = Result<T, BackendError>>,
-    ) -> Result<T, BackendError> {
+    ) -> impl Future<Output = Result<T, BackendError>> {
         let span = self.call_span(backend, operation);
-        if span.is_disabled() {
-            return deadline.bound(backend, operation, work).await;
-        }
-        let answer = deadline.bound(backend, operation, work).instrument(span.clone()).await;
-        answer.inspect_err(|error| record_failure(&span, error))
+        let recorded = span.clone();
+        let asked = async move {
+            let answer = timer::told(deadline.run(work).await, backend, operation);
+            answer.inspect_err(|error| record_failure(&recorded, error))
+        };
+        asked.instrument(span)
     }
 
     /// Returns the span of a call that failures are recorded in by who makes it.

@@ -69,14 +69,14 @@ pub(super) fn start(asker: Asker) {
 
 /// Asks for a batch, unless nobody wants an answer any more.
 async fn ask(inner: &Inner, hit: &HitCopy, batch: &Batch) {
-    let places = batch.wanted();
-    if places.is_empty() {
+    let questions = batch.ask();
+    if questions == 0 {
         return;
     }
-    inner.progress.add(places.len());
+    inner.progress.add(questions);
     let (parts, step) = (hit.parts(), hit.step());
-    let steps = vec![(Key::new(hit.throttle(), &parts), step); places.len()];
-    let answers = Answers::new(steps.len());
+    let steps = vec![(Key::new(hit.throttle(), &parts), step); questions];
+    let answers = Answers::new(questions);
     {
         let mut asking = inner.backend.apply_many(&steps, &answers);
         poll_fn(|cx| match asking.as_mut().poll(cx) {
@@ -85,12 +85,11 @@ async fn ask(inner: &Inner, hit: &HitCopy, batch: &Batch) {
         })
         .await;
     }
-    let missing = || {
+    if answers.iter().any(|answer| answer.is_none()) {
         let error = failed(inner, ErrorKind::Other).with_effect(Effect::Ambiguous);
-        Err(error.with_message("a question was not answered"))
-    };
-    let answers = answers.into_answers().map(|answer| answer.unwrap_or_else(missing));
-    batch.answer(places.into_iter().zip(answers));
+        answers.fail(&error.with_message("a question was not answered"));
+    }
+    batch.answer(answers);
 }
 
 fn failed(inner: &Inner, kind: ErrorKind) -> BackendError {

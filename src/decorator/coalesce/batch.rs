@@ -1,6 +1,6 @@
-//! [`Batch`]: hits that share a question, with a place for the answer of each.
+//! [`Batch`]: hits that share a question, with a place for each.
 //!
-//! One lock and two allocations for all of them, however many they are.
+//! One lock for all of them, however many they are, and what they are told is moved to nobody but its hit.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -9,9 +9,12 @@ use std::task::{Context, Poll, Waker};
 
 use parking_lot::Mutex;
 
-use crate::backend::Result;
+use crate::backend::{Answers, Result};
 use crate::decision::Decision;
 use crate::error::BackendError;
+
+/// For how many hits there is room from the start.
+const ROOM: usize = 32;
 
 /// Hits that share a question.
 #[derive(Debug, Default)]
@@ -22,14 +25,18 @@ struct Places {
     hits: Vec<Place>,
     /// How many of them still want their answer.
     wanted: usize,
+    /// Those of the hits that are [`Place::Asked`].
+    answers: Option<Answers>,
     /// Wakes who asks, when nobody does.
     asker: Option<Waker>,
 }
 
 #[derive(Debug)]
 enum Place {
+    /// Nobody has asked for it.
     Waits(Option<Waker>),
-    Answered(Result<Decision>),
+    /// By the question of that number.
+    Asked(usize, Option<Waker>),
     /// Its hit has its answer, or wants none.
     Gone,
 }
@@ -51,16 +58,24 @@ impl Batch {
         if place >= most {
             return None;
         }
+        if place == 0 {
+            places.hits.reserve(ROOM);
+        }
         places.hits.push(Place::Waits(None));
         places.wanted += 1;
         Some(SharedHit { batch: Arc::clone(self), place, is_over: false })
     }
 
-    /// Returns the places of those who want their answer.
-    pub(super) fn wanted(&self) -> Vec<usize> {
-        let places = self.0.lock();
-        let hits = places.hits.iter().enumerate();
-        hits.filter(|(_, hit)| matches!(hit, Place::Waits(_))).map(|(place, _)| place).collect()
+    /// Gives a question to each hit that waits, and returns how many these are.
+    pub(super) fn ask(&self) -> usize {
+        let mut questions = 0;
+        for hit in &mut self.0.lock().hits {
+            if let Place::Waits(waker) = hit {
+                *hit = Place::Asked(questions, waker.take());
+                questions += 1;
+            }
+        }
+        questions
     }
 
     /// Is ready when nobody wants an answer any more.
@@ -76,25 +91,32 @@ impl Batch {
         Poll::Pending
     }
 
-    /// Answers the hits of these places.
-    pub(super) fn answer(&self, answers: impl Iterator<Item = (usize, Result<Decision>)>) {
-        let mut woken = Vec::new();
+    /// Answers all questions.
+    pub(super) fn answer(&self, answers: Answers) {
         let mut places = self.0.lock();
-        woken.reserve(places.hits.len());
-        for (place, answer) in answers {
-            let hit = &mut places.hits[place];
-            if let Place::Waits(waker) = hit {
+        let mut woken = Vec::with_capacity(places.hits.len());
+        for hit in &mut places.hits {
+            if let Place::Asked(_, waker) = hit {
                 woken.extend(waker.take());
-                *hit = Place::Answered(answer);
             }
         }
+        places.answers = Some(answers);
         drop(places);
         woken.into_iter().for_each(Waker::wake);
     }
 
-    /// Answers all that have no answer with an error.
+    /// Answers all hits with an error.
     pub(super) fn fail(&self, error: &BackendError) {
-        self.answer(self.wanted().into_iter().map(|place| (place, Err(error.shared()))));
+        let answers = {
+            let places = self.0.lock();
+            if places.answers.is_some() {
+                return;
+            }
+            Answers::new(places.hits.len())
+        };
+        self.ask();
+        answers.fail(error);
+        self.answer(answers);
     }
 }
 
@@ -110,20 +132,25 @@ impl Future for SharedHit {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut places = self.batch.0.lock();
-        let hit = &mut places.hits[self.place];
-        match hit {
-            Place::Waits(Some(waker)) => waker.clone_from(cx.waker()),
-            Place::Waits(none) => *none = Some(cx.waker().clone()),
-            Place::Answered(_) => {
-                let Place::Answered(answer) = std::mem::replace(hit, Place::Gone) else {
-                    unreachable!("it was answered a line before");
+        let Places { hits, answers, wanted, .. } = &mut *places;
+        let hit = &mut hits[self.place];
+        let waker = match (hit, answers) {
+            (hit @ Place::Asked(..), Some(answers)) => {
+                let Place::Asked(question, _) = std::mem::replace(hit, Place::Gone) else {
+                    unreachable!("it was asked a line before");
                 };
-                places.wanted -= 1;
+                let answer = answers.take(question);
+                *wanted -= 1;
                 drop(places);
                 self.is_over = true;
-                return Poll::Ready(answer);
+                return Poll::Ready(answer.expect("each question has an answer"));
             }
-            Place::Gone => unreachable!("a future is not polled when it is over"),
+            (Place::Waits(waker) | Place::Asked(_, waker), _) => waker,
+            (Place::Gone, _) => unreachable!("a future is not polled when it is over"),
+        };
+        match waker {
+            Some(waker) => waker.clone_from(cx.waker()),
+            none => *none = Some(cx.waker().clone()),
         }
         Poll::Pending
     }

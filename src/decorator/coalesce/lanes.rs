@@ -154,7 +154,7 @@ fn hash_of(runtime: &Handle, throttle: &str, key: &Key<'_>, step: &Step<'_>) -> 
     }
     for limit in step.limits() {
         let rate = limit.rate();
-        (limit.strategy_id(), rate.limit(), rate.period()).hash(&mut hasher);
+        (limit.strategy_id(), rate.limit(), rate.period_micros()).hash(&mut hasher);
     }
     hasher.finish()
 }
