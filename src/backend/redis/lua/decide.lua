@@ -117,15 +117,19 @@ local function decide(now, is_peek, times)
       end
       reply = {asked_at, at, 0, verdict, remaining, reset_at}
       if words and reset_at > at and (times or 1) > 1 and family < 4 then
-        -- The others find what the one before left. All after one that is denied are.
-        local passed = 1
-        while passed < times do
+        -- At one instant several hits take together what one of their costs together would: so one question tells
+        -- whether that many pass, and halving finds how many. All after one that is denied are.
+        local passed, denied, tried = 1, times + 1, times
+        while tried > passed do
           local its_verdict, _, its_reset_at, _, its_one, its_two = rules[family](
-            value, 43, words, one, two, at, at, cost, needed, op, taken_at, period, limit, burst, capacity)
-          if its_verdict ~= 0 then
-            break
+            value, 43, length, first, second, last, at, tried * cost, tried * cost + leave, op, taken_at, period,
+            limit, burst, capacity)
+          if its_verdict == 0 then
+            passed, reset_at, one, two = tried, its_reset_at, its_one, its_two
+          else
+            denied = tried
           end
-          passed, reset_at, one, two = passed + 1, its_reset_at, its_one, its_two
+          tried = math.floor((passed + denied) / 2)
         end
         reply = {asked_at, at, -2, stored, first or 0, second or 0, last, over_at, passed}
       end
