@@ -14,12 +14,12 @@ use std::time::Duration;
 pub use allowed::Allowed;
 pub use answer::{LimitAnswer, Outcome};
 pub use receipt::Receipt;
+pub(crate) use receipt::Taker;
 pub use shadowed::Shadowed;
 pub use taken::Taken;
 
 use crate::clock::{Timestamp, micros_ceil};
 use crate::rate::Rate;
-use crate::step::Taker;
 use crate::strategy::{Answer, Limit};
 use answer::{LONGEST_WAIT, NEVER};
 use extra::Extra;

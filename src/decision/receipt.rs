@@ -2,8 +2,14 @@
 
 use super::BroughtLimits;
 use crate::clock::Timestamp;
-use crate::step::Taker;
 use crate::strategy::Limit;
+
+/// Who took what a receipt is of, where there are two who may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Taker {
+    Primary,
+    Fallback,
+}
 
 /// The units that a hit took, to be given back once.
 ///

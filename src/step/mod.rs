@@ -24,7 +24,7 @@ pub(crate) use self::operation::apply_healing;
 #[cfg(feature = "redis")]
 pub(crate) use self::repeat::Repeat;
 use crate::clock::Timestamp;
-use crate::decision::{Decision, MAX_ANSWERS};
+use crate::decision::{Decision, MAX_ANSWERS, Taker};
 use crate::strategy::meter::Demand;
 use crate::strategy::{Answer, CorruptState, Limit, Op, PartId, State};
 
@@ -47,13 +47,6 @@ pub struct Step<'a> {
     op: Op,
     /// About what one of two backends took.
     taker: Option<Taker>,
-}
-
-/// Who took what a receipt is of, where there are two who may have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Taker {
-    Primary,
-    Fallback,
 }
 
 /// The result of a [`Step`] on a stored value.

@@ -9,7 +9,7 @@ use super::Throttle;
 #[cfg(feature = "http")]
 use super::backend_call::AskedKey;
 #[cfg(feature = "http")]
-use super::hit::AtOnce;
+use super::run::AtOnce;
 use crate::backend::Prepared;
 use crate::decision::{Decision, InlineDecision};
 use crate::hit_options::HitOptions;

@@ -23,6 +23,7 @@ mod permit;
 #[cfg(feature = "stream")]
 mod reader;
 mod refund;
+mod run;
 #[cfg(feature = "stream")]
 mod sink;
 mod span;
