@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use super::Result;
 use crate::decision::Decision;
-use crate::error::BackendError;
+use crate::error::{BackendError, Effect, ErrorKind};
 
 /// The answers to questions that a backend is asked together, each put in as soon as it is known.
 ///
@@ -43,6 +43,15 @@ impl Answers {
     /// Looks at the answer to each question, as far as there are any.
     pub(crate) fn iter(&self) -> impl Iterator<Item = Option<&Result<Decision>>> {
         self.0.iter().map(OnceLock::get)
+    }
+
+    /// Puts in that it is not known what became of it for each question that the backend left without an answer.
+    pub(crate) fn fail_the_rest(&self, backend: &'static str, operation: &'static str) {
+        if self.0.iter().any(|slot| slot.get().is_none()) {
+            let error = BackendError::new(backend, operation, ErrorKind::Other);
+            let error = error.with_effect(Effect::Ambiguous);
+            self.fail(&error.with_message("a question was not answered"));
+        }
     }
 
     /// Takes the answer to that question out.

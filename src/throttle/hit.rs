@@ -1,7 +1,7 @@
 //! The hits: [`Throttle::hit`], [`Throttle::peek`] and their forms.
 
-use super::begun::BegunHit;
 use super::Throttle;
+use super::begun::BegunHit;
 use crate::decision::{Allowed, Decision};
 use crate::error::Error;
 use crate::hit_options::HitOptions;

@@ -232,15 +232,11 @@ impl Throttle {
             Ok(())
         };
         // What was answered by then counts, whatever became of the others.
-        let missing = match deadline.bound(name, "apply_many", answered).await {
-            Ok(()) => BackendError::new(name, "apply_many", ErrorKind::Other)
-                .with_effect(Effect::Ambiguous)
-                .with_message("a question was not answered"),
-            Err(error) => error,
-        };
-        let answers = answers.into_answers();
-        let outcomes: Vec<_> =
-            answers.map(|answer| answer.unwrap_or_else(|| Err(missing.shared()))).collect();
+        match deadline.bound(name, "apply_many", answered).await {
+            Ok(()) => answers.fail_the_rest(name, "apply_many"),
+            Err(error) => answers.fail(&error),
+        }
+        let outcomes: Vec<_> = answers.into_answers().flatten().collect();
         if let Some(Err(error)) = outcomes.iter().find(|outcome| outcome.is_err()) {
             record_failure(&span, error);
         }

@@ -85,10 +85,7 @@ async fn ask(inner: &Inner, hit: &HitCopy, batch: &Batch) {
         })
         .await;
     }
-    if answers.iter().any(|answer| answer.is_none()) {
-        let error = failed(inner, ErrorKind::Other).with_effect(Effect::Ambiguous);
-        answers.fail(&error.with_message("a question was not answered"));
-    }
+    answers.fail_the_rest(inner.backend.core().name(), "apply");
     batch.answer(answers);
 }
 
