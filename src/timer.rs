@@ -109,10 +109,8 @@ pub(crate) fn too_late(backend: &'static str, operation: &'static str) -> Backen
 
 /// Makes a timer; `None` outside of a tokio runtime, or in one whose time driver is disabled.
 fn timer<T>(make: impl FnOnce() -> T) -> Option<T> {
-    // In a task there is one, which is cheaper to find out.
-    if tokio::task::try_id().is_none() {
-        Handle::try_current().ok()?;
-    }
+    // An id of a task tells nothing: tokio sets one also where it drops a task outside of its runtime.
+    Handle::try_current().ok()?;
     // Tokio tells of a disabled time driver by a panic alone, before anything is registered.
     catch_unwind(AssertUnwindSafe(make)).ok()
 }
@@ -133,4 +131,46 @@ fn missing(backend: &'static str, operation: &'static str) -> BackendError {
         "needs a tokio runtime with its time driver; call it inside a runtime that was built with \
          enable_time() or enable_all()",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::task::LocalSet;
+
+    use super::*;
+
+    /// Asks when it is dropped.
+    struct Asks(Arc<AtomicUsize>);
+
+    impl Drop for Asks {
+        fn drop(&mut self) {
+            self.0.store(if is_there() { 1 } else { 2 }, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn where_a_task_is_dropped_outside_of_its_runtime_there_is_none_and_no_panic() {
+        let panics = Arc::new(AtomicUsize::new(0));
+        let (here, before) = (std::thread::current().id(), std::panic::take_hook());
+        let seen = Arc::clone(&panics);
+        std::panic::set_hook(Box::new(move |panic| {
+            match std::thread::current().id() == here {
+                true => drop(seen.fetch_add(1, Ordering::Relaxed)),
+                false => before(panic),
+            };
+        }));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let (local, told) = (LocalSet::new(), Arc::new(AtomicUsize::new(0)));
+        let asks = Asks(Arc::clone(&told));
+        local.spawn_local(async move {
+            let _asks = asks;
+            std::future::pending::<()>().await;
+        });
+        local.block_on(&runtime, tokio::task::yield_now());
+        drop(local);
+        assert_eq!((told.load(Ordering::Relaxed), panics.load(Ordering::Relaxed)), (2, 0));
+    }
 }

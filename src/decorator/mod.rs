@@ -46,7 +46,9 @@
 //! The deadline of a hit lies outside of all of them, 250 ms by default. Inside of it the primary of a failover has
 //! 100 ms, so that the fallback is asked in time; within that no retry begins later than 100 ms after the first
 //! question; and a call that is given up counts for the breaker if the store was silent for 50 ms. The lines of a
-//! throttle's builder make these shorter for a short deadline.
+//! throttle's builder make these shorter for a short deadline. Of decorators that throttles share nobody knows the
+//! deadlines: keep each above the primary's time, which is above the breaker's. With a deadline below these a silent
+//! store is never found to be silent, the fallback is never asked, and the policy decides each hit.
 
 mod breaker;
 mod coalesce;

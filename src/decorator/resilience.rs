@@ -9,7 +9,7 @@ use super::{
 };
 use crate::backend::{self, Backend};
 use crate::error::BuildError;
-use crate::observe::Observers;
+use crate::observe::{Observer, Observers};
 
 /// Which decorators are put around a store, each in its place, in whatever order they are named: from the outside a deny
 /// cache, what lets hits share questions, a failover, a circuit breaker, retries, the store.
@@ -39,12 +39,20 @@ pub struct Resilience {
     fallback: Option<(Arc<dyn Backend>, FailoverOptions)>,
     breaker: Option<CircuitBreakerOptions>,
     retry: Option<RetryOptions>,
+    observers: Observers,
 }
 
 impl Resilience {
     /// Creates one without any decorator.
     pub const fn new() -> Self {
-        Self { deny_cache: None, coalesces: false, fallback: None, breaker: None, retry: None }
+        Self {
+            deny_cache: None,
+            coalesces: false,
+            fallback: None,
+            breaker: None,
+            retry: None,
+            observers: Observers::NONE,
+        }
     }
 
     /// Creates the recommended one: a deny cache, hits that share questions, a circuit breaker and retries, each with
@@ -60,6 +68,7 @@ impl Resilience {
             fallback: None,
             breaker: Some(CircuitBreakerOptions::new()),
             retry: Some(RetryOptions::new()),
+            observers: Observers::NONE,
         }
     }
 
@@ -100,11 +109,40 @@ impl Resilience {
         self
     }
 
+    /// Adds an observer, which is told of the changes of the circuit: see [`observe`](crate::observe). The observers of
+    /// throttles are not, for the circuit belongs to none of them. There may be several.
+    ///
+    /// ```
+    /// use traffik::decorator::Resilience;
+    /// use traffik::observe::{Event, Observer};
+    /// use traffik::InMemory;
+    ///
+    /// #[derive(Debug)]
+    /// struct Log;
+    ///
+    /// impl Observer for Log {
+    ///     fn on_event(&self, event: &Event<'_>) {
+    ///         if let Event::CircuitChanged(changed) = event {
+    ///             println!("{}: {:?}", changed.backend, changed.to);
+    ///         }
+    ///     }
+    /// }
+    ///
+    /// # let redis = InMemory::new();
+    /// let backend = Resilience::recommended().observer(Log).around(redis)?;
+    /// # drop(backend);
+    /// # Ok::<(), traffik::BuildError>(())
+    /// ```
+    pub fn observer(mut self, observer: impl Observer) -> Self {
+        self.observers.add(observer);
+        self
+    }
+
     /// Puts the decorators around a store, which may be an `Arc<dyn Backend>`.
     ///
     /// # Errors
     ///
-    /// When an option is out of its range.
+    /// When an option is out of its range, and when the fallback is the store itself.
     pub fn around(self, store: impl Backend) -> Result<Arc<dyn Backend>, BuildError> {
         self.around_observed(store, &Observers::default())
     }
@@ -121,7 +159,7 @@ impl Resilience {
         }
         if let Some(options) = self.breaker {
             let breaker = CircuitBreaker::with_options(decorated, options)?;
-            decorated = Arc::new(breaker.observed_by(observers));
+            decorated = Arc::new(breaker.observed_by(observers).observed_by(&self.observers));
         }
         if let Some((fallback, options)) = self.fallback {
             decorated = Arc::new(Failover::with_options(decorated, fallback, options)?);
@@ -149,7 +187,7 @@ impl Resilience {
 
     /// For callers that give up after that time, where nothing else was said.
     pub(crate) fn for_callers_of(self, deadline: Duration) -> Self {
-        let Self { deny_cache, coalesces, fallback, breaker, retry } = self;
+        let Self { deny_cache, coalesces, fallback, breaker, retry, observers } = self;
         // What lies inside has to end first.
         let primary = match &fallback {
             Some((_, options)) => options.for_callers_of(deadline).time().min(deadline),
@@ -161,6 +199,7 @@ impl Resilience {
             fallback: fallback.map(|(it, options)| (it, options.for_callers_of(deadline))),
             breaker: breaker.map(|options| options.for_callers_of(primary)),
             retry: retry.map(|options| options.for_callers_of(primary)),
+            observers,
         }
     }
 }

@@ -62,8 +62,8 @@ use crate::lifespan::Lifespan;
 /// When dropped, no more connections are accepted, those that are open go on, and the lifespan is dropped: background
 /// tasks stop.
 pub fn serve(listener: TcpListener, app: Router) -> Serve {
-    let (lifespan, signal) = (None, Box::pin(pending()));
-    Serve { listener, app, lifespan, signal, drain: Serve::DEFAULT_DRAIN_TIMEOUT }
+    let (lifespans, signal) = (Vec::new(), Box::pin(pending()));
+    Serve { listener, app, lifespans, signal, drain: Serve::DEFAULT_DRAIN_TIMEOUT }
 }
 
 /// A server that is to be awaited; see [`serve`].
@@ -71,7 +71,7 @@ pub fn serve(listener: TcpListener, app: Router) -> Serve {
 pub struct Serve {
     listener: TcpListener,
     app: Router,
-    lifespan: Option<Lifespan>,
+    lifespans: Vec<Lifespan>,
     signal: Pin<Box<dyn Future<Output = ()> + Send>>,
     drain: Duration,
 }
@@ -92,9 +92,9 @@ impl Serve {
     /// Default of [`drain_timeout`](Self::drain_timeout): 20 seconds, which is less than supervisors allow.
     pub const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
 
-    /// Closes a lifespan when the server has ended.
+    /// Closes a lifespan when the server has ended. Of several all are closed, the last one first.
     pub fn lifespan(mut self, lifespan: Lifespan) -> Self {
-        self.lifespan = Some(lifespan);
+        self.lifespans.push(lifespan);
         self
     }
 
@@ -124,7 +124,7 @@ impl Serve {
     }
 
     async fn run(self) -> Result<(), ServeError> {
-        let Self { listener, app, lifespan, signal, drain } = self;
+        let Self { listener, app, lifespans, signal, drain } = self;
         let stopping = Arc::new(Notify::new());
         let told = Arc::clone(&stopping);
         let app = app.into_make_service_with_connect_info::<SocketAddr>();
@@ -143,12 +143,15 @@ impl Serve {
                 Ok(())
             }
         };
-        let closed = match lifespan {
-            Some(lifespan) => lifespan.close().await,
-            None => Ok(()),
-        };
-        if let (Err(_), Err(error)) = (&served, &closed) {
-            tracing::warn!(%error, "the server failed, and its backend could not be closed either");
+        let mut closed = Ok(());
+        for lifespan in lifespans.into_iter().rev() {
+            let result = lifespan.close().await;
+            // The first failure is returned.
+            if let (Err(error), true) = (&result, served.is_err() || closed.is_err()) {
+                tracing::warn!(%error, "a backend could not be closed either");
+            } else {
+                closed = closed.and(result);
+            }
         }
         served?;
         Ok(closed?)
@@ -168,7 +171,7 @@ impl fmt::Debug for Serve {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Serve")
             .field("listener", &self.listener)
-            .field("lifespan", &self.lifespan.is_some())
+            .field("lifespans", &self.lifespans.len())
             .field("drain", &self.drain)
             .finish_non_exhaustive()
     }

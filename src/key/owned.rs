@@ -20,6 +20,8 @@ pub struct OwnedKey {
 }
 
 impl OwnedKey {
+    pub(crate) const EXEMPT: Self = Self { parts: None };
+
     /// Copies a key.
     ///
     /// # Errors

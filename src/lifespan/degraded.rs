@@ -38,7 +38,7 @@ pub(super) async fn initialize(
         backend = name,
         namespace = backend.core().namespace(),
         error,
-        "a lifespan began without its store; until it answers, the error policy decides"
+        "a lifespan began without its store; until it answers, a fallback or the error policy decides"
     );
     let backend = Arc::downgrade(backend);
     connecting.start(|| connect(backend));

@@ -41,7 +41,7 @@ pub enum Start {
     #[default]
     Required,
     /// The lifespan begins without the store, 500 ms after the backend is free to open: the end of its last
-    /// lifespan is waited for. Until the store answers, the
+    /// lifespan is waited for. Until the store answers, a [`Failover`](crate::decorator::Failover), or else the
     /// [`OnError`](crate::OnError) policy decides each hit, and the backend goes on connecting in the
     /// background. Both the start without the store and its first answer are logged. Choose it where a
     /// service with an outage of its store must be able to start, as with

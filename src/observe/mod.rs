@@ -15,6 +15,7 @@
 //! impl Observer for Denials {
 //!     fn on_event(&self, event: &Event<'_>) {
 //!         if let Event::Decision(decision) = event
+//!             // In shadow mode see `shadowed`: there nobody is denied.
 //!             && decision.denial.is_some()
 //!         {
 //!             self.0.fetch_add(1, Ordering::Relaxed);
@@ -48,7 +49,11 @@
 //!   another was denied, is [withdrawn](DecisionMade::withdrawn).
 //! * A peek is not a hit, and neither are [`charge`], [`settle`] and [`refund`]: there is no [`Event::Decision`] of
 //!   them. A hit that ends in an error has none either.
-//! * **Each failure of a backend**, whatever it was asked for: [`Event::BackendFailed`].
+//! * **Each failure of a backend** that a throttle is told, whatever was asked for: [`Event::BackendFailed`]. What a
+//!   [fallback](crate::decorator::Failover) decides is none: such a decision is
+//!   [decided by the fallback](crate::DecidedBy::Fallback).
+//! * **Each change of a circuit breaker**: [`Event::CircuitChanged`], by the throttle whose builder made it, and by
+//!   [`Resilience::observer`](crate::decorator::Resilience::observer) of one that several share.
 //!
 //! An observer is called in the task of the hit, before its caller is told, outside of all locks of a store. What goes on
 //! when its caller goes away (`all` and `acquire` on a server) tells it in a task of its own. An outgoing request that

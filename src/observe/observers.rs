@@ -19,6 +19,8 @@ struct Observed {
 }
 
 impl Observers {
+    pub(crate) const NONE: Self = Self(Vec::new());
+
     pub(crate) fn add(&mut self, observer: impl Observer) {
         let observed = Observed { panics: AtomicU64::new(0), observer: Box::new(observer) };
         self.0.push(Arc::new(observed));

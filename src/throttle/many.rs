@@ -53,6 +53,7 @@ impl Throttle {
     /// # Cancel safety
     ///
     /// When dropped, any of the hits may have been counted or not.
+    #[must_use = "a hit may be denied"]
     pub async fn hit_many<K: ToKey>(
         &self,
         keys: impl IntoIterator<Item = K>,
@@ -83,6 +84,7 @@ impl Throttle {
     /// # Cancel safety
     ///
     /// As for [`hit_many`](Self::hit_many).
+    #[must_use = "a hit may be denied"]
     pub async fn hit_many_with<K: ToKey>(
         &self,
         keys: impl IntoIterator<Item = K>,

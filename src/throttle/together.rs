@@ -109,9 +109,7 @@ impl Progress {
         let Question { throttle, hit, key, brought, entries, .. } = question;
         let decision = match decision {
             Ok(decision) => Ok(hit.told(decision)),
-            Err(error) if hit.mode == Mode::Shadow => {
-                Ok(hit.told(throttle.would_be_denied_for(&error)))
-            }
+            Err(error) if hit.mode == Mode::Shadow => Ok(throttle.passes_in_spite_of(&error, hit)),
             Err(error) => Err(error),
         };
         let decision = match (decision, &brought) {
@@ -166,64 +164,71 @@ fn questions(
     decided: &mut [EntryDecision],
 ) -> Result<Vec<Question>, Error> {
     let mut questions: Vec<Question> = Vec::new();
-    for (index, HitEntry { throttle, key, options, mode }) in entries.into_iter().enumerate() {
-        let (key, hit) = (key?, throttle.begin_in(mode));
-        let mut pass_in_shadow = |throttle: &Throttle, key: &OwnedKey, error| match mode {
-            Mode::Shadow => {
-                let decision = hit.told(throttle.would_be_denied_for(&error));
-                decided[index].decision = Some(decision.clone());
-                decided[index].permit = Some(Permit::of(throttle.clone(), key.clone(), decision));
-                Ok(())
+    for (index, entry) in entries.into_iter().enumerate() {
+        let hit = entry.throttle.begin_in(entry.mode);
+        let lenient = (hit.mode != Mode::Enforce).then(|| entry.throttle.clone());
+        let asked = question(index, entry, hit, &mut decided[index]);
+        let asked = asked.and_then(|question| {
+            let Some(question) = question else { return Ok(()) };
+            match questions.iter_mut().find(|other| other.is_of_same_state(&question)) {
+                Some(other) => other.merge(question),
+                None => {
+                    questions.push(question);
+                    Ok(())
+                }
             }
-            Mode::Enforce | Mode::Off => Err(error),
-        };
-        let brought = match throttle.brought_by(&options) {
-            Ok(brought) => brought,
-            Err(error) => {
-                pass_in_shadow(&throttle, &key, error)?;
-                continue;
+        });
+        match (asked, lenient) {
+            (Err(error), Some(throttle)) => {
+                let decision = throttle.passes_in_spite_of(&error, hit);
+                let permit = Permit::of(throttle, OwnedKey::EXEMPT, decision.clone());
+                (decided[index].decision, decided[index].permit) = (Some(decision), Some(permit));
             }
-        };
-        let step = throttle.step_of(&options, brought.as_deref(), Op::Take);
-        let (cost, leave) = (step.cost(), step.units_to_leave());
-        let unasked = match mode {
-            Mode::Off => Some(Unasked::Passes(DecidedBy::Off)),
-            _ => AskedKey::new(&key.to_key(), &mut None, &step).err(),
-        };
-        if let Some(unasked) = unasked {
-            let decision = unasked.into_decision()?;
-            let watched = WatchedEntry::new(&throttle, hit, &key, brought.as_ref(), cost);
-            decided[index].watched = watched;
-            decided[index].decision = Some(decision.clone());
-            decided[index].permit = Some(Permit::of(throttle, key, decision));
-            continue;
-        }
-        let backend = match throttle.backend() {
-            Ok(backend) => Arc::clone(&*backend),
-            Err(error) => {
-                pass_in_shadow(&throttle, &key, error)?;
-                continue;
-            }
-        };
-        let entries = vec![(index, cost)];
-        let question = Question { throttle, hit, key, backend, brought, cost, leave, entries };
-        match questions.iter_mut().find(|other| other.is_of_same_state(&question)) {
-            Some(other) => other.merge(question)?,
-            None => questions.push(question),
+            (asked, _) => asked?,
         }
     }
     Ok(questions)
 }
 
+/// Makes a question of an entry; or `None`, and the decision, if nobody needs to be asked.
+fn question(
+    index: usize,
+    HitEntry { throttle, key, options, mode }: HitEntry,
+    hit: BegunHit,
+    decided: &mut EntryDecision,
+) -> Result<Option<Question>, Error> {
+    let (key, brought) = (key?, throttle.brought_by(&options)?);
+    let step = throttle.step_of(&options, brought.as_deref(), Op::Take);
+    let (cost, leave) = (step.cost(), step.units_to_leave());
+    let unasked = match mode {
+        Mode::Off => Some(Unasked::Passes(DecidedBy::Off)),
+        _ => AskedKey::new(&key.to_key(), &mut None, &step).err(),
+    };
+    if let Some(unasked) = unasked {
+        let decision = unasked.into_decision()?;
+        decided.watched = WatchedEntry::new(&throttle, hit, &key, brought.as_ref(), cost);
+        decided.decision = Some(decision.clone());
+        decided.permit = Some(Permit::of(throttle, key, decision));
+        return Ok(None);
+    }
+    let backend = Arc::clone(&*throttle.backend()?);
+    let entries = vec![(index, cost)];
+    Ok(Some(Question { throttle, hit, key, backend, brought, cost, leave, entries }))
+}
+
 impl Throttle {
-    /// Returns the denial of a hit in shadow, whose throttle makes a mistake: it must not fail those beside it.
+    /// Returns what a hit is told that is a mistake, of a throttle that turns nobody away: it must not fail those
+    /// beside it.
     #[cold]
-    fn would_be_denied_for(&self, error: &Error) -> Decision {
+    fn passes_in_spite_of(&self, error: &Error, hit: BegunHit) -> Decision {
         if let Some(suppressed) = self.inner.log.pass() {
             let throttle = self.name();
-            tracing::error!(throttle, %error, suppressed, "a throttle in shadow failed beside others, which it leaves alone");
+            tracing::error!(throttle, %error, suppressed, "a mistake of a throttle that only looks on; those beside it go on");
         }
-        Decision::deny(OnError::DEFAULT_RETRY_AFTER)
+        match hit.mode {
+            Mode::Off => Decision::pass(DecidedBy::Off),
+            Mode::Shadow | Mode::Enforce => hit.told(Decision::deny(OnError::DEFAULT_RETRY_AFTER)),
+        }
     }
 }
 

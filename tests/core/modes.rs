@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use test_support::{Failing, Mode as Failure, RuntimeClock, ValuesOnly};
+use traffik::key::{KeyPart, KeyParts, ToKey};
 use traffik::{
     Backend, DecidedBy, Denial, Error, ErrorKind, FixedWindow, HitOptions, InMemory, ManualClock,
     Mode, OnError, Outcome, Penalty, PermitDrop, Rate, Throttle, ThrottleBuilder, all,
@@ -376,5 +377,36 @@ async fn a_mistake_in_a_shadow_leaves_the_others_of_its_all_alone() {
         let failed = all().hit(&api, "a").hit(&without(Mode::Enforce), "a").await;
         assert!(failed.is_err(), "{name}");
         assert_eq!(api.peek("a").await.unwrap().remaining(), 1, "{name}: nothing taken");
+    }
+}
+
+/// Of so many parts that nobody can be asked about it.
+struct TooLong;
+
+impl ToKey for TooLong {
+    fn to_key(&self) -> KeyParts<'_> {
+        KeyParts::several(&[KeyPart::bytes(b"a"); 20])
+    }
+}
+
+#[tokio::test]
+async fn hits_that_cannot_be_one_or_have_no_key_leave_the_others_alone_where_nobody_is_denied() {
+    for (name, backend) in backends() {
+        let enforced = in_mode("9/min", Arc::clone(&backend), Mode::Enforce);
+        for mode in [Mode::Shadow, Mode::Off] {
+            let other = builder("watched", "5/min").mode(mode);
+            let other = other.backend(Arc::clone(&backend)).build().unwrap();
+            let own = HitOptions::new().replace_rates([Rate::per_minute(7)]);
+            let decision =
+                all().hit(&enforced, "a").hit(&other, "a").hit_with(&other, "a", own).await;
+            assert!(decision.unwrap().is_allowed(), "{name}, {mode:?}");
+            let decision = all().hit(&enforced, "a").hit(&other, TooLong).await.unwrap();
+            assert!(decision.is_allowed(), "{name}, {mode:?}");
+            let permits = all().hit(&enforced, "a").hit(&other, TooLong).reserve().await.unwrap();
+            drop(permits);
+        }
+        let failed = all().hit(&enforced, "a").hit(&enforced, TooLong).await;
+        assert!(matches!(failed, Err(Error::Key(_))), "{name}");
+        assert_eq!(enforced.peek("a").await.unwrap().remaining(), 3, "{name}");
     }
 }

@@ -13,6 +13,13 @@ fn refused(rate: impl traffik::IntoRate, strategy: impl Strategy) -> String {
 }
 
 #[test]
+fn a_throttle_whose_hits_would_not_count() {
+    let built = Throttle::builder("t").rate("5/s").cost(0).build();
+    let error = built.expect_err("a build error").to_string();
+    assert!(error.starts_with("cost of throttle \"t\" is 0, so no hit would count"), "{error}");
+}
+
+#[test]
 fn a_rate_that_its_strategy_cannot_keep() {
     let bucket = TokenBucket::new;
     for (error, expected) in [

@@ -386,3 +386,19 @@ async fn a_writer_that_is_killed_loses_nothing_of_the_old_file() {
     backend.write_snapshot(&file).await.unwrap();
     assert_eq!(names(folder.path()), ["limits"]);
 }
+
+/// A close that stands still, in a runtime that nobody drives, holds up no other one.
+#[test]
+fn two_runtimes_close_it_each_in_its_own_time() {
+    let dir = TempDir::new();
+    let backend = InMemory::builder().snapshot_file(dir.path().join("s")).build().unwrap();
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (still, other) = (runtime(), runtime());
+    let closing = backend.clone();
+    still.block_on(async {
+        tokio::spawn(async move { closing.close().await });
+        tokio::task::yield_now().await;
+    });
+    let closed = async { tokio::time::timeout(Duration::from_secs(10), backend.close()).await };
+    other.block_on(closed).expect("it ends").unwrap();
+}

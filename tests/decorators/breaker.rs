@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use test_support::{Play, Scripted};
 use traffik::backend::Answers;
-use traffik::decorator::{CircuitBreaker, CircuitBreakerOptions, CircuitState};
+use traffik::decorator::{CircuitBreaker, CircuitBreakerOptions, CircuitState, Resilience};
 use traffik::key::KeyPart;
 use traffik::observe::{Event, Observer};
 use traffik::step::{BlockChange, Step};
@@ -111,6 +111,36 @@ async fn observers_are_told_of_each_change() {
     assert_eq!(told.take(), [(Open, HalfOpen), (HalfOpen, Closed)]);
 }
 
+/// Its time is over at the same instant for the probe itself and for the next call, which comes first.
+#[tokio::test(start_paused = true)]
+async fn observers_are_told_of_probes_that_nobody_answers_also_under_load() {
+    let (scripted, told) = (Scripted::new(), Told::default());
+    let breaker = CircuitBreaker::new(scripted.clone());
+    breaker.observe(told.clone());
+    scripted.plays(Play::Refuse(ErrorKind::Unavailable));
+    for _ in 0..5 {
+        assert!(take(&breaker, "a").await.is_err());
+    }
+    scripted.plays(Play::Silence);
+    let end = tokio::time::Instant::now() + 3_000 * MS;
+    let mut load = tokio::task::JoinSet::new();
+    for _ in 0..4 {
+        let breaker = breaker.clone();
+        load.spawn(async move {
+            while tokio::time::Instant::now() < end {
+                let _ = take(&breaker, "a").await;
+                tokio::time::sleep(MS).await;
+            }
+        });
+    }
+    load.join_all().await;
+    let changes = told.take();
+    assert!(changes.len() > 10, "{changes:?}");
+    for change in changes.windows(2) {
+        assert_eq!(change[0].1, change[1].0, "none is left out: {changes:?}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_observers_of_a_throttle_are_told_of_the_breaker_that_its_builder_makes() {
     let (scripted, told) = (Scripted::new(), Told::default());
@@ -120,6 +150,15 @@ async fn the_observers_of_a_throttle_are_told_of_the_breaker_that_its_builder_ma
     let throttle = builder.observer(told.clone()).build().unwrap();
     for _ in 0..6 {
         assert!(throttle.hit("a").await.is_err());
+    }
+    assert_eq!(told.take(), [(CircuitState::Closed, CircuitState::Open)]);
+    // Of one that throttles share its maker is told.
+    let scripted = Scripted::new();
+    scripted.plays(Play::Refuse(ErrorKind::Unavailable));
+    let shared = Resilience::recommended().observer(told.clone()).around(scripted).unwrap();
+    let throttle = raising(shared);
+    for hit in 0..6 {
+        assert!(throttle.hit(hit).await.is_err());
     }
     assert_eq!(told.take(), [(CircuitState::Closed, CircuitState::Open)]);
 }
@@ -263,7 +302,8 @@ async fn a_mistake_shows_through_an_open_circuit() {
 /// Else a policy would decide for a program that goes on after the end of its lifespan.
 #[tokio::test(start_paused = true)]
 async fn a_store_that_is_closed_behind_an_open_circuit_is_closed() {
-    let (scripted, breaker) = guarded();
+    let ((scripted, breaker), told) = (guarded(), Told::default());
+    breaker.observe(told.clone());
     let life = breaker.lifespan().await.unwrap();
     scripted.plays(Play::Refuse(ErrorKind::Unavailable));
     for _ in 0..5 {
@@ -272,6 +312,8 @@ async fn a_store_that_is_closed_behind_an_open_circuit_is_closed() {
     assert!(is_open_error(&take(&breaker, "a").await.unwrap_err()));
     scripted.plays(Play::Answer);
     life.close().await.unwrap();
+    let (closed, open) = (CircuitState::Closed, CircuitState::Open);
+    assert_eq!(told.take(), [(closed, open), (open, closed)]);
     assert_eq!(take(&breaker, "a").await.unwrap_err().kind(), ErrorKind::Closed);
     let _life = breaker.lifespan().await.unwrap();
     assert!(take(&breaker, "a").await.unwrap().is_allowed(), "and begins anew");

@@ -16,7 +16,7 @@ use traffik::conformance;
 use traffik::decorator::Coalesce;
 use traffik::key::KeyPart;
 use traffik::step::Step;
-use traffik::strategy::{Answer, CorruptState, Op, State, Verdict};
+use traffik::strategy::{Answer, CorruptState, Limit, Op, State, Verdict};
 use traffik::{
     Backend, BackendError, Clock, Decision, Effect, Error, ErrorKind, FixedWindow, Gcra,
     HitOptions, InMemory, Key, ManualClock, OnError, Rate, Redis, SlidingWindowCounter,
@@ -159,6 +159,42 @@ impl Strategy for Own {
         let reset_at = Timestamp::from_micros(now.as_micros() + 3_600_000_000);
         Ok(Answer { verdict: Verdict::Allowed, remaining, reset_at })
     }
+}
+
+/// As the task of another executor is, which has several hits and is owned by its wakers alone.
+struct Owner(std::sync::Mutex<Option<Hitting>>);
+
+type Hitting = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
+
+impl std::task::Wake for Owner {
+    fn wake(self: Arc<Self>) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waker_that_owns_another_hit_may_be_dropped() {
+    use std::task::{Context, Waker};
+    let world = World::new();
+    world.wire.hold(Place::Request);
+    let hit = || -> Hitting {
+        let coalesce = world.coalesce.clone();
+        Box::pin(async move {
+            let limits = [Limit::new(Rate::per_hour(9), TokenBucket::new()).unwrap()];
+            let (parts, step) = ([KeyPart::bytes(b"a")], Step::new(&limits, 1, Op::Take));
+            let _ = coalesce.apply(&Key::new("t", &parts), &step).await;
+        })
+    };
+    let (mut first, mut second, mut third) = (hit(), hit(), hit());
+    let mut nobody = Context::from_waker(Waker::noop());
+    assert!(first.as_mut().poll(&mut nobody).is_pending());
+    let owner = Arc::new(Owner(std::sync::Mutex::new(None)));
+    let waker = Waker::from(Arc::clone(&owner));
+    assert!(second.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    drop(waker);
+    assert!(third.as_mut().poll(&mut nobody).is_pending());
+    *owner.0.lock().unwrap() = Some(third);
+    drop(owner);
+    // By now its last owner is the place of the second hit, which another waker takes.
+    assert!(second.as_mut().poll(&mut nobody).is_pending());
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use test_support::{Play, Scripted, wait_of};
 use traffik::backend::Answers;
-use traffik::decorator::{CircuitBreaker, Failover, FailoverOptions};
+use traffik::decorator::{CircuitBreaker, Failover, FailoverOptions, Resilience};
 use traffik::key::KeyPart;
 use traffik::step::Step;
 use traffik::strategy::Op;
@@ -486,6 +486,11 @@ async fn a_fallback_that_keeps_its_counts_keeps_them_at_the_end_of_a_lifespan() 
     failover.clear().await.unwrap();
     assert_eq!(left(&memory, "a").await, 5, "asked for");
     life.close().await.unwrap();
+    // Also before there was any lifespan.
+    let memory = InMemory::builder().persistent(true).build().unwrap();
+    assert!(raising(memory.clone()).hit("a").await.unwrap().is_allowed());
+    Failover::new(Scripted::new(), memory.clone()).clear().await.unwrap();
+    assert_eq!(left(&memory, "a").await, 5);
 }
 
 #[tokio::test(start_paused = true)]
@@ -572,6 +577,12 @@ async fn a_backend_that_is_its_own_fallback_does_no_harm() {
     let life = failover.lifespan().await.unwrap();
     assert!(raising(failover).hit("a").await.unwrap().is_allowed());
     life.close().await.unwrap();
+    // And is refused where that can be said.
+    let built = Throttle::builder("t").rate("5/h").backend(memory.clone()).fallback(memory.clone());
+    let error = built.build().unwrap_err().to_string();
+    assert!(error.starts_with("fallback is the primary itself; use another"), "{error}");
+    let around = Resilience::recommended().fallback(memory.clone()).around(memory);
+    assert_eq!(around.unwrap_err().to_string(), error);
 }
 
 #[test]

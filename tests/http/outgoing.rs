@@ -10,8 +10,9 @@ use http_body_util::{Empty, Full};
 use test_support::RuntimeClock;
 use tokio::time::Instant;
 use tower::{Layer, Service, ServiceExt, service_fn};
-use traffik::http::{AcquireError, AcquireLayer, RemoteHost};
-use traffik::{Denial, Error, Throttle};
+use traffik::http::{AcquireError, AcquireLayer, Identified, Identity, RemoteHost};
+use traffik::key::{KeyPart, KeyParts};
+use traffik::{Denial, Error, InMemory, Mode, Throttle};
 
 use crate::support::SECOND;
 
@@ -252,4 +253,27 @@ async fn reqwest_waits_and_heeds_by_the_same_layer() {
     assert!(matches!(error, AcquireError::Throttle(Error::Denied(_))), "{error:?}");
     let decision = throttle.peek(address.to_string()).await.unwrap();
     assert_eq!(decision.denial(), Some(Denial::Blocked));
+}
+
+/// A key of so many parts that nobody can be asked about it.
+#[derive(Debug)]
+struct TooLong;
+
+impl Identity for TooLong {
+    fn identify<'r>(&'r self, _: &'r http::request::Parts) -> Identified<'r> {
+        Identified::parts(KeyParts::several(&[KeyPart::bytes(b"a"); 20]))
+    }
+}
+
+#[tokio::test]
+async fn where_nobody_is_denied_a_request_without_a_usable_key_is_sent() {
+    for mode in [Mode::Enforce, Mode::Shadow, Mode::Off] {
+        let throttle = Throttle::builder("out").rate("5/h").mode(mode).backend(InMemory::new());
+        let throttle = throttle.build().unwrap();
+        let service =
+            || service_fn(|_: Request<()>| async { Ok::<_, Infallible>(Response::new(())) });
+        let sent = AcquireLayer::new(throttle.clone(), TooLong).layer(service());
+        let is_sent = sent.oneshot(Request::new(())).await.is_ok();
+        assert_eq!(is_sent, mode != Mode::Enforce, "{mode:?}");
+    }
 }

@@ -306,6 +306,26 @@ async fn of_two_extensions_at_once_the_longer_one_counts() {
     }
 }
 
+/// Else whoever holds it next would wait for what nobody got.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_extension_that_failed_comes_true_by_no_later_one() {
+    const SHORT: Duration = Duration::from_secs(30);
+    let server = MemcachedServer::start();
+    let proxy = Proxy::start(server.port());
+    let backend = connected_by(&proxy).await;
+    let guard = backend.lock("a", at_once().ttl(Some(SHORT))).await.unwrap();
+    proxy.hold(Direction::Request);
+    assert!(guard.extend(SHORT * 100).await.is_err());
+    let given_up = tokio::time::timeout(Duration::from_millis(1), guard.extend(SHORT * 100)).await;
+    assert!(given_up.is_err());
+    proxy.forward();
+    eventually("it is extended", PATIENCE, async || guard.extend(SHORT).await.is_ok()).await;
+    let said = server.command("mg test/l/a t\r\n");
+    let left = said.trim().strip_prefix("HD t").and_then(|left| left.parse::<u64>().ok());
+    assert!(left.is_some_and(|left| left < SHORT.as_secs() + 10), "{said}");
+    assert!(guard.release().await.unwrap());
+}
+
 #[tokio::test]
 async fn f36_a_ttl_too_short_to_be_kept_is_refused() {
     let server = MemcachedServer::start();

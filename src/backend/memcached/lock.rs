@@ -23,6 +23,7 @@ use crate::lock::{
     Asked, Attempt, Lane, LockError, LockGuard, LockRequest, ReleaseOutcome, ServerHolding,
     ServerLock, WaitQueue, later, server_ttl, valid_until,
 };
+use crate::on_drop::OnDrop;
 use crate::random;
 
 const OPERATION: &str = "lock";
@@ -83,8 +84,8 @@ struct Hold {
     first: Term,
     /// As it was extended.
     term: Mutex<Term>,
-    /// Until when it is to last by all that was asked for. Of two extensions at once neither writes less.
-    wanted_until: Mutex<Instant>,
+    /// The ends of the extensions that are under way: of two at once neither writes less than the other.
+    wanted: Mutex<Vec<Instant>>,
 }
 
 /// For how long a lock was asked for, and since when: by a clock that was read before the server was asked.
@@ -128,7 +129,7 @@ impl Hold {
             owner: random::id(),
             first,
             term: Mutex::new(first),
-            wanted_until: Mutex::new(first.end()),
+            wanted: Mutex::default(),
         })
     }
 
@@ -189,13 +190,19 @@ impl Hold {
 
     async fn extend(&self, ttl: Duration) -> Result<bool> {
         let asked = monotonic_now();
-        // Never shorter than it is; but whether it is still ours is asked in any case.
-        let wanted = {
-            let mut until = self.wanted_until.lock();
-            *until = (*until).max(later(asked, ttl.min(LONGEST)));
-            Term::until(*until, asked)
-        };
-        let exptime = || exptime::of(Term::until(*self.wanted_until.lock(), asked).ttl);
+        let own = later(asked, ttl.min(LONGEST));
+        self.wanted.lock().push(own);
+        // Also if it fails or is dropped: else a later one would write what this one did not get.
+        let _over = OnDrop::new(|| {
+            let mut wanted = self.wanted.lock();
+            if let Some(place) = wanted.iter().position(|end| *end == own) {
+                wanted.swap_remove(place);
+            }
+        });
+        // Never shorter than it is; but whether it is still ours is asked in any case. It is not said to last as long as
+        // the others want: they may be given up before it is written.
+        let wanted = Term::until(own.max(self.term.lock().end()), asked);
+        let exptime = || exptime::of(Term::until(self.wanted_until(), asked).ttl);
         let changed = self.rewrite("extend", exptime).await?;
         let mut term = self.term.lock();
         match changed {
@@ -204,6 +211,12 @@ impl Hold {
             Rewritten::Lost => *term = Term { asked: monotonic_now(), ttl: Duration::ZERO },
         }
         Ok(matches!(changed, Rewritten::Yes))
+    }
+
+    /// Until when it is to last, by what is known and what is under way.
+    fn wanted_until(&self) -> Instant {
+        let known = self.term.lock().end();
+        self.wanted.lock().iter().copied().fold(known, Instant::max)
     }
 
     async fn release(&self) -> Result<bool> {

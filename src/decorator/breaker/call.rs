@@ -53,7 +53,7 @@ impl Guarded {
 
     /// Forgets what it knows of a store that is closed.
     pub(super) fn reset(&self) {
-        self.circuit.lock().reset(monotonic_now());
+        self.note(|circuit| circuit.reset(monotonic_now()), String::new);
     }
 
     pub(super) fn observe(&self, add: impl FnOnce(&mut Observers)) {
@@ -66,7 +66,9 @@ impl Guarded {
 
     /// Lets a call through, or says why not.
     pub(super) fn enter(&self, operation: &'static str) -> Result<Call<'_>> {
-        let admitted = self.circuit.lock().admit(monotonic_now());
+        let now = monotonic_now();
+        self.note(|circuit| circuit.lapse(now), || self.silent_probe());
+        let admitted = self.circuit.lock().admit(now);
         match admitted {
             Ok(ticket) => {
                 if ticket.is_probe() {
@@ -96,6 +98,12 @@ impl Guarded {
 
     const fn call(&self, ticket: Ticket) -> Call<'_> {
         Call { of: self, ticket: Some(ticket), is_patient: false }
+    }
+
+    #[cold]
+    fn silent_probe(&self) -> String {
+        let (name, time) = (self.backend.core().name(), self.settings.probe_timeout);
+        format!("{name}: a probe had no answer within {time:?}")
     }
 
     #[cold]
@@ -131,7 +139,7 @@ impl Guarded {
         let mut circuit = self.circuit.lock();
         let Some(change) = change(&mut circuit) else { return };
         let cause = match change {
-            Change::Closed { .. } | Change::ProbeVoid => String::new(),
+            Change::Closed { .. } | Change::Reset { .. } | Change::ProbeVoid => String::new(),
             Change::Opened { .. } | Change::ProbeFailed { .. } => {
                 let cause = cause();
                 circuit.caused_by(cause.clone());
@@ -163,10 +171,12 @@ impl Guarded {
             Change::ProbeFailed { .. } | Change::ProbeVoid => {
                 (CircuitState::HalfOpen, CircuitState::Open)
             }
-            Change::Closed { was_probing: true, .. } => {
+            Change::Closed { was_probing: true, .. } | Change::Reset { was_probing: true } => {
                 (CircuitState::HalfOpen, CircuitState::Closed)
             }
-            Change::Closed { .. } => (CircuitState::Open, CircuitState::Closed),
+            Change::Closed { .. } | Change::Reset { .. } => {
+                (CircuitState::Open, CircuitState::Closed)
+            }
         };
         self.tell_observers(from, to);
         match change {
@@ -184,6 +194,9 @@ impl Guarded {
                 debug!(backend, namespace, error, ?pause, "a probe failed, the circuit stays open");
             }
             Change::ProbeVoid => {}
+            Change::Reset { .. } => {
+                debug!(backend, namespace, "the store was closed, and its circuit begins anew");
+            }
             Change::Closed { open_for, .. } => {
                 info!(backend, namespace, ?open_for, "the circuit closed: the store answers again");
             }

@@ -85,6 +85,10 @@ pub(super) enum Change {
         open_for: Duration,
         was_probing: bool,
     },
+    /// Its store was closed while it was not.
+    Reset {
+        was_probing: bool,
+    },
 }
 
 impl Ticket {
@@ -115,12 +119,7 @@ impl Circuit {
 
     /// Lets a call pass or not. Of those that come when the pause is over one passes, as the probe.
     pub(super) fn admit(&mut self, now: Instant) -> Result<Ticket, Refusal> {
-        if let State::HalfOpen { ends } = self.state
-            && ends <= now
-        {
-            // Whoever had the probe neither said what became of it nor let go of it.
-            self.pause(ends);
-        }
+        self.lapse(now);
         match self.state {
             State::Closed => {
                 self.under_way += 1;
@@ -136,6 +135,12 @@ impl Circuit {
                 cause: self.cause.clone(),
             }),
         }
+    }
+
+    /// Ends a probe whose time is over: whoever had it has neither said what became of it nor let go of it.
+    pub(super) fn lapse(&mut self, now: Instant) -> Option<Change> {
+        let State::HalfOpen { ends } = self.state else { return None };
+        (ends <= now).then(|| Change::ProbeFailed { pause: self.pause(ends) })
     }
 
     /// Lets a call pass whatever the state: one that is to find out.
@@ -196,10 +201,13 @@ impl Circuit {
     }
 
     /// Begins anew, when the store behind it is closed: what it says then is no outage.
-    pub(super) fn reset(&mut self, now: Instant) {
+    pub(super) fn reset(&mut self, now: Instant) -> Option<Change> {
+        let was = self.state;
         self.next_generation();
         (self.state, self.since, self.cause) = (State::Closed, now, None);
         self.tally = Tally::new(now);
+        let was_probing = matches!(was, State::HalfOpen { .. });
+        (was != State::Closed).then_some(Change::Reset { was_probing })
     }
 
     fn close(&mut self, now: Instant) -> Change {

@@ -84,10 +84,9 @@ impl Batch {
         if places.wanted == 0 {
             return Poll::Ready(());
         }
-        match &mut places.asker {
-            Some(asker) => asker.clone_from(cx.waker()),
-            none => *none = Some(cx.waker().clone()),
-        }
+        let old = renew(&mut places.asker, cx);
+        drop(places);
+        drop(old);
         Poll::Pending
     }
 
@@ -148,11 +147,19 @@ impl Future for SharedHit {
             (Place::Waits(waker) | Place::Asked(_, waker), _) => waker,
             (Place::Gone, _) => unreachable!("a future is not polled when it is over"),
         };
-        match waker {
-            Some(waker) => waker.clone_from(cx.waker()),
-            none => *none = Some(cx.waker().clone()),
-        }
+        let old = renew(waker, cx);
+        drop(places);
+        drop(old);
         Poll::Pending
+    }
+}
+
+/// Puts the waker of a task in; returns one that it took the place of, which may own what locks the batch when it is
+/// dropped.
+fn renew(waker: &mut Option<Waker>, cx: &Context<'_>) -> Option<Waker> {
+    match waker {
+        Some(waker) if waker.will_wake(cx.waker()) => None,
+        waker => waker.replace(cx.waker().clone()),
     }
 }
 

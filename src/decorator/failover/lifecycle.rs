@@ -22,7 +22,7 @@ impl Inner {
 
     /// Returns whether the fallback is the primary, by mistake or in a test: then its lifespans are those of the
     /// primary.
-    fn is_one_store(&self) -> bool {
+    pub(super) fn is_one_store(&self) -> bool {
         ptr::eq(self.fallback.core(), self.primary.core())
     }
 
@@ -33,7 +33,7 @@ impl Inner {
         let fallback: Work<'_> = Box::pin(async {
             let own = usize::from(self.fallback_life.lock().is_some());
             let fallback = self.fallback.core();
-            let is_end = self.primary.core().lifespans().count() == 0;
+            let is_end = own > 0 && self.primary.core().lifespans().count() == 0;
             let keeps = is_end && fallback.is_persistent();
             match self.is_one_store() || keeps || fallback.lifespans().count() > own {
                 true => Ok(()),

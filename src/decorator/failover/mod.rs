@@ -136,14 +136,22 @@ impl Failover {
     ///
     /// # Errors
     ///
-    /// When the primary's time is zero, or the share is above 1.
+    /// When the primary's time is zero, or the share is above 1; when the fallback is the primary itself, which would
+    /// count each hit twice that was not answered.
     pub fn with_options(
         primary: impl Backend,
         fallback: impl Backend,
         options: FailoverOptions,
     ) -> Result<Self, BuildError> {
         options.check()?;
-        Ok(Self::of(primary, fallback, options))
+        let failover = Self::of(primary, fallback, options);
+        match failover.inner.is_one_store() {
+            true => Err(BuildError::setting(
+                "fallback",
+                "is the primary itself; use another backend, such as InMemory::new()",
+            )),
+            false => Ok(failover),
+        }
     }
 
     fn of(primary: impl Backend, fallback: impl Backend, options: FailoverOptions) -> Self {

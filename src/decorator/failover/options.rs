@@ -50,7 +50,8 @@ impl FailoverOptions {
     /// an unlimited rate is not asked about. At most 1. Defaults to 1: each process grants all.
     ///
     /// A hit that costs more than the burst of the share, but not more than the whole, is denied by the fallback for
-    /// a second: it may pass when the primary answers again.
+    /// a second: it may pass when the primary answers again. Of rates that hits bring, those count together at the
+    /// fallback whose shares are equal; two of one hit never do.
     pub const fn share(mut self, part: NonZeroU32, whole: NonZeroU32) -> Self {
         self.share = Share { part, whole };
         self

@@ -105,10 +105,11 @@ impl AcquireLayer {
     pub(super) fn key_of(&self, request: &Parts) -> Result<Option<OwnedKey>, AcquireFailure> {
         let identified = self.identity.identify(request);
         match identified.to_key() {
-            Ok(key) => {
-                let key = OwnedKey::new(&key).map(Some);
-                key.map_err(|error| AcquireFailure::Throttle(error.into()))
-            }
+            Ok(key) => match OwnedKey::new(&key) {
+                Ok(key) => Ok(Some(key)),
+                Err(_) if self.throttle.mode() != Mode::Enforce => Ok(None),
+                Err(error) => Err(AcquireFailure::Throttle(error.into())),
+            },
             Err(_) if self.throttle.mode() != Mode::Enforce => Ok(None),
             Err(refusal) => Err(AcquireFailure::Unidentified(refusal.clone())),
         }

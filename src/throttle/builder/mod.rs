@@ -217,7 +217,7 @@ impl ThrottleBuilder {
         self
     }
 
-    /// Sets the default cost of a hit, in units. Defaults to 1.
+    /// Sets the default cost of a hit, in units, 1 at least. Defaults to 1.
     pub fn cost(mut self, units: u32) -> Self {
         self.cost = units;
         self
@@ -358,6 +358,12 @@ impl ThrottleBuilder {
                     Excerpt(stray.as_bytes())
                 ),
             ));
+        }
+        if self.cost == 0 {
+            let problem = format!(
+                "of throttle {name:?} is 0, so no hit would count; give the cost of a hit that is free with the hit"
+            );
+            return Err(BuildError::setting("cost", problem));
         }
         if let Some(penalty) = &self.penalty {
             penalty.check(name)?;

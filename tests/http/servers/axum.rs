@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use traffik::http::{Decisions, Everyone, PeerAddr, ThrottleLayer, serve};
-use traffik::{InMemory, LifespanExt};
+use traffik::{Backend, InMemory, LifespanExt};
 
 use super::plain_client::Client;
 use crate::support::{SECOND, backend, field, throttle};
@@ -155,9 +155,13 @@ async fn a_server_ends_with_its_lifespan_when_it_is_told_to() {
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
     let life = backend.lifespan().await.unwrap();
+    let (second, third) = (InMemory::new(), InMemory::new());
+    let (others, too) = (second.lifespan().await.unwrap(), third.lifespan().await.unwrap());
     let server = tokio::spawn(async move {
         serve(listener, app)
+            .lifespan(others)
             .lifespan(life)
+            .lifespan(too)
             .with_graceful_shutdown(async { drop(stopped.await) })
             .await
     });
@@ -170,6 +174,7 @@ async fn a_server_ends_with_its_lifespan_when_it_is_told_to() {
     assert_eq!(slow.await.unwrap().body(), "finished");
     server.await.unwrap().unwrap();
     assert!(throttle.hit("another").await.is_err(), "the lifespan has ended");
+    assert!(second.ready().await.is_err() && third.ready().await.is_err(), "and each other");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

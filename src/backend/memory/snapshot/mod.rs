@@ -42,10 +42,9 @@ use crate::on_drop::OnDrop;
 pub(super) struct Snapshots {
     /// Held by who takes one.
     turn: Mutex<()>,
-    /// Held by who replaces a file, or an older one could take the place of a newer.
+    /// Held by who replaces a file, or an older one could take the place of a newer. On a thread for what blocks: no
+    /// future has it, for that may stand still.
     replacing: Mutex<()>,
-    /// Held by who ends a lifespan.
-    finishing: tokio::sync::Mutex<()>,
     file: Option<PathBuf>,
     every: Option<Duration>,
     task: Task,
@@ -134,7 +133,7 @@ impl InMemory {
     ///
     /// When dropped, the file is the old or the new one, and what was written beside it is soon removed.
     pub async fn write_snapshot(&self, path: impl Into<PathBuf>) -> Result<()> {
-        write_file(Arc::clone(&self.inner), path.into(), "write_snapshot").await
+        write_file(Arc::clone(&self.inner), path.into(), Why::Asked).await
     }
 
     /// Returns what was restored when the backend was built; `None` if there was nothing to restore from.
@@ -150,7 +149,6 @@ impl Snapshots {
         Self {
             turn: Mutex::new(()),
             replacing: Mutex::new(()),
-            finishing: tokio::sync::Mutex::new(()),
             file,
             every,
             task: Task::new(),
@@ -180,17 +178,17 @@ impl Snapshots {
     /// Ends a lifespan: writes the file, unless that was done.
     pub(super) async fn finish(&self, inner: &Arc<MemoryInner>) -> Result<()> {
         let Some(file) = &self.file else { return Ok(()) };
-        // A second one is over when the file is written.
-        let _finishing = self.finishing.lock().await;
-        if !self.is_due.swap(false, Ordering::Relaxed) {
-            return Ok(());
-        }
-        // The caller may go away, and ask again.
-        let again = OnDrop::new(|| self.is_due.store(true, Ordering::Relaxed));
-        write_file(Arc::clone(inner), file.clone(), "close").await?;
-        again.defuse();
-        Ok(())
+        write_file(Arc::clone(inner), file.clone(), Why::End).await
     }
+}
+
+/// Why the file is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Why {
+    /// A lifespan ends. One who ends it beside another is over when that one has written, and writes if it could not.
+    End,
+    Every,
+    Asked,
 }
 
 /// Writes the file now and then, until the backend is gone.
@@ -198,18 +196,31 @@ async fn write_often(backend: Weak<MemoryInner>, file: PathBuf, every: Duration)
     loop {
         tokio::time::sleep(every).await;
         let Some(inner) = backend.upgrade() else { return };
-        if let Err(error) = write_file(inner, file.clone(), "snapshot_every").await {
+        if let Err(error) = write_file(inner, file.clone(), Why::Every).await {
             warn!(%error, "the snapshot is as old as it was; it is tried again");
         }
     }
 }
 
-async fn write_file(inner: Arc<MemoryInner>, path: PathBuf, operation: &'static str) -> Result<()> {
+async fn write_file(inner: Arc<MemoryInner>, path: PathBuf, why: Why) -> Result<()> {
     let name = shown(&path);
     let write = move |inner: &MemoryInner, cancelled: &AtomicBool| {
-        let _replacing = inner.snapshots.replacing.lock();
+        let snapshots = &inner.snapshots;
+        let _replacing = snapshots.replacing.lock();
+        if why == Why::End && !snapshots.is_due.load(Ordering::Relaxed) {
+            return Ok(());
+        }
         let write = |file: &mut _| write::write(inner, file, cancelled).map(drop);
-        file::replace(&path, write, || write::check(cancelled))
+        file::replace(&path, write, || write::check(cancelled))?;
+        if why == Why::End {
+            snapshots.is_due.store(false, Ordering::Relaxed);
+        }
+        Ok(())
+    };
+    let operation = match why {
+        Why::End => "close",
+        Why::Every => "snapshot_every",
+        Why::Asked => "write_snapshot",
     };
     off_thread(inner, write).await.map_err(|error| not_written(&name, operation, error))
 }
