@@ -391,7 +391,7 @@ pub enum BuildError {
         name: String,
     },
     /// A snapshot could not be restored.
-    #[error("snapshot {from}: {source}")]
+    #[error("snapshot {from}: {source}{}", .source.advice())]
     #[non_exhaustive]
     Restore {
         /// Where it was to come from.
@@ -459,6 +459,16 @@ pub enum RestoreError {
 impl RestoreError {
     pub(crate) const fn damaged(at: u64, problem: String) -> Self {
         Self::Damaged { at, problem }
+    }
+
+    /// Returns what to do with the snapshot, where it does not say so itself.
+    const fn advice(&self) -> &'static str {
+        match self {
+            Self::Damaged { .. } => {
+                "; nothing of it is used, move it away to begin with empty counts"
+            }
+            Self::Io { .. } | Self::Version { .. } => "",
+        }
     }
 
     pub(crate) fn io(error: &io::Error) -> Self {

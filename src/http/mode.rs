@@ -34,9 +34,12 @@ impl ModeSwitch {
         Self(Arc::new(ModeCell::new(mode)))
     }
 
-    /// Sets the mode, from the next request on.
+    /// Sets the mode, from the next request on. A change is logged.
     pub fn set(&self, mode: Mode) {
-        self.0.set(mode);
+        let before = self.0.set(mode);
+        if before != mode {
+            tracing::info!(?before, ?mode, "the throttles of a layer were switched");
+        }
     }
 
     /// Returns the mode.

@@ -68,9 +68,12 @@ impl ModeCell {
         }
     }
 
-    pub(crate) fn set(&self, mode: Mode) {
+    /// Returns the mode before.
+    pub(crate) fn set(&self, mode: Mode) -> Mode {
+        let before = self.get();
         let seen = self.0.load(Ordering::Relaxed) & Self::SEEN;
         self.0.store(Self::bits(mode) | seen, Ordering::Relaxed);
+        before
     }
 
     #[inline]
@@ -134,10 +137,13 @@ impl Throttle {
     /// # }
     /// ```
     ///
-    /// A hit that is under way ends in the mode in which it began. Whoever waits already for a turn that
+    /// A change is logged. A hit that is under way ends in the mode in which it began. Whoever waits already for a turn that
     /// [`acquire`](Self::acquire) reserved waits until it comes.
     pub fn set_mode(&self, mode: Mode) {
-        self.inner.mode.set(mode);
+        let before = self.inner.mode.set(mode);
+        if before != mode {
+            tracing::info!(throttle = self.name(), ?before, ?mode, "a throttle was switched");
+        }
     }
 }
 

@@ -510,6 +510,7 @@ fn f30_every_flipped_bit_and_every_lost_byte_is_refused_with_its_place() {
         };
         assert!(*at <= length as u64 && *at + 24 >= length as u64, "{length} bytes: {error}");
         assert!(error.to_string().contains("would be right"), "{error}");
+        assert!(error.to_string().ends_with("move it away to begin with empty counts"), "{error}");
     }
     let longer = [&bytes[..], &[0]].concat();
     let error = try_restored(&longer, &clock).unwrap_err().to_string();

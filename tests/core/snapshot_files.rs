@@ -1,12 +1,14 @@
 //! Snapshots in files: restarts, writers that die, and what is in the folder.
 
-use std::io::{BufRead, BufReader, Cursor};
+use std::io::{self, BufRead, BufReader, Cursor};
 use std::path::Path;
 use std::pin::pin;
 use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use test_support::servers::dir::TempDir;
 use traffik::{
     Backend, BuildError, Denial, ErrorKind, InMemory, Key, LifespanExt, ManualClock, RestoreError,
@@ -401,4 +403,51 @@ fn two_runtimes_close_it_each_in_its_own_time() {
     });
     let closed = async { tokio::time::timeout(Duration::from_secs(10), backend.close()).await };
     other.block_on(closed).expect("it ends").unwrap();
+}
+
+/// What is logged on this thread.
+#[derive(Clone, Default)]
+struct Logged(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Logged {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Logged {
+    fn warnings(&self) -> usize {
+        let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
+        text.matches("another wrote this snapshot too").count()
+    }
+}
+
+/// Without a runtime, so that it is written on this thread.
+#[test]
+fn two_backends_of_one_file_are_warned() {
+    let dir = TempDir::new();
+    let file = dir.path().join("s");
+    let logged = Logged::default();
+    let writer = logged.clone();
+    let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
+    let _logged = tracing::subscriber::set_default(subscriber);
+    let build = || InMemory::builder().snapshot_file(&file).build().unwrap();
+    let close = |backend: &InMemory| backend.close().now_or_never().unwrap().unwrap();
+    let open = |backend: &InMemory| backend.initialize().now_or_never().unwrap().unwrap();
+    let first = build();
+    close(&first);
+    open(&first);
+    let written = limited(&first).hit("a").now_or_never().unwrap().unwrap();
+    assert!(written.is_allowed());
+    close(&first);
+    assert_eq!(logged.warnings(), 0, "it replaces its own");
+    let (second, third) = (build(), build());
+    close(&second);
+    assert_eq!(logged.warnings(), 0, "which it has read");
+    close(&third);
+    assert_eq!(logged.warnings(), 1, "what the second counted is gone");
 }

@@ -8,8 +8,10 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
 use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
+use traffik::Mode;
 use traffik::http::{
-    ClientAddr, Identity, Matcher, PeerAddr, RoutePattern, Rule, ThrottleLayer, path, route,
+    ClientAddr, Identity, Matcher, ModeSwitch, PeerAddr, RoutePattern, Rule, ThrottleLayer, path,
+    route,
 };
 
 use crate::support::{backend, head, request, throttle, with_header};
@@ -30,10 +32,14 @@ impl io::Write for Log {
 
 /// What is logged meanwhile, at warn or above.
 async fn logged(work: impl Future<Output = ()>) -> Vec<String> {
+    logged_from(tracing::Level::WARN, work).await
+}
+
+async fn logged_from(level: tracing::Level, work: impl Future<Output = ()>) -> Vec<String> {
     let log = Log::default();
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::WARN)
+        .with_max_level(level)
         .with_ansi(false)
         .without_time()
         .with_writer(move || writer.clone())
@@ -215,4 +221,23 @@ async fn no_line_says_a_key_or_what_a_client_wrote() {
     let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
     assert!(text.contains("a request was denied"), "{text}");
     assert!(!text.contains("secret"), "{text}");
+}
+
+#[tokio::test]
+async fn who_switches_a_limit_is_seen() {
+    let (switch, limit) = (ModeSwitch::new(Mode::Shadow), throttle("api", "5/min", &backend().0));
+    let lines = logged_from(tracing::Level::INFO, async {
+        switch.set(Mode::Shadow);
+        switch.set(Mode::Off);
+        limit.set_mode(Mode::Enforce);
+        limit.set_mode(Mode::Off);
+    })
+    .await;
+    let [layer, throttle] = &lines[..] else { panic!("{lines:#?}") };
+    assert!(
+        layer.contains("the throttles of a layer were switched before=Shadow mode=Off"),
+        "{layer}"
+    );
+    let said = "a throttle was switched throttle=\"api\" before=Enforce mode=Off";
+    assert!(throttle.contains(said), "{throttle}");
 }

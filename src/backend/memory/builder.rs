@@ -189,7 +189,7 @@ impl InMemoryBuilder {
     /// [`snapshot_every`](Self::snapshot_every) too. A close that cannot write returns that error, and writes when it is
     /// called again. How the file is written, and why it is secret:
     /// [`write_snapshot`](InMemory::write_snapshot). Give each backend a file of its own, and build the next backend of a
-    /// file when the one before is closed. A relative path is one from the folder in which it is built.
+    /// file when the one before is closed: of two that write one file the last one counts, which a warning tells. A relative path is one from the folder in which it is built.
     ///
     /// ```
     /// use traffik::{InMemory, LifespanExt, Throttle};

@@ -8,6 +8,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use parking_lot::Mutex;
 use tracing::debug;
@@ -47,6 +48,15 @@ pub(super) fn replace(
         }
     }
     Ok(())
+}
+
+/// What tells a file that another wrote from one's own.
+pub(super) type Version = (SystemTime, u64);
+
+/// Returns the version of a file; `None` if it is not there, or the system does not tell.
+pub(super) fn version(path: &Path) -> Option<Version> {
+    let known = fs::metadata(path).ok()?;
+    Some((known.modified().ok()?, known.len()))
 }
 
 /// Returns the folder of a file.

@@ -44,7 +44,8 @@ pub(super) struct Snapshots {
     turn: Mutex<()>,
     /// Held by who replaces a file, or an older one could take the place of a newer. On a thread for what blocks: no
     /// future has it, for that may stand still.
-    replacing: Mutex<()>,
+    /// Has the version of `file` that this backend has read or written last.
+    replacing: Mutex<Option<file::Version>>,
     file: Option<PathBuf>,
     every: Option<Duration>,
     task: Task,
@@ -148,7 +149,7 @@ impl Snapshots {
         let Settings { file, every, .. } = settings;
         Self {
             turn: Mutex::new(()),
-            replacing: Mutex::new(()),
+            replacing: Mutex::new(file.as_deref().and_then(file::version)),
             file,
             every,
             task: Task::new(),
@@ -197,7 +198,7 @@ async fn write_often(backend: Weak<MemoryInner>, file: PathBuf, every: Duration)
         tokio::time::sleep(every).await;
         let Some(inner) = backend.upgrade() else { return };
         if let Err(error) = write_file(inner, file.clone(), Why::Every).await {
-            warn!(%error, "the snapshot is as old as it was; it is tried again");
+            warn!(%error, "a snapshot failed and is tried again; the file is as old as it was");
         }
     }
 }
@@ -206,12 +207,24 @@ async fn write_file(inner: Arc<MemoryInner>, path: PathBuf, why: Why) -> Result<
     let name = shown(&path);
     let write = move |inner: &MemoryInner, cancelled: &AtomicBool| {
         let snapshots = &inner.snapshots;
-        let _replacing = snapshots.replacing.lock();
+        let mut last = snapshots.replacing.lock();
         if why == Why::End && !snapshots.is_due.load(Ordering::Relaxed) {
             return Ok(());
         }
+        let is_own = snapshots.file.as_ref() == Some(&path);
+        let found = if is_own { file::version(&path) } else { None };
+        if found.is_some() && found != *last {
+            let file = shown(&path);
+            warn!(
+                file,
+                "another wrote this snapshot too, and what that counted is lost; give each backend a file of its own"
+            );
+        }
         let write = |file: &mut _| write::write(inner, file, cancelled).map(drop);
         file::replace(&path, write, || write::check(cancelled))?;
+        if is_own {
+            *last = file::version(&path);
+        }
         if why == Why::End {
             snapshots.is_due.store(false, Ordering::Relaxed);
         }
