@@ -40,7 +40,8 @@ const CHANGES: &str = "traffik.circuit.changes";
 ///   where no limit was asked.
 ///
 /// * `traffik.circuit.state` is that of the breaker that changed last, of those around backends of one name: share one
-///   breaker. It appears with the first change.
+///   breaker, and give an observer to its [`Resilience::observer`](crate::decorator::Resilience::observer) too. It
+///   appears with the first change.
 ///
 /// No label has a key, so their values are bounded by the throttles, limits and backends of the program.
 ///
@@ -79,7 +80,7 @@ impl Default for Metrics {
 impl Observer for Metrics {
     fn on_event(&self, event: &Event<'_>) {
         // With the first event, for by then the recorder is installed.
-        self.described.call_once(describe);
+        self.described.call_once_force(|_after_a_panic| describe());
         match event {
             Event::Decision(made) => count_decision(made),
             Event::NearLimit(near) => count_near_limit(near),
