@@ -185,11 +185,13 @@ impl InMemoryBuilder {
     /// keys are hashed by its secret, and hits need no lifespan; a later lifespan of the same backend goes on with
     /// what is in memory. The end of a lifespan clears nothing then: the backend is [`persistent`](Self::persistent).
     ///
-    /// Without a [lifespan](crate::lifespan) nothing is written. A process that dies, or a lifespan that is dropped without a close, leaves the file as it was written last: set
+    /// Without a [lifespan](crate::lifespan) nothing is written. A process that dies, or a lifespan that is dropped
+    /// without a close, leaves the file as it was written last: set
     /// [`snapshot_every`](Self::snapshot_every) too. A close that cannot write returns that error, and writes when it is
     /// called again. How the file is written, and why it is secret:
     /// [`write_snapshot`](InMemory::write_snapshot). Give each backend a file of its own, and build the next backend of a
-    /// file when the one before is closed: of two that write one file the last one counts, which a warning tells. A relative path is one from the folder in which it is built.
+    /// file when the one before is closed: of two that write one file the last one counts, which a warning tells. A
+    /// relative path is one from the folder in which it is built.
     ///
     /// ```
     /// use traffik::{InMemory, LifespanExt, Throttle};

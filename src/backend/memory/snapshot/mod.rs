@@ -43,8 +43,7 @@ pub(super) struct Snapshots {
     /// Held by who takes one.
     turn: Mutex<()>,
     /// Held by who replaces a file, or an older one could take the place of a newer. On a thread for what blocks: no
-    /// future has it, for that may stand still.
-    /// Has the version of `file` that this backend has read or written last.
+    /// future has it, for that may stand still. Has the version of `file` that this backend has read or written last.
     replacing: Mutex<Option<file::Version>>,
     file: Option<PathBuf>,
     every: Option<Duration>,
