@@ -157,10 +157,11 @@ mod tests {
         let (here, before) = (std::thread::current().id(), std::panic::take_hook());
         let seen = Arc::clone(&panics);
         std::panic::set_hook(Box::new(move |panic| {
-            match std::thread::current().id() == here {
-                true => drop(seen.fetch_add(1, Ordering::Relaxed)),
-                false => before(panic),
-            };
+            if std::thread::current().id() == here {
+                seen.fetch_add(1, Ordering::Relaxed);
+            } else {
+                before(panic);
+            }
         }));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let (local, told) = (LocalSet::new(), Arc::new(AtomicUsize::new(0)));
