@@ -32,8 +32,8 @@ struct Details {
 pub enum Effect {
     /// It did not happen. Of decisions and changes of values only such are ever retried by themselves.
     NotApplied,
-    /// It may have happened: a timeout, or a connection lost after a byte was sent. A hit counts as
-    /// used and not admitted.
+    /// It may have happened: a timeout, a connection lost after a byte was sent, or a state that could not be read
+    /// and was replaced. A hit counts as used and not admitted.
     Ambiguous,
 }
 

@@ -115,6 +115,9 @@ macro_rules! forward {
             fn decides_equal_hits_at_once(&self) -> bool {
                 (**self).decides_equal_hits_at_once()
             }
+            fn has_fallback(&self) -> bool {
+                (**self).has_fallback()
+            }
             async fn apply_all(
                 &self,
                 hits: &[(Key<'_>, Step<'_>)],

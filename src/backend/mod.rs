@@ -169,7 +169,7 @@ pub trait Backend: Values + Locks {
     /// it fails with [`ErrorKind::Contended`](crate::ErrorKind::Contended). The state is stored for an hour
     /// longer than it matters, so that a clock which steps back by less finds what counts again. A state
     /// that cannot be read is replaced by one that holds this hit, counted, and reported as
-    /// [`ErrorKind::Corrupt`](crate::ErrorKind::Corrupt).
+    /// [`ErrorKind::Corrupt`](crate::ErrorKind::Corrupt) with an ambiguous effect.
     ///
     /// ```
     /// use traffik::key::KeyPart;
@@ -234,6 +234,14 @@ pub trait Backend: Values + Locks {
     /// hit a key at the same time had better [ask together](crate::decorator::Coalesce). `false`, the default, if it
     /// asks about one after the other, or puts them together by itself.
     fn decides_equal_hits_at_once(&self) -> bool {
+        false
+    }
+
+    /// Returns whether another backend decides in place of this one when it fails, as in a
+    /// [`Failover`](crate::decorator::Failover). `false`, the default, for one that stands alone.
+    ///
+    /// A receipt knows of one fallback only, so such a backend is refused as the primary or the fallback of another.
+    fn has_fallback(&self) -> bool {
         false
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{Backend, BackendCore, Result, Stat, Ttl};
 use crate::clock::Timestamp;
 use crate::decision::Decision;
-use crate::error::{BackendError, ErrorKind};
+use crate::error::{BackendError, Effect, ErrorKind};
 use crate::key::Key;
 use crate::random;
 use crate::step::{BlockChange, Evaluation, KEPT_MICROS, KeyState, Step, StepError, Write};
@@ -166,7 +166,7 @@ pub(crate) fn decision_of(
     evaluated: Result<Evaluation, StepError>,
 ) -> Result<Decision> {
     evaluated.map(|evaluation| evaluation.decision).map_err(|error| match error {
-        StepError::Corrupt { cause, .. } => corrupt(core, cause),
+        StepError::Corrupt { cause, write } => corrupt(core, write.is_some()).with_cause(cause),
         StepError::TooManyRates => too_many_rates(core),
     })
 }
@@ -176,13 +176,11 @@ pub(crate) fn too_many_rates(core: &BackendCore) -> BackendError {
     BackendError::new(core.name(), "apply", ErrorKind::TooManyRates)
 }
 
-/// Counts a state that could not be read, and makes the error of it.
-pub(crate) fn corrupt(
-    core: &BackendCore,
-    cause: impl Into<Box<dyn std::error::Error + Send + Sync>>,
-) -> BackendError {
+/// Counts a state that could not be read, and makes the error of it. One that took its place may hold the hit.
+pub(crate) fn corrupt(core: &BackendCore, is_replaced: bool) -> BackendError {
     core.record(Stat::Corrupt);
-    BackendError::new(core.name(), "apply", ErrorKind::Corrupt).with_cause(cause)
+    let effect = if is_replaced { Effect::Ambiguous } else { Effect::NotApplied };
+    BackendError::new(core.name(), "apply", ErrorKind::Corrupt).with_effect(effect)
 }
 
 /// Counts an operation that lost every attempt, and makes the error of it.

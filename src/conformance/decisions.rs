@@ -7,7 +7,7 @@ use super::{Harness, Random, Subject};
 use crate::backend::Backend;
 use crate::clock::{Clock, ManualClock, Timestamp};
 use crate::decision::{Decision, Outcome};
-use crate::error::ErrorKind;
+use crate::error::{Effect, ErrorKind};
 use crate::key::{Key, KeyPart};
 use crate::rate::Rate;
 use crate::step::{Step, Write};
@@ -313,12 +313,15 @@ async fn a_corrupt_state_starts_over(harness: &dyn Harness) {
         return;
     }
     backend.set(&key, b"\x01\xff garbage", None).await.expect("set");
-    let kind = backend.apply(&key, &step).await.map_err(|error| error.kind());
-    assert_eq!(kind.err(), Some(ErrorKind::Corrupt), "the error policy decides");
+    let peek = Step::new(&limits, 1, Op::Peek);
+    for (step, effect) in [(&peek, Effect::NotApplied), (&step, Effect::Ambiguous)] {
+        let error = backend.apply(&key, step).await.expect_err("the error policy decides");
+        assert_eq!((error.kind(), error.effect()), (ErrorKind::Corrupt, effect));
+    }
     let next = backend.apply(&key, &step).await.expect("apply");
     assert!(next.is_allowed() && next.remaining() == 0, "a fresh state that holds the hit");
     let corrupt = backend.core().stat(crate::backend::Stat::Corrupt);
-    assert_eq!(corrupt, 1, "it was counted");
+    assert_eq!(corrupt, 2, "it was counted");
 }
 
 async fn admits_exactly_the_limit(harness: &dyn Harness) {

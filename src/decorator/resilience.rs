@@ -142,7 +142,8 @@ impl Resilience {
     ///
     /// # Errors
     ///
-    /// When an option is out of its range, and when the fallback is the store itself.
+    /// When an option is out of its range, and when the fallback is the store itself, or one of them has a
+    /// [fallback](Backend::has_fallback) already.
     pub fn around(self, store: impl Backend) -> Result<Arc<dyn Backend>, BuildError> {
         self.around_observed(store, &Observers::default())
     }
@@ -185,21 +186,19 @@ impl Resilience {
         }
     }
 
-    /// For callers that give up after that time, where nothing else was said.
-    pub(crate) fn for_callers_of(self, deadline: Duration) -> Self {
-        let Self { deny_cache, coalesces, fallback, breaker, retry, observers } = self;
+    /// For callers that give up after that time, where nothing else was said. Refuses what was said if it never comes
+    /// about by then.
+    pub(crate) fn for_callers_of(mut self, deadline: Duration) -> Result<Self, BuildError> {
         // What lies inside has to end first.
-        let primary = match &fallback {
-            Some((_, options)) => options.for_callers_of(deadline).time().min(deadline),
-            None => deadline,
-        };
-        Self {
-            deny_cache,
-            coalesces,
-            fallback: fallback.map(|(it, options)| (it, options.for_callers_of(deadline))),
-            breaker: breaker.map(|options| options.for_callers_of(primary)),
-            retry: retry.map(|options| options.for_callers_of(primary)),
-            observers,
+        let mut primary = deadline;
+        if let Some((_, options)) = &mut self.fallback {
+            *options = options.for_callers_of(deadline)?;
+            primary = options.time();
         }
+        if let Some(options) = &mut self.breaker {
+            *options = options.for_callers_of(primary)?;
+        }
+        self.retry = self.retry.map(|options| options.for_callers_of(primary));
+        Ok(self)
     }
 }

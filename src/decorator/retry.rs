@@ -330,6 +330,10 @@ impl Backend for Retry {
         self.inner().decides_equal_hits_at_once()
     }
 
+    fn has_fallback(&self) -> bool {
+        self.inner().has_fallback()
+    }
+
     async fn apply_all(&self, hits: &[(Key<'_>, Step<'_>)]) -> Option<Result<Vec<Decision>>> {
         let failed = |answer: &Option<Result<_>>| answer.as_ref().is_some_and(has_not_happened);
         self.repeat(|| self.inner().apply_all(hits), failed).await

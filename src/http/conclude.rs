@@ -155,7 +155,9 @@ impl Settings {
         match denied_by {
             DeniedBy::Error(error) => {
                 if let Some(suppressed) = self.said.errors.pass() {
-                    tracing::error!(%error, suppressed, "a throttle failed for a request");
+                    let throttles: Vec<_> =
+                        self.rules.iter().map(|rule| rule.throttle.name()).collect();
+                    tracing::error!(?throttles, %error, suppressed, "a throttle failed for a request");
                 }
             }
             _ => tracing::debug!(

@@ -98,7 +98,8 @@ impl Serve {
         self
     }
 
-    /// Ends when this future does: connections finish what they are at, and no more are accepted. Defaults to never.
+    /// Ends when this future does: connections finish what they are at, and no more are accepted. Wait for what your
+    /// supervisor sends too: mostly SIGTERM, by `tokio::signal::unix`. Defaults to never.
     pub fn with_graceful_shutdown(
         mut self,
         signal: impl Future<Output = ()> + Send + 'static,

@@ -62,13 +62,13 @@ async fn the_other_examples_run() -> Outcomes {
 #[tokio::test]
 async fn the_example_of_a_fallback_runs() -> Outcomes {
     use traffik::decorator::Resilience;
+    use traffik::lifespan::{LifespanOptions, Start};
     use traffik::{DecidedBy, InMemory, LifespanExt, Throttle};
 
     let redis = test_support::Scripted::new();
     redis.plays(test_support::Play::Refuse(traffik::ErrorKind::Unavailable));
-    redis.plays_next([test_support::Play::Answer]); // the lifespan begins
     let backend = Resilience::recommended().fallback(InMemory::new()).around(redis)?;
-    let life = backend.lifespan().await?;
+    let life = backend.lifespan_with(LifespanOptions::new().start(Start::Degraded)).await?;
     let api = Throttle::builder("api").rate("100/min").backend(backend.clone()).build()?;
 
     assert_eq!(api.hit("alice").await?.decided_by(), DecidedBy::Fallback);

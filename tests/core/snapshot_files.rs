@@ -422,19 +422,23 @@ impl io::Write for Logged {
 impl Logged {
     fn warnings(&self) -> usize {
         let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
-        text.matches("another wrote this snapshot too").count()
+        text.matches(" WARN ").count()
     }
 }
 
 /// Without a runtime, so that it is written on this thread.
+fn logging() -> (Logged, tracing::subscriber::DefaultGuard) {
+    let logged = Logged::default();
+    let writer = logged.clone();
+    let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
+    (logged, tracing::subscriber::set_default(subscriber))
+}
+
 #[test]
 fn two_backends_of_one_file_are_warned() {
     let dir = TempDir::new();
     let file = dir.path().join("s");
-    let logged = Logged::default();
-    let writer = logged.clone();
-    let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
-    let _logged = tracing::subscriber::set_default(subscriber);
+    let (logged, _logging) = logging();
     let build = || InMemory::builder().snapshot_file(&file).build().unwrap();
     let close = |backend: &InMemory| backend.close().now_or_never().unwrap().unwrap();
     let open = |backend: &InMemory| backend.initialize().now_or_never().unwrap().unwrap();
@@ -450,4 +454,38 @@ fn two_backends_of_one_file_are_warned() {
     assert_eq!(logged.warnings(), 0, "which it has read");
     close(&third);
     assert_eq!(logged.warnings(), 1, "what the second counted is gone");
+}
+
+#[test]
+fn a_backend_that_is_dropped_before_it_has_written_says_so() {
+    let dir = TempDir::new();
+    let (logged, _logging) = logging();
+    let build = || InMemory::builder().snapshot_file(dir.join("s"));
+    let close = |backend: &InMemory| backend.close().now_or_never().unwrap().unwrap();
+    let never_opened = build().build().unwrap();
+    assert_eq!(logged.warnings(), 0);
+    drop(never_opened);
+    assert_eq!(logged.warnings(), 1);
+    let closed = build().build().unwrap();
+    close(&closed);
+    drop(closed);
+    assert_eq!(logged.warnings(), 1, "nothing is lost");
+    let without_timer = build().snapshot_every(Duration::from_secs(60)).build().unwrap();
+    without_timer.initialize().now_or_never().unwrap().unwrap();
+    assert_eq!(logged.warnings(), 2, "nothing is written in the background");
+    close(&without_timer);
+    drop(without_timer);
+    assert_eq!(logged.warnings(), 2);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_snapshot_that_could_not_be_written_is_an_error_from_the_start() {
+    // A folder in which nobody creates a file.
+    let error = InMemory::builder().snapshot_file("/proc/limits").build().unwrap_err();
+    let text = error.to_string();
+    assert!(text.starts_with("snapshot_file \"/proc/limits\" could not be written: "), "{text}");
+    let dir = TempDir::new();
+    drop(InMemory::builder().snapshot_file(dir.join("s")).build().unwrap());
+    assert_eq!(names(dir.path()), [""; 0], "the look leaves nothing");
 }

@@ -1,11 +1,12 @@
 //! A failover between backends that do as they are told.
 
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::Duration;
 
 use test_support::{Play, Scripted, wait_of};
 use traffik::backend::Answers;
-use traffik::decorator::{CircuitBreaker, Failover, FailoverOptions, Resilience};
+use traffik::decorator::{CircuitBreaker, Failover, FailoverOptions, Resilience, Retry};
 use traffik::key::KeyPart;
 use traffik::step::Step;
 use traffik::strategy::Op;
@@ -570,19 +571,30 @@ async fn f35_a_handler_that_panics_denies_after_both_failed() {
     assert_eq!((denied.denial(), denied.decided_by()), (Some(Denial::Policy), DecidedBy::Policy));
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_backend_that_is_its_own_fallback_does_no_harm() {
+#[test]
+fn a_fallback_is_another_backend_and_the_only_one() {
+    let refused = |primary: Arc<dyn Backend>, fallback: Arc<dyn Backend>, problem: &str| {
+        let builder = Throttle::builder("t").rate("5/h").backend(Arc::clone(&primary));
+        let error = builder.fallback(Arc::clone(&fallback)).build().unwrap_err().to_string();
+        assert!(error.starts_with(&format!("fallback {problem}")), "{error}");
+        let around = Resilience::recommended().fallback(Arc::clone(&fallback));
+        assert_eq!(around.around(Arc::clone(&primary)).unwrap_err().to_string(), error);
+        let join = std::panic::AssertUnwindSafe(|| Failover::new(primary, fallback));
+        let panic = std::panic::catch_unwind(join).unwrap_err();
+        assert_eq!(panic.downcast_ref::<String>(), Some(&error));
+    };
     let memory = Scripted::new();
-    let failover = Failover::new(CircuitBreaker::new(memory.clone()), memory.clone());
-    let life = failover.lifespan().await.unwrap();
-    assert!(raising(failover).hit("a").await.unwrap().is_allowed());
-    life.close().await.unwrap();
-    // And is refused where that can be said.
-    let built = Throttle::builder("t").rate("5/h").backend(memory.clone()).fallback(memory.clone());
-    let error = built.build().unwrap_err().to_string();
-    assert!(error.starts_with("fallback is the primary itself; use another"), "{error}");
-    let around = Resilience::recommended().fallback(memory.clone()).around(memory);
-    assert_eq!(around.unwrap_err().to_string(), error);
+    refused(
+        Arc::new(CircuitBreaker::new(memory.clone())),
+        Arc::new(memory.clone()),
+        "is the primary itself; use another",
+    );
+    let pair = Resilience::recommended().fallback(InMemory::new()).around(memory).unwrap();
+    let other: Arc<dyn Backend> = Arc::new(InMemory::new());
+    refused(Arc::clone(&pair), Arc::clone(&other), "goes around a backend that has one already");
+    let deep: Arc<dyn Backend> = Arc::new(Retry::new(CircuitBreaker::new(Arc::clone(&pair))));
+    refused(deep, Arc::clone(&other), "goes around a backend that has one already");
+    refused(other, pair, "has a fallback of its own");
 }
 
 #[test]

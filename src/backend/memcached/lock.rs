@@ -199,8 +199,8 @@ impl Hold {
                 wanted.swap_remove(place);
             }
         });
-        // Never shorter than it is; but whether it is still ours is asked in any case. It is not said to last as long as
-        // the others want: they may be given up before it is written.
+        // Never shorter than it is; but whether it is still ours is asked in any case. It is not said to last as long
+        // as the others want: they may be given up before it is written.
         let wanted = Term::until(own.max(self.term.lock().end()), asked);
         let exptime = || exptime::of(Term::until(self.wanted_until(), asked).ttl);
         let changed = self.rewrite("extend", exptime).await?;

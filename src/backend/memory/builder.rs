@@ -181,11 +181,11 @@ impl InMemoryBuilder {
     /// and by [`close`](crate::Backend::close). Defaults to none.
     ///
     /// So limits survive a restart of the process. If the file is not there, it is a first start; if its folder is not, or
-    /// the file is damaged, [`build`](Self::build) fails. It is restored by `build` and not when a lifespan begins, for
+    /// takes no new file, or the file is damaged, [`build`](Self::build) fails. It is restored by `build` and not when a lifespan begins, for
     /// keys are hashed by its secret, and hits need no lifespan; a later lifespan of the same backend goes on with
     /// what is in memory. The end of a lifespan clears nothing then: the backend is [`persistent`](Self::persistent).
     ///
-    /// Without a [lifespan](crate::lifespan) nothing is written. A process that dies, or a lifespan that is dropped
+    /// Without a [lifespan](crate::lifespan) nothing is written, which a warning tells when the backend is dropped. A process that dies, or a lifespan that is dropped
     /// without a close, leaves the file as it was written last: set
     /// [`snapshot_every`](Self::snapshot_every) too. A close that cannot write returns that error, and writes when it is
     /// called again. How the file is written, and why it is secret:

@@ -38,6 +38,7 @@ pub use prepared::Prepared;
 pub use snapshot::Restored;
 
 use super::change::{self, Changed};
+use super::optimistic;
 use super::{Answers, Backend, BackendCore, HasCore, Locks, Result, Stat, Ttl, Values};
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::decision::Decision;
@@ -218,10 +219,7 @@ impl MemoryInner {
                 self.note_overflow();
                 Ok(decision)
             }
-            Ruling::Corrupt => {
-                self.core.record(Stat::Corrupt);
-                Err(failed("apply", ErrorKind::Corrupt))
-            }
+            Ruling::Corrupt { is_replaced } => Err(optimistic::corrupt(&self.core, is_replaced)),
             Ruling::TooManyRates => Err(failed("apply", ErrorKind::TooManyRates)),
             Ruling::NoRoom => {
                 self.note_overflow();

@@ -49,8 +49,10 @@ pub(super) enum Ruling {
     Decided(Decision),
     /// No more keys fit; the overflow rule decided.
     Overflowed(Decision),
-    /// The state could not be read, and was replaced.
-    Corrupt,
+    /// The state could not be read.
+    Corrupt {
+        is_replaced: bool,
+    },
     /// Hits brought more rates to the key than can count.
     TooManyRates,
     /// No more keys fit, and what is to be counted can be neither denied nor let pass uncounted.
@@ -302,12 +304,12 @@ impl Store {
             && let Some(decided) = step.decide_blocked(cells, until, asked_at)
         {
             restore(shard, cells);
-            return Ok(decided.map_or(Ruling::Corrupt, Ruling::Decided));
+            return Ok(decided.map_or(Ruling::Corrupt { is_replaced: false }, Ruling::Decided));
         }
         let (applied, corrupt) = apply_healing::<N>(step, cells, asked_at);
         let Some(applied) = applied else {
             restore(shard, cells);
-            return Ok(Ruling::Corrupt);
+            return Ok(Ruling::Corrupt { is_replaced: false });
         };
         if let Some((_, _, state)) = stored().find(|(_, limit, _)| limit.is_per_hit()) {
             let parts = shard.brought(state).iter().map(|part| (part.id, part.reset_at));
@@ -344,7 +346,7 @@ impl Store {
         self.budget.give_back(usize::from(counted));
         restore(shard, cells);
         Ok(match corrupt {
-            Some(_) => Ruling::Corrupt,
+            Some(_) => Ruling::Corrupt { is_replaced: applied.is_changed() },
             None => Ruling::Decided(applied.decision(step, asked_at)),
         })
     }

@@ -20,6 +20,7 @@ use crate::decision::Decision;
 use crate::error::{BackendError, Effect, ErrorKind};
 use crate::key::Key;
 use crate::step::Step;
+use crate::strategy::Op;
 
 /// The time of a hit on a server that was a replica when it was last looked at.
 const TRY_OF_REPLICA: Duration = Duration::from_millis(25);
@@ -202,7 +203,7 @@ impl RedisInner {
         let reply = reply.map_err(|failure| failure.into_error("apply"))?;
         let decided = decide::read(step, &reply)
             .map_err(|bad| primitives::unexpected("apply", &reply).with_cause(bad))?;
-        decided.map_err(|refusal| self.refused(refusal))
+        decided.map_err(|refusal| self.refused(step, refusal))
     }
 
     /// Reads the reply to so many equal hits, or to the first of them.
@@ -219,7 +220,7 @@ impl RedisInner {
         });
         let of_one = |outcome: HitOutcome| {
             let decided = outcome.map_err(|failure| failure.into_error("apply"))?;
-            decided.map_err(|refusal| self.refused(refusal))
+            decided.map_err(|refusal| self.refused(step, refusal))
         };
         match outcomes {
             Ok(outcomes) => outcomes.into_iter().map(of_one).collect(),
@@ -227,9 +228,12 @@ impl RedisInner {
         }
     }
 
-    fn refused(&self, refusal: ScriptRefusal) -> BackendError {
+    fn refused(&self, step: &Step<'_>, refusal: ScriptRefusal) -> BackendError {
         match refusal {
-            ScriptRefusal::Corrupt(cause) => optimistic::corrupt(&self.core, cause),
+            ScriptRefusal::Corrupt(cause) => {
+                let is_replaced = step.op() != Op::Peek;
+                optimistic::corrupt(&self.core, is_replaced).with_cause(cause)
+            }
             ScriptRefusal::TooManyRates => optimistic::too_many_rates(&self.core),
         }
     }

@@ -257,6 +257,10 @@ impl Backend for CircuitBreaker {
         self.inner().decides_equal_hits_at_once()
     }
 
+    fn has_fallback(&self) -> bool {
+        self.inner().has_fallback()
+    }
+
     async fn apply_all(&self, hits: &[(Key<'_>, Step<'_>)]) -> Option<Result<Vec<Decision>>> {
         let call = match self.inner.enter("apply_all") {
             Ok(call) => call,

@@ -174,6 +174,10 @@ impl Backend for Coalesce {
         self.inner().decides_equal_hits_at_once()
     }
 
+    fn has_fallback(&self) -> bool {
+        self.inner().has_fallback()
+    }
+
     async fn apply_all(&self, hits: &[(Key<'_>, Step<'_>)]) -> Option<Result<Vec<Decision>>> {
         self.inner().apply_all(hits).await
     }

@@ -333,6 +333,10 @@ impl Backend for DenyCache {
         self.inner().decides_equal_hits_at_once()
     }
 
+    fn has_fallback(&self) -> bool {
+        self.inner().has_fallback()
+    }
+
     async fn apply_all(&self, hits: &[(Key<'_>, Step<'_>)]) -> Option<Result<Vec<Decision>>> {
         let inner = &*self.inner;
         let recalled: Vec<_> =

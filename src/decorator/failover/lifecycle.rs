@@ -1,7 +1,6 @@
 //! The begin and the end of a failover: of both, where the fallback's are counted.
 
 use std::pin::Pin;
-use std::ptr;
 
 use tracing::warn;
 
@@ -20,12 +19,6 @@ impl Inner {
         join_all([fallback, primary].into_iter()).await.pop().unwrap_or(Ok(()))
     }
 
-    /// Returns whether the fallback is the primary, by mistake or in a test: then its lifespans are those of the
-    /// primary.
-    pub(super) fn is_one_store(&self) -> bool {
-        ptr::eq(self.fallback.core(), self.primary.core())
-    }
-
     /// Clears both; the fallback only if it is open nowhere else, for others count there, and not at the end of a
     /// lifespan if it keeps its counts.
     pub(super) async fn clear(&self) -> Result<()> {
@@ -35,7 +28,7 @@ impl Inner {
             let fallback = self.fallback.core();
             let is_end = own > 0 && self.primary.core().lifespans().count() == 0;
             let keeps = is_end && fallback.is_persistent();
-            match self.is_one_store() || keeps || fallback.lifespans().count() > own {
+            match keeps || fallback.lifespans().count() > own {
                 true => Ok(()),
                 false => self.fallback.clear().await,
             }
@@ -45,7 +38,7 @@ impl Inner {
 
     /// Begins a lifespan of the fallback, unless there is one.
     async fn open_fallback(&self) -> Result<()> {
-        if self.is_one_store() || self.fallback_life.lock().is_some() {
+        if self.fallback_life.lock().is_some() {
             return Ok(());
         }
         // One that is away must not keep a service from starting.

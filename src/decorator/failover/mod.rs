@@ -90,7 +90,8 @@ use crate::timer::Deadline;
 ///
 /// # Nesting
 ///
-/// Do not nest failovers: receipts go back to the fallback of the outermost. Take as fallback what is always there.
+/// Failovers are not nested: a receipt says that the fallback took it, and could not say which. Take as the one fallback
+/// what is always there.
 #[derive(Clone)]
 pub struct Failover {
     inner: Arc<Inner>,
@@ -127,9 +128,17 @@ fn after(error: BackendError, second: &BackendError) -> BackendError {
 
 impl Failover {
     /// Joins a primary and its fallback, which may be an `Arc<dyn Backend>`, with the default options.
+    ///
+    /// # Panics
+    ///
+    /// Where [`with_options`](Self::with_options) fails: when the fallback is the primary itself, and when one of them has
+    /// a fallback already.
     #[must_use]
     pub fn new(primary: impl Backend, fallback: impl Backend) -> Self {
-        Self::of(primary, fallback, FailoverOptions::new())
+        match Self::with_options(primary, fallback, FailoverOptions::new()) {
+            Ok(failover) => failover,
+            Err(error) => panic!("{error}"),
+        }
     }
 
     /// Joins a primary and its fallback.
@@ -137,27 +146,27 @@ impl Failover {
     /// # Errors
     ///
     /// When the primary's time is zero, or the share is above 1; when the fallback is the primary itself, which would
-    /// count each hit twice that was not answered.
+    /// count each hit twice that was not answered; when one of them [has a fallback](Backend::has_fallback) already, for
+    /// what was taken there would be given back elsewhere.
     pub fn with_options(
         primary: impl Backend,
         fallback: impl Backend,
         options: FailoverOptions,
     ) -> Result<Self, BuildError> {
         options.check()?;
-        let failover = Self::of(primary, fallback, options);
-        match failover.inner.is_one_store() {
-            true => Err(BuildError::setting(
-                "fallback",
-                "is the primary itself; use another backend, such as InMemory::new()",
-            )),
-            false => Ok(failover),
-        }
-    }
-
-    fn of(primary: impl Backend, fallback: impl Backend, options: FailoverOptions) -> Self {
         let (primary, fallback) = (backend::erase(primary), backend::erase(fallback));
-        let (fallback_life, log) = (Mutex::new(None), LogLimiter::default());
-        Self { inner: Arc::new(Inner { primary, fallback, options, fallback_life, log }) }
+        let problem = if ptr::eq(primary.core(), fallback.core()) {
+            "is the primary itself; use another backend, such as InMemory::new()"
+        } else if primary.has_fallback() {
+            "goes around a backend that has one already; use that backend as it is"
+        } else if fallback.has_fallback() {
+            "has a fallback of its own; use one that stands alone, such as InMemory::new()"
+        } else {
+            let (fallback_life, log) = (Mutex::new(None), LogLimiter::default());
+            let inner = Inner { primary, fallback, options, fallback_life, log };
+            return Ok(Self { inner: Arc::new(inner) });
+        };
+        Err(BuildError::setting("fallback", problem))
     }
 
     /// Returns the primary.
@@ -367,6 +376,10 @@ impl Backend for Failover {
 
     fn decides_equal_hits_at_once(&self) -> bool {
         self.inner().decides_equal_hits_at_once()
+    }
+
+    fn has_fallback(&self) -> bool {
+        true
     }
 
     async fn apply_all(&self, hits: &[(Key<'_>, Step<'_>)]) -> Option<Result<Vec<Decision>>> {

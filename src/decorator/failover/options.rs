@@ -58,10 +58,19 @@ impl FailoverOptions {
     }
 
     /// For callers that give up after that time, if nothing else was said.
-    pub(crate) fn for_callers_of(mut self, deadline: Duration) -> Self {
+    pub(crate) fn for_callers_of(mut self, deadline: Duration) -> Result<Self, BuildError> {
+        if let Some(time) = self.primary_timeout
+            && time >= deadline
+        {
+            let problem = format!(
+                "is {time:?}, and hits end after their deadline of {deadline:?}, so the fallback is never asked; make it \
+                 shorter, or the deadline longer"
+            );
+            return Err(BuildError::setting("failover primary_timeout", problem));
+        }
         let shorter = PRIMARY_TIMEOUT.min(deadline / 2).max(Duration::from_nanos(1));
         self.primary_timeout = self.primary_timeout.or(Some(shorter));
-        self
+        Ok(self)
     }
 
     pub(in crate::decorator) fn time(&self) -> Duration {

@@ -50,6 +50,12 @@ pub(super) fn replace(
     Ok(())
 }
 
+/// Fails if [`replace`] could not create the file that it writes beside the one of that path.
+pub(super) fn check(path: &Path) -> io::Result<()> {
+    let name = path.file_name().unwrap_or_default();
+    Beside::create(folder_of(path), name).map(drop)
+}
+
 /// What tells a file that another wrote from one's own.
 pub(super) type Version = (SystemTime, u64);
 

@@ -25,7 +25,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tracing::{Instrument, debug, debug_span, warn};
+use tracing::{Instrument, debug_span, warn};
 
 pub use restore::Restored;
 use restore::Snapshot;
@@ -36,6 +36,7 @@ use crate::backend::Result;
 use crate::background::{self, Task};
 use crate::error::{BackendError, ErrorKind};
 use crate::on_drop::OnDrop;
+use crate::on_error::LogLimiter;
 
 /// What a backend knows of its snapshots. No hit looks at it.
 #[derive(Debug)]
@@ -164,9 +165,7 @@ impl Snapshots {
         let (backend, file) = (Arc::downgrade(inner), file.clone());
         let span = debug_span!("traffik_snapshot", namespace = inner.core.namespace());
         if !self.task.start(|| write_often(backend, file, every).instrument(span)) {
-            debug!(
-                "no runtime for snapshots in the background; the end of the lifespan writes one"
-            );
+            warn!("no runtime for snapshots in the background; the end of the lifespan writes one");
         }
     }
 
@@ -182,6 +181,18 @@ impl Snapshots {
     }
 }
 
+impl Drop for Snapshots {
+    fn drop(&mut self) {
+        if let (Some(file), true) = (&self.file, self.is_due.load(Ordering::Relaxed)) {
+            warn!(
+                file = shown(file),
+                "a backend was dropped and no lifespan was closed, so its snapshot is as old as it was; begin a lifespan \
+                 with the service, and close it when that ends"
+            );
+        }
+    }
+}
+
 /// Why the file is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Why {
@@ -193,11 +204,17 @@ enum Why {
 
 /// Writes the file now and then, until the backend is gone.
 async fn write_often(backend: Weak<MemoryInner>, file: PathBuf, every: Duration) {
+    let log = LogLimiter::default();
     loop {
         tokio::time::sleep(every).await;
         let Some(inner) = backend.upgrade() else { return };
-        if let Err(error) = write_file(inner, file.clone(), Why::Every).await {
-            warn!(%error, "a snapshot failed and is tried again; the file is as old as it was");
+        if let Err(error) = write_file(inner, file.clone(), Why::Every).await
+            && let Some(suppressed) = log.pass()
+        {
+            warn!(
+                %error, suppressed,
+                "a snapshot failed and is tried again; the file is as old as it was"
+            );
         }
     }
 }

@@ -77,7 +77,17 @@ impl Settings {
     ) -> Result<(Store, Snapshots), BuildError> {
         // Also after the process has gone to another folder.
         self.file = self.file.map(|file| std::path::absolute(&file).unwrap_or(file));
-        let Some(Opened { reader, from }) = self.open()? else {
+        let opened = self.open()?;
+        if let Some(path) = &self.file {
+            file::check(path).map_err(|error| {
+                let file = super::shown(path);
+                let problem = format!(
+                    "{file} could not be written: {error}; name a file in a folder of yours"
+                );
+                BuildError::setting("snapshot_file", problem)
+            })?;
+        }
+        let Some(Opened { reader, from }) = opened else {
             return Ok((new(KeyHasher::new()), Snapshots::new(self, None)));
         };
         let (store, restored) =
