@@ -69,7 +69,8 @@ impl DeniedKey {
         self.digest
     }
 
-    /// Returns the key, if [raw keys](TrackDenied::raw_keys) are kept.
+    /// Returns the key, if [raw keys](TrackDenied::raw_keys) are kept: the bytes of each part as it was counted, which of
+    /// an address are its 4 or 16 octets.
     #[must_use]
     pub fn key(&self) -> Option<&OwnedKey> {
         self.key.as_deref()
