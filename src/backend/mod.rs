@@ -169,7 +169,8 @@ pub trait Backend: Values + Locks {
     /// it fails with [`ErrorKind::Contended`](crate::ErrorKind::Contended). The state is stored for an hour
     /// longer than it matters, so that a clock which steps back by less finds what counts again. A state
     /// that cannot be read is replaced by one that holds this hit, counted, and reported as
-    /// [`ErrorKind::Corrupt`](crate::ErrorKind::Corrupt) with an ambiguous effect.
+    /// [`ErrorKind::Corrupt`](crate::ErrorKind::Corrupt): ambiguous, or not applied where nothing was written, as by a
+    /// peek.
     ///
     /// ```
     /// use traffik::key::KeyPart;
@@ -238,7 +239,8 @@ pub trait Backend: Values + Locks {
     }
 
     /// Returns whether another backend decides in place of this one when it fails, as in a
-    /// [`Failover`](crate::decorator::Failover). `false`, the default, for one that stands alone.
+    /// [`Failover`](crate::decorator::Failover). `false`, the default, for one that stands alone; a backend that wraps
+    /// another forwards this.
     ///
     /// A receipt knows of one fallback only, so such a backend is refused as the primary or the fallback of another.
     fn has_fallback(&self) -> bool {

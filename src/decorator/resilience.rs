@@ -186,19 +186,16 @@ impl Resilience {
         }
     }
 
-    /// For callers that give up after that time, where nothing else was said. Refuses what was said if it never comes
-    /// about by then.
-    pub(crate) fn for_callers_of(mut self, deadline: Duration) -> Result<Self, BuildError> {
+    /// For callers that give up after that time, where nothing else was said.
+    pub(crate) fn for_callers_of(mut self, deadline: Duration) -> Self {
         // What lies inside has to end first.
         let mut primary = deadline;
         if let Some((_, options)) = &mut self.fallback {
-            *options = options.for_callers_of(deadline)?;
-            primary = options.time();
+            *options = options.for_callers_of(deadline);
+            primary = options.time().min(deadline);
         }
-        if let Some(options) = &mut self.breaker {
-            *options = options.for_callers_of(primary)?;
-        }
+        self.breaker = self.breaker.map(|options| options.for_callers_of(primary));
         self.retry = self.retry.map(|options| options.for_callers_of(primary));
-        Ok(self)
+        self
     }
 }

@@ -157,7 +157,7 @@ impl Settings {
                 if let Some(suppressed) = self.said.errors.pass() {
                     let throttles: Vec<_> =
                         self.rules.iter().map(|rule| rule.throttle.name()).collect();
-                    tracing::error!(?throttles, %error, suppressed, "a throttle failed for a request");
+                    tracing::error!(?throttles, %error, suppressed, "a throttle of this layer failed for a request");
                 }
             }
             _ => tracing::debug!(

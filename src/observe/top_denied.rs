@@ -70,7 +70,7 @@ impl DeniedKey {
     }
 
     /// Returns the key, if [raw keys](TrackDenied::raw_keys) are kept: the bytes of each part as it was counted, which of
-    /// an address are its 4 or 16 octets.
+    /// an address are its 4 or 16 octets (behind the layer's identities those of the network that counts as one).
     #[must_use]
     pub fn key(&self) -> Option<&OwnedKey> {
         self.key.as_deref()

@@ -420,13 +420,12 @@ impl io::Write for Logged {
 }
 
 impl Logged {
-    fn warnings(&self) -> usize {
+    fn count(&self, warning: &str) -> usize {
         let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
-        text.matches(" WARN ").count()
+        text.lines().filter(|line| line.contains(" WARN ") && line.contains(warning)).count()
     }
 }
 
-/// Without a runtime, so that it is written on this thread.
 fn logging() -> (Logged, tracing::subscriber::DefaultGuard) {
     let logged = Logged::default();
     let writer = logged.clone();
@@ -434,6 +433,7 @@ fn logging() -> (Logged, tracing::subscriber::DefaultGuard) {
     (logged, tracing::subscriber::set_default(subscriber))
 }
 
+/// Without a runtime, so that it is written on this thread.
 #[test]
 fn two_backends_of_one_file_are_warned() {
     let dir = TempDir::new();
@@ -448,34 +448,51 @@ fn two_backends_of_one_file_are_warned() {
     let written = limited(&first).hit("a").now_or_never().unwrap().unwrap();
     assert!(written.is_allowed());
     close(&first);
-    assert_eq!(logged.warnings(), 0, "it replaces its own");
+    assert_eq!(logged.count("another wrote this snapshot too"), 0, "it replaces its own");
     let (second, third) = (build(), build());
     close(&second);
-    assert_eq!(logged.warnings(), 0, "which it has read");
+    assert_eq!(logged.count("another wrote this snapshot too"), 0, "which it has read");
     close(&third);
-    assert_eq!(logged.warnings(), 1, "what the second counted is gone");
+    assert_eq!(
+        logged.count("another wrote this snapshot too"),
+        1,
+        "what the second counted is gone"
+    );
 }
 
 #[test]
-fn a_backend_that_is_dropped_before_it_has_written_says_so() {
+fn a_backend_that_never_wrote_its_snapshot_says_so_when_it_is_dropped() {
     let dir = TempDir::new();
     let (logged, _logging) = logging();
+    let lost = || logged.count("has never written its snapshot");
+    let close = |backend: &InMemory| backend.close().now_or_never().unwrap();
+    let counted = |builder: traffik::backend::InMemoryBuilder| {
+        let backend = builder.build().unwrap();
+        let hit = limited(&backend).hit("a").now_or_never().unwrap().unwrap();
+        assert!(hit.is_allowed());
+        backend
+    };
     let build = || InMemory::builder().snapshot_file(dir.join("s"));
-    let close = |backend: &InMemory| backend.close().now_or_never().unwrap().unwrap();
-    let never_opened = build().build().unwrap();
-    assert_eq!(logged.warnings(), 0);
-    drop(never_opened);
-    assert_eq!(logged.warnings(), 1);
-    let closed = build().build().unwrap();
-    close(&closed);
+    drop(build().build().unwrap());
+    assert_eq!(lost(), 0, "nothing was counted");
+    drop(counted(build()));
+    assert_eq!(lost(), 1);
+    let closed = counted(build());
+    close(&closed).unwrap();
     drop(closed);
-    assert_eq!(logged.warnings(), 1, "nothing is lost");
+    let by_hand = counted(build());
+    by_hand.write_snapshot(dir.join("s")).now_or_never().unwrap().unwrap();
+    drop(by_hand);
+    let sub = dir.join("sub");
+    std::fs::create_dir(&sub).unwrap();
+    let failed = counted(InMemory::builder().snapshot_file(sub.join("s")));
+    std::fs::remove_dir(&sub).unwrap();
+    close(&failed).unwrap_err();
+    drop(failed);
+    assert_eq!(lost(), 1, "who knows of it is not told again");
     let without_timer = build().snapshot_every(Duration::from_secs(60)).build().unwrap();
     without_timer.initialize().now_or_never().unwrap().unwrap();
-    assert_eq!(logged.warnings(), 2, "nothing is written in the background");
-    close(&without_timer);
-    drop(without_timer);
-    assert_eq!(logged.warnings(), 2);
+    assert_eq!(logged.count("no runtime for snapshots in the background"), 1);
 }
 
 #[cfg(target_os = "linux")]

@@ -177,20 +177,21 @@ impl InMemoryBuilder {
         self
     }
 
-    /// Keeps what is counted in a file: it is restored when the backend is built, and written at the end of each lifespan,
-    /// and by [`close`](crate::Backend::close). Defaults to none.
+    /// Keeps what is counted in a file: it is restored when the backend is built, and written at the end of each
+    /// lifespan, and by [`close`](crate::Backend::close). Defaults to none.
     ///
-    /// So limits survive a restart of the process. If the file is not there, it is a first start; if its folder is not, or
-    /// takes no new file, or the file is damaged, [`build`](Self::build) fails. It is restored by `build` and not when a lifespan begins, for
-    /// keys are hashed by its secret, and hits need no lifespan; a later lifespan of the same backend goes on with
-    /// what is in memory. The end of a lifespan clears nothing then: the backend is [`persistent`](Self::persistent).
+    /// So limits survive a restart of the process. If the file is not there, it is a first start; if its folder is not
+    /// there or not writable, or the file is damaged, [`build`](Self::build) fails. It is restored by `build` and not
+    /// when a lifespan begins, for keys are hashed by its secret, and hits need no lifespan; a later lifespan of the
+    /// same backend goes on with what is in memory. The end of a lifespan clears nothing then: the backend is
+    /// [`persistent`](Self::persistent).
     ///
-    /// Without a [lifespan](crate::lifespan) nothing is written, which a warning tells when the backend is dropped. A process that dies, or a lifespan that is dropped
-    /// without a close, leaves the file as it was written last: set
-    /// [`snapshot_every`](Self::snapshot_every) too. A close that cannot write returns that error, and writes when it is
-    /// called again. How the file is written, and why it is secret:
-    /// [`write_snapshot`](InMemory::write_snapshot). Give each backend a file of its own, and build the next backend of a
-    /// file when the one before is closed: of two that write one file the last one counts, which a warning tells. A
+    /// Without a [lifespan](crate::lifespan) nothing is written by itself; a warning tells so when the backend is
+    /// dropped. A process that dies, or a lifespan that is dropped without a close, leaves the file as it was written
+    /// last: set [`snapshot_every`](Self::snapshot_every) too. A close that cannot write returns that error, and writes
+    /// when it is called again. How the file is written, and why it is secret:
+    /// [`write_snapshot`](InMemory::write_snapshot). Give each backend a file of its own, and build the next backend of
+    /// a file when the one before is closed: of two that write one file the last one counts, which a warning tells. A
     /// relative path is one from the folder in which it is built.
     ///
     /// ```
@@ -229,11 +230,11 @@ impl InMemoryBuilder {
     /// Restores a snapshot from a file when the backend is built. It must be there: what is missing is an error. Replaces
     /// other settings to restore from. Defaults to none.
     ///
-    /// Each key goes on as it was; what is over by now is left out. An instant that is later than now, since the clock was
-    /// set back, becomes now, and counts stay; but a key that a strategy of your own counts stands still until then, for
-    /// which of its words are instants that strategy alone knows. Keys for which [`max_keys`](Self::max_keys) has no room are left out, with a
-    /// warning, and meet the [`overflow`](Self::overflow) decision as any new key of a full memory;
-    /// [`restored`](InMemory::restored) tells how many.
+    /// Each key goes on as it was; what is over by now is left out. An instant that is later than now, since the clock
+    /// was set back, becomes now, and counts stay; but a key that a strategy of your own counts stands still until
+    /// then, for which of its words are instants that strategy alone knows. Keys for which [`max_keys`](Self::max_keys)
+    /// has no room are left out, with a warning, and meet the [`overflow`](Self::overflow) decision as any new key of a
+    /// full memory; [`restored`](InMemory::restored) tells how many.
     pub fn restore(mut self, path: impl Into<PathBuf>) -> Self {
         self.snapshots.source = Some(Source::Required(path.into()));
         self

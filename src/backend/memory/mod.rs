@@ -91,6 +91,14 @@ struct MemoryInner {
     snapshots: Snapshots,
 }
 
+impl Drop for MemoryInner {
+    fn drop(&mut self) {
+        if self.store.budget.used() > 0 {
+            self.snapshots.tell_if_never_written();
+        }
+    }
+}
+
 impl InMemory {
     /// Default maximum number of keys: a million, which take some 80 MB with one rate each, however long they are; more with
     /// several rates, a sliding window log, or rates that hits bring.

@@ -231,7 +231,8 @@ impl RedisInner {
     fn refused(&self, step: &Step<'_>, refusal: ScriptRefusal) -> BackendError {
         match refusal {
             ScriptRefusal::Corrupt(cause) => {
-                let is_replaced = step.op() != Op::Peek;
+                // Any other may have been, and the script does not say.
+                let is_replaced = step.op() != Op::Peek && step.cost() > 0;
                 optimistic::corrupt(&self.core, is_replaced).with_cause(cause)
             }
             ScriptRefusal::TooManyRates => optimistic::too_many_rates(&self.core),

@@ -115,19 +115,10 @@ impl CircuitBreakerOptions {
     }
 
     /// For callers that give up after that time, if nothing else was said.
-    pub(crate) fn for_callers_of(mut self, deadline: Duration) -> Result<Self, BuildError> {
-        if let Some(time) = self.silent_after
-            && time >= deadline
-        {
-            let problem = format!(
-                "is {time:?}, and nobody waits for the store for longer than {deadline:?} (the deadline, or the \
-                 failover's primary_timeout), so its silence never opens the circuit; make it shorter"
-            );
-            return Err(BuildError::setting("circuit breaker silent_after", problem));
-        }
+    pub(crate) fn for_callers_of(mut self, deadline: Duration) -> Self {
         let shorter = SILENT_AFTER.min(deadline / 2).max(Duration::from_nanos(1));
         self.silent_after = self.silent_after.or(Some(shorter));
-        Ok(self)
+        self
     }
 
     pub(super) fn settings(self) -> Settings {

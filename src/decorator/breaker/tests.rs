@@ -351,13 +351,10 @@ fn options_are_checked() {
 
 #[test]
 fn short_deadlines_shorten_what_counts_as_silence() {
-    let short = CircuitBreakerOptions::new().for_callers_of(20 * MS).unwrap().check().unwrap();
+    let short = CircuitBreakerOptions::new().for_callers_of(20 * MS).check().unwrap();
     assert_eq!(short.silent_after, 10 * MS);
-    let long = CircuitBreakerOptions::new().for_callers_of(250 * MS).unwrap().check().unwrap();
+    let long = CircuitBreakerOptions::new().for_callers_of(250 * MS).check().unwrap();
     assert_eq!(long.silent_after, 50 * MS);
-    let own = CircuitBreakerOptions::new().silent_after(70 * MS);
-    let kept = own.for_callers_of(71 * MS).unwrap();
-    assert_eq!(kept.check().unwrap().silent_after, 70 * MS);
-    let refused = own.for_callers_of(70 * MS).unwrap_err().to_string();
-    assert!(refused.starts_with("circuit breaker silent_after is 70ms, and nobody"), "{refused}");
+    let own = CircuitBreakerOptions::new().silent_after(70 * MS).for_callers_of(20 * MS);
+    assert_eq!(own.check().unwrap().silent_after, 70 * MS);
 }

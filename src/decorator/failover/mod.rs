@@ -158,7 +158,7 @@ impl Failover {
         let problem = if ptr::eq(primary.core(), fallback.core()) {
             "is the primary itself; use another backend, such as InMemory::new()"
         } else if primary.has_fallback() {
-            "goes around a backend that has one already; use that backend as it is"
+            "is a second one, for the backend has a fallback already; use it as it is"
         } else if fallback.has_fallback() {
             "has a fallback of its own; use one that stands alone, such as InMemory::new()"
         } else {

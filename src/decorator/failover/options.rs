@@ -38,8 +38,9 @@ impl FailoverOptions {
     }
 
     /// Sets the time that the primary has to decide, after which the fallback is asked. It must leave time for that
-    /// within the deadline of a hit. A connection may have to be made in it. Above zero. Defaults to 100 ms; for a
-    /// failover that a throttle's builder adds to half the deadline, if that is shorter.
+    /// within the deadline of a hit: with a longer one a silent primary leads to the fallback only if it gives up by
+    /// itself before, as Redis does after its `command_timeout`. A connection may have to be made in it. Above zero.
+    /// Defaults to 100 ms; for a failover that a throttle's builder adds to half the deadline, if that is shorter.
     pub const fn primary_timeout(mut self, time: Duration) -> Self {
         self.primary_timeout = Some(time);
         self
@@ -58,19 +59,10 @@ impl FailoverOptions {
     }
 
     /// For callers that give up after that time, if nothing else was said.
-    pub(crate) fn for_callers_of(mut self, deadline: Duration) -> Result<Self, BuildError> {
-        if let Some(time) = self.primary_timeout
-            && time >= deadline
-        {
-            let problem = format!(
-                "is {time:?}, and hits end after their deadline of {deadline:?}, so the fallback is never asked; make it \
-                 shorter, or the deadline longer"
-            );
-            return Err(BuildError::setting("failover primary_timeout", problem));
-        }
+    pub(crate) fn for_callers_of(mut self, deadline: Duration) -> Self {
         let shorter = PRIMARY_TIMEOUT.min(deadline / 2).max(Duration::from_nanos(1));
         self.primary_timeout = self.primary_timeout.or(Some(shorter));
-        Ok(self)
+        self
     }
 
     pub(in crate::decorator) fn time(&self) -> Duration {

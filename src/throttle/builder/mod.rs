@@ -270,11 +270,10 @@ impl ThrottleBuilder {
     /// eight, when two limits would share their state or have the same name, when the name is not 1 to 128
     /// bytes without control characters, when the deadline is zero, when the penalty, the share of
     /// [`near_limit`](Self::near_limit), the keys of [`track_denied`](Self::track_denied) or an option of a decorator
-    /// are out of their range, when a decorator's time does not fit into the deadline, or when there are decorators and no
-    /// backend.
+    /// are out of their range, or when there are decorators and no backend.
     pub fn build(mut self) -> Result<Throttle, BuildError> {
         self.check_settings()?;
-        let resilience = std::mem::take(&mut self.resilience).for_callers_of(self.deadline)?;
+        let resilience = std::mem::take(&mut self.resilience).for_callers_of(self.deadline);
         let Self { name, limits: wanted, strategy, backend, on_error, .. } = self;
         let backend = decorated(&name, backend, resilience, &self.observers)?;
         let strategy = strategy.unwrap_or_else(|| strategy::erase(TokenBucket::new()));

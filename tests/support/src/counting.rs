@@ -86,6 +86,9 @@ impl<B: Backend> Backend for Counting<B> {
         self.count();
         self.backend.apply_many(steps, answers).await;
     }
+    fn has_fallback(&self) -> bool {
+        self.backend.has_fallback()
+    }
     async fn apply_all(&self, hits: &[(Key<'_>, Step<'_>)]) -> Option<Result<Vec<Decision>>> {
         self.count();
         self.backend.apply_all(hits).await

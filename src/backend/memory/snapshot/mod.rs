@@ -51,6 +51,8 @@ pub(super) struct Snapshots {
     task: Task,
     /// The end of the lifespan is to write the file.
     is_due: AtomicBool,
+    /// The file was written, or whoever wanted it knows that it could not be.
+    is_tried: AtomicBool,
     restored: Option<Restored>,
 }
 
@@ -154,6 +156,7 @@ impl Snapshots {
             every,
             task: Task::new(),
             is_due: AtomicBool::new(true),
+            is_tried: AtomicBool::new(false),
             restored,
         }
     }
@@ -174,22 +177,21 @@ impl Snapshots {
         self.task.stop();
     }
 
+    /// Tells that what was counted is lost, if nobody has ever tried to write the file.
+    pub(super) fn tell_if_never_written(&self) {
+        if let (Some(file), false) = (&self.file, self.is_tried.load(Ordering::Relaxed)) {
+            warn!(
+                file = shown(file),
+                "a backend was dropped that has never written its snapshot, so what it counted is lost; begin a lifespan \
+                 with the service, and close it when that ends"
+            );
+        }
+    }
+
     /// Ends a lifespan: writes the file, unless that was done.
     pub(super) async fn finish(&self, inner: &Arc<MemoryInner>) -> Result<()> {
         let Some(file) = &self.file else { return Ok(()) };
         write_file(Arc::clone(inner), file.clone(), Why::End).await
-    }
-}
-
-impl Drop for Snapshots {
-    fn drop(&mut self) {
-        if let (Some(file), true) = (&self.file, self.is_due.load(Ordering::Relaxed)) {
-            warn!(
-                file = shown(file),
-                "a backend was dropped and no lifespan was closed, so its snapshot is as old as it was; begin a lifespan \
-                 with the service, and close it when that ends"
-            );
-        }
     }
 }
 
@@ -228,6 +230,7 @@ async fn write_file(inner: Arc<MemoryInner>, path: PathBuf, why: Why) -> Result<
             return Ok(());
         }
         let is_own = snapshots.file.as_ref() == Some(&path);
+        snapshots.is_tried.fetch_or(is_own, Ordering::Relaxed);
         let found = if is_own { file::version(&path) } else { None };
         if found.is_some() && found != *last {
             let file = shown(&path);

@@ -81,9 +81,7 @@ impl Settings {
         if let Some(path) = &self.file {
             file::check(path).map_err(|error| {
                 let file = super::shown(path);
-                let problem = format!(
-                    "{file} could not be written: {error}; name a file in a folder of yours"
-                );
+                let problem = format!("{file} could not be written: {error}");
                 BuildError::setting("snapshot_file", problem)
             })?;
         }
