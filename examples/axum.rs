@@ -16,7 +16,7 @@ use axum::routing::{get, post};
 use tokio::net::TcpListener;
 use traffik::http::{
     Charge, ClientAddr, Everyone, Lookup, Refusal, Rule, ThrottleLayer, extension, path, route,
-    serve,
+    serve, shutdown_signal,
 };
 use traffik::{Backend, HitOptions, InMemory, LifespanExt, Rate, Redis, Throttle};
 
@@ -90,8 +90,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     };
     let life = backend.lifespan().await?;
     let listener = TcpListener::bind("127.0.0.1:3000").await?;
-    let ctrl_c = async { drop(tokio::signal::ctrl_c().await) };
-    Ok(serve(listener, app(backend)?).lifespan(life).with_graceful_shutdown(ctrl_c).await?)
+    Ok(serve(listener, app(backend)?)
+        .lifespan(life)
+        .with_graceful_shutdown(shutdown_signal())
+        .await?)
 }
 
 #[cfg(test)]

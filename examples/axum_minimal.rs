@@ -4,7 +4,7 @@
 
 use axum::{Router, routing::get};
 use tokio::net::TcpListener;
-use traffik::http::{PeerAddr, ThrottleLayer, serve};
+use traffik::http::{PeerAddr, ThrottleLayer, serve, shutdown_signal};
 use traffik::{InMemory, LifespanExt, Throttle};
 
 #[tokio::main]
@@ -17,5 +17,6 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .layer(ThrottleLayer::new(throttle, PeerAddr::new()))
         .route("/health", get(async || "ok\n")); // after the layer, so without a limit
     let listener = TcpListener::bind("127.0.0.1:3000").await?;
-    Ok(serve(listener, app).lifespan(backend.lifespan().await?).await?)
+    let life = backend.lifespan().await?;
+    Ok(serve(listener, app).lifespan(life).with_graceful_shutdown(shutdown_signal()).await?)
 }

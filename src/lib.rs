@@ -51,7 +51,7 @@
 //! * The wait of [`Outcome::Denied`] is the least one: after it, the same hit passes if nobody else
 //!   came. A cost that can never pass is [`Outcome::Never`] instead.
 //! * A clock that steps back grants nothing extra and takes nothing away.
-//! * A changed limit or burst acts at once on what was counted.
+//! * A changed limit or burst acts at once on what was counted. A changed period or strategy begins anew.
 //! * Integers only: every answer is exact, for limits up to `u32::MAX` and periods of 1 ms to 366 days.
 //!
 //! # Branch on the outcome
@@ -206,8 +206,9 @@
 //! # Names, keys and namespaces
 //!
 //! * A throttle's **name** says what is limited (`"api:items"`), its **key** who is. Two throttles of
-//!   the same name on one backend share what they count, so give them the same rates. A throttle with a
-//!   higher limit forgets sooner what both have counted, and the lower limit then holds for nobody.
+//!   the same name on one backend share what they count in limits of the same period and strategy, so give them the
+//!   same rates. Else one with a higher limit forgets sooner what both have counted, and the lower limit then holds
+//!   for nobody; or its hits keep out those of the lower one.
 //! * A key is opaque bytes in up to four parts: `hit(("tenant-7", user_id))`. Parts are never joined
 //!   to one text, so no two keys meet that differ in a part or its place. A key may have any length.
 //!   [`Exempt`] is never limited. A missing key is not exempt, unless you wrap it in [`ExemptIfNone`].

@@ -12,7 +12,7 @@ mod tests;
 use std::error::Error;
 
 use tokio::net::TcpListener;
-use traffik::http::serve;
+use traffik::http::{serve, shutdown_signal};
 use traffik::{InMemory, LifespanExt};
 
 #[tokio::main]
@@ -21,6 +21,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let life = backend.lifespan().await?;
     let listener = TcpListener::bind("127.0.0.1:3000").await?;
     println!("open http://{}", listener.local_addr()?);
-    let ctrl_c = async { drop(tokio::signal::ctrl_c().await) };
-    Ok(serve(listener, app::app(&backend)?).lifespan(life).with_graceful_shutdown(ctrl_c).await?)
+    Ok(serve(listener, app::app(&backend)?)
+        .lifespan(life)
+        .with_graceful_shutdown(shutdown_signal())
+        .await?)
 }

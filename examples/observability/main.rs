@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use traffik::http::serve;
+use traffik::http::{serve, shutdown_signal};
 use traffik::{InMemory, LifespanExt};
 
 #[tokio::main]
@@ -40,6 +40,5 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let app = app::app(Arc::new(backend), prometheus)?;
     let listener = TcpListener::bind("127.0.0.1:3000").await?;
     println!("scrape http://{}/metrics", listener.local_addr()?);
-    let ctrl_c = async { drop(tokio::signal::ctrl_c().await) };
-    Ok(serve(listener, app).lifespan(life).with_graceful_shutdown(ctrl_c).await?)
+    Ok(serve(listener, app).lifespan(life).with_graceful_shutdown(shutdown_signal()).await?)
 }

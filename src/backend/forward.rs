@@ -115,8 +115,8 @@ macro_rules! forward {
             fn decides_equal_hits_at_once(&self) -> bool {
                 (**self).decides_equal_hits_at_once()
             }
-            fn has_fallback(&self) -> bool {
-                (**self).has_fallback()
+            fn fallback_after(&self) -> Option<Duration> {
+                (**self).fallback_after()
             }
             async fn apply_all(
                 &self,

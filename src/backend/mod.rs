@@ -32,6 +32,8 @@ mod optimistic;
 pub mod redis;
 mod values;
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 
 pub use self::answers::Answers;
@@ -238,13 +240,14 @@ pub trait Backend: Values + Locks {
         false
     }
 
-    /// Returns whether another backend decides in place of this one when it fails, as in a
-    /// [`Failover`](crate::decorator::Failover). `false`, the default, for one that stands alone; a backend that wraps
+    /// Returns the time after which another backend decides in place of this one, as in a
+    /// [`Failover`](crate::decorator::Failover). `None`, the default, for one that stands alone; a backend that wraps
     /// another forwards this.
     ///
-    /// A receipt knows of one fallback only, so such a backend is refused as the primary or the fallback of another.
-    fn has_fallback(&self) -> bool {
-        false
+    /// A receipt knows of one fallback only, so a backend that has one is refused as the primary or the fallback of
+    /// another. A throttle whose deadline is not above that time says so in the log when it is built.
+    fn fallback_after(&self) -> Option<Duration> {
+        None
     }
 
     /// Decides hits on several keys in one step, all or nothing: takes them all if all pass, and else none.

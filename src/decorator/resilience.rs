@@ -16,6 +16,7 @@ use crate::observe::{Observer, Observers};
 ///
 /// ```
 /// use traffik::decorator::Resilience;
+/// use traffik::lifespan::{LifespanOptions, Start};
 /// use traffik::{InMemory, LifespanExt, Throttle};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
@@ -23,7 +24,7 @@ use crate::observe::{Observer, Observers};
 /// # let redis = InMemory::new();
 /// // Once, for all throttles of a service: they share the circuit and the fallback.
 /// let backend = Resilience::recommended().fallback(InMemory::new()).around(redis)?;
-/// let life = backend.lifespan().await?;
+/// let life = backend.lifespan_with(LifespanOptions::new().start(Start::Degraded)).await?;
 /// let api = Throttle::builder("api").rate("100/min").backend(backend.clone()).build()?;
 /// let logins = Throttle::builder("logins").rate("5/min").backend(backend).build()?;
 /// # let _ = (api.hit("a").await?, logins.hit("a").await?);
@@ -143,7 +144,7 @@ impl Resilience {
     /// # Errors
     ///
     /// When an option is out of its range, and when the fallback is the store itself, or one of them has a
-    /// [fallback](Backend::has_fallback) already.
+    /// [fallback](Backend::fallback_after) already.
     pub fn around(self, store: impl Backend) -> Result<Arc<dyn Backend>, BuildError> {
         self.around_observed(store, &Observers::default())
     }

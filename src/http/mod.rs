@@ -100,6 +100,8 @@ mod rule;
 mod serve;
 mod service;
 mod settings;
+#[cfg(feature = "axum")]
+mod shutdown_signal;
 mod throttled_body;
 
 pub use body::ResponseBody;
@@ -127,6 +129,9 @@ pub use rule::Rule;
 #[cfg_attr(docsrs, doc(cfg(feature = "axum")))]
 pub use serve::{NoDecisions, Serve, ServeError, serve};
 pub use service::ThrottleService;
+#[cfg(feature = "axum")]
+#[cfg_attr(docsrs, doc(cfg(feature = "axum")))]
+pub use shutdown_signal::shutdown_signal;
 pub use throttled_body::{ThrottledBody, ThrottledBodyError};
 
 #[doc(inline)]

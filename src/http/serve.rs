@@ -29,7 +29,7 @@ use crate::lifespan::Lifespan;
 /// use axum::Router;
 /// use axum::routing::get;
 /// use tokio::net::TcpListener;
-/// use traffik::http::{PeerAddr, ThrottleLayer, serve};
+/// use traffik::http::{PeerAddr, ThrottleLayer, serve, shutdown_signal};
 /// use traffik::{InMemory, LifespanExt, Throttle};
 ///
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -41,7 +41,7 @@ use crate::lifespan::Lifespan;
 ///
 /// serve(TcpListener::bind("0.0.0.0:8080").await?, app)
 ///     .lifespan(backend.lifespan().await?)
-///     .with_graceful_shutdown(async { drop(tokio::signal::ctrl_c().await) })
+///     .with_graceful_shutdown(shutdown_signal())
 ///     .drain_timeout(std::time::Duration::from_secs(20))
 ///     .await?;
 /// # Ok(())
@@ -92,14 +92,16 @@ impl Serve {
     /// Default of [`drain_timeout`](Self::drain_timeout): 20 seconds, which is less than supervisors allow.
     pub const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
 
-    /// Closes a lifespan when the server has ended. Of several all are closed, the last one first.
+    /// Closes a lifespan when the server has ended, which it does by the
+    /// [signal](Self::with_graceful_shutdown). Of several all are closed, the last one first.
     pub fn lifespan(mut self, lifespan: Lifespan) -> Self {
         self.lifespans.push(lifespan);
         self
     }
 
-    /// Ends when this future does: connections finish what they are at, and no more are accepted. Wait for what your
-    /// supervisor sends too: mostly SIGTERM, by `tokio::signal::unix`. Defaults to never.
+    /// Ends when this future does, mostly [`shutdown_signal`](super::shutdown_signal): connections finish what they are
+    /// at, and no more are accepted. Defaults to never: a process that ends by a signal closes no lifespan, and writes no
+    /// snapshot.
     pub fn with_graceful_shutdown(
         mut self,
         signal: impl Future<Output = ()> + Send + 'static,
@@ -131,6 +133,10 @@ impl Serve {
         let app = app.into_make_service_with_connect_info::<SocketAddr>();
         let serving = axum::serve(listener, app).with_graceful_shutdown(async move {
             signal.await;
+            tracing::info!(
+                ?drain,
+                "the server ends when its connections have finished, or that time is over"
+            );
             told.notify_one();
         });
         let cut = async {

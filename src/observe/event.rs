@@ -18,7 +18,8 @@ pub enum Event<'a> {
     Overflow(Overflowed<'a>),
     /// A backend failed.
     BackendFailed(BackendFailed<'a>),
-    /// A circuit breaker opened, closed, or tries again.
+    /// A circuit breaker opened, closed, or tries again. It also closes when its store is closed, with a lifespan,
+    /// whatever its state was.
     CircuitChanged(CircuitChanged<'a>),
 }
 

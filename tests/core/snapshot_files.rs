@@ -1,14 +1,14 @@
 //! Snapshots in files: restarts, writers that die, and what is in the folder.
 
-use std::io::{self, BufRead, BufReader, Cursor};
+use std::io::{BufRead, BufReader, Cursor};
 use std::path::Path;
 use std::pin::pin;
 use std::process::{Command, Stdio};
-use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use test_support::Log;
 use test_support::servers::dir::TempDir;
 use traffik::{
     Backend, BuildError, Denial, ErrorKind, InMemory, Key, LifespanExt, ManualClock, RestoreError,
@@ -405,40 +405,12 @@ fn two_runtimes_close_it_each_in_its_own_time() {
     other.block_on(closed).expect("it ends").unwrap();
 }
 
-/// What is logged on this thread.
-#[derive(Clone, Default)]
-struct Logged(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Logged {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Logged {
-    fn count(&self, warning: &str) -> usize {
-        let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
-        text.lines().filter(|line| line.contains(" WARN ") && line.contains(warning)).count()
-    }
-}
-
-fn logging() -> (Logged, tracing::subscriber::DefaultGuard) {
-    let logged = Logged::default();
-    let writer = logged.clone();
-    let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
-    (logged, tracing::subscriber::set_default(subscriber))
-}
-
 /// Without a runtime, so that it is written on this thread.
 #[test]
 fn two_backends_of_one_file_are_warned() {
     let dir = TempDir::new();
     let file = dir.path().join("s");
-    let (logged, _logging) = logging();
+    let (log, _logging) = Log::of_thread(tracing::Level::WARN);
     let build = || InMemory::builder().snapshot_file(&file).build().unwrap();
     let close = |backend: &InMemory| backend.close().now_or_never().unwrap().unwrap();
     let open = |backend: &InMemory| backend.initialize().now_or_never().unwrap().unwrap();
@@ -448,23 +420,19 @@ fn two_backends_of_one_file_are_warned() {
     let written = limited(&first).hit("a").now_or_never().unwrap().unwrap();
     assert!(written.is_allowed());
     close(&first);
-    assert_eq!(logged.count("another wrote this snapshot too"), 0, "it replaces its own");
+    assert_eq!(log.count("another wrote this snapshot too"), 0, "it replaces its own");
     let (second, third) = (build(), build());
     close(&second);
-    assert_eq!(logged.count("another wrote this snapshot too"), 0, "which it has read");
+    assert_eq!(log.count("another wrote this snapshot too"), 0, "which it has read");
     close(&third);
-    assert_eq!(
-        logged.count("another wrote this snapshot too"),
-        1,
-        "what the second counted is gone"
-    );
+    assert_eq!(log.count("another wrote this snapshot too"), 1, "what the second counted is gone");
 }
 
 #[test]
 fn a_backend_that_never_wrote_its_snapshot_says_so_when_it_is_dropped() {
     let dir = TempDir::new();
-    let (logged, _logging) = logging();
-    let lost = || logged.count("has never written its snapshot");
+    let (log, _logging) = Log::of_thread(tracing::Level::WARN);
+    let lost = || log.count("has never written its snapshot");
     let close = |backend: &InMemory| backend.close().now_or_never().unwrap();
     let counted = |builder: traffik::backend::InMemoryBuilder| {
         let backend = builder.build().unwrap();
@@ -492,7 +460,7 @@ fn a_backend_that_never_wrote_its_snapshot_says_so_when_it_is_dropped() {
     assert_eq!(lost(), 1, "who knows of it is not told again");
     let without_timer = build().snapshot_every(Duration::from_secs(60)).build().unwrap();
     without_timer.initialize().now_or_never().unwrap().unwrap();
-    assert_eq!(logged.count("no runtime for snapshots in the background"), 1);
+    assert_eq!(log.count("no runtime for snapshots in the background"), 1);
 }
 
 #[cfg(target_os = "linux")]

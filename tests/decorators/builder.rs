@@ -1,8 +1,9 @@
 //! The lines of a throttle's builder.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use test_support::{Distant, Place, Play, Scripted};
+use test_support::{Distant, Log, Place, Play, Scripted};
 use traffik::decorator::{
     CircuitBreakerOptions, DenyCacheOptions, FailoverOptions, Resilience, RetryOptions,
 };
@@ -115,4 +116,29 @@ async fn a_deny_cache_lies_outside_and_shared_questions_inside_of_it() {
     assert_eq!((allowed, wire.questions()), (5, 2), "one that came first, and all others together");
     assert!(throttle.hit("a").await.unwrap().is_denied());
     assert_eq!(wire.questions(), 2, "remembered");
+}
+
+#[test]
+fn a_deadline_that_ends_before_the_fallback_is_asked_is_told() {
+    let (log, _logging) = Log::of_thread(tracing::Level::WARN);
+    let told = || log.count("hits end before the fallback of a silent store is asked");
+    let shared = Resilience::recommended().fallback(InMemory::new()).around(InMemory::new());
+    let shared = shared.unwrap();
+    let on_shared = |deadline| {
+        let builder = Throttle::builder("t").rate("5/day").backend(Arc::clone(&shared));
+        builder.deadline(deadline).build().unwrap()
+    };
+    let _ = on_shared(101 * MS);
+    assert_eq!(told(), 0);
+    let _ = on_shared(100 * MS);
+    assert_eq!(told(), 1);
+    let own = |deadline: Duration, failover| {
+        let resilience = Resilience::new().fallback_with(InMemory::new(), failover);
+        let builder = Throttle::builder("t").rate("5/day").backend(InMemory::new());
+        builder.deadline(deadline).resilience(resilience).build().unwrap()
+    };
+    let _ = own(40 * MS, FailoverOptions::new());
+    assert_eq!(told(), 1, "it is shorter then");
+    let _ = own(40 * MS, FailoverOptions::new().primary_timeout(50 * MS));
+    assert_eq!(told(), 2);
 }

@@ -1,12 +1,11 @@
 //! What the log says of the mistakes that users of such layers make: once, and with what to set.
 
 use std::convert::Infallible;
-use std::io;
-use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
+use test_support::Log;
 use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
 use traffik::Mode;
 use traffik::http::{
@@ -16,39 +15,15 @@ use traffik::http::{
 
 use crate::support::{backend, head, request, throttle, with_header};
 
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 /// What is logged meanwhile, at warn or above.
 async fn logged(work: impl Future<Output = ()>) -> Vec<String> {
     logged_from(tracing::Level::WARN, work).await
 }
 
 async fn logged_from(level: tracing::Level, work: impl Future<Output = ()>) -> Vec<String> {
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_ansi(false)
-        .without_time()
-        .with_writer(move || writer.clone())
-        .finish();
-    let guard = tracing::subscriber::set_default(subscriber);
+    let (log, _logging) = Log::of_thread(level);
     work.await;
-    drop(guard);
-    let bytes = std::mem::take(&mut *log.0.lock().unwrap());
-    String::from_utf8(bytes).unwrap().lines().map(str::to_owned).collect()
+    log.lines()
 }
 
 /// The one line that is said of a thousand and one requests.
@@ -208,17 +183,10 @@ async fn no_line_says_a_key_or_what_a_client_wrote() {
     let inner = service_fn(async |_request: Request<Full<Bytes>>| {
         Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
     });
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::DEBUG)
-        .with_writer(move || writer.clone())
-        .finish();
-    let guard = tracing::subscriber::set_default(subscriber);
+    let (log, _logging) = Log::of_thread(tracing::Level::DEBUG);
     let request = with_header(request("/secret-path", "203.0.113.1"), "x-api-key", "sk-secret");
     drop(layer.layer(inner).oneshot(request).await.unwrap());
-    drop(guard);
-    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let text = log.text();
     assert!(text.contains("a request was denied"), "{text}");
     assert!(!text.contains("secret"), "{text}");
 }

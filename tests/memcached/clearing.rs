@@ -12,38 +12,20 @@ use traffik::{
 };
 
 use crate::world::{backend, builder, hit, limit};
+use test_support::Log;
 use test_support::servers::MemcachedServer;
-
-/// Log lines, as they are written.
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
-
-impl std::io::Write for Lines {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
 
 #[tokio::test]
 async fn without_tracked_keys_a_lifespan_warns_once_and_leaves_them() {
     let server = MemcachedServer::start();
     let backend = builder(&server).persistent(false).build().unwrap();
-    let lines = Lines::default();
-    let writer = lines.clone();
-    let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
-    let _default = tracing::subscriber::set_default(subscriber);
+    let (log, _logging) = Log::of_thread(tracing::Level::WARN);
     let life = backend.lifespan().await.unwrap();
     let error = backend.clear().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
     backend.set(&Key::value("a"), b"1", None).await.unwrap();
     life.close().await.unwrap();
-    let log = String::from_utf8(lines.0.lock().clone()).unwrap();
-    assert_eq!(log.matches("left the backend as it is").count(), 1, "{log}");
+    assert_eq!(log.count("left the backend as it is"), 1, "{}", log.text());
     backend.initialize().await.unwrap();
     assert!(backend.get(&Key::value("a")).await.unwrap().is_some());
 }

@@ -184,7 +184,7 @@ impl Supervision {
             Ok(made) => made,
             Err(_elapsed) => {
                 let message = format!(
-                    "no connection within {:?}; raise connect_timeout if the server is far away",
+                    "no connection within {:?}; if the server is far away, and does not hang, raise connect_timeout",
                     self.connect_timeout
                 );
                 let failure = Failure::new(ErrorKind::Unavailable, Effect::NotApplied);

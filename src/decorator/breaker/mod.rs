@@ -11,6 +11,7 @@ mod tests;
 use std::fmt;
 use std::ptr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -257,8 +258,8 @@ impl Backend for CircuitBreaker {
         self.inner().decides_equal_hits_at_once()
     }
 
-    fn has_fallback(&self) -> bool {
-        self.inner().has_fallback()
+    fn fallback_after(&self) -> Option<Duration> {
+        self.inner().fallback_after()
     }
 
     async fn apply_all(&self, hits: &[(Key<'_>, Step<'_>)]) -> Option<Result<Vec<Decision>>> {

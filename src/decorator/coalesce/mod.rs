@@ -6,6 +6,7 @@ mod lanes;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -174,8 +175,8 @@ impl Backend for Coalesce {
         self.inner().decides_equal_hits_at_once()
     }
 
-    fn has_fallback(&self) -> bool {
-        self.inner().has_fallback()
+    fn fallback_after(&self) -> Option<Duration> {
+        self.inner().fallback_after()
     }
 
     async fn apply_all(&self, hits: &[(Key<'_>, Step<'_>)]) -> Option<Result<Vec<Decision>>> {

@@ -333,8 +333,8 @@ impl Backend for DenyCache {
         self.inner().decides_equal_hits_at_once()
     }
 
-    fn has_fallback(&self) -> bool {
-        self.inner().has_fallback()
+    fn fallback_after(&self) -> Option<Duration> {
+        self.inner().fallback_after()
     }
 
     async fn apply_all(&self, hits: &[(Key<'_>, Step<'_>)]) -> Option<Result<Vec<Decision>>> {

@@ -9,6 +9,7 @@ use std::fmt;
 use std::pin::Pin;
 use std::ptr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -146,7 +147,7 @@ impl Failover {
     /// # Errors
     ///
     /// When the primary's time is zero, or the share is above 1; when the fallback is the primary itself, which would
-    /// count each hit twice that was not answered; when one of them [has a fallback](Backend::has_fallback) already, for
+    /// count each hit twice that was not answered; when one of them [has a fallback](Backend::fallback_after) already, for
     /// what was taken there would be given back elsewhere.
     pub fn with_options(
         primary: impl Backend,
@@ -157,9 +158,9 @@ impl Failover {
         let (primary, fallback) = (backend::erase(primary), backend::erase(fallback));
         let problem = if ptr::eq(primary.core(), fallback.core()) {
             "is the primary itself; use another backend, such as InMemory::new()"
-        } else if primary.has_fallback() {
+        } else if primary.fallback_after().is_some() {
             "is a second one, for the backend has a fallback already; use it as it is"
-        } else if fallback.has_fallback() {
+        } else if fallback.fallback_after().is_some() {
             "has a fallback of its own; use one that stands alone, such as InMemory::new()"
         } else {
             let (fallback_life, log) = (Mutex::new(None), LogLimiter::default());
@@ -378,8 +379,8 @@ impl Backend for Failover {
         self.inner().decides_equal_hits_at_once()
     }
 
-    fn has_fallback(&self) -> bool {
-        true
+    fn fallback_after(&self) -> Option<Duration> {
+        Some(self.inner.options.time())
     }
 
     async fn apply_all(&self, hits: &[(Key<'_>, Step<'_>)]) -> Option<Result<Vec<Decision>>> {

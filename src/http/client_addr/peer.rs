@@ -93,7 +93,8 @@ impl PeerAddr {
         peer_of(request)
     }
 
-    /// Returns the key under which an address is counted, to look it up or block it.
+    /// Returns the key under which an address is counted, to look it up or block it. Behind
+    /// [`Lookup::or`](crate::http::Lookup::or) that is `("\0or", key)`, and no other.
     #[must_use]
     pub fn key_of(&self, address: IpAddr) -> ClientKey {
         self.address.prefix.key_of(address)

@@ -203,8 +203,8 @@ impl ThrottleBuilder {
     }
 
     /// Sets the deadline of a hit, with the wait for connections and retries; when it passes, the error
-    /// policy decides. An error handler has its own limit on top of it. Must be above zero. Defaults to
-    /// 250 ms.
+    /// policy decides. An error handler has its own limit on top of it. Must be above zero, and longer than the
+    /// backend's failover, if it has one, gives its primary, which a warning tells. Defaults to 250 ms.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
@@ -276,6 +276,18 @@ impl ThrottleBuilder {
         let resilience = std::mem::take(&mut self.resilience).for_callers_of(self.deadline);
         let Self { name, limits: wanted, strategy, backend, on_error, .. } = self;
         let backend = decorated(&name, backend, resilience, &self.observers)?;
+        if let Some(after) = backend.as_ref().and_then(|backend| backend.fallback_after())
+            && after >= self.deadline
+        {
+            let (throttle, deadline) = (&name, self.deadline);
+            tracing::warn!(
+                throttle,
+                ?deadline,
+                ?after,
+                "hits end before the fallback of a silent store is asked; raise the deadline, or lower the failover's \
+                 primary_timeout"
+            );
+        }
         let strategy = strategy.unwrap_or_else(|| strategy::erase(TokenBucket::new()));
         let mut limits = Vec::with_capacity(wanted.len());
         for wanted in wanted {

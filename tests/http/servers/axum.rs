@@ -6,11 +6,14 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::routing::get;
+use futures_util::poll;
 use http::StatusCode;
+use test_support::servers::dir::TempDir;
+use test_support::servers::{Workers, workers};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
-use traffik::http::{Decisions, Everyone, PeerAddr, ThrottleLayer, serve};
+use traffik::http::{Decisions, Everyone, PeerAddr, ThrottleLayer, serve, shutdown_signal};
 use traffik::{Backend, InMemory, LifespanExt};
 
 use super::plain_client::Client;
@@ -203,4 +206,36 @@ async fn a_connection_that_never_finishes_is_left_after_the_drain() {
     stop.send(()).unwrap();
     server.await.unwrap().unwrap();
     hanging.abort();
+}
+
+#[tokio::test]
+#[ignore = "run by another test as a process of its own"]
+async fn service() {
+    if workers::number().is_none() {
+        return;
+    }
+    let backend = InMemory::builder().snapshot_file(workers::variable("FILE")).build().unwrap();
+    let life = backend.lifespan().await.unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut told = Box::pin(shutdown_signal());
+    assert!(poll!(&mut told).is_pending(), "it listens");
+    workers::say("SERVING");
+    let server = serve(listener, Router::new()).lifespan(life);
+    server.with_graceful_shutdown(told).await.unwrap();
+    workers::report("ended by itself");
+}
+
+#[test]
+fn a_service_that_is_told_to_end_closes_its_lifespan() {
+    let dir = TempDir::new();
+    for signal in ["TERM", "INT"] {
+        let file = dir.join(signal);
+        let envs = [("FILE", file.to_str().unwrap())];
+        let mut service = Workers::spawn(1, "servers::axum::service", &envs);
+        service.wait_for_line(0, "SERVING");
+        assert!(!file.exists());
+        service.signal(0, signal);
+        assert_eq!(service.results(), ["ended by itself"]);
+        assert!(file.exists(), "the snapshot is written at the end of the lifespan");
+    }
 }

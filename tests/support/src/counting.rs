@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use traffik::backend::{Answers, BackendCore, Result};
@@ -86,8 +87,8 @@ impl<B: Backend> Backend for Counting<B> {
         self.count();
         self.backend.apply_many(steps, answers).await;
     }
-    fn has_fallback(&self) -> bool {
-        self.backend.has_fallback()
+    fn fallback_after(&self) -> Option<Duration> {
+        self.backend.fallback_after()
     }
     async fn apply_all(&self, hits: &[(Key<'_>, Step<'_>)]) -> Option<Result<Vec<Decision>>> {
         self.count();

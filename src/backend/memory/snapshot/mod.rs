@@ -25,7 +25,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tracing::{Instrument, debug_span, warn};
+use tracing::{Instrument, debug_span, info, warn};
 
 pub use restore::Restored;
 use restore::Snapshot;
@@ -53,6 +53,7 @@ pub(super) struct Snapshots {
     is_due: AtomicBool,
     /// The file was written, or whoever wanted it knows that it could not be.
     is_tried: AtomicBool,
+    log: LogLimiter,
     restored: Option<Restored>,
 }
 
@@ -157,6 +158,7 @@ impl Snapshots {
             task: Task::new(),
             is_due: AtomicBool::new(true),
             is_tried: AtomicBool::new(false),
+            log: LogLimiter::default(),
             restored,
         }
     }
@@ -181,7 +183,7 @@ impl Snapshots {
     pub(super) fn tell_if_never_written(&self) {
         if let (Some(file), false) = (&self.file, self.is_tried.load(Ordering::Relaxed)) {
             warn!(
-                file = shown(file),
+                file = %shown(file),
                 "a backend was dropped that has never written its snapshot, so what it counted is lost; begin a lifespan \
                  with the service, and close it when that ends"
             );
@@ -232,10 +234,12 @@ async fn write_file(inner: Arc<MemoryInner>, path: PathBuf, why: Why) -> Result<
         let is_own = snapshots.file.as_ref() == Some(&path);
         snapshots.is_tried.fetch_or(is_own, Ordering::Relaxed);
         let found = if is_own { file::version(&path) } else { None };
-        if found.is_some() && found != *last {
-            let file = shown(&path);
+        if found.is_some()
+            && found != *last
+            && let Some(suppressed) = snapshots.log.pass()
+        {
             warn!(
-                file,
+                file = %shown(&path), suppressed,
                 "another wrote this snapshot too, and what that counted is lost; give each backend a file of its own"
             );
         }
@@ -246,6 +250,7 @@ async fn write_file(inner: Arc<MemoryInner>, path: PathBuf, why: Why) -> Result<
         }
         if why == Why::End {
             snapshots.is_due.store(false, Ordering::Relaxed);
+            info!(file = %shown(&path), "the snapshot is written");
         }
         Ok(())
     };

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tracing::{debug, warn};
+use tracing::{info, warn};
 
 use super::super::store::Store;
 use super::super::stored_key::KeyHasher;
@@ -92,9 +92,9 @@ impl Settings {
             read(reader, new, now).map_err(|error| BuildError::restore(from.clone(), error))?;
         let Restored { kept, over, left_out } = restored;
         if left_out > 0 {
-            warn!(from, kept, left_out, "max_keys has no room for all that was restored; raise it");
+            warn!(%from, kept, left_out, "max_keys has no room for all that was restored; raise it");
         } else {
-            debug!(from, kept, over, "restored");
+            info!(%from, kept, over, "a snapshot was restored");
         }
         Ok((store, Snapshots::new(self, Some(restored))))
     }
@@ -115,7 +115,10 @@ impl Settings {
         };
         let from = super::shown(&path);
         match file {
-            Ok(None) => Ok(None),
+            Ok(None) => {
+                info!(%from, "there is no snapshot, so all counts begin anew");
+                Ok(None)
+            }
             Ok(Some(file)) => Ok(Some(Opened { reader: Box::new(BufReader::new(file)), from })),
             Err(error) => Err(BuildError::restore(from, RestoreError::io(&error))),
         }

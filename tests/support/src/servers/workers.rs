@@ -92,6 +92,12 @@ impl Workers {
         self.processes[number] = None;
     }
 
+    /// Sends one a signal, such as `TERM`.
+    #[track_caller]
+    pub fn signal(&self, number: usize, name: &str) {
+        self.processes[number].as_ref().expect("the worker was killed").signal(name);
+    }
+
     /// Stops one where it is (SIGSTOP).
     #[track_caller]
     pub fn pause(&self, number: usize) {
