@@ -413,8 +413,8 @@ async fn a_denial_is_an_error_of_reserve() {
 
 #[tokio::test]
 async fn the_least_wait_of_a_throttle_is_told() {
-    let units =
-        Throttle::builder("units").limit("1/s", FixedWindow::new()).backend(InMemory::new());
+    let backend = InMemory::builder().clock(ManualClock::new()).build().unwrap();
+    let units = Throttle::builder("units").limit("1/s", FixedWindow::new()).backend(backend);
     let units = units.min_retry_after(Duration::from_secs(30)).build().unwrap();
     assert!(all().hit(&units, "a").hit(&units, "b").await.unwrap().is_allowed());
     let denied = all().hit(&units, "a").hit(&units, "b").await.unwrap();
