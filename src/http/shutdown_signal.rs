@@ -21,7 +21,7 @@ use std::io;
 ///
 /// From when it is first polled these signals end the process no more by themselves, also after it is dropped: what waits
 /// for it has to end in a bounded time, as a server does by its [`drain_timeout`](super::Serve::drain_timeout). Where the
-/// signals cannot be listened to, which is logged, it waits for ever, and they end the process as before.
+/// signals cannot be listened to, which is logged, it waits for ever.
 pub async fn shutdown_signal() {
     if let Err(error) = told_to_end().await {
         tracing::error!(%error, "signals cannot be listened to, so this service ends by none gracefully");

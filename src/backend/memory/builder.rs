@@ -219,7 +219,8 @@ impl InMemoryBuilder {
 
     /// Writes the [`snapshot_file`](Self::snapshot_file) in the background too, that long after it was written last, from
     /// `initialize` (a lifespan) until the backend is closed or dropped. Must be above zero. It is written
-    /// whether anything was counted or not. A write that fails is logged, and tried again. Defaults to the end of a lifespan alone.
+    /// whether anything was counted or not. A write that fails is logged, and tried again. Defaults to the end of a
+    /// lifespan alone.
     ///
     /// What is counted after the last write is lost with a process that dies: keys then have what they used since back.
     pub fn snapshot_every(mut self, every: Duration) -> Self {
