@@ -254,7 +254,9 @@ fn worker() {
             workers::report(&format!("{number} {}", count > 0));
         }
         "fail" => panic!("as it was told"),
-        "stay" => std::thread::sleep(SOON * 100),
+        "stay" => loop {
+            std::thread::park();
+        },
         other => panic!("no job {other:?}"),
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use test_support::Dice;
 use test_support::servers::wait::holds_within;
-use test_support::servers::{Direction, Workers};
+use test_support::servers::{Direction, Workers, pause};
 
 use crate::history::{Fault, now};
 use crate::places::{Place, ask};
@@ -85,7 +85,7 @@ impl Schedule {
         let whole = holds_within(WHOLE, || place.is_whole());
         assert!(whole, "{} is not whole after {sort:?} of node {node}", place.kind().name());
         let settled = now();
-        std::thread::sleep(self.millis(1200, 2200));
+        pause::blocking::pace(self.millis(1200, 2200));
         Fault {
             what: format!("{sort:?} of node {node}{detail}"),
             begun,
@@ -108,12 +108,12 @@ impl Schedule {
         match sort {
             Sort::Kill | Sort::KillAndForget => {
                 place.instance(node).kill();
-                std::thread::sleep(hold);
+                pause::blocking::lasts(hold);
                 place.start_again(node, sort == Sort::Kill);
             }
             Sort::Stop => {
                 place.instance(node).pause();
-                std::thread::sleep(hold);
+                pause::blocking::lasts(hold);
                 place.instance(node).resume();
             }
             Sort::Strand => place.proxy(node).strand(),
@@ -125,25 +125,25 @@ impl Schedule {
             Sort::FlushScripts => flush_scripts(place, hold),
             Sort::ServerClock => {
                 place.shift_clock(STEP);
-                std::thread::sleep(hold);
+                pause::blocking::lasts(hold);
                 place.shift_clock(Duration::ZERO);
                 // What was written ahead is in the past again after so long; a clock that goes back while
                 // a server forgets its fences would else be two faults at once.
-                std::thread::sleep(STEP);
+                pause::blocking::expires(STEP);
             }
             Sort::ClientClock => {
                 let process = usize::try_from(self.dice.roll(4)).unwrap();
                 workers.send(process, &format!("clock {}", STEP.as_millis()));
-                std::thread::sleep(hold);
+                pause::blocking::lasts(hold);
                 workers.send(process, "clock 0");
                 // A hit that read the clock before.
-                std::thread::sleep(Duration::from_millis(300));
+                pause::blocking::pace(Duration::from_millis(300));
                 return format!(", process {process}");
             }
             Sort::FullMemory => {
                 let server = place.redis(node);
                 ask(server, "CONFIG SET maxmemory 1");
-                std::thread::sleep(hold);
+                pause::blocking::lasts(hold);
                 ask(server, "CONFIG SET maxmemory 0");
             }
             Sort::Failover => place.fail_over(node),
@@ -163,7 +163,7 @@ impl Schedule {
             _ => self.millis(150, 400),
         };
         place.proxy(node).delay(each, each);
-        std::thread::sleep(hold);
+        pause::blocking::lasts(hold);
         place.proxy(node).forward();
         format!(", {each:?} each way")
     }
@@ -184,7 +184,7 @@ fn partition(sort: Sort, node: usize, hold: Duration, place: &dyn Place) {
             proxy.cut();
         }
     }
-    std::thread::sleep(hold);
+    pause::blocking::lasts(hold);
     proxy.forward();
 }
 
@@ -192,6 +192,6 @@ fn flush_scripts(place: &dyn Place, hold: Duration) {
     const PAUSE: Duration = Duration::from_millis(20);
     for _ in 0..hold.as_millis() / PAUSE.as_millis() {
         (0..place.nodes()).for_each(|node| drop(ask(place.redis(node), "SCRIPT FLUSH")));
-        std::thread::sleep(PAUSE);
+        pause::blocking::pace(PAUSE);
     }
 }

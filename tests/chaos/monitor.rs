@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use test_support::servers::wait;
+use test_support::servers::{pause, wait};
 
 use crate::history::{MILLI, Micros, Stall, now};
 
@@ -44,7 +44,7 @@ async fn watch(done: &AtomicBool) -> Vec<Stall> {
     let mut stalls = Vec::new();
     while !done.load(Ordering::SeqCst) {
         let (start, began) = (now(), wait::now());
-        tokio::time::sleep(TICK).await;
+        pause::pace(TICK).await;
         let micros = |duration: Duration| Micros::try_from(duration.as_micros()).unwrap();
         let (from, to) = (start + micros(TICK), start + micros(began.elapsed()));
         if to > from + LATE {

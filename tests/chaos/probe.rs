@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use test_support::servers::resp::Connection;
-use test_support::servers::{Value, sentinel};
+use test_support::servers::{Value, pause, sentinel};
 
 use crate::history::{Micros, Probe, now};
 
@@ -45,7 +45,7 @@ impl Prober {
                         changes.push(end);
                     }
                 }
-                std::thread::sleep(PAUSE);
+                pause::blocking::pace(PAUSE);
             }
             (probes, changes)
         });

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use test_support::Dice;
 use test_support::servers::wait::{self, holds_within};
-use test_support::servers::{sentinel, workers};
+use test_support::servers::{pause, sentinel, workers};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use traffik::{
@@ -229,7 +229,7 @@ async fn hit(
         };
         seen.hits.push(Hit { series, start, end: start + took, outcome });
         // More than the limit lets pass, and no more than many processes on a small machine can bear.
-        tokio::time::sleep(Duration::from_millis(30 + dice.roll(60))).await;
+        pause::pace(Duration::from_millis(30 + dice.roll(60))).await;
     }
     seen
 }
@@ -255,13 +255,13 @@ async fn lock(backend: Arc<dyn Backend>, stop: watch::Receiver<bool>) -> Vec<Loc
         let end = now();
         if let Ok(guard) = guard {
             taken.push(Lock { start, end, token: guard.fencing_token() });
-            tokio::time::sleep(Duration::from_millis(dice.roll(20))).await;
+            pause::pace(Duration::from_millis(dice.roll(20))).await;
             if dice.roll(2) == 0 {
                 // An error is a fault's, and the release then goes on in the background.
                 let _ = guard.release().await;
             }
         }
-        tokio::time::sleep(Duration::from_millis(100 + dice.roll(200))).await;
+        pause::pace(Duration::from_millis(100 + dice.roll(200))).await;
     }
     taken
 }

@@ -1,4 +1,4 @@
-//! The page of faults and the tests that are named after them agree.
+//! The page of faults and the tests that are named after them agree, and what those tests wait for has a name.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -64,5 +64,19 @@ fn each_fault_of_the_page_has_the_tests_that_it_lists() {
     }
     for id in found.keys() {
         assert!(listed.contains_key(id), "{id} is not on the page");
+    }
+}
+
+/// Else nobody could tell a pause that stands for an event from one that is the subject.
+#[test]
+fn a_pause_beside_a_real_server_says_what_it_is_for() {
+    let files: Vec<_> = ["tests/redis", "tests/memcached", "tests/chaos"]
+        .iter()
+        .flat_map(|folder| rust_files(&root().join(folder)))
+        .collect();
+    assert!(files.len() > 50, "{} files", files.len());
+    for file in files {
+        let text = std::fs::read_to_string(&file).unwrap();
+        assert!(!text.contains("sleep("), "{} sleeps: use servers::pause", file.display());
     }
 }

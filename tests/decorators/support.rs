@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use test_support::Distant;
-use test_support::servers::RedisServer;
+use test_support::servers::{RedisServer, pause};
 use traffik::backend::Result;
 use traffik::conformance::Harness;
 use traffik::key::KeyPart;
@@ -91,7 +91,7 @@ impl Harness for OnRedis {
 
     async fn elapse(&self, _clock: &ManualClock, ttl: Duration) {
         // The server itself lets them expire.
-        tokio::time::sleep(ttl + Duration::from_millis(50)).await;
+        pause::expires(ttl + Duration::from_millis(50)).await;
     }
 
     fn ttl(&self) -> Duration {

@@ -13,7 +13,7 @@ use traffik::{
 };
 
 use crate::world::{PATIENCE, act, backend, builder, hit, limit};
-use test_support::servers::{Direction, MemcachedServer, Proxy};
+use test_support::servers::{Direction, MemcachedServer, Proxy, pause};
 
 #[expect(clippy::disallowed_methods, reason = "how long a real server takes is the subject")]
 fn now() -> Instant {
@@ -278,7 +278,7 @@ async fn f30_garbage_under_load_is_counted_and_starts_afresh() {
         for round in 0..40 {
             let bytes = garbage[round % garbage.len()];
             server.command(&format!("set test/t/t/a 0 0 {}\r\n{bytes}\r\n", bytes.len()));
-            tokio::time::sleep(Duration::from_millis(2)).await;
+            pause::pace(Duration::from_millis(2)).await;
         }
         let errors: u64 = tasks.join_all().await.into_iter().sum();
         let counted = backend.core().stat(Stat::Corrupt);

@@ -7,7 +7,7 @@ use traffik::{Backend, LockError, LockOptions, Locks, Memcached};
 
 use crate::world::{PATIENCE, backend, builder, url};
 use test_support::servers::wait::eventually;
-use test_support::servers::{Direction, MemcachedServer, Proxy, Workers, workers};
+use test_support::servers::{Direction, MemcachedServer, Proxy, Workers, pause, workers};
 
 fn at_once() -> LockOptions {
     LockOptions::new().blocking(false)
@@ -23,7 +23,7 @@ async fn a_lock_without_a_ttl_is_a_lease_that_is_renewed() {
     let backend = builder(&server).lock_lease(Duration::from_secs(1)).build().unwrap();
     let guard = backend.lock("a", LockOptions::new()).await.unwrap();
     assert!(server.command("mg test/l/a t\r\n").starts_with("HD t"), "it is stored with an expiry");
-    tokio::time::sleep(Duration::from_secs(5)).await;
+    pause::expires(Duration::from_secs(5)).await;
     assert!(guard.is_valid(), "renewed");
     assert!(matches!(backend.lock("a", at_once()).await, Err(LockError::Held)));
     // Lost behind our back: the watchdog finds out.
@@ -52,7 +52,7 @@ async fn f24_the_lock_of_a_killed_process_is_free_after_its_ttl() {
     let backend = backend(&server);
     let mut holder = Workers::spawn(1, "locks::holder", &[("URL", &url(&server))]);
     holder.wait_for_line(0, "HELD");
-    tokio::time::sleep(Duration::from_millis(2500)).await;
+    pause::expires(Duration::from_millis(2500)).await;
     assert!(matches!(backend.lock("a", at_once()).await, Err(LockError::Held)), "renewed");
     holder.kill(0);
     let guard = backend.lock("a", within(Duration::from_secs(10))).await.unwrap();
@@ -116,7 +116,7 @@ fn f28_guards_of_a_runtime_that_stands_idle_or_has_ended_are_released_and_renewe
         assert!(other.block_on(free.unwrap().release()).unwrap());
     }
     // The lease outlasts its TTL and what a server adds, by renewals; its expiry is the subject.
-    std::thread::sleep(Duration::from_secs(5));
+    pause::blocking::expires(Duration::from_secs(5));
     assert!(leased.is_valid());
     assert!(matches!(other.block_on(backend.lock("leased", at_once())), Err(LockError::Held)));
     assert!(other.block_on(leased.release()).unwrap());
@@ -179,7 +179,7 @@ async fn f04_a_try_on_a_silent_server_ends_in_the_callers_time_and_leaves_no_loc
         assert!(taken.is_err(), "{taken:?}");
         assert!(took < Duration::from_millis(patience + 150), "{took:?} of {patience} ms");
         // Longer than anybody would ask again who gives up.
-        tokio::time::sleep(Duration::from_millis(1500)).await;
+        pause::lasts(Duration::from_millis(1500)).await;
         server.resume();
         let guard = other.lock(&name, within(Duration::from_secs(10))).await;
         assert!(guard.is_ok(), "nobody holds it: {guard:?}");
@@ -222,7 +222,7 @@ async fn f36_a_lock_that_is_granted_too_late_is_not_taken_and_is_released() {
             async move { backend.lock("a", at_once().ttl(Some(TTL))).await }
         });
         eventually("it is under way", PATIENCE, async || proxy.holds(late, sign)).await;
-        tokio::time::sleep(TTL).await;
+        pause::expires(TTL).await;
         proxy.forward();
         let taken = trying.await.unwrap();
         assert!(matches!(taken, Err(LockError::Held)), "{late:?}: {taken:?}");
@@ -248,7 +248,7 @@ async fn f36_who_waits_asks_again_after_a_grant_that_came_too_late() {
     });
     let is_stored = async || proxy.holds(Direction::Reply, "STORED");
     eventually("it is granted", PATIENCE, is_stored).await;
-    tokio::time::sleep(TTL).await;
+    pause::expires(TTL).await;
     proxy.forward();
     let guard = trying.await.unwrap().unwrap();
     assert!(guard.extend(PATIENCE).await.unwrap(), "the release of the first try left it alone");
@@ -268,7 +268,7 @@ async fn f36_an_extension_that_is_granted_too_late_is_none() {
     let extending = tokio::spawn(async move { (guard.extend(TTL).await, guard) });
     let is_sent = async || proxy.holds(Direction::Request, "gets test/l/a");
     eventually("it is under way", PATIENCE, is_sent).await;
-    tokio::time::sleep(TTL).await;
+    pause::expires(TTL).await;
     proxy.forward();
     let (extended, guard) = extending.await.unwrap();
     assert!(!extended.unwrap(), "all of its time is over");

@@ -8,7 +8,7 @@ use traffik::backend::redis::{LockType, RedisBuilder};
 use traffik::conformance::{self, Harness};
 use traffik::{Backend, ManualClock, Redis};
 
-use test_support::servers::{RedisCluster, RedisServer, Sentinels};
+use test_support::servers::{RedisCluster, RedisServer, Sentinels, pause};
 
 /// Backends of what a function reaches.
 struct On<F>(F);
@@ -26,7 +26,7 @@ impl<F: Fn() -> RedisBuilder + Send + Sync> Harness for On<F> {
     }
 
     async fn elapse(&self, _clock: &ManualClock, ttl: Duration) {
-        tokio::time::sleep(ttl + Duration::from_millis(50)).await;
+        pause::expires(ttl + Duration::from_millis(50)).await;
     }
 
     fn ttl(&self) -> Duration {

@@ -7,7 +7,7 @@ use test_support::Dice;
 use test_support::servers::instance::Instance;
 use test_support::servers::sentinel::{SERVICE, Sentinels as Servers};
 use test_support::servers::wait::holds_within;
-use test_support::servers::{Proxy, RedisServer, Value, wait_until};
+use test_support::servers::{Proxy, RedisServer, Value, pause, wait_until};
 
 use super::{Place, SOON, STORED, ask, start_again, too_many_on, without_expiry_on};
 use crate::faults::Sort;
@@ -171,13 +171,13 @@ impl Place for Sentinels {
         let sentinel = &mut self.servers.sentinels()[number];
         if kills {
             sentinel.kill();
-            std::thread::sleep(hold);
+            pause::blocking::lasts(hold);
             sentinel.restart();
             let hurry = ["SENTINEL", "DEBUG", "publish-period", "200", "info-period", "500"];
             let _ = sentinel.words(&hurry);
         } else {
             sentinel.pause();
-            std::thread::sleep(hold);
+            pause::blocking::lasts(hold);
             sentinel.resume();
         }
     }

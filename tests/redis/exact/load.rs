@@ -9,7 +9,7 @@ use traffik::{
 };
 
 use super::beside;
-use test_support::servers::{RedisCluster, RedisServer, Workers, workers};
+use test_support::servers::{RedisCluster, RedisServer, Workers, pause, workers};
 
 pub(crate) const STRATEGIES: [&str; 6] = [
     "fixed-window",
@@ -243,7 +243,7 @@ async fn hit(throttle: Throttle, hits: u32) -> [u64; 3] {
                 }
                 counts[2] += 1;
                 // Else all hits would be made before there is another connection.
-                tokio::time::sleep(Duration::from_millis(5)).await;
+                pause::pace(Duration::from_millis(5)).await;
             }
         }
     }

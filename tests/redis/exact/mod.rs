@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use load::{Load, Place, SHORT, STRATEGIES};
-use test_support::servers::{RedisCluster, RedisServer};
+use test_support::servers::{RedisCluster, RedisServer, pause};
 
 #[test]
 fn processes_on_one_server_admit_exactly_the_limit() {
@@ -41,7 +41,7 @@ fn f03_scripts_flushed_all_the_time_change_nothing() {
         let (load, totals) = Load::run(strategy, &place, || {
             server.cmd("SCRIPT FLUSH");
             flushes.fetch_add(1, Ordering::Relaxed);
-            std::thread::sleep(Duration::from_millis(100));
+            pause::blocking::pace(Duration::from_millis(100));
         });
         load.expect_exact(&totals);
         assert!(flushes.into_inner() > 0, "none was flushed");
@@ -57,7 +57,7 @@ fn f01_connections_killed_all_the_time_never_admit_more() {
         let (load, totals) = Load::run(strategy, &place, || {
             let count = server.cmd("CLIENT KILL TYPE normal").int();
             killed.fetch_add(count.unsigned_abs(), Ordering::Relaxed);
-            std::thread::sleep(Duration::from_millis(50));
+            pause::blocking::pace(Duration::from_millis(50));
         });
         assert!(killed.into_inner() > 0, "none was killed");
         load.expect_at_most(&totals);

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use traffik::{Backend, Key, LockOptions, Locks, Redis, Throttle, Values};
 
 use super::common::{Dice, PLENTY, SOON, ends, patient, soak, throttle, until, used};
-use test_support::servers::{Proxy, RedisServer};
+use test_support::servers::{Proxy, RedisServer, pause};
 
 /// Only letting go frees it in the time of a test.
 const HELD_FOR: Duration = Duration::from_secs(3600);
@@ -201,7 +201,7 @@ async fn f22_aborted_tasks_leave_nothing() {
                 std::future::pending::<()>().await;
             }
         });
-        tokio::time::sleep(Duration::from_micros(dice.roll(1_500))).await;
+        pause::pace(Duration::from_micros(dice.roll(1_500))).await;
         task.abort();
         let ended = ends(task).await;
         assert!(ended.unwrap_err().is_cancelled());

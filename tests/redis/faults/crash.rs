@@ -14,7 +14,7 @@ use traffik::{
 use super::common::{
     PLENTY, admits, builder, clock, ends, heals, patient, soak, throttle, until, used,
 };
-use test_support::servers::{RedisServer, Workers, workers};
+use test_support::servers::{RedisServer, Workers, pause, workers};
 
 const ON_DISK: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "always"];
 const TASKS: usize = 8;
@@ -81,7 +81,7 @@ async fn hit_until_told() -> [Arc<Oracle>; 2] {
                 oracles[0].hit(&few, "few").await;
                 oracles[1].hit(&plenty, "plenty").await;
                 // Denials by a connection that is down come at once.
-                tokio::time::sleep(Duration::from_millis(1)).await;
+                pause::pace(Duration::from_millis(1)).await;
             }
         });
     }
@@ -104,7 +104,7 @@ async fn f01_killed_under_load_with_its_data_on_disk_never_admits_too_many() {
         // The new server has counted nothing yet.
         until("hits come", || server.calls("evalsha") >= 100).await;
         server.kill();
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        pause::lasts(Duration::from_millis(50)).await;
         server.restart();
     }
     until("hits come", || server.calls("evalsha") >= 100).await;
@@ -158,7 +158,7 @@ async fn admits_in_windows(server: &mut RedisServer, limit: u32, most: impl Fn(u
                 let oracle = window.read().await;
                 oracle.hit(&throttle, "key").await;
                 drop(oracle);
-                tokio::time::sleep(Duration::from_millis(1)).await;
+                pause::pace(Duration::from_millis(1)).await;
             }
         });
     }
@@ -241,7 +241,7 @@ async fn f03_scripts_flushed_beside_the_load_are_never_seen() {
         move || {
             while !done.load(Ordering::SeqCst) {
                 assert_eq!(flusher.cmd("SCRIPT FLUSH").unwrap().text(), "OK");
-                std::thread::sleep(Duration::from_micros(500));
+                pause::blocking::pace(Duration::from_micros(500));
             }
         }
     });

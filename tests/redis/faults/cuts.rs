@@ -9,7 +9,7 @@ use traffik::{Backend, Effect, Error, ErrorKind, Key, Throttle, Values};
 use super::common::{
     Dice, PATIENT, PLENTY, admits, builder, ends, heals, patient, soak, throttle, until, used,
 };
-use test_support::servers::{Direction, Proxy, RedisServer};
+use test_support::servers::{Direction, Proxy, RedisServer, pause};
 
 /// What one hit over a connection that was cut was told.
 struct Told {
@@ -113,7 +113,7 @@ async fn f07_cut_amid_many_nobody_gets_the_reply_of_another() {
                 if let Ok(got) = ends(backend.get(&own)).await {
                     assert_eq!(got.as_deref(), Some(value.as_bytes()), "of task {task}");
                 }
-                tokio::time::sleep(Duration::from_micros(dice.roll(1_000))).await;
+                pause::pace(Duration::from_micros(dice.roll(1_000))).await;
             }
         });
     }
@@ -121,7 +121,7 @@ async fn f07_cut_amid_many_nobody_gets_the_reply_of_another() {
     while !tasks.is_empty() {
         let direction = [Direction::Request, Direction::Reply][usize::from(dice.roll(2) == 0)];
         proxy.cut_after(direction, dice.roll(300));
-        tokio::time::sleep(Duration::from_millis(dice.roll(30))).await;
+        pause::pace(Duration::from_millis(dice.roll(30))).await;
         while let Some(task) = tasks.try_join_next() {
             task.unwrap();
         }

@@ -7,7 +7,7 @@ use tokio::runtime::{Builder, Runtime};
 use traffik::{Backend, LockOptions, Locks, Redis, Throttle};
 
 use super::common::{PATIENT, PLENTY, SOON, builder, heals, throttle, until, used};
-use test_support::servers::{Proxy, RedisServer, Workers, wait_until, workers};
+use test_support::servers::{Proxy, RedisServer, Workers, pause, wait_until, workers};
 use test_support::threads;
 
 /// Only letting go frees it in the time of a test.
@@ -93,7 +93,7 @@ fn f28_guards_of_a_runtime_that_stands_idle_are_let_go_of_and_renewed() {
         assert!(guard.release().await.unwrap());
     });
     // The lease outlasts its TTL some times, by renewals; a real server's expiry is the subject.
-    std::thread::sleep(lease * 5 / 2);
+    pause::blocking::expires(lease * 5 / 2);
     assert!(leased.is_valid());
     let refused = other.block_on(backend.lock("leased", HELD.blocking(false)));
     assert!(refused.is_err(), "it is still held");

@@ -12,7 +12,7 @@ use traffik::{
 use super::common::{
     Dice, PATIENT, PLENTY, SOON, admits, builder, ends, error, heals, soak, throttle, until, used,
 };
-use test_support::servers::{Proxy, RedisServer};
+use test_support::servers::{Proxy, RedisServer, pause};
 
 const TASKS: u32 = 16;
 
@@ -49,7 +49,7 @@ async fn f06_a_late_reply_never_reaches_another_request() {
                         missed.fetch_add(1, Ordering::SeqCst);
                     }
                 }
-                tokio::time::sleep(Duration::from_micros(dice.roll(2_000))).await;
+                pause::pace(Duration::from_micros(dice.roll(2_000))).await;
             }
         });
     }
@@ -59,7 +59,7 @@ async fn f06_a_late_reply_never_reaches_another_request() {
         assert!(start.elapsed() < SOON * 20, "{answered:?} answered, {missed:?} missed");
         for delay in [60, 20, 0] {
             proxy.delay(Duration::ZERO, Duration::from_millis(delay));
-            tokio::time::sleep(Duration::from_millis(80)).await;
+            pause::lasts(Duration::from_millis(80)).await;
         }
     }
     done.store(true, Ordering::SeqCst);

@@ -6,7 +6,7 @@ use traffik::backend::redis::LockType;
 
 use super::common::{LONG, SOON, block_on, builder, ends, is_soak, on, take, ttl};
 use test_support::servers::resp::Connection;
-use test_support::servers::{RedisServer, Workers, workers};
+use test_support::servers::{RedisServer, Workers, pause, workers};
 
 const WORKER: &str = "locks::exclusion::worker";
 
@@ -34,7 +34,7 @@ fn worker() {
             let last = store.cmd("GET token").unwrap();
             let jitter =
                 (u64::from(round) * 7919 + u64::try_from(number).unwrap() * 104_729) % 1000;
-            tokio::time::sleep(Duration::from_micros(jitter)).await;
+            pause::pace(Duration::from_micros(jitter)).await;
             let next = if count.is_nil() { 1 } else { count.int() + 1 };
             store.cmd(&format!("SET count {next}")).unwrap();
             match guard.fencing_token() {

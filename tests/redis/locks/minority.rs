@@ -1,6 +1,8 @@
 //! Redlock while a minority of its masters is dead: killed, or silent, which takes connections and never
 //! answers. What is left serves as if all were there.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
@@ -9,12 +11,16 @@ use traffik::{LockError, LockOptions, Locks, Redis};
 
 use super::common::{LONG, at_once, block_on, builder, ends, is_held, millis, take, ttl, until};
 use test_support::resident_kib;
-use test_support::servers::{RedisServer, Workers, wait, workers};
+use test_support::servers::{RedisServer, Workers, pause, wait, workers};
 
 /// A second is what is promised; the rest is for a machine that does other things too.
 const SOON_FREE: Duration = Duration::from_secs(3);
-/// Long enough for a queue to fill, if one does.
-const CROWDED: Duration = Duration::from_secs(3);
+/// Longer than anybody asks again who gives up.
+const FORGOTTEN: Duration = Duration::from_secs(3);
+/// So many of each waiter that a queue is full by then, if one fills.
+const TRIES: u64 = 20;
+/// The same of a task that tries as fast as it can.
+const MANY: u64 = 500;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Death {
@@ -96,11 +102,12 @@ async fn f04_a_waiter_asks_the_live_masters_no_more_often_when_one_is_dead() {
         death.strike(&mut masters[2]);
         let tasks = waiting(&waiter, 1);
         let (start, before) = (wait::now(), [scripts(&masters[0]), scripts(&masters[1])]);
-        tokio::time::sleep(CROWDED).await;
+        let asked = || [scripts(&masters[0]) - before[0], scripts(&masters[1]) - before[1]];
+        until("it asks", async || asked().iter().all(|asked| *asked >= TRIES)).await;
         let seconds = start.elapsed().as_secs_f64();
-        for (master, before) in masters.iter().zip(before) {
+        for asked in asked() {
             #[expect(clippy::cast_precision_loss, reason = "a few hundred")]
-            let rate = (scripts(master) - before) as f64 / seconds;
+            let rate = asked as f64 / seconds;
             println!("{death:?}: {rate:.1} scripts a second");
             // One try in 130 ms on average, and its release where it was granted.
             assert!((2.0..30.0).contains(&rate), "{death:?}: {rate} scripts a second");
@@ -120,9 +127,11 @@ async fn f04_beside_waiters_a_dropped_guard_is_free_soon_and_each_waiter_is_serv
             for master in &mut masters[count - dead..] {
                 death.strike(master);
             }
-            let mut tasks = waiting(&waiter, waiters);
-            tokio::time::sleep(CROWDED).await;
             let live = &masters[..count - dead];
+            let before = scripts(&live[0]);
+            let mut tasks = waiting(&waiter, waiters);
+            let enough = before + TRIES * waiters as u64;
+            until("all of them ask", async || scripts(&live[0]) >= enough).await;
             let took = free_after_drop(&waiter, live).await;
             println!("{death:?}, {waiters} waiters: free after {took:?}");
             assert!(took < SOON_FREE, "{death:?}, {waiters} waiters: free after {took:?}");
@@ -147,23 +156,26 @@ async fn f04_beside_a_tasks_try_locks_a_dropped_guard_is_free_soon() {
         let (holder, other) = (on(&urls), on(&urls));
         let _guards = holding(&holder, 1).await;
         death.strike(&mut masters[2]);
+        let (is_over, tries) = <(Arc<AtomicBool>, Arc<AtomicU64>)>::default();
         let trying = tokio::spawn({
-            let backend = other.clone();
+            let (backend, is_over, tries) =
+                (other.clone(), Arc::clone(&is_over), Arc::clone(&tries));
             async move {
                 let (mut refused, mut failed) = (0, 0);
-                let start = wait::now();
-                while start.elapsed() < CROWDED {
+                while !is_over.load(Ordering::Relaxed) {
                     match backend.lock(&name(0), at_once()).await {
                         Ok(_) => panic!("it is held by another"),
                         Err(LockError::Held) => refused += 1,
                         Err(_) => failed += 1,
                     }
+                    tries.fetch_add(1, Ordering::Relaxed);
                 }
                 (refused, failed)
             }
         });
-        tokio::time::sleep(CROWDED - millis(100)).await;
+        until("many tries", async || tries.load(Ordering::Relaxed) >= MANY).await;
         let took = free_after_drop(&other, &masters[..2]).await;
+        is_over.store(true, Ordering::Relaxed);
         let (refused, failed) = ends("the tries", trying).await.unwrap();
         println!("{death:?}: free after {took:?}; {refused} refused, {failed} failed");
         assert!(took < SOON_FREE, "{death:?}: free after {took:?}");
@@ -189,8 +201,7 @@ fn crowd() {
         for _ in 0..50 {
             let backend = backend.clone();
             tasks.spawn(async move {
-                let start = wait::now();
-                while start.elapsed() < Duration::from_secs(4) {
+                for _ in 0..MANY {
                     let _ = backend.lock(&name(0), options).await;
                 }
             });
@@ -233,15 +244,14 @@ async fn f04_a_master_that_goes_on_keeps_no_lock_of_a_try_from_before() {
     }
     // Of the two that answer, one may be slow.
     let _ = guard.release().await;
-    // Longer than anybody would ask again who gives up.
-    tokio::time::sleep(CROWDED).await;
+    pause::lasts(FORGOTTEN).await;
     masters[2].resume();
     until("nothing is held", async || {
         masters.iter().all(|master| ["a", "b", "c"].iter().all(|name| !is_held(master, name)))
     })
     .await;
     // And stays so: what was under way has come.
-    tokio::time::sleep(millis(500)).await;
+    pause::stays(millis(500)).await;
     for name in ["a", "b", "c"] {
         assert!(masters.iter().all(|master| !is_held(master, name)), "{name} is held again");
     }

@@ -7,7 +7,7 @@ use traffik::{LockError, LockOptions, Locks, redis};
 use super::common::{
     LONG, SOON, at_once, builder, ends, fence_key, is_held, lock_key, millis, take, ttl, until,
 };
-use test_support::servers::{Direction, Proxy, RedisServer};
+use test_support::servers::{Direction, Proxy, RedisServer, pause};
 
 fn url(proxy: &Proxy) -> String {
     format!("redis://127.0.0.1:{}", proxy.port())
@@ -29,7 +29,7 @@ async fn f36_a_lock_that_is_granted_too_late_is_not_taken_and_is_released() {
         async move { backend.lock("a", ttl(time).blocking(false)).await }
     });
     until("it is asked for", async || proxy.holds(Direction::Request, &lock_key("a"))).await;
-    tokio::time::sleep(time).await;
+    pause::expires(time).await;
     proxy.forward();
     let taken = ends("the try", waiting).await.unwrap();
     assert!(matches!(taken, Err(LockError::Held)), "{taken:?}");

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::common::{block_on, builder, is_soak, millis, take, ttl};
-use test_support::servers::{FakeTime, RedisServer, Workers, workers};
+use test_support::servers::{FakeTime, RedisServer, Workers, pause, workers};
 
 /// Holders that live one after the other in each line; each takes its lock `ROUNDS` times.
 const LINES: usize = 8;
@@ -84,7 +84,7 @@ fn f25_no_stale_write_is_accepted_whatever_happens() {
         while !lines.iter().all(std::thread::ScopedJoinHandle::is_finished) {
             // Back only for a while: a lock whose holder was killed would stay for an hour.
             for shift in [3600, 0] {
-                std::thread::sleep(millis(700));
+                pause::blocking::pace(millis(700));
                 time.shift(shift);
             }
             server.restart();
@@ -120,7 +120,7 @@ fn watch(port: u16, done: &AtomicBool, writes: &AtomicU64) {
     let mut last = [0_u64; LOCKS];
     while !done.load(Ordering::Relaxed) {
         let Ok(mut stream) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)) else {
-            std::thread::sleep(millis(2));
+            pause::blocking::pace(millis(2));
             continue;
         };
         // Killed just now: the next one is followed.

@@ -10,7 +10,7 @@ use traffik::{
 use super::world::{
     LONG, Log, Own, backend_error, eventually, heals, patient, throttle, with_policy,
 };
-use test_support::servers::RedisServer;
+use test_support::servers::{RedisServer, pause};
 
 /// How many connections the server has ever accepted.
 fn connections(server: &RedisServer) -> u64 {
@@ -76,7 +76,7 @@ async fn f15_a_wrong_password_makes_no_storm_of_connections() {
     while test_support::servers::wait::now() < end {
         is_misconfigured(&backend_error(throttle.hit("a").await));
         hits += 1;
-        tokio::time::sleep(Duration::from_millis(1)).await;
+        pause::pace(Duration::from_millis(1)).await;
     }
     // One more is ours. Pauses of 10, 20, 40 ms and so on make about 9 in that time.
     let tried = connections(&server) - before - 1;

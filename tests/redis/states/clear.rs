@@ -8,8 +8,9 @@ use std::time::Duration;
 use traffik::{Backend, Key, LockOptions, Locks, Redis, Values};
 
 use super::world::{LONG, patient, throttle};
+use test_support::servers::resp::Connection;
 use test_support::servers::wait::now;
-use test_support::servers::{RedisCluster, RedisServer};
+use test_support::servers::{RedisCluster, RedisServer, pause};
 
 /// Keys of the namespace; all of them only where time does not matter.
 fn many() -> usize {
@@ -26,20 +27,16 @@ fn fill(server: &RedisServer, count: usize) {
     }
 }
 
-/// Another client's waits until it is told to end, the shortest first.
-fn latencies(server: &RedisServer, stop: &Arc<AtomicBool>) -> thread::JoinHandle<Vec<Duration>> {
-    let mut connection = server.connect().unwrap();
-    let stop = Arc::clone(stop);
-    thread::spawn(move || {
-        let mut waits = Vec::new();
-        while !stop.load(Ordering::Relaxed) {
-            let start = now();
-            connection.cmd("SET other 1").unwrap();
-            waits.push(start.elapsed());
-        }
-        waits.sort();
-        waits
-    })
+/// Another client's waits, the shortest first, for as long as it may go on with so many.
+fn latencies(mut client: Connection, goes_on: impl Fn(usize) -> bool) -> Vec<Duration> {
+    let mut waits = Vec::new();
+    while goes_on(waits.len()) {
+        let start = now();
+        client.cmd("SET other 1").unwrap();
+        waits.push(start.elapsed());
+    }
+    waits.sort();
+    waits
 }
 
 /// The median, 999 of 1000, and the longest.
@@ -58,7 +55,10 @@ async fn clear_of_many_keys_hardly_disturbs_others() {
     assert_eq!(usize::try_from(server.cmd("DBSIZE").int()).unwrap(), count);
     server.cmd("CONFIG RESETSTAT");
     let stop = Arc::new(AtomicBool::new(false));
-    let disturbed = latencies(&server, &stop);
+    let disturbed = thread::spawn({
+        let (client, stop) = (server.connect().unwrap(), Arc::clone(&stop));
+        move || latencies(client, |_| !stop.load(Ordering::Relaxed))
+    });
     let start = now();
     backend.clear().await.unwrap();
     let took = start.elapsed();
@@ -68,12 +68,10 @@ async fn clear_of_many_keys_hardly_disturbs_others() {
     let spent =
         ["scan", "unlink"].map(|name| stats.field(&format!("latency_percentiles_usec_{name}")));
 
-    // The same for as long, with nothing beside it but what this machine does.
-    stop.store(false, Ordering::Relaxed);
-    let quiet = latencies(&server, &stop);
-    tokio::time::sleep(took).await;
-    stop.store(true, Ordering::Relaxed);
-    let quiet = quiet.join().unwrap();
+    // As many, with nothing beside them but what this machine does.
+    let quiet = tokio::task::block_in_place(|| {
+        latencies(server.connect().unwrap(), |so_far| so_far < disturbed.len())
+    });
     println!(
         "clear of {count} keys took {took:?}\nanother client waited meanwhile {}\n... and \
          without it {}\nthe server worked on a SCAN, an UNLINK (us): {spent:?}",
@@ -161,7 +159,7 @@ async fn clear_goes_on_after_a_slow_step_and_a_lost_connection() {
     for disturb in [
         (|server| {
             server.pause();
-            thread::sleep(Duration::from_millis(400));
+            pause::blocking::lasts(Duration::from_millis(400));
             server.resume();
         }) as fn(&RedisServer),
         |server| drop(server.cmd("CLIENT KILL TYPE normal")),

@@ -8,7 +8,7 @@ use traffik::{Backend, Effect, Error, ErrorKind, Key, Redis, Throttle, Values};
 
 use super::cluster::{slot_of, used};
 use super::world::{eventually, hasty, heals_for, patient, refused_for, throttle};
-use test_support::servers::RedisCluster;
+use test_support::servers::{RedisCluster, pause};
 
 /// A key of each of the three masters, in their order.
 pub(crate) fn key_of_each(cluster: &RedisCluster) -> [String; 3] {
@@ -64,7 +64,7 @@ impl Load {
             }
             Err(error) => panic!("{error}"),
         }
-        tokio::time::sleep(Duration::from_millis(1)).await;
+        pause::pace(Duration::from_millis(1)).await;
     }
 
     fn allowed(&self) -> u32 {
@@ -179,7 +179,7 @@ async fn kill_connections(cluster: &RedisCluster, rounds: usize) {
                 node.cmd("CLIENT KILL TYPE normal");
             }
         });
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        pause::pace(Duration::from_millis(20)).await;
     }
 }
 

@@ -9,8 +9,8 @@ use traffik::{Backend, Redis, Throttle};
 
 use super::cluster_failures::key_of_each;
 use super::world::{LONG, NAMESPACE, eventually, heals_for, patient, throttle};
-use test_support::servers::RedisCluster;
 use test_support::servers::wait::now;
+use test_support::servers::{RedisCluster, pause};
 
 /// What a service uses: nothing is longer than by default.
 pub(crate) fn usual(urls: Vec<String>) -> Redis {
@@ -42,7 +42,7 @@ impl Load {
                     let outcome = throttle.hit(&key[..]).await;
                     let count = if outcome.is_ok() { &ok } else { &failed };
                     count.fetch_add(1, Ordering::Relaxed);
-                    tokio::time::sleep(Duration::from_millis(2)).await;
+                    pause::pace(Duration::from_millis(2)).await;
                 }
             }));
         }
@@ -93,9 +93,7 @@ async fn f12_a_silent_master_costs_only_its_own_keys_and_these_heal_with_the_fai
     let took = healed.0.elapsed();
     assert!(took < Duration::from_secs(3), "{took:?} after the failover");
     // Its place is taken; it stays silent for a while, and comes back as a replica.
-    while start.elapsed() < Duration::from_secs(8) {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    pause::lasts(Duration::from_secs(8).saturating_sub(start.elapsed())).await;
     cluster.nodes()[0].resume();
     let role = || cluster.nodes()[0].cmd("INFO replication").field("role");
     eventually("it is a replica", async || role().as_deref() == Some("slave")).await;
@@ -153,7 +151,7 @@ async fn f12_a_master_that_sleeps_now_and_then_causes_no_errors_on_the_others() 
     for _ in 0..5 {
         // Shorter than it takes the others to take it for down.
         cluster.nodes()[0].pause();
-        tokio::time::sleep(Duration::from_millis(600)).await;
+        pause::lasts(Duration::from_millis(600)).await;
         cluster.nodes()[0].resume();
         let before = sleepy.ok();
         eventually("it is awake", async || sleepy.ok() > before + 20).await;
@@ -184,7 +182,7 @@ async fn f12_kills_of_connections_beside_a_silent_master_wedge_nothing() {
                 node.cmd("CLIENT KILL TYPE normal");
             }
         });
-        tokio::time::sleep(Duration::from_millis(30)).await;
+        pause::pace(Duration::from_millis(30)).await;
     }
     let before = loads[1].ok();
     eventually("the healthy go on", async || loads[1].ok() > before + 100).await;

@@ -7,7 +7,7 @@ use traffik::{Backend, ErrorKind, LockOptions, Redis};
 use super::world::{CAPACITY, LONG, NAMESPACE, eventually, heals, patient, throttle};
 use test_support::servers::sentinel::SERVICE;
 use test_support::servers::wait::now;
-use test_support::servers::{RedisServer, Sentinels};
+use test_support::servers::{RedisServer, Sentinels, pause};
 
 fn lock_options() -> LockOptions {
     LockOptions::new().ttl(Some(Duration::from_secs(60)))
@@ -108,7 +108,7 @@ async fn f11_without_sentinels_the_known_master_is_kept() {
     for _ in 0..30 {
         assert!(throttle.hit("a").await.unwrap().is_allowed());
         // Longer than it takes to look whether the master has moved.
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        pause::pace(Duration::from_millis(50)).await;
     }
 }
 
@@ -159,7 +159,7 @@ async fn f11_a_silent_sentinel_does_not_keep_a_backend_from_starting() {
         // Longer than it takes to look whether the master has moved.
         for _ in 0..30 {
             let _ = throttle.hit("a").await.unwrap();
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            pause::pace(Duration::from_millis(50)).await;
         }
         sentinels.sentinels()[silent].resume();
     }

@@ -11,6 +11,7 @@ pub mod faketime;
 pub mod instance;
 pub mod memcached;
 pub mod nginx;
+pub mod pause;
 pub mod ports;
 pub mod process;
 pub mod proxy;
