@@ -44,7 +44,7 @@ pub(crate) use self::server_lock::{
 #[cfg_attr(test, allow(unused_imports, reason = "for the backends on servers"))]
 pub(crate) use self::{
     lease::Lease,
-    releaser::{Asked, Lane, ReleaseOutcome, Releaser, later},
+    releaser::{Lane, ReleaseOutcome, Releaser, ToRelease, later},
     wait_queue::{Attempt, WaitQueue},
 };
 

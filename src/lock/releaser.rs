@@ -79,7 +79,7 @@ impl ReleaseOutcome {
 
 /// What is known of a lock that is to be released.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Asked {
+pub(crate) struct ToRelease {
     pub(crate) lane: Lane,
     /// Whether the server has said that we hold it. If not, "not yours" may be true only until the
     /// request for the lock arrives.
@@ -90,7 +90,7 @@ pub(crate) struct Asked {
     pub(crate) until: Instant,
 }
 
-impl Asked {
+impl ToRelease {
     /// By a try whose answer was lost. A server that stands still may begin with it, and with the TTL,
     /// when it goes on: so it is asked for a minute at least.
     pub(crate) fn in_vain(at: Instant, ttl: Duration) -> Self {
@@ -132,7 +132,7 @@ struct ReleaseQueue {
 
 struct Release {
     job: Job,
-    asked: Asked,
+    asked: ToRelease,
     pause: Duration,
     /// How often it was asked after an answer.
     answers: usize,
@@ -193,7 +193,7 @@ impl Releaser {
     }
 
     /// Takes a release over. Never blocks or panics, and needs no runtime.
-    pub(crate) fn send<F>(&self, asked: Asked, job: impl Fn() -> F + Send + 'static)
+    pub(crate) fn send<F>(&self, asked: ToRelease, job: impl Fn() -> F + Send + 'static)
     where
         F: Future<Output = ReleaseOutcome> + Send + 'static,
     {
@@ -404,15 +404,15 @@ mod tests {
         tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap()
     }
 
-    fn held() -> Asked {
+    fn held() -> ToRelease {
         let at = monotonic_now();
-        Asked { lane: Lane::Guard, granted: true, at, until: at + TTL }
+        ToRelease { lane: Lane::Guard, granted: true, at, until: at + TTL }
     }
 
     /// Counts the times that it is asked, and answers by that number.
     fn send(
         releaser: &Releaser,
-        asked: Asked,
+        asked: ToRelease,
         answer: impl Fn(u32) -> ReleaseOutcome + Copy + Send + 'static,
     ) -> Arc<AtomicU32> {
         let count = Arc::new(AtomicU32::new(0));
@@ -481,9 +481,9 @@ mod tests {
         let not_ours = |_| ReleaseOutcome::NotOurs;
         let now = monotonic_now();
         tokio::time::advance(Duration::from_secs(1)).await;
-        let granted = send(&releaser, Asked { at: now, ..held() }, not_ours);
-        let prompt = send(&releaser, Asked::in_vain(monotonic_now(), TTL), not_ours);
-        let slow = send(&releaser, Asked::in_vain(now, TTL), not_ours);
+        let granted = send(&releaser, ToRelease { at: now, ..held() }, not_ours);
+        let prompt = send(&releaser, ToRelease::in_vain(monotonic_now(), TTL), not_ours);
+        let slow = send(&releaser, ToRelease::in_vain(now, TTL), not_ours);
         tokio::time::sleep(TTL).await;
         assert_eq!([times(&granted), times(&prompt)], [1, 1]);
         assert_eq!(times(&slow), 5, "what is under way may still arrive");
@@ -493,7 +493,7 @@ mod tests {
     async fn those_that_were_never_asked_do_not_stand_behind_those_without_an_answer() {
         let releaser = Releaser::on(Home::Caller);
         for _ in 0..1000 {
-            send(&releaser, Asked::in_vain(monotonic_now(), TTL), |_| ReleaseOutcome::NoAnswer);
+            send(&releaser, ToRelease::in_vain(monotonic_now(), TTL), |_| ReleaseOutcome::NoAnswer);
         }
         tokio::time::sleep(Duration::from_secs(2)).await;
         let guard = send(&releaser, held(), |_| ReleaseOutcome::Released);
@@ -514,7 +514,7 @@ mod tests {
         assert!(done.iter().all(|done| times(done) == 1));
         assert!(times(&silent) >= 1 && start.elapsed() < Duration::from_secs(1));
         let start = monotonic_now();
-        let over = Asked { until: start, ..held() };
+        let over = ToRelease { until: start, ..held() };
         let never = send(&releaser, over, |_| ReleaseOutcome::NoAnswer);
         releaser.drained(TTL).await;
         assert_eq!((times(&never), start.elapsed()), (0, Duration::ZERO), "its TTL is over");
@@ -529,12 +529,12 @@ mod tests {
     async fn the_queues_are_bounded() {
         let releaser = Releaser::on(Home::Caller);
         for _ in 0..2 * MOST_TRIES {
-            send(&releaser, Asked::in_vain(monotonic_now(), TTL), |_| ReleaseOutcome::NoAnswer);
+            send(&releaser, ToRelease::in_vain(monotonic_now(), TTL), |_| ReleaseOutcome::NoAnswer);
         }
         assert_eq!(releaser.shared.queue.lock().tries.len(), MOST_TRIES);
         tokio::time::sleep(Duration::from_secs(1)).await;
         for _ in 0..2 * MOST_TRIES {
-            send(&releaser, Asked::in_vain(monotonic_now(), TTL), |_| ReleaseOutcome::NoAnswer);
+            send(&releaser, ToRelease::in_vain(monotonic_now(), TTL), |_| ReleaseOutcome::NoAnswer);
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
         assert!(releaser.shared.queue.lock().again.len() <= MOST_TRIES);

@@ -50,11 +50,11 @@ pub(crate) struct LimitIdentity {
     part: PartId,
     limit: u32,
     burst: u32,
-    rule: Rule,
+    algorithm: Algorithm,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Rule {
+enum Algorithm {
     Builtin(Builtin),
     Own { address: usize },
 }
@@ -188,12 +188,12 @@ impl Limit {
 
     /// Returns what it decides by.
     pub(crate) fn identity(&self) -> LimitIdentity {
-        let rule = match Builtin::of(&*self.strategy) {
-            Some(builtin) => Rule::Builtin(builtin),
-            None => Rule::Own { address: Arc::as_ptr(&self.strategy).cast::<()>().addr() },
+        let algorithm = match Builtin::of(&*self.strategy) {
+            Some(builtin) => Algorithm::Builtin(builtin),
+            None => Algorithm::Own { address: Arc::as_ptr(&self.strategy).cast::<()>().addr() },
         };
         let (limit, burst) = (self.rate.limit(), self.rate.effective_burst());
-        LimitIdentity { part: self.part(), limit, burst, rule }
+        LimitIdentity { part: self.part(), limit, burst, algorithm }
     }
 
     /// Returns whether a user's own strategy keeps it.

@@ -35,7 +35,7 @@ pub(super) struct HitEntry {
 }
 
 /// A key that a backend is asked about, for one entry or for several of the same throttle.
-struct Question {
+struct KeyQuestion {
     throttle: Throttle,
     hit: BegunHit,
     key: OwnedKey,
@@ -86,10 +86,10 @@ pub(super) async fn decide(entries: Vec<HitEntry>) -> Result<CombinedDecision, E
 impl Progress {
     async fn ask_all(
         mut self,
-        questions: Vec<Question>,
+        questions: Vec<KeyQuestion>,
         deadline: Deadline,
     ) -> Result<CombinedDecision, Error> {
-        let is_shadow = |question: &Question| question.hit.mode == Mode::Shadow;
+        let is_shadow = |question: &KeyQuestion| question.hit.mode == Mode::Shadow;
         let (shadows, enforced): (Vec<_>, Vec<_>) = questions.into_iter().partition(is_shadow);
         for group in groups(enforced) {
             ask(group, &mut self, deadline).await;
@@ -105,8 +105,8 @@ impl Progress {
         self.conclude(deadline).await
     }
 
-    fn note(&mut self, question: Question, decision: Result<Decision, Error>) {
-        let Question { throttle, hit, key, brought, entries, .. } = question;
+    fn note(&mut self, question: KeyQuestion, decision: Result<Decision, Error>) {
+        let KeyQuestion { throttle, hit, key, brought, entries, .. } = question;
         let decision = match decision {
             Ok(decision) => Ok(hit.told(decision)),
             Err(error) if hit.mode == Mode::Shadow => Ok(throttle.passes_in_spite_of(&error, hit)),
@@ -162,8 +162,8 @@ impl Progress {
 fn questions(
     entries: Vec<HitEntry>,
     decided: &mut [EntryDecision],
-) -> Result<Vec<Question>, Error> {
-    let mut questions: Vec<Question> = Vec::new();
+) -> Result<Vec<KeyQuestion>, Error> {
+    let mut questions: Vec<KeyQuestion> = Vec::new();
     for (index, entry) in entries.into_iter().enumerate() {
         let hit = entry.throttle.begin_in(entry.mode);
         let lenient = (hit.mode != Mode::Enforce).then(|| entry.throttle.clone());
@@ -196,7 +196,7 @@ fn question(
     HitEntry { throttle, key, options, mode }: HitEntry,
     hit: BegunHit,
     decided: &mut EntryDecision,
-) -> Result<Option<Question>, Error> {
+) -> Result<Option<KeyQuestion>, Error> {
     let (key, brought) = (key?, throttle.brought_by(&options)?);
     let step = throttle.step_of(&options, brought.as_deref(), Op::Take);
     let (cost, leave) = (step.cost(), step.units_to_leave());
@@ -213,7 +213,7 @@ fn question(
     }
     let backend = Arc::clone(&*throttle.backend()?);
     let entries = vec![(index, cost)];
-    Ok(Some(Question { throttle, hit, key, backend, brought, cost, leave, entries }))
+    Ok(Some(KeyQuestion { throttle, hit, key, backend, brought, cost, leave, entries }))
 }
 
 impl Throttle {
@@ -232,7 +232,7 @@ impl Throttle {
     }
 }
 
-impl Question {
+impl KeyQuestion {
     fn limits(&self) -> &[Limit] {
         self.brought.as_deref().unwrap_or(&self.throttle.inner.limits)
     }
@@ -292,10 +292,10 @@ fn is_same_backend(one: &Arc<dyn Backend>, other: &Arc<dyn Backend>) -> bool {
 }
 
 /// Returns the questions of each backend, in the order in which these come first.
-fn groups(questions: Vec<Question>) -> Vec<Vec<Question>> {
-    let mut groups: Vec<Vec<Question>> = Vec::new();
+fn groups(questions: Vec<KeyQuestion>) -> Vec<Vec<KeyQuestion>> {
+    let mut groups: Vec<Vec<KeyQuestion>> = Vec::new();
     for question in questions {
-        let of_same = |group: &&mut Vec<Question>| {
+        let of_same = |group: &&mut Vec<KeyQuestion>| {
             group.first().is_some_and(|first| is_same_backend(&first.backend, &question.backend))
         };
         match groups.iter_mut().find(of_same) {
@@ -307,7 +307,7 @@ fn groups(questions: Vec<Question>) -> Vec<Vec<Question>> {
 }
 
 /// Asks the backend of a group: about all in one step if it can, and else in order, until one is denied.
-async fn ask(group: Vec<Question>, progress: &mut Progress, deadline: Deadline) {
+async fn ask(group: Vec<KeyQuestion>, progress: &mut Progress, deadline: Deadline) {
     if let Some(decisions) = ask_in_one_step(&group, deadline).await {
         for (question, decision) in group.into_iter().zip(decisions) {
             progress.note(question, decision);
@@ -325,11 +325,11 @@ async fn ask(group: Vec<Question>, progress: &mut Progress, deadline: Deadline) 
 
 /// `None` if the backend cannot, or there is only one question.
 async fn ask_in_one_step(
-    group: &[Question],
+    group: &[KeyQuestion],
     deadline: Deadline,
 ) -> Option<Vec<Result<Decision, Error>>> {
     let [first, _, ..] = group else { return None };
-    let steps: Vec<Step<'_>> = group.iter().map(Question::step).collect();
+    let steps: Vec<Step<'_>> = group.iter().map(KeyQuestion::step).collect();
     let parts: Vec<_> = group.iter().map(|question| question.key.to_key()).collect();
     let mut rooms: Vec<_> = group.iter().map(|_| None).collect();
     let asked = parts.iter().zip(&mut rooms).zip(&steps);
@@ -359,7 +359,7 @@ async fn ask_in_one_step(
     let decided = decided.inspect_err(|error| record_failure(&span, error));
     let outcomes = each(decided, group.len(), name);
     let concluded = outcomes.into_iter().enumerate().map(|(index, outcome)| {
-        let Question { throttle, backend, hit, .. } = &group[index];
+        let KeyQuestion { throttle, backend, hit, .. } = &group[index];
         let ends = (Some(deadline), *hit);
         throttle.conclude(&**backend, asked[index], &steps[index], outcome, ends)
     });

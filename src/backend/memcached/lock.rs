@@ -20,8 +20,8 @@ use crate::background::{self, Home};
 use crate::clock::monotonic_now;
 use crate::error::{Effect, ErrorKind};
 use crate::lock::{
-    Asked, Attempt, Lane, LockError, LockGuard, LockRequest, ReleaseOutcome, ServerHolding,
-    ServerLock, WaitQueue, later, server_ttl, valid_until,
+    Attempt, Lane, LockError, LockGuard, LockRequest, ReleaseOutcome, ServerHolding, ServerLock,
+    ToRelease, WaitQueue, later, server_ttl, valid_until,
 };
 use crate::on_drop::OnDrop;
 use crate::random;
@@ -147,14 +147,17 @@ impl Hold {
             Ok(_) => return Err(errors::unexpected(OPERATION).into()),
             Err(error) => {
                 if error.effect() == Effect::Ambiguous {
-                    self.release_later(inner, Asked::in_vain(asked, ttl));
+                    self.release_later(inner, ToRelease::in_vain(asked, ttl));
                 }
                 return Err(error.into());
             }
         }
         if self.first.valid_until() <= monotonic_now() {
             // It took longer than the lock lasts: another may have it by now, or will before the caller knows.
-            self.release_later(inner, Asked { granted: true, ..Asked::in_vain(asked, ttl) });
+            self.release_later(
+                inner,
+                ToRelease { granted: true, ..ToRelease::in_vain(asked, ttl) },
+            );
             return Ok(Attempt::Held(None));
         }
         let holding = MemcachedHolding { inner: Arc::clone(inner), hold: Arc::clone(self) };
@@ -226,7 +229,7 @@ impl Hold {
     }
 
     /// Releases it in the background.
-    fn release_later(self: &Arc<Self>, inner: &MemcachedInner, asked: Asked) {
+    fn release_later(self: &Arc<Self>, inner: &MemcachedInner, asked: ToRelease) {
         let hold = Arc::clone(self);
         inner.releasers[self.node].send(asked, move || {
             let hold = Arc::clone(&hold);
@@ -274,7 +277,8 @@ impl ServerHolding for MemcachedHolding {
     fn release_later(&self) {
         // A server keeps an item for some seconds more.
         let until = later(self.hold.term.lock().end(), Duration::from_secs(3));
-        let asked = Asked { lane: Lane::Guard, granted: true, at: self.hold.first.asked, until };
+        let asked =
+            ToRelease { lane: Lane::Guard, granted: true, at: self.hold.first.asked, until };
         self.hold.release_later(&self.inner, asked);
     }
 }

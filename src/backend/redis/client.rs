@@ -5,7 +5,7 @@ use std::time::Duration;
 use redis::{Cmd, Value};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::failure::{Failure, Retry};
+use super::failure::{Failure, Remedy};
 use super::in_flight::InFlight;
 use super::route::Route;
 use super::scripts::Script;
@@ -134,12 +134,12 @@ impl Client {
                 Err(failure) if failure.is_unsent() => return Err(last.unwrap_or(failure)),
                 Err(failure) => failure,
             };
-            match (&failure.retry, with_source) {
-                (Retry::WithSource, Some(with_source)) if source.is_none() => {
+            match (&failure.remedy, with_source) {
+                (Remedy::WithSource, Some(with_source)) if source.is_none() => {
                     source = Some(with_source());
                     continue;
                 }
-                (Retry::Redirected(next), _) => {
+                (Remedy::Redirected(next), _) => {
                     route = next.route();
                     // ASK is true only now: later the node may take over the slot a second time, and
                     // would make a key that is elsewhere. Of the others the first is followed at once.
@@ -151,9 +151,9 @@ impl Client {
                         continue;
                     }
                 }
-                (Retry::Later, _) => route = natural.clone(),
-                (Retry::Reconnected, _) => {}
-                (Retry::No | Retry::WithSource, _) => return Err(failure),
+                (Remedy::Later, _) => route = natural.clone(),
+                (Remedy::Reconnected, _) => {}
+                (Remedy::None | Remedy::WithSource, _) => return Err(failure),
             }
             let pause = SHORTEST_PAUSE / 2 + random::up_to(longest_pause);
             longest_pause = (longest_pause * 2).min(LONGEST_PAUSE);

@@ -5,7 +5,7 @@ use std::fmt;
 use redis::aio::{ConnectionLike, ConnectionManager, MultiplexedConnection};
 use redis::{Cmd, Pipeline, RedisResult, Value};
 
-use super::failure::{Failure, Retry};
+use super::failure::{Failure, Remedy};
 
 /// A connection of the `redis` crate that many tasks may use at the same time.
 ///
@@ -64,7 +64,7 @@ pub(super) fn own_error(reply: Value) -> RedisResult<Value> {
         Value::Array(replies) => replies.iter().find_map(|reply| match reply {
             Value::ServerError(error) => {
                 let failure = Failure::of(error.clone().into());
-                (failure.retry != Retry::No).then_some(error)
+                (failure.remedy != Remedy::None).then_some(error)
             }
             _ => None,
         }),

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use super::connection::own_error;
 use super::decide::{self, HitOutcome, ScriptRefusal};
-use super::equal_hits::{Asked, OneScript, equal_hits, rounds, scripts};
+use super::equal_hits::{OneScript, Plan, equal_hits, rounds, scripts};
 use super::failure::Failure;
 use super::pipeline::ScriptCall;
 use super::{RedisInner, failed, primitives};
@@ -58,8 +58,8 @@ impl RedisInner {
                 .collect();
             match requests {
                 Some(requests) if self.replica().is_none() => {
-                    let asked = Asked { steps, hits, requests: &requests };
-                    self.run_scripts(asked, &|index, answer| answers.put(index, answer)).await;
+                    let plan = Plan { steps, hits, requests: &requests };
+                    self.run_scripts(plan, &|index, answer| answers.put(index, answer)).await;
                 }
                 _ => {
                     let put = |index: usize, answer| answers.put(start + index, answer);
@@ -115,21 +115,17 @@ impl RedisInner {
         decided.map_err(bad).transpose()
     }
 
-    async fn run_scripts(
-        &self,
-        asked_about: Asked<'_>,
-        put: &(dyn Fn(usize, Result<Decision>) + Sync),
-    ) {
-        let Asked { steps, hits, requests } = asked_about;
+    async fn run_scripts(&self, plan: Plan<'_>, put: &(dyn Fn(usize, Result<Decision>) + Sync)) {
+        let Plan { steps, hits, requests } = plan;
         let keys: Vec<Vec<u8>> =
             hits.iter().map(|equal| self.keys.of(&steps[equal.start].0)).collect();
         let groups = self.client.servers().group(&keys);
         let asked: Vec<OneScript<'_>> =
             groups.iter().flat_map(|group| scripts(group, hits, requests)).collect();
         for round in rounds(&asked, &keys) {
-            let mut left = self.run_round(round, asked_about, &keys, put).await;
+            let mut left = self.run_round(round, plan, &keys, put).await;
             while !left.is_empty() {
-                left = self.run_round(&left, asked_about, &keys, put).await;
+                left = self.run_round(&left, plan, &keys, put).await;
             }
         }
     }
@@ -138,7 +134,7 @@ impl RedisInner {
     async fn run_round<'a>(
         &self,
         asked: &[OneScript<'a>],
-        Asked { steps, hits, requests }: Asked<'_>,
+        Plan { steps, hits, requests }: Plan<'_>,
         keys: &[Vec<u8>],
         put: &(dyn Fn(usize, Result<Decision>) + Sync),
     ) -> Vec<OneScript<'a>> {

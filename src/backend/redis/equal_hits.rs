@@ -11,7 +11,7 @@ use crate::strategy::Op;
 
 /// What one question is about.
 #[derive(Clone, Copy)]
-pub(super) struct Asked<'a> {
+pub(super) struct Plan<'a> {
     pub(super) steps: &'a [(Key<'a>, Step<'a>)],
     /// Those that are one and the same, or one alone, by their places among the steps.
     pub(super) hits: &'a [Range<usize>],

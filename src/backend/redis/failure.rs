@@ -1,5 +1,5 @@
 //! Classifies failures of the client or the server: their kind, whether the command may have run, and
-//! whether a retry can help.
+//! what can help.
 
 use redis::{RedisError, ServerErrorKind};
 
@@ -12,7 +12,7 @@ use crate::error::{BackendError, Effect, ErrorKind};
 pub(super) struct Failure {
     kind: ErrorKind,
     effect: Effect,
-    pub(super) retry: Retry,
+    pub(super) remedy: Remedy,
     /// The connection is of no more use.
     pub(super) is_connection_lost: bool,
     cause: Option<RedisError>,
@@ -21,8 +21,8 @@ pub(super) struct Failure {
 
 /// What may be tried instead. Only after a command that surely did not run.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Retry {
-    No,
+pub(super) enum Remedy {
+    None,
     /// After a pause: the servers are in a change that ends by itself.
     Later,
     /// At once, where the server says.
@@ -55,7 +55,7 @@ impl Failure {
         Self {
             kind,
             effect,
-            retry: Retry::No,
+            remedy: Remedy::None,
             is_connection_lost: false,
             cause: None,
             message: None,
@@ -67,7 +67,7 @@ impl Failure {
         let mistake = config_errors::of_connecting(&error);
         let mut failure = Self::of(error);
         failure.effect = Effect::NotApplied;
-        failure.retry = Retry::No;
+        failure.remedy = Remedy::None;
         if let Some(problem) = mistake {
             failure = failure.misconfigured(problem);
         }
@@ -79,33 +79,33 @@ impl Failure {
 
     /// Classifies what the client or the server said about a command that was sent.
     pub(super) fn of(error: RedisError) -> Self {
-        let (kind, effect, retry) = match error.kind() {
+        let (kind, effect, remedy) = match error.kind() {
             redis::ErrorKind::Server(kind) => by_kind(kind, &error),
             redis::ErrorKind::Extension => by_code(&error),
-            redis::ErrorKind::Io => (ErrorKind::Unavailable, Effect::Ambiguous, Retry::No),
+            redis::ErrorKind::Io => (ErrorKind::Unavailable, Effect::Ambiguous, Remedy::None),
             redis::ErrorKind::Parse | redis::ErrorKind::UnexpectedReturnType => {
-                (ErrorKind::Other, Effect::Ambiguous, Retry::No)
+                (ErrorKind::Other, Effect::Ambiguous, Remedy::None)
             }
             redis::ErrorKind::AuthenticationFailed
             | redis::ErrorKind::InvalidClientConfig
             | redis::ErrorKind::EmptySentinelList => {
-                (ErrorKind::Misconfigured, Effect::NotApplied, Retry::No)
+                (ErrorKind::Misconfigured, Effect::NotApplied, Remedy::None)
             }
             // No node was found to send it to.
             redis::ErrorKind::ClusterConnectionNotFound
             | redis::ErrorKind::MasterNameNotFoundBySentinel
             | redis::ErrorKind::NoValidReplicasFoundBySentinel => {
-                (ErrorKind::Unavailable, Effect::NotApplied, Retry::Later)
+                (ErrorKind::Unavailable, Effect::NotApplied, Remedy::Later)
             }
             redis::ErrorKind::Client | redis::ErrorKind::RESP3NotSupported => {
-                (ErrorKind::Other, Effect::NotApplied, Retry::No)
+                (ErrorKind::Other, Effect::NotApplied, Remedy::None)
             }
-            _ => (ErrorKind::Other, Effect::Ambiguous, Retry::No),
+            _ => (ErrorKind::Other, Effect::Ambiguous, Remedy::None),
         };
         let is_connection_lost = error.is_io_error() || error.kind() == redis::ErrorKind::Parse;
         let mistake = config_errors::said(&error);
         let failure =
-            Self { kind, effect, retry, is_connection_lost, cause: Some(error), message: None };
+            Self { kind, effect, remedy, is_connection_lost, cause: Some(error), message: None };
         match mistake {
             Some(problem) => failure.misconfigured(problem),
             // Our own commands never do that on a cluster that we know to be one.
@@ -124,7 +124,7 @@ impl Failure {
     /// The same, as a mistake in the configuration, with what would be right.
     pub(super) fn misconfigured(mut self, problem: &'static str) -> Self {
         self.kind = ErrorKind::Misconfigured;
-        self.retry = Retry::No;
+        self.remedy = Remedy::None;
         self.with_message(problem)
     }
 
@@ -181,10 +181,10 @@ fn describe(error: &RedisError) -> String {
     line
 }
 
-type Meaning = (ErrorKind, Effect, Retry);
+type Meaning = (ErrorKind, Effect, Remedy);
 
-const fn refused(kind: ErrorKind, retry: Retry) -> Meaning {
-    (kind, Effect::NotApplied, retry)
+const fn refused(kind: ErrorKind, remedy: Remedy) -> Meaning {
+    (kind, Effect::NotApplied, remedy)
 }
 
 fn by_kind(kind: ServerErrorKind, error: &RedisError) -> Meaning {
@@ -192,24 +192,24 @@ fn by_kind(kind: ServerErrorKind, error: &RedisError) -> Meaning {
     match kind {
         Kind::Moved => refused(ErrorKind::Unavailable, redirection(error, false)),
         Kind::Ask => refused(ErrorKind::Unavailable, redirection(error, true)),
-        Kind::TryAgain | Kind::ClusterDown => refused(ErrorKind::Unavailable, Retry::Later),
-        Kind::BusyLoading => refused(ErrorKind::Unavailable, Retry::No),
-        Kind::ReadOnly | Kind::MasterDown => refused(ErrorKind::Unavailable, Retry::Reconnected),
-        Kind::NoScript => refused(ErrorKind::Other, Retry::WithSource),
-        Kind::NoPerm => refused(ErrorKind::Misconfigured, Retry::No),
-        Kind::CrossSlot => refused(ErrorKind::Other, Retry::No),
+        Kind::TryAgain | Kind::ClusterDown => refused(ErrorKind::Unavailable, Remedy::Later),
+        Kind::BusyLoading => refused(ErrorKind::Unavailable, Remedy::None),
+        Kind::ReadOnly | Kind::MasterDown => refused(ErrorKind::Unavailable, Remedy::Reconnected),
+        Kind::NoScript => refused(ErrorKind::Other, Remedy::WithSource),
+        Kind::NoPerm => refused(ErrorKind::Misconfigured, Remedy::None),
+        Kind::CrossSlot => refused(ErrorKind::Other, Remedy::None),
         Kind::ResponseError => by_text(error.detail().unwrap_or_default()),
-        _ => refused(ErrorKind::Other, Retry::No),
+        _ => refused(ErrorKind::Other, Remedy::None),
     }
 }
 
 /// Codes that the client has no kind for. Matched by their first word.
 fn by_code(error: &RedisError) -> Meaning {
     match error.code().unwrap_or_default() {
-        "OOM" | "MISCONF" | "NOREPLICAS" | "BUSY" => refused(ErrorKind::Unavailable, Retry::No),
-        "NOAUTH" | "WRONGPASS" => refused(ErrorKind::Misconfigured, Retry::No),
-        "WRONGTYPE" => refused(ErrorKind::Corrupt, Retry::No),
-        _ => refused(ErrorKind::Other, Retry::No),
+        "OOM" | "MISCONF" | "NOREPLICAS" | "BUSY" => refused(ErrorKind::Unavailable, Remedy::None),
+        "NOAUTH" | "WRONGPASS" => refused(ErrorKind::Misconfigured, Remedy::None),
+        "WRONGTYPE" => refused(ErrorKind::Corrupt, Remedy::None),
+        _ => refused(ErrorKind::Other, Remedy::None),
     }
 }
 
@@ -217,33 +217,33 @@ fn by_code(error: &RedisError) -> Meaning {
 fn by_text(detail: &str) -> Meaning {
     let has = |text: &str| detail.contains(text);
     if has("max number of clients reached") || has("-OOM ") || has("-MISCONF ") {
-        return refused(ErrorKind::Unavailable, Retry::No);
+        return refused(ErrorKind::Unavailable, Remedy::None);
     }
     if has("-READONLY ") {
-        return refused(ErrorKind::Unavailable, Retry::Reconnected);
+        return refused(ErrorKind::Unavailable, Remedy::Reconnected);
     }
     if has("without any password configured") || has("invalid password") {
-        return refused(ErrorKind::Misconfigured, Retry::No);
+        return refused(ErrorKind::Misconfigured, Remedy::None);
     }
     // A command inside of a script is not permitted; in the words of 7.0 and later.
     if has("user executing the script") || has("ACL failure in script") {
-        return refused(ErrorKind::Misconfigured, Retry::No);
+        return refused(ErrorKind::Misconfigured, Remedy::None);
     }
     if has("is not an integer") {
-        return refused(ErrorKind::NotANumber, Retry::No);
+        return refused(ErrorKind::NotANumber, Remedy::None);
     }
     if has("would overflow") {
-        return refused(ErrorKind::OutOfRange, Retry::No);
+        return refused(ErrorKind::OutOfRange, Remedy::None);
     }
-    refused(ErrorKind::Other, Retry::No)
+    refused(ErrorKind::Other, Remedy::None)
 }
 
-fn redirection(error: &RedisError, is_asking: bool) -> Retry {
+fn redirection(error: &RedisError, is_asking: bool) -> Remedy {
     let target = error.redirect_node();
     let target = target.and_then(|(address, slot)| Some((NodeAddress::parse(address)?, slot)));
     match target {
-        Some((node, slot)) => Retry::Redirected(Redirection { slot, node, is_asking }),
-        None => Retry::Later,
+        Some((node, slot)) => Remedy::Redirected(Redirection { slot, node, is_asking }),
+        None => Remedy::Later,
     }
 }
 
@@ -311,14 +311,14 @@ mod tests {
         for is_asking in [false, true] {
             let word = if is_asking { "ASK" } else { "MOVED" };
             let redirection = Redirection { slot: 3999, node: node.clone(), is_asking };
-            let retry = reply(&format!("{word} 3999 127.0.0.1:6381")).retry;
-            assert_eq!(retry, Retry::Redirected(redirection));
+            let remedy = reply(&format!("{word} 3999 127.0.0.1:6381")).remedy;
+            assert_eq!(remedy, Remedy::Redirected(redirection));
         }
-        assert_eq!(reply("MOVED 3999 nowhere").retry, Retry::Later);
-        assert_eq!(reply("TRYAGAIN x").retry, Retry::Later);
-        assert_eq!(reply("READONLY x").retry, Retry::Reconnected);
-        assert_eq!(reply("NOSCRIPT No matching script.").retry, Retry::WithSource);
-        assert_eq!(reply("LOADING x").retry, Retry::No);
+        assert_eq!(reply("MOVED 3999 nowhere").remedy, Remedy::Later);
+        assert_eq!(reply("TRYAGAIN x").remedy, Remedy::Later);
+        assert_eq!(reply("READONLY x").remedy, Remedy::Reconnected);
+        assert_eq!(reply("NOSCRIPT No matching script.").remedy, Remedy::WithSource);
+        assert_eq!(reply("LOADING x").remedy, Remedy::None);
     }
 
     #[test]
@@ -326,7 +326,7 @@ mod tests {
         let cut = std::io::Error::from(std::io::ErrorKind::BrokenPipe);
         let failure = Failure::of(cut.into());
         assert_eq!(failure.effect, Effect::Ambiguous);
-        assert!(failure.is_connection_lost && failure.retry == Retry::No);
+        assert!(failure.is_connection_lost && failure.remedy == Remedy::None);
         let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
         let failure = Failure::unconnected(refused.into());
         assert_eq!((failure.kind, failure.effect), (ErrorKind::Unavailable, Effect::NotApplied));

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::node::LockNode;
 use crate::background::Home;
 use crate::clock::monotonic_now;
-use crate::lock::{Asked, Lane, ReleaseOutcome, Releaser, User, WaitQueue};
+use crate::lock::{Lane, ReleaseOutcome, Releaser, ToRelease, User, WaitQueue};
 
 #[derive(Debug)]
 pub(super) struct Master {
@@ -58,7 +58,12 @@ impl Master {
     }
 
     /// Releases a lock without waiting.
-    pub(super) fn release_later(&self, wanted: &Wanted, asked: Asked, freed: Option<Arc<Freed>>) {
+    pub(super) fn release_later(
+        &self,
+        wanted: &Wanted,
+        asked: ToRelease,
+        freed: Option<Arc<Freed>>,
+    ) {
         let (node, wanted) = (self.node.clone(), wanted.clone());
         self.releaser.send(asked, move || {
             let (node, wanted, freed) = (node.clone(), wanted.clone(), freed.clone());
@@ -141,9 +146,9 @@ impl<'a> Traces<'a> {
 
 impl Drop for Traces<'_> {
     fn drop(&mut self) {
-        let in_vain = Asked::in_vain(self.sent, self.wanted.ttl);
+        let in_vain = ToRelease::in_vain(self.sent, self.wanted.ttl);
         for place in &self.places {
-            let asked = Asked { granted: place.granted, ..in_vain };
+            let asked = ToRelease { granted: place.granted, ..in_vain };
             self.masters[place.master].release_later(self.wanted, asked, self.freed.clone());
         }
     }
@@ -159,9 +164,9 @@ pub(super) fn release_later(
 ) {
     for place in places {
         // What was not answered for may still be under way, as with a try.
-        let least = Asked::in_vain(taken_at, wanted.ttl).until;
+        let least = ToRelease::in_vain(taken_at, wanted.ttl).until;
         let until = if place.granted { until } else { until.max(least) };
-        let asked = Asked { lane: Lane::Guard, granted: place.granted, at: taken_at, until };
+        let asked = ToRelease { lane: Lane::Guard, granted: place.granted, at: taken_at, until };
         masters[place.master].release_later(wanted, asked, Some(Arc::clone(freed)));
     }
 }

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::client::Client;
 use super::connection::own_error;
-use super::failure::{Failure, Retry};
+use super::failure::{Failure, Remedy};
 use super::scripts::Script;
 use super::session::Session;
 use crate::clock::monotonic_now;
@@ -123,8 +123,8 @@ impl ServerCalls<'_> {
         for (number, reply) in numbers.iter().zip(replies) {
             let servers = self.client.servers();
             match reply.map_err(|failure| servers.judge(self.session, failure)) {
-                Err(failure) if failure.retry == Retry::WithSource => again.unknown.push(*number),
-                Err(failure) if failure.retry != Retry::No => again.others.push(*number),
+                Err(failure) if failure.remedy == Remedy::WithSource => again.unknown.push(*number),
+                Err(failure) if failure.remedy != Remedy::None => again.others.push(*number),
                 outcome => (self.on_outcome)(*number, outcome),
             }
         }

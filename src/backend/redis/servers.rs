@@ -9,7 +9,7 @@ use redis::ConnectionAddr;
 use super::cluster::{Cluster, Seeds};
 use super::config_errors;
 use super::connect::Connect;
-use super::failure::{Failure, Retry};
+use super::failure::{Failure, Remedy};
 use super::route::Route;
 use super::session::Session;
 use super::slot_groups;
@@ -142,20 +142,20 @@ impl Servers {
 }
 
 fn judge_one(session: &Session, failure: Failure) -> Failure {
-    match failure.retry {
-        Retry::Reconnected => session.lose(),
-        Retry::Redirected(_) => return failure.misconfigured(config_errors::NO_CLUSTER_CLIENT),
-        Retry::No | Retry::Later | Retry::WithSource => {}
+    match failure.remedy {
+        Remedy::Reconnected => session.lose(),
+        Remedy::Redirected(_) => return failure.misconfigured(config_errors::NO_CLUSTER_CLIENT),
+        Remedy::None | Remedy::Later | Remedy::WithSource => {}
     }
     failure
 }
 
 #[cfg(feature = "redis-cluster")]
 fn judge_cluster(cluster: &Cluster, session: &Session, mut failure: Failure) -> Failure {
-    match &mut failure.retry {
-        Retry::Redirected(redirection) => {
+    match &mut failure.remedy {
+        Remedy::Redirected(redirection) => {
             let Some(node) = redirection.node.clone().named_by(session.address()) else {
-                failure.retry = Retry::Later;
+                failure.remedy = Remedy::Later;
                 return failure;
             };
             if !redirection.is_asking {
@@ -164,11 +164,11 @@ fn judge_cluster(cluster: &Cluster, session: &Session, mut failure: Failure) -> 
             redirection.node = node;
         }
         // A server that is no master any more, or the cluster is in a change.
-        Retry::Reconnected | Retry::Later => {
-            failure.retry = Retry::Later;
+        Remedy::Reconnected | Remedy::Later => {
+            failure.remedy = Remedy::Later;
             cluster.refresh_soon();
         }
-        Retry::No | Retry::WithSource => {}
+        Remedy::None | Remedy::WithSource => {}
     }
     failure
 }

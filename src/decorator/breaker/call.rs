@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::{Mutex, RwLock};
 use tracing::{debug, info, warn};
 
-use super::circuit::{Change, Circuit, Outcome, Refusal, Ticket};
+use super::circuit::{CallOutcome, Circuit, Refused, Ticket, Transition};
 use super::options::Settings;
 use crate::backend::{Answers, Backend, Result};
 use crate::clock::monotonic_now;
@@ -110,7 +110,7 @@ impl Guarded {
     fn refusal(
         &self,
         operation: &'static str,
-        Refusal { open_for, cause }: Refusal,
+        Refused { open_for, cause }: Refused,
     ) -> BackendError {
         let cause = cause.as_deref().unwrap_or("the store does not answer");
         let message = format!("not asked, the circuit is open for {open_for:?}: {cause}");
@@ -133,14 +133,16 @@ impl Guarded {
     /// Changes the circuit by what has become of a call, and tells of a change of its state.
     fn note(
         &self,
-        change: impl FnOnce(&mut Circuit) -> Option<Change>,
+        change: impl FnOnce(&mut Circuit) -> Option<Transition>,
         cause: impl FnOnce() -> String,
     ) {
         let mut circuit = self.circuit.lock();
         let Some(change) = change(&mut circuit) else { return };
         let cause = match change {
-            Change::Closed { .. } | Change::Reset { .. } | Change::ProbeVoid => String::new(),
-            Change::Opened { .. } | Change::ProbeFailed { .. } => {
+            Transition::Closed { .. } | Transition::Reset { .. } | Transition::ProbeVoid => {
+                String::new()
+            }
+            Transition::Opened { .. } | Transition::ProbeFailed { .. } => {
                 let cause = cause();
                 circuit.caused_by(cause.clone());
                 cause
@@ -163,24 +165,25 @@ impl Guarded {
     }
 
     #[cold]
-    fn tell(&self, change: Change, error: &str) {
+    fn tell(&self, change: Transition, error: &str) {
         let core = self.backend.core();
         let (backend, namespace) = (core.name(), core.namespace());
         let (from, to) = match change {
-            Change::Opened { .. } => (CircuitState::Closed, CircuitState::Open),
-            Change::ProbeFailed { .. } | Change::ProbeVoid => {
+            Transition::Opened { .. } => (CircuitState::Closed, CircuitState::Open),
+            Transition::ProbeFailed { .. } | Transition::ProbeVoid => {
                 (CircuitState::HalfOpen, CircuitState::Open)
             }
-            Change::Closed { was_probing: true, .. } | Change::Reset { was_probing: true } => {
+            Transition::Closed { was_probing: true, .. }
+            | Transition::Reset { was_probing: true } => {
                 (CircuitState::HalfOpen, CircuitState::Closed)
             }
-            Change::Closed { .. } | Change::Reset { .. } => {
+            Transition::Closed { .. } | Transition::Reset { .. } => {
                 (CircuitState::Open, CircuitState::Closed)
             }
         };
         self.tell_observers(from, to);
         match change {
-            Change::Opened { pause, failures } => {
+            Transition::Opened { pause, failures } => {
                 warn!(
                     backend,
                     namespace,
@@ -190,21 +193,21 @@ impl Guarded {
                     "the circuit opened"
                 );
             }
-            Change::ProbeFailed { pause } => {
+            Transition::ProbeFailed { pause } => {
                 debug!(backend, namespace, error, ?pause, "a probe failed, the circuit stays open");
             }
-            Change::ProbeVoid => {}
-            Change::Reset { .. } => {
+            Transition::ProbeVoid => {}
+            Transition::Reset { .. } => {
                 debug!(backend, namespace, "the store was closed, and its circuit begins anew");
             }
-            Change::Closed { open_for, .. } => {
+            Transition::Closed { open_for, .. } => {
                 info!(backend, namespace, ?open_for, "the circuit closed: the store answers again");
             }
         }
     }
 }
 
-impl Outcome {
+impl CallOutcome {
     /// Returns what an error says of the store.
     pub(super) fn of(error: Option<&BackendError>) -> Self {
         match error.map(BackendError::kind) {
@@ -268,11 +271,11 @@ impl Call<'_> {
     }
 
     pub(super) fn end_by<T>(self, result: &Result<T>) {
-        let (outcome, error) = Outcome::of_result(result);
+        let (outcome, error) = CallOutcome::of_result(result);
         self.end(outcome, error);
     }
 
-    pub(super) fn end(mut self, outcome: Outcome, error: Option<&BackendError>) {
+    pub(super) fn end(mut self, outcome: CallOutcome, error: Option<&BackendError>) {
         let Some(ticket) = self.ticket.take() else { return };
         let ended = |circuit: &mut Circuit| circuit.ended(ticket, outcome, monotonic_now());
         self.of.note(ended, || error.map_or_else(String::new, ToString::to_string));
@@ -285,7 +288,7 @@ impl Drop for Call<'_> {
         let now = monotonic_now();
         let is_patient = self.is_patient;
         let dropped = |circuit: &mut Circuit| match is_patient {
-            true => circuit.ended(ticket, Outcome::Nothing, now),
+            true => circuit.ended(ticket, CallOutcome::Nothing, now),
             false => circuit.dropped(ticket, now),
         };
         let name = self.of.backend.core().name();
@@ -316,12 +319,12 @@ impl<'a> ManyCall<'a> {
         };
         let late = call.bound(OPERATION, answered).await.err();
         let Some(call) = self.call.take() else { return };
-        match (Outcome::of_many(self.answers), &late) {
-            ((Outcome::Answered, _), _) | (_, None) => {
-                let (outcome, error) = Outcome::of_many(self.answers);
+        match (CallOutcome::of_many(self.answers), &late) {
+            ((CallOutcome::Answered, _), _) | (_, None) => {
+                let (outcome, error) = CallOutcome::of_many(self.answers);
                 call.end(outcome, error);
             }
-            (_, Some(late)) => call.end(Outcome::of(Some(late)), Some(late)),
+            (_, Some(late)) => call.end(CallOutcome::of(Some(late)), Some(late)),
         }
         if let Some(late) = late {
             self.answers.fail(&late);
@@ -332,8 +335,8 @@ impl<'a> ManyCall<'a> {
 impl Drop for ManyCall<'_> {
     fn drop(&mut self) {
         let Some(call) = self.call.take() else { return };
-        if let (Outcome::Answered, error) = Outcome::of_many(self.answers) {
-            call.end(Outcome::Answered, error);
+        if let (CallOutcome::Answered, error) = CallOutcome::of_many(self.answers) {
+            call.end(CallOutcome::Answered, error);
         }
     }
 }

@@ -13,7 +13,7 @@ pub(super) struct Circuit {
     settings: Settings,
     /// Takes off a pause at random, at most that much.
     jitter: fn(Duration) -> Duration,
-    state: State,
+    state: Phase,
     /// When it was last closed, or ceased to be.
     since: Instant,
     /// Of all calls that may still say something: each change of the state makes another.
@@ -29,7 +29,7 @@ pub(super) struct Circuit {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum State {
+pub(super) enum Phase {
     Closed,
     /// No call passes until then.
     Open {
@@ -53,14 +53,14 @@ pub(super) struct Ticket {
 
 /// Why a call is not made.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Refusal {
+pub(super) struct Refused {
     pub(super) open_for: Duration,
     pub(super) cause: Option<String>,
 }
 
 /// What has become of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(super) enum CallOutcome {
     /// The store answered, be it by an error.
     Answered,
     /// The store failed.
@@ -71,7 +71,7 @@ pub(super) enum Outcome {
 
 /// A change of the state, to be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Change {
+pub(super) enum Transition {
     Opened {
         pause: Duration,
         failures: u32,
@@ -106,7 +106,7 @@ impl Circuit {
         Self {
             settings,
             jitter,
-            state: State::Closed,
+            state: Phase::Closed,
             since: now,
             generation: 0,
             under_way: 0,
@@ -118,19 +118,19 @@ impl Circuit {
     }
 
     /// Lets a call pass or not. Of those that come when the pause is over one passes, as the probe.
-    pub(super) fn admit(&mut self, now: Instant) -> Result<Ticket, Refusal> {
+    pub(super) fn admit(&mut self, now: Instant) -> Result<Ticket, Refused> {
         self.lapse(now);
         match self.state {
-            State::Closed => {
+            Phase::Closed => {
                 self.under_way += 1;
                 Ok(Ticket { is_counted: true, ..self.ticket(now) })
             }
-            State::Open { until } if until <= now => {
+            Phase::Open { until } if until <= now => {
                 self.next_generation();
-                self.state = State::HalfOpen { ends: later(now, self.settings.probe_timeout) };
+                self.state = Phase::HalfOpen { ends: later(now, self.settings.probe_timeout) };
                 Ok(Ticket { is_probe: true, ..self.ticket(now) })
             }
-            State::Open { .. } | State::HalfOpen { .. } => Err(Refusal {
+            Phase::Open { .. } | Phase::HalfOpen { .. } => Err(Refused {
                 open_for: now.saturating_duration_since(self.since),
                 cause: self.cause.clone(),
             }),
@@ -138,9 +138,9 @@ impl Circuit {
     }
 
     /// Ends a probe whose time is over: whoever had it has neither said what became of it nor let go of it.
-    pub(super) fn lapse(&mut self, now: Instant) -> Option<Change> {
-        let State::HalfOpen { ends } = self.state else { return None };
-        (ends <= now).then(|| Change::ProbeFailed { pause: self.pause(ends) })
+    pub(super) fn lapse(&mut self, now: Instant) -> Option<Transition> {
+        let Phase::HalfOpen { ends } = self.state else { return None };
+        (ends <= now).then(|| Transition::ProbeFailed { pause: self.pause(ends) })
     }
 
     /// Lets a call pass whatever the state: one that is to find out.
@@ -152,72 +152,72 @@ impl Circuit {
     pub(super) fn ended(
         &mut self,
         ticket: Ticket,
-        outcome: Outcome,
+        outcome: CallOutcome,
         now: Instant,
-    ) -> Option<Change> {
+    ) -> Option<Transition> {
         if ticket.generation != self.generation {
             return None;
         }
         self.under_way -= u64::from(ticket.is_counted);
         match (self.state, outcome) {
-            (State::Closed, Outcome::Answered) => {
+            (Phase::Closed, CallOutcome::Answered) => {
                 self.tally.answered(now, &self.settings);
                 None
             }
-            (State::Closed, Outcome::Failed) => {
+            (Phase::Closed, CallOutcome::Failed) => {
                 let opens = self.tally.failed(ticket.began, self.under_way, now, &self.settings);
                 opens.then(|| self.open(now))
             }
-            (State::Open { .. } | State::HalfOpen { .. }, Outcome::Answered) => {
+            (Phase::Open { .. } | Phase::HalfOpen { .. }, CallOutcome::Answered) => {
                 Some(self.close(now))
             }
-            (State::HalfOpen { .. }, Outcome::Failed) if ticket.is_probe => {
-                Some(Change::ProbeFailed { pause: self.pause(now) })
+            (Phase::HalfOpen { .. }, CallOutcome::Failed) if ticket.is_probe => {
+                Some(Transition::ProbeFailed { pause: self.pause(now) })
             }
-            (State::HalfOpen { .. }, Outcome::Nothing) if ticket.is_probe => {
+            (Phase::HalfOpen { .. }, CallOutcome::Nothing) if ticket.is_probe => {
                 // The next call is the probe.
                 self.next_generation();
-                self.state = State::Open { until: now };
-                Some(Change::ProbeVoid)
+                self.state = Phase::Open { until: now };
+                Some(Transition::ProbeVoid)
             }
             _ => None,
         }
     }
 
     /// Notes that a caller gave up: a failure if the store was silent for long, to everybody, and else nothing.
-    pub(super) fn dropped(&mut self, ticket: Ticket, now: Instant) -> Option<Change> {
+    pub(super) fn dropped(&mut self, ticket: Ticket, now: Instant) -> Option<Transition> {
         let waited = now.saturating_duration_since(ticket.began);
         let is_silence = waited >= self.settings.silent_after
             && !(self.is_closed() && self.tally.has_answered_since(ticket.began));
-        let outcome = if is_silence { Outcome::Failed } else { Outcome::Nothing };
+        let outcome = if is_silence { CallOutcome::Failed } else { CallOutcome::Nothing };
         self.ended(ticket, outcome, now)
     }
 
-    fn open(&mut self, now: Instant) -> Change {
+    fn open(&mut self, now: Instant) -> Transition {
         let failures = self.tally.failures_in_a_row();
         (self.since, self.pauses) = (now, 0);
         self.times_opened += 1;
-        Change::Opened { pause: self.pause(now), failures }
+        Transition::Opened { pause: self.pause(now), failures }
     }
 
     /// Begins anew, when the store behind it is closed: what it says then is no outage.
-    pub(super) fn reset(&mut self, now: Instant) -> Option<Change> {
+    pub(super) fn reset(&mut self, now: Instant) -> Option<Transition> {
         let was = self.state;
         self.next_generation();
-        (self.state, self.since, self.cause) = (State::Closed, now, None);
+        (self.state, self.since, self.cause) = (Phase::Closed, now, None);
         self.tally = Tally::new(now);
-        let was_probing = matches!(was, State::HalfOpen { .. });
-        (was != State::Closed).then_some(Change::Reset { was_probing })
+        let was_probing = matches!(was, Phase::HalfOpen { .. });
+        (was != Phase::Closed).then_some(Transition::Reset { was_probing })
     }
 
-    fn close(&mut self, now: Instant) -> Change {
-        let was_probing = matches!(self.state, State::HalfOpen { .. });
+    fn close(&mut self, now: Instant) -> Transition {
+        let was_probing = matches!(self.state, Phase::HalfOpen { .. });
         let open_for = now.saturating_duration_since(self.since);
         self.next_generation();
-        (self.state, self.since) = (State::Closed, now);
+        (self.state, self.since) = (Phase::Closed, now);
         self.tally = Tally::after_probe(now);
         self.cause = None;
-        Change::Closed { open_for, was_probing }
+        Transition::Closed { open_for, was_probing }
     }
 
     /// Ends what all calls under way may say.
@@ -234,7 +234,7 @@ impl Circuit {
         let pause = longest.saturating_sub((self.jitter)(longest / 4));
         self.next_generation();
         self.pauses = self.pauses.saturating_add(1);
-        self.state = State::Open { until: later(now, pause) };
+        self.state = Phase::Open { until: later(now, pause) };
         pause
     }
 
@@ -243,10 +243,10 @@ impl Circuit {
     }
 
     pub(super) const fn is_closed(&self) -> bool {
-        matches!(self.state, State::Closed)
+        matches!(self.state, Phase::Closed)
     }
 
-    pub(super) const fn state(&self) -> State {
+    pub(super) const fn state(&self) -> Phase {
         self.state
     }
 

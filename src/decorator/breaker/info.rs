@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::circuit::{Circuit, State};
+use super::circuit::{Circuit, Phase};
 use crate::observe::CircuitState;
 
 /// What a [`CircuitBreaker`](super::CircuitBreaker) knows of its store, at one instant.
@@ -34,11 +34,11 @@ pub struct CircuitInfo {
 impl CircuitInfo {
     pub(super) fn of(circuit: &Circuit, refused: u64, now: Instant) -> Self {
         let (state, next_probe) = match circuit.state() {
-            State::Closed => (CircuitState::Closed, None),
-            State::Open { until } => {
+            Phase::Closed => (CircuitState::Closed, None),
+            Phase::Open { until } => {
                 (CircuitState::Open, Some(until.saturating_duration_since(now)))
             }
-            State::HalfOpen { .. } => (CircuitState::HalfOpen, None),
+            Phase::HalfOpen { .. } => (CircuitState::HalfOpen, None),
         };
         let tally = circuit.tally();
         let (calls, failures) = tally.in_window(now, circuit.settings());

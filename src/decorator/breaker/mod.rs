@@ -20,7 +20,7 @@ pub use self::options::CircuitBreakerOptions;
 pub use crate::observe::CircuitState;
 
 use self::call::{Guarded, ManyCall};
-use self::circuit::{Circuit, Outcome};
+use self::circuit::{CallOutcome, Circuit};
 use self::options::Settings;
 use super::forward::decorate_values_and_locks;
 use crate::backend::{self, Answers, Backend, Prepared, Result};
@@ -177,7 +177,7 @@ impl CircuitBreaker {
         }
         let entered = self.inner.pass_patiently();
         let result = call().await;
-        let (outcome, error) = Outcome::of_lock(&result);
+        let (outcome, error) = CallOutcome::of_lock(&result);
         entered.end(outcome, error);
         result
     }
@@ -234,7 +234,7 @@ impl Backend for CircuitBreaker {
         let call = self.inner.pass();
         let answer = self.inner().try_apply(key, step);
         match &answer {
-            None => call.end(Outcome::Nothing, None),
+            None => call.end(CallOutcome::Nothing, None),
             Some(answer) => call.end_by(answer),
         }
         answer
@@ -270,7 +270,7 @@ impl Backend for CircuitBreaker {
         let answer = call.bound("apply_all", async { Ok(self.inner().apply_all(hits).await) });
         let answer = answer.await.unwrap_or_else(|late| Some(Err(late)));
         match &answer {
-            None => call.end(Outcome::Nothing, None),
+            None => call.end(CallOutcome::Nothing, None),
             Some(answer) => call.end_by(answer),
         }
         answer

@@ -6,7 +6,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use tokio::time::Instant;
 
-use super::circuit::{Change, Circuit, Outcome, State, Ticket};
+use super::circuit::{CallOutcome, Circuit, Phase, Ticket, Transition};
 use super::options::{CircuitBreakerOptions, Settings};
 use crate::clock::monotonic_now;
 
@@ -36,11 +36,11 @@ impl World {
         self.circuit.admit(self.now).ok()
     }
 
-    fn end(&mut self, ticket: Ticket, outcome: Outcome) -> Option<Change> {
+    fn end(&mut self, ticket: Ticket, outcome: CallOutcome) -> Option<Transition> {
         self.circuit.ended(ticket, outcome, self.now)
     }
 
-    fn call(&mut self, outcome: Outcome) -> Option<Change> {
+    fn call(&mut self, outcome: CallOutcome) -> Option<Transition> {
         let ticket = self.admit().expect("a call passes");
         self.end(ticket, outcome)
     }
@@ -48,10 +48,10 @@ impl World {
     fn opened() -> Self {
         let mut world = Self::new();
         for _ in 0..4 {
-            assert_eq!(world.call(Outcome::Failed), None);
+            assert_eq!(world.call(CallOutcome::Failed), None);
         }
-        let opened = world.call(Outcome::Failed);
-        assert_eq!(opened, Some(Change::Opened { pause: 100 * MS, failures: 5 }));
+        let opened = world.call(CallOutcome::Failed);
+        assert_eq!(opened, Some(Transition::Opened { pause: 100 * MS, failures: 5 }));
         world
     }
 }
@@ -61,15 +61,18 @@ fn failures_in_a_row_open_and_an_answer_breaks_the_row() {
     let mut world = World::new();
     for _ in 0..10 {
         world.wait(100 * MS);
-        (0..4).for_each(|_| assert_eq!(world.call(Outcome::Failed), None));
+        (0..4).for_each(|_| assert_eq!(world.call(CallOutcome::Failed), None));
         // More answers, so that the failures are not most calls.
-        (0..8).for_each(|_| assert_eq!(world.call(Outcome::Answered), None));
-        assert_eq!(world.call(Outcome::Nothing), None, "it says nothing");
+        (0..8).for_each(|_| assert_eq!(world.call(CallOutcome::Answered), None));
+        assert_eq!(world.call(CallOutcome::Nothing), None, "it says nothing");
     }
     world.wait(100 * MS);
-    (0..4).for_each(|_| assert_eq!(world.call(Outcome::Failed), None));
-    assert_eq!(world.call(Outcome::Nothing), None, "nor does it break a row");
-    assert!(matches!(world.call(Outcome::Failed), Some(Change::Opened { failures: 5, .. })));
+    (0..4).for_each(|_| assert_eq!(world.call(CallOutcome::Failed), None));
+    assert_eq!(world.call(CallOutcome::Nothing), None, "nor does it break a row");
+    assert!(matches!(
+        world.call(CallOutcome::Failed),
+        Some(Transition::Opened { failures: 5, .. })
+    ));
     assert!(world.admit().is_none());
 }
 
@@ -79,7 +82,7 @@ fn most_calls_of_the_window_open_without_a_row() {
     let mut opened = None;
     for number in 0..30 {
         world.wait(100 * MS);
-        let outcome = if number % 3 == 0 { Outcome::Answered } else { Outcome::Failed };
+        let outcome = if number % 3 == 0 { CallOutcome::Answered } else { CallOutcome::Failed };
         opened = world.call(outcome).map(|_| number);
         if opened.is_some() {
             break;
@@ -90,7 +93,7 @@ fn most_calls_of_the_window_open_without_a_row() {
     let mut world = World::new();
     for number in 0..1_000 {
         world.wait(100 * MS);
-        let outcome = if number % 5 < 3 { Outcome::Answered } else { Outcome::Failed };
+        let outcome = if number % 5 < 3 { CallOutcome::Answered } else { CallOutcome::Failed };
         assert_eq!(world.call(outcome), None);
     }
     // What was before the window does not count.
@@ -109,7 +112,7 @@ fn a_silent_node_opens_nothing_while_others_answer() {
         if number % 3 == 0 {
             waiting.push_back((world.now + 100 * MS, ticket));
         } else {
-            assert_eq!(world.end(ticket, Outcome::Answered), None);
+            assert_eq!(world.end(ticket, CallOutcome::Answered), None);
         }
         // Given up in bursts, one after the other.
         while number % 50 == 0 && waiting.front().is_some_and(|(at, _)| *at <= world.now) {
@@ -123,11 +126,14 @@ fn a_silent_node_opens_nothing_while_others_answer() {
 #[test]
 fn a_row_by_chance_opens_nothing_while_others_answer() {
     let mut world = World::new();
-    (0..60).for_each(|_| assert_eq!(world.call(Outcome::Answered), None));
+    (0..60).for_each(|_| assert_eq!(world.call(CallOutcome::Answered), None));
     world.wait(10 * MS);
-    (0..30).for_each(|_| assert_eq!(world.call(Outcome::Failed), None, "within 50 ms"));
+    (0..30).for_each(|_| assert_eq!(world.call(CallOutcome::Failed), None, "within 50 ms"));
     world.wait(50 * MS);
-    assert!(matches!(world.call(Outcome::Failed), Some(Change::Opened { .. })), "nobody answers");
+    assert!(
+        matches!(world.call(CallOutcome::Failed), Some(Transition::Opened { .. })),
+        "nobody answers"
+    );
 }
 
 #[test]
@@ -143,7 +149,7 @@ fn a_caller_that_gives_up_late_found_silence_and_an_early_one_nothing() {
     let changes = tickets.into_iter().map(|ticket| world.circuit.dropped(ticket, world.now));
     let changes: Vec<_> = changes.collect();
     assert_eq!(changes[..4], [None; 4]);
-    assert!(matches!(changes[4], Some(Change::Opened { .. })));
+    assert!(matches!(changes[4], Some(Transition::Opened { .. })));
 }
 
 #[test]
@@ -154,8 +160,8 @@ fn one_probe_passes_and_its_answer_closes() {
     world.wait(MS);
     let probe = world.admit().unwrap();
     assert!(probe.is_probe() && world.admit().is_none());
-    let closed = world.end(probe, Outcome::Answered);
-    assert_eq!(closed, Some(Change::Closed { open_for: 100 * MS, was_probing: true }));
+    let closed = world.end(probe, CallOutcome::Answered);
+    assert_eq!(closed, Some(Transition::Closed { open_for: 100 * MS, was_probing: true }));
     assert!(!world.admit().unwrap().is_probe());
 }
 
@@ -166,15 +172,15 @@ fn pauses_grow_to_their_longest_and_begin_anew() {
         world.wait(pause * MS);
         let probe = world.admit().expect("the pause is over");
         let expected = (2 * pause).min(250);
-        let failed = world.end(probe, Outcome::Failed);
-        assert_eq!(failed, Some(Change::ProbeFailed { pause: expected * MS }));
+        let failed = world.end(probe, CallOutcome::Failed);
+        assert_eq!(failed, Some(Transition::ProbeFailed { pause: expected * MS }));
     }
     world.wait(250 * MS);
     let probe = world.admit().unwrap();
-    world.end(probe, Outcome::Answered);
-    (0..4).for_each(|_| assert_eq!(world.call(Outcome::Failed), None));
-    let opened = world.call(Outcome::Failed);
-    assert_eq!(opened, Some(Change::Opened { pause: 100 * MS, failures: 5 }));
+    world.end(probe, CallOutcome::Answered);
+    (0..4).for_each(|_| assert_eq!(world.call(CallOutcome::Failed), None));
+    let opened = world.call(CallOutcome::Failed);
+    assert_eq!(opened, Some(Transition::Opened { pause: 100 * MS, failures: 5 }));
 }
 
 /// One of three nodes refuses at once, and so its failures come before the answers of the others.
@@ -183,22 +189,22 @@ fn failures_that_come_first_open_nothing_while_most_calls_are_under_way() {
     let mut world = World::opened();
     world.wait(100 * MS);
     let probe = world.admit().unwrap();
-    assert!(world.end(probe, Outcome::Answered).is_some());
+    assert!(world.end(probe, CallOutcome::Answered).is_some());
     let mut at_others: Vec<_> = (0..64).map(|_| world.admit().unwrap()).collect();
     for _ in 0..1_000 {
-        (0..32).for_each(|_| assert_eq!(world.call(Outcome::Failed), None));
+        (0..32).for_each(|_| assert_eq!(world.call(CallOutcome::Failed), None));
         for ticket in at_others.split_off(0) {
-            assert_eq!(world.end(ticket, Outcome::Answered), None);
+            assert_eq!(world.end(ticket, CallOutcome::Answered), None);
             at_others.push(world.admit().unwrap());
         }
         world.wait(MS);
     }
     // Now the others fail too.
     let changes: Vec<_> =
-        at_others.into_iter().filter_map(|ticket| world.end(ticket, Outcome::Failed)).collect();
+        at_others.into_iter().filter_map(|ticket| world.end(ticket, CallOutcome::Failed)).collect();
     assert_eq!(changes, [], "within 50 ms of answers");
     world.wait(50 * MS);
-    assert!(matches!(world.call(Outcome::Failed), Some(Change::Opened { .. })));
+    assert!(matches!(world.call(CallOutcome::Failed), Some(Transition::Opened { .. })));
 }
 
 #[test]
@@ -206,13 +212,13 @@ fn a_probe_that_says_nothing_frees_its_place_and_a_silent_one_pauses() {
     let mut world = World::opened();
     world.wait(100 * MS);
     let probe = world.admit().unwrap();
-    assert_eq!(world.circuit.dropped(probe, world.now), Some(Change::ProbeVoid));
+    assert_eq!(world.circuit.dropped(probe, world.now), Some(Transition::ProbeVoid));
     let probe = world.admit().expect("the next call is the probe");
-    assert_eq!(world.end(probe, Outcome::Nothing), Some(Change::ProbeVoid));
+    assert_eq!(world.end(probe, CallOutcome::Nothing), Some(Transition::ProbeVoid));
     let probe = world.admit().expect("and the next");
     world.wait(60 * MS);
     let failed = world.circuit.dropped(probe, world.now);
-    assert_eq!(failed, Some(Change::ProbeFailed { pause: 200 * MS }));
+    assert_eq!(failed, Some(Transition::ProbeFailed { pause: 200 * MS }));
     assert!(world.admit().is_none());
 }
 
@@ -225,23 +231,23 @@ fn a_probe_that_never_ends_has_failed() {
     assert!(world.admit().is_none(), "its time is over, so a pause began");
     world.wait(200 * MS);
     let probe = world.admit().expect("another");
-    assert_eq!(world.end(lost, Outcome::Answered), None, "nobody listens any more");
-    assert!(world.end(probe, Outcome::Answered).is_some());
+    assert_eq!(world.end(lost, CallOutcome::Answered), None, "nobody listens any more");
+    assert!(world.end(probe, CallOutcome::Answered).is_some());
 }
 
 #[test]
 fn what_began_before_the_last_change_says_nothing() {
     let mut world = World::new();
     let [early, other] = [world.admit().unwrap(), world.admit().unwrap()];
-    (0..5).for_each(|_| _ = world.call(Outcome::Failed));
+    (0..5).for_each(|_| _ = world.call(CallOutcome::Failed));
     assert!(!world.circuit.is_closed());
-    assert_eq!(world.end(early, Outcome::Answered), None);
+    assert_eq!(world.end(early, CallOutcome::Answered), None);
     assert!(!world.circuit.is_closed(), "it began before the circuit opened");
     world.wait(100 * MS);
     let probe = world.admit().unwrap();
-    world.end(probe, Outcome::Answered);
-    (0..4).for_each(|_| assert_eq!(world.call(Outcome::Failed), None));
-    assert_eq!(world.end(other, Outcome::Failed), None);
+    world.end(probe, CallOutcome::Answered);
+    (0..4).for_each(|_| assert_eq!(world.call(CallOutcome::Failed), None));
+    assert_eq!(world.end(other, CallOutcome::Failed), None);
     assert!(world.circuit.is_closed(), "it is no fifth failure");
 }
 
@@ -249,9 +255,9 @@ fn what_began_before_the_last_change_says_nothing() {
 fn one_who_finds_out_closes() {
     let mut world = World::opened();
     let ticket = world.circuit.ticket(world.now);
-    assert_eq!(world.end(ticket, Outcome::Failed), None);
+    assert_eq!(world.end(ticket, CallOutcome::Failed), None);
     let ticket = world.circuit.ticket(world.now);
-    assert!(matches!(world.end(ticket, Outcome::Answered), Some(Change::Closed { .. })));
+    assert!(matches!(world.end(ticket, CallOutcome::Answered), Some(Transition::Closed { .. })));
 }
 
 #[derive(Clone, Debug)]
@@ -291,9 +297,9 @@ proptest! {
                 Event::End(index, outcome) => {
                     let ticket = under_way.swap_remove(index % under_way.len());
                     let outcome = match outcome {
-                        0 => Outcome::Answered,
-                        1 => Outcome::Nothing,
-                        _ => Outcome::Failed,
+                        0 => CallOutcome::Answered,
+                        1 => CallOutcome::Nothing,
+                        _ => CallOutcome::Failed,
                     };
                     world.end(ticket, outcome);
                 }
@@ -305,23 +311,23 @@ proptest! {
             // Of those under way one at most may still be the probe that is waited for.
             let live = under_way.iter().filter(|ticket| ticket.is_probe()).filter(|ticket| {
                 let mut then = world.circuit.clone();
-                then.ended(**ticket, Outcome::Answered, world.now).is_some()
+                then.ended(**ticket, CallOutcome::Answered, world.now).is_some()
             });
             prop_assert!(live.count() <= 1);
             // Whatever happened, a call passes when the time of a probe and the longest pause are over.
             let in_time = world.now + settings().probe_timeout + settings().longest_open;
             prop_assert!(world.circuit.clone().admit(in_time).is_ok(), "{:?}", world.circuit);
-            if let State::Open { until } = world.circuit.state() {
+            if let Phase::Open { until } = world.circuit.state() {
                 prop_assert!(until <= world.now + settings().longest_open);
             }
         }
         // Each that is over says nothing, twice.
         for ticket in under_way {
             let fresh = world.circuit.ticket(world.now);
-            world.circuit.ended(fresh, Outcome::Answered, world.now);
+            world.circuit.ended(fresh, CallOutcome::Answered, world.now);
             let (open, state) = (world.circuit.times_opened(), world.circuit.state());
             if ticket.is_probe() {
-                prop_assert_eq!(world.circuit.ended(ticket, Outcome::Failed, world.now), None);
+                prop_assert_eq!(world.circuit.ended(ticket, CallOutcome::Failed, world.now), None);
             }
             prop_assert_eq!((world.circuit.times_opened(), world.circuit.state()), (open, state));
         }
@@ -346,7 +352,7 @@ fn options_are_checked() {
     let longest = options().failures_in_a_row(many).min_calls(many).longest_open(Duration::MAX);
     let mut circuit = Circuit::new(longest.check().unwrap(), |it| it, monotonic_now());
     let ticket = circuit.ticket(monotonic_now());
-    assert_eq!(circuit.ended(ticket, Outcome::Failed, monotonic_now()), None);
+    assert_eq!(circuit.ended(ticket, CallOutcome::Failed, monotonic_now()), None);
 }
 
 #[test]

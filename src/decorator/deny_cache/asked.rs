@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::table::Question;
+use super::table::OpenQuestion;
 use super::{Bearing, Inner};
 use crate::backend::Answers;
 use crate::key::Key;
@@ -14,7 +14,7 @@ pub(super) struct Asked<'a> {
     all: &'a Answers,
     steps: Vec<(Key<'a>, Step<'a>)>,
     /// Of each its place among all, and the question if its answer may be remembered.
-    places: Vec<(usize, Option<Question>)>,
+    places: Vec<(usize, Option<OpenQuestion>)>,
     own: Answers,
 }
 

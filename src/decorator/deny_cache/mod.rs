@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use self::asked::Asked;
 use self::digest::{Digests, KeyDigest};
 pub use self::options::DenyCacheOptions;
-use self::table::{Moment, Question, Table};
+use self::table::{Moment, OpenQuestion, Table};
 use super::forward::pass_values_and_locks;
 use crate::backend::{self, Answers, Backend, Prepared, Result};
 use crate::clock::monotonic_now;
@@ -193,8 +193,12 @@ impl Inner {
     }
 
     /// Returns the denial of that question that is remembered, or else the question, to remember its answer.
-    fn recall(&self, key: KeyDigest, step: &Step<'_>) -> std::result::Result<Decision, Question> {
-        let question = Question::new(key, self.digests.of_step(key, step), self.now());
+    fn recall(
+        &self,
+        key: KeyDigest,
+        step: &Step<'_>,
+    ) -> std::result::Result<Decision, OpenQuestion> {
+        let question = OpenQuestion::new(key, self.digests.of_step(key, step), self.now());
         self.table.recall(question, !self.closed.load(Ordering::Acquire))
     }
 
@@ -208,7 +212,7 @@ impl Inner {
     fn note(
         &self,
         key: KeyDigest,
-        question: Option<&Question>,
+        question: Option<&OpenQuestion>,
         step: &Step<'_>,
         answer: &Decision,
     ) {

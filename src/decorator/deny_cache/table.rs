@@ -24,7 +24,7 @@ pub(super) struct Table {
 
 #[derive(Debug, Default)]
 struct Set {
-    denials: Vec<Denied>,
+    denials: Vec<Remembered>,
     forgotten: Forgotten,
 }
 
@@ -66,7 +66,7 @@ impl Forgotten {
 }
 
 #[derive(Debug)]
-struct Denied {
+struct Remembered {
     key: KeyDigest,
     step: StepDigest,
     asked_at: Moment,
@@ -79,7 +79,7 @@ struct Denied {
 
 /// A question to the store, when it was asked.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Question {
+pub(super) struct OpenQuestion {
     key: KeyDigest,
     step: StepDigest,
     asked_at: Moment,
@@ -94,7 +94,7 @@ pub(super) struct Moment {
     pub(super) clock: Timestamp,
 }
 
-impl Denied {
+impl Remembered {
     /// Returns the time that has passed by the backend's clock, while it holds: by that and by monotonic time, whatever
     /// one of them does. Not once the clock was put back, for then the waits are longer.
     fn age(&self, now: Moment) -> Option<Duration> {
@@ -110,7 +110,7 @@ impl Denied {
     }
 }
 
-impl Question {
+impl OpenQuestion {
     /// That is about to be asked.
     pub(super) const fn new(key: KeyDigest, step: StepDigest, asked_at: Moment) -> Self {
         Self { key, step, asked_at, forgotten: 0 }
@@ -130,10 +130,15 @@ impl Table {
 
     /// Returns the denial of that question, if one is remembered and may be used, as it is told now; else the question, to
     /// be asked.
-    pub(super) fn recall(&self, question: Question, is_open: bool) -> Result<Decision, Question> {
+    pub(super) fn recall(
+        &self,
+        question: OpenQuestion,
+        is_open: bool,
+    ) -> Result<Decision, OpenQuestion> {
         let now = question.asked_at;
         let mut set = self.set(question.key).lock();
-        let of_it = |denied: &Denied| denied.step == question.step && denied.key == question.key;
+        let of_it =
+            |denied: &Remembered| denied.step == question.step && denied.key == question.key;
         let place = set.denials.iter().position(of_it);
         if let Some(place) = place.filter(|_| is_open) {
             let denied = &set.denials[place];
@@ -142,28 +147,28 @@ impl Table {
                 return Ok(decision);
             }
             let over = set.denials.swap_remove(place);
-            let question = Question { forgotten: set.forgotten.times, ..question };
+            let question = OpenQuestion { forgotten: set.forgotten.times, ..question };
             drop(set);
             drop(over);
             return Err(question);
         }
-        Err(Question { forgotten: set.forgotten.times, ..question })
+        Err(OpenQuestion { forgotten: set.forgotten.times, ..question })
     }
 
     /// Remembers a denial for a time from the question on, unless its key was forgotten meanwhile.
     pub(super) fn remember(
         &self,
-        question: &Question,
+        question: &OpenQuestion,
         step: &Step<'_>,
         decision: &Decision,
         time: Duration,
     ) {
-        let Question { key, step: digest, asked_at, forgotten } = *question;
+        let OpenQuestion { key, step: digest, asked_at, forgotten } = *question;
         let own = step.limits().iter().filter(|limit| limit.is_by_own_strategy());
         let strategies = own.map(|limit| Arc::clone(limit.strategy())).collect();
         let decision = decision.clone();
         let denied =
-            Denied { key, step: digest, asked_at, time, decision, _strategies: strategies };
+            Remembered { key, step: digest, asked_at, time, decision, _strategies: strategies };
         // A user's strategy may be dropped by this, which is not for a lock.
         let pushed_out = self.set(key).lock().put(denied, forgotten);
         drop(pushed_out);
@@ -182,7 +187,8 @@ impl Table {
     fn remove(&self, key: KeyDigest, note: impl FnOnce(&mut Set)) {
         let mut set = self.set(key).lock();
         note(&mut set);
-        let gone: Vec<Denied> = set.denials.extract_if(.., |denied| denied.key == key).collect();
+        let gone: Vec<Remembered> =
+            set.denials.extract_if(.., |denied| denied.key == key).collect();
         drop(set);
         drop(gone);
     }
@@ -209,11 +215,11 @@ impl Table {
 
 impl Set {
     /// Returns what is not remembered any more, or not at all.
-    fn put(&mut self, denied: Denied, forgotten: u64) -> Option<Denied> {
+    fn put(&mut self, denied: Remembered, forgotten: u64) -> Option<Remembered> {
         if self.forgotten.is_since(denied.key, forgotten) {
             return Some(denied);
         }
-        let same = |known: &Denied| known.step == denied.step && known.key == denied.key;
+        let same = |known: &Remembered| known.step == denied.step && known.key == denied.key;
         let place = self.denials.iter().position(same);
         let place = place.or_else(|| match self.denials.len() {
             0..WAYS => None,
