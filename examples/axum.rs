@@ -90,6 +90,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     };
     let life = backend.lifespan().await?;
     let listener = TcpListener::bind("127.0.0.1:3000").await?;
+    println!("serving on http://{}", listener.local_addr()?);
     Ok(serve(listener, app(backend)?)
         .lifespan(life)
         .with_graceful_shutdown(shutdown_signal())

@@ -17,6 +17,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .layer(ThrottleLayer::new(throttle, PeerAddr::new()))
         .route("/health", get(async || "ok\n")); // after the layer, so without a limit
     let listener = TcpListener::bind("127.0.0.1:3000").await?;
+    println!("serving on http://{}", listener.local_addr()?);
     let life = backend.lifespan().await?;
     Ok(serve(listener, app).lifespan(life).with_graceful_shutdown(shutdown_signal()).await?)
 }

@@ -12,8 +12,8 @@ use axum::extract::{ConnectInfo, State};
 use axum::response::Response;
 use axum::routing::any;
 use tokio::net::TcpListener;
-use traffik::http::{ClientKey, PeerAddr, ThrottleLayer, serve};
-use traffik::{InMemory, Outcome, Throttle};
+use traffik::http::{ClientKey, PeerAddr, ThrottleLayer, serve, shutdown_signal};
+use traffik::{InMemory, LifespanExt, Outcome, Throttle};
 
 async fn open(
     upgrade: WebSocketUpgrade,
@@ -56,8 +56,14 @@ fn app(backend: InMemory) -> Result<Router, traffik::BuildError> {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
+    let backend = InMemory::new();
+    let life = backend.lifespan().await?;
     let listener = TcpListener::bind("127.0.0.1:3000").await?;
-    Ok(serve(listener, app(InMemory::new())?).await?)
+    println!("connect to ws://{}/ws", listener.local_addr()?);
+    Ok(serve(listener, app(backend)?)
+        .lifespan(life)
+        .with_graceful_shutdown(shutdown_signal())
+        .await?)
 }
 
 #[cfg(test)]

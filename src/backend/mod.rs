@@ -240,12 +240,13 @@ pub trait Backend: Values + Locks {
         false
     }
 
-    /// Returns the time after which another backend decides in place of this one, as in a
+    /// Returns the time after which another backend decides in place of this one at the latest, as in a
     /// [`Failover`](crate::decorator::Failover). `None`, the default, for one that stands alone; a backend that wraps
-    /// another forwards this.
+    /// another must forward this, or two fallbacks may lie in one stack unseen.
     ///
     /// A receipt knows of one fallback only, so a backend that has one is refused as the primary or the fallback of
-    /// another. A throttle whose deadline is not above that time says so in the log when it is built.
+    /// another. A throttle of such a backend whose deadline is not above that time says so in the log when it is built;
+    /// of an ambient backend nothing is known by then.
     fn fallback_after(&self) -> Option<Duration> {
         None
     }

@@ -70,6 +70,14 @@
 //! Browsers show a page of another origin none of these fields unless `Access-Control-Expose-Headers` names them. A
 //! layer around the one for CORS limits preflight requests too, and its denials have no CORS fields: put it inside.
 //!
+//! # Ending
+//!
+//! With the feature `axum`, `serve` runs a router, and closes the backend's lifespan when the process is told to end, if
+//! it is given `shutdown_signal`. Another server is told to end by its own means; close the
+//! [lifespan](crate::lifespan) after it.
+//!
+//! # Trying
+//!
 //! To try limits on real traffic, start in [`Mode::Shadow`]: a layer, by its [`ModeSwitch`], or one throttle in it.
 
 mod ask;

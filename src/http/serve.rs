@@ -21,6 +21,7 @@ use super::decisions::Decisions;
 use super::hints::Once;
 use crate::error::BackendError;
 use crate::lifespan::Lifespan;
+use crate::on_drop::OnDrop;
 
 /// Serves an axum router, with the addresses of its clients. When the signal comes that was set by
 /// [`with_graceful_shutdown`](Serve::with_graceful_shutdown), it ends, and the lifespan with it.
@@ -99,9 +100,9 @@ impl Serve {
         self
     }
 
-    /// Ends when this future does, mostly [`shutdown_signal`](super::shutdown_signal): connections finish what they are
-    /// at, and no more are accepted. Defaults to never: a process that ends by a signal closes no lifespan, and writes no
-    /// snapshot.
+    /// Ends when this future does, usually [`shutdown_signal`](super::shutdown_signal): connections finish what they are
+    /// at, and no more are accepted. Without it the server never ends by itself: a signal kills the process, no lifespan
+    /// is closed and no snapshot is written.
     pub fn with_graceful_shutdown(
         mut self,
         signal: impl Future<Output = ()> + Send + 'static,
@@ -132,15 +133,16 @@ impl Serve {
         let told = Arc::clone(&stopping);
         let app = app.into_make_service_with_connect_info::<SocketAddr>();
         let serving = axum::serve(listener, app).with_graceful_shutdown(async move {
+            // Also of a signal that panics, for axum then ends too.
+            let _told = OnDrop::new(|| told.notify_one());
             signal.await;
-            tracing::info!(
-                ?drain,
-                "the server ends when its connections have finished, or that time is over"
-            );
-            told.notify_one();
         });
         let cut = async {
             stopping.notified().await;
+            tracing::info!(
+                ?drain,
+                "the server ends when its connections have finished, or after the drain timeout"
+            );
             sleep(drain).await;
         };
         let served = tokio::select! {

@@ -19,29 +19,51 @@ use std::io;
 /// # }
 /// ```
 ///
-/// From when it is first polled these signals end the process no more by themselves, also after it is dropped: what waits
-/// for it has to end in a bounded time, as a server does by its [`drain_timeout`](super::Serve::drain_timeout). Where the
-/// signals cannot be listened to, which is logged, it waits for ever.
+/// The first poll installs handlers for the whole process. From then on these signals no longer end it by themselves, not
+/// even after this future has completed or was dropped: so what follows must end in bounded time, as a server does by its
+/// [`drain_timeout`](super::Serve::drain_timeout), which a second signal does not shorten. Before the first poll a signal
+/// does what it does by default. If a signal cannot be listened for, an error is logged, and the other one is waited for.
+///
+/// # Panics
+///
+/// When polled outside of a tokio runtime, or on one whose I/O is not enabled.
+///
+/// # Cancel safety
+///
+/// When dropped, a signal that comes before the next call is lost: in a loop create the future once, and poll it by
+/// `&mut`.
 pub async fn shutdown_signal() {
-    if let Err(error) = told_to_end().await {
-        tracing::error!(%error, "signals cannot be listened to, so this service ends by none gracefully");
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        // Both are installed before one is waited for.
+        let (mut interrupt, mut terminate) = (
+            listening("SIGINT", signal(SignalKind::interrupt())),
+            listening("SIGTERM", signal(SignalKind::terminate())),
+        );
+        tokio::select! {
+            () = or_never(interrupt.as_mut().map(|it| it.recv())) => {}
+            () = or_never(terminate.as_mut().map(|it| it.recv())) => {}
+        }
+    }
+    #[cfg(not(unix))]
+    if listening("ctrl-c", tokio::signal::ctrl_c().await).is_none() {
         pending::<()>().await;
     }
 }
 
-#[cfg(unix)]
-async fn told_to_end() -> io::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (mut interrupt, mut terminate) =
-        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
-    Ok(())
+/// Logs where a signal cannot be listened for.
+fn listening<T>(signal: &str, listener: io::Result<T>) -> Option<T> {
+    let told = |error| {
+        tracing::error!(%error, signal, "cannot listen for a signal, so it does not shut this service down gracefully");
+    };
+    listener.map_err(told).ok()
 }
 
-#[cfg(not(unix))]
-async fn told_to_end() -> io::Result<()> {
-    tokio::signal::ctrl_c().await
+#[cfg(unix)]
+async fn or_never(signal: Option<impl Future>) {
+    match signal {
+        Some(signal) => drop(signal.await),
+        None => pending().await,
+    }
 }

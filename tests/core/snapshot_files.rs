@@ -428,11 +428,65 @@ fn two_backends_of_one_file_are_warned() {
     assert_eq!(log.count("another wrote this snapshot too"), 1, "what the second counted is gone");
 }
 
+/// A relative path, one by another folder, and a link are the file itself.
+#[cfg(unix)]
+#[test]
+fn a_file_is_known_by_each_of_its_paths() {
+    let dir = TempDir::new();
+    let (log, _logging) = Log::of_thread(tracing::Level::WARN);
+    let (folder, data) = (dir.join("folder"), dir.join("data"));
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::create_dir(&data).unwrap();
+    let link = folder.join("link");
+    // To a file that is not there yet.
+    std::os::unix::fs::symlink("../data/limits", &link).unwrap();
+    let here = std::env::current_dir().unwrap();
+    let up: std::path::PathBuf = here.components().skip(1).map(|_| "..").collect();
+    let relative = up.join(data.strip_prefix("/").unwrap()).join("limits");
+    let paths =
+        [link.clone(), data.join("limits"), data.join("./../data/limits"), relative.clone()];
+    for own in &paths {
+        let backend = InMemory::builder().snapshot_file(own).build().unwrap();
+        let hit = limited(&backend).hit("a").now_or_never().unwrap().unwrap();
+        assert!(hit.is_allowed());
+        for path in &paths {
+            backend.write_snapshot(path).now_or_never().unwrap().unwrap();
+        }
+        backend.close().now_or_never().unwrap().unwrap();
+    }
+    assert_eq!(log.text(), "", "it is its own, and it was written");
+    assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink(), "the link stays");
+    assert_eq!(names(&folder), ["link"]);
+    assert_eq!(names(&data), ["limits"]);
+    let next = InMemory::builder().restore(data.join("limits")).build().unwrap();
+    assert_eq!(limited(&next).peek("a").now_or_never().unwrap().unwrap().remaining(), 1);
+}
+
+#[test]
+fn a_path_of_a_folder_is_refused() {
+    let dir = TempDir::new();
+    let folder = dir.join("folder");
+    std::fs::create_dir(&folder).unwrap();
+    let error = |path: std::path::PathBuf| {
+        InMemory::builder().snapshot_file(path).build().unwrap_err().to_string()
+    };
+    for path in [dir.join("missing/"), folder.join(""), "/".into(), "".into(), "..".into()] {
+        let told = error(path);
+        assert!(told.contains("name a file in a folder that exists"), "{told}");
+    }
+    let told = error(folder.clone());
+    assert!(told.ends_with("folder\": it is a folder; name a file in it"), "{told}");
+    let backend = InMemory::new();
+    let written = backend.write_snapshot(dir.join("missing/")).now_or_never().unwrap();
+    let told = written.unwrap_err().to_string();
+    assert!(told.contains("name a file in a folder"), "{told}");
+}
+
 #[test]
 fn a_backend_that_never_wrote_its_snapshot_says_so_when_it_is_dropped() {
     let dir = TempDir::new();
     let (log, _logging) = Log::of_thread(tracing::Level::WARN);
-    let lost = || log.count("has never written its snapshot");
+    let lost = || log.count("was dropped before it wrote its snapshot");
     let close = |backend: &InMemory| backend.close().now_or_never().unwrap();
     let counted = |builder: traffik::backend::InMemoryBuilder| {
         let backend = builder.build().unwrap();
@@ -451,13 +505,23 @@ fn a_backend_that_never_wrote_its_snapshot_says_so_when_it_is_dropped() {
     let by_hand = counted(build());
     by_hand.write_snapshot(dir.join("s")).now_or_never().unwrap().unwrap();
     drop(by_hand);
+    let not_ours = counted(build());
+    not_ours.write_snapshot(dir.join("elsewhere")).now_or_never().unwrap().unwrap();
+    drop(not_ours);
+    assert_eq!(lost(), 2);
     let sub = dir.join("sub");
     std::fs::create_dir(&sub).unwrap();
     let failed = counted(InMemory::builder().snapshot_file(sub.join("s")));
     std::fs::remove_dir(&sub).unwrap();
     close(&failed).unwrap_err();
     drop(failed);
-    assert_eq!(lost(), 1, "who knows of it is not told again");
+    assert_eq!(lost(), 2, "who knows of it is not told again");
+    let open = |backend: &InMemory| backend.initialize().now_or_never().unwrap().unwrap();
+    let second_life = counted(build());
+    close(&second_life).unwrap();
+    open(&second_life);
+    drop(second_life);
+    assert_eq!(lost(), 3, "what the second one counted is not in there");
     let without_timer = build().snapshot_every(Duration::from_secs(60)).build().unwrap();
     without_timer.initialize().now_or_never().unwrap().unwrap();
     assert_eq!(log.count("no runtime for snapshots in the background"), 1);
@@ -465,11 +529,11 @@ fn a_backend_that_never_wrote_its_snapshot_says_so_when_it_is_dropped() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_snapshot_that_could_not_be_written_is_an_error_from_the_start() {
+fn a_snapshot_that_cannot_be_written_is_an_error_from_the_start() {
     // A folder in which nobody creates a file.
     let error = InMemory::builder().snapshot_file("/proc/limits").build().unwrap_err();
     let text = error.to_string();
-    assert!(text.starts_with("snapshot_file \"/proc/limits\" could not be written: "), "{text}");
+    assert!(text.starts_with("snapshot_file \"/proc/limits\" cannot be written: "), "{text}");
     let dir = TempDir::new();
     drop(InMemory::builder().snapshot_file(dir.join("s")).build().unwrap());
     assert_eq!(names(dir.path()), [""; 0], "the look leaves nothing");

@@ -121,7 +121,7 @@ async fn a_deny_cache_lies_outside_and_shared_questions_inside_of_it() {
 #[test]
 fn a_deadline_that_ends_before_the_fallback_is_asked_is_told() {
     let (log, _logging) = Log::of_thread(tracing::Level::WARN);
-    let told = || log.count("hits end before the fallback of a silent store is asked");
+    let told = || log.count("hits may end before the fallback of a silent store is asked");
     let shared = Resilience::recommended().fallback(InMemory::new()).around(InMemory::new());
     let shared = shared.unwrap();
     let on_shared = |deadline| {

@@ -591,9 +591,9 @@ fn a_fallback_is_another_backend_and_the_only_one() {
     );
     let pair = Resilience::recommended().fallback(InMemory::new()).around(memory).unwrap();
     let other: Arc<dyn Backend> = Arc::new(InMemory::new());
-    refused(Arc::clone(&pair), Arc::clone(&other), "is a second one, for the backend has");
+    refused(Arc::clone(&pair), Arc::clone(&other), "cannot be added, for the backend has one");
     let deep: Arc<dyn Backend> = Arc::new(Retry::new(CircuitBreaker::new(Arc::clone(&pair))));
-    refused(deep, Arc::clone(&other), "is a second one, for the backend has");
+    refused(deep, Arc::clone(&other), "cannot be added, for the backend has one");
     refused(other, pair, "has a fallback of its own");
 }
 

@@ -186,13 +186,14 @@ impl InMemoryBuilder {
     /// same backend goes on with what is in memory. The end of a lifespan clears nothing then: the backend is
     /// [`persistent`](Self::persistent).
     ///
-    /// Without a [lifespan](crate::lifespan) nothing is written by itself; a warning tells so when the backend is
-    /// dropped. A process that dies, or a lifespan that is dropped without a close, leaves the file as it was written
+    /// Without a [lifespan](crate::lifespan) nothing is written by itself, and a lifespan that is dropped writes nothing
+    /// either; a warning tells so when the backend is dropped. A process that dies, or a lifespan that is dropped without a close, leaves the file as it was written
     /// last: set [`snapshot_every`](Self::snapshot_every) too. A close that cannot write returns that error, and writes
     /// when it is called again. How the file is written, and why it is secret:
     /// [`write_snapshot`](InMemory::write_snapshot). Give each backend a file of its own, and build the next backend of
     /// a file when the one before is closed: of two that write one file the last one counts, which a warning tells. A
-    /// relative path is one from the folder in which it is built.
+    /// relative path is one from the folder in which it is built; of a symbolic link the file is replaced to which it
+    /// leads by then.
     ///
     /// ```
     /// use traffik::{InMemory, LifespanExt, Throttle};
@@ -219,7 +220,7 @@ impl InMemoryBuilder {
 
     /// Writes the [`snapshot_file`](Self::snapshot_file) in the background too, that long after it was written last, from
     /// `initialize` (a lifespan) until the backend is closed or dropped. Must be above zero. It is written
-    /// whether anything was counted or not. A write that fails is logged, and tried again. Defaults to the end of a
+    /// even if nothing was counted. A write that fails is logged, and tried again. Defaults to the end of a
     /// lifespan alone.
     ///
     /// What is counted after the last write is lost with a process that dies: keys then have what they used since back.

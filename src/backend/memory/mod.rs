@@ -94,7 +94,7 @@ struct MemoryInner {
 impl Drop for MemoryInner {
     fn drop(&mut self) {
         if self.store.budget.used() > 0 {
-            self.snapshots.tell_if_never_written();
+            self.snapshots.tell_if_not_written();
         }
     }
 }

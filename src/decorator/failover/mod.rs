@@ -135,6 +135,7 @@ impl Failover {
     /// Where [`with_options`](Self::with_options) fails: when the fallback is the primary itself, and when one of them has
     /// a fallback already.
     #[must_use]
+    #[track_caller]
     pub fn new(primary: impl Backend, fallback: impl Backend) -> Self {
         match Self::with_options(primary, fallback, FailoverOptions::new()) {
             Ok(failover) => failover,
@@ -159,7 +160,7 @@ impl Failover {
         let problem = if ptr::eq(primary.core(), fallback.core()) {
             "is the primary itself; use another backend, such as InMemory::new()"
         } else if primary.fallback_after().is_some() {
-            "is a second one, for the backend has a fallback already; use it as it is"
+            "cannot be added, for the backend has one already; use it as it is"
         } else if fallback.fallback_after().is_some() {
             "has a fallback of its own; use one that stands alone, such as InMemory::new()"
         } else {

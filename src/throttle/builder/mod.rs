@@ -203,8 +203,10 @@ impl ThrottleBuilder {
     }
 
     /// Sets the deadline of a hit, with the wait for connections and retries; when it passes, the error
-    /// policy decides. An error handler has its own limit on top of it. Must be above zero, and longer than the
-    /// backend's failover, if it has one, gives its primary, which a warning tells. Defaults to 250 ms.
+    /// policy decides. An error handler has its own limit on top of it. Must be above zero. If the backend has a
+    /// failover, use more than its
+    /// [`primary_timeout`](crate::decorator::FailoverOptions::primary_timeout), or a warning is logged. Defaults to
+    /// 250 ms.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
@@ -284,7 +286,7 @@ impl ThrottleBuilder {
                 throttle,
                 ?deadline,
                 ?after,
-                "hits end before the fallback of a silent store is asked; raise the deadline, or lower the failover's \
+                "hits may end before the fallback of a silent store is asked; raise the deadline, or lower the failover's \
                  primary_timeout"
             );
         }

@@ -179,9 +179,8 @@ async fn a_server_ends_with_its_lifespan_when_it_is_told_to() {
     assert!(second.ready().await.is_err() && third.ready().await.is_err(), "and each other");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_connection_that_never_finishes_is_left_after_the_drain() {
-    let backend = InMemory::new();
+/// A service, and what tells that its handler was entered, once.
+fn never_answering() -> (Router, oneshot::Receiver<()>) {
     let (began, entered) = oneshot::channel();
     let began = std::sync::Arc::new(std::sync::Mutex::new(Some(began)));
     let app = Router::new().route(
@@ -191,6 +190,13 @@ async fn a_connection_that_never_finishes_is_left_after_the_drain() {
             std::future::pending::<&str>().await
         }),
     );
+    (app, entered)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_never_finishes_is_left_after_the_drain() {
+    let backend = InMemory::new();
+    let (app, entered) = never_answering();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
@@ -204,6 +210,22 @@ async fn a_connection_that_never_finishes_is_left_after_the_drain() {
     entered.await.unwrap();
     stop.send(()).unwrap();
     server.await.unwrap().unwrap();
+    hanging.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_signal_that_panics_ends_the_server_in_bounded_time_too() {
+    let (app, entered) = never_answering();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = tokio::spawn(async move {
+        let server = serve(listener, app).drain_timeout(Duration::from_millis(10));
+        server.with_graceful_shutdown(async { panic!("as it was told: {:?}", entered.await) }).await
+    });
+    let mut client = Client::http1(address, [127, 0, 0, 1]).await;
+    let hanging = tokio::spawn(async move { client.get("/", &[]).await });
+    let ended = tokio::time::timeout(Duration::from_secs(60), server).await;
+    ended.expect("it ends").unwrap().unwrap();
     hanging.abort();
 }
 

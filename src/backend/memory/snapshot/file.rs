@@ -30,7 +30,7 @@ pub(super) fn replace(
     still_wanted: impl Fn() -> io::Result<()>,
 ) -> io::Result<()> {
     let folder = folder_of(path);
-    let name = path.file_name().ok_or_else(|| {
+    let name = name_of(path).ok_or_else(|| {
         io::Error::new(io::ErrorKind::InvalidInput, "it has no file name; name a file in a folder")
     })?;
     for attempt in 1.. {
@@ -52,17 +52,53 @@ pub(super) fn replace(
 
 /// Fails if [`replace`] could not create the file that it writes beside the one of that path.
 pub(super) fn check(path: &Path) -> io::Result<()> {
-    let name = path.file_name().unwrap_or_default();
+    let name = name_of(path).unwrap_or_default();
     Beside::create(folder_of(path), name).map(drop)
 }
 
+/// Returns the one path of a file, however it is spelled: absolute and free of symbolic links, of which the last one may
+/// lead to a file that is not there yet. As it is, where that cannot be told; then whoever opens it is told why.
+pub(super) fn located(path: &Path) -> PathBuf {
+    match fs::canonicalize(path) {
+        Ok(real) => real,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let folder = folder_of(path);
+            if let Ok(target) = fs::read_link(path) {
+                return located(&folder.join(target));
+            }
+            match (fs::canonicalize(folder), name_of(path)) {
+                (Ok(folder), Some(name)) => folder.join(name),
+                _ => std::path::absolute(path).unwrap_or_else(|_| path.into()),
+            }
+        }
+        Err(_) => std::path::absolute(path).unwrap_or_else(|_| path.into()),
+    }
+}
+
 /// What tells a file that another wrote from one's own.
-pub(super) type Version = (SystemTime, u64);
+pub(super) type Version = (SystemTime, u64, u64);
 
 /// Returns the version of a file; `None` if it is not there, or the system does not tell.
 pub(super) fn version(path: &Path) -> Option<Version> {
     let known = fs::metadata(path).ok()?;
-    Some((known.modified().ok()?, known.len()))
+    Some((known.modified().ok()?, known.len(), inode(&known)))
+}
+
+/// A file that takes the place of another has another one, also within a tick of the clock.
+#[cfg(unix)]
+fn inode(file: &fs::Metadata) -> u64 {
+    std::os::unix::fs::MetadataExt::ino(file)
+}
+
+#[cfg(not(unix))]
+const fn inode(_file: &fs::Metadata) -> u64 {
+    0
+}
+
+/// Returns the name of a file; `None` for what is or ends as a folder does.
+pub(super) fn name_of(path: &Path) -> Option<&OsStr> {
+    let last = path.as_os_str().as_encoded_bytes().last()?;
+    if std::path::is_separator(char::from(*last)) { None } else { path.file_name() }
 }
 
 /// Returns the folder of a file.

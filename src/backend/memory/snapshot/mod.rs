@@ -51,7 +51,7 @@ pub(super) struct Snapshots {
     task: Task,
     /// The end of the lifespan is to write the file.
     is_due: AtomicBool,
-    /// The file was written, or whoever wanted it knows that it could not be.
+    /// Since the lifespan began the file was written, or whoever wanted it knows that it could not be.
     is_tried: AtomicBool,
     log: LogLimiter,
     restored: Option<Restored>,
@@ -166,6 +166,7 @@ impl Snapshots {
     /// Begins a lifespan.
     pub(super) fn start(&self, inner: &Arc<MemoryInner>) {
         self.is_due.store(true, Ordering::Relaxed);
+        self.is_tried.store(false, Ordering::Relaxed);
         let (Some(file), Some(every)) = (&self.file, self.every) else { return };
         let (backend, file) = (Arc::downgrade(inner), file.clone());
         let span = debug_span!("traffik_snapshot", namespace = inner.core.namespace());
@@ -179,12 +180,12 @@ impl Snapshots {
         self.task.stop();
     }
 
-    /// Tells that what was counted is lost, if nobody has ever tried to write the file.
-    pub(super) fn tell_if_never_written(&self) {
+    /// Tells of what was counted, if nobody has tried to write the file since the lifespan began, if one did.
+    pub(super) fn tell_if_not_written(&self) {
         if let (Some(file), false) = (&self.file, self.is_tried.load(Ordering::Relaxed)) {
             warn!(
                 file = %shown(file),
-                "a backend was dropped that has never written its snapshot, so what it counted is lost; begin a lifespan \
+                "a backend was dropped before it wrote its snapshot, so what it counted is not in there; begin a lifespan \
                  with the service, and close it when that ends"
             );
         }
@@ -225,13 +226,16 @@ async fn write_often(backend: Weak<MemoryInner>, file: PathBuf, every: Duration)
 
 async fn write_file(inner: Arc<MemoryInner>, path: PathBuf, why: Why) -> Result<()> {
     let name = shown(&path);
+    // Also if no thread takes it on.
+    inner.snapshots.is_tried.fetch_or(why != Why::Asked, Ordering::Relaxed);
     let write = move |inner: &MemoryInner, cancelled: &AtomicBool| {
         let snapshots = &inner.snapshots;
+        let path = if why == Why::Asked { file::located(&path) } else { path };
         let mut last = snapshots.replacing.lock();
         if why == Why::End && !snapshots.is_due.load(Ordering::Relaxed) {
             return Ok(());
         }
-        let is_own = snapshots.file.as_ref() == Some(&path);
+        let is_own = why != Why::Asked || snapshots.file.as_ref() == Some(&path);
         snapshots.is_tried.fetch_or(is_own, Ordering::Relaxed);
         let found = if is_own { file::version(&path) } else { None };
         if found.is_some()

@@ -60,7 +60,7 @@ impl Settings {
                 "persistent",
                 "is false beside snapshot_file, which keeps what is counted; use one of them",
             ),
-            (Some(file), _, _) if file.file_name().is_none() => {
+            (Some(file), _, _) if file::name_of(file).is_none() => {
                 ("snapshot_file", "has no file name; name a file in a folder that exists")
             }
             _ => return Ok(()),
@@ -76,16 +76,8 @@ impl Settings {
         now: impl FnOnce() -> Timestamp,
     ) -> Result<(Store, Snapshots), BuildError> {
         // Also after the process has gone to another folder.
-        self.file = self.file.map(|file| std::path::absolute(&file).unwrap_or(file));
-        let opened = self.open()?;
-        if let Some(path) = &self.file {
-            file::check(path).map_err(|error| {
-                let file = super::shown(path);
-                let problem = format!("{file} could not be written: {error}");
-                BuildError::setting("snapshot_file", problem)
-            })?;
-        }
-        let Some(Opened { reader, from }) = opened else {
+        self.file = self.file.map(|file| file::located(&file));
+        let Some(Opened { reader, from }) = self.open()? else {
             return Ok((new(KeyHasher::new()), Snapshots::new(self, None)));
         };
         let (store, restored) =
@@ -110,18 +102,27 @@ impl Settings {
                     from: "from a reader".into(),
                 }));
             }
-            Some(Source::Required(path)) => (File::open(&path).map(Some), path),
+            Some(Source::Required(path)) => (open(&path).map(Some), path),
             Some(Source::Existing(path)) => (open_existing(&path), path),
         };
         let from = super::shown(&path);
-        match file {
-            Ok(None) => {
-                info!(%from, "there is no snapshot, so all counts begin anew");
-                Ok(None)
-            }
-            Ok(Some(file)) => Ok(Some(Opened { reader: Box::new(BufReader::new(file)), from })),
-            Err(error) => Err(BuildError::restore(from, RestoreError::io(&error))),
-        }
+        let file =
+            file.map_err(|error| BuildError::restore(from.clone(), RestoreError::io(&error)))?;
+        self.check_writable()?;
+        let Some(file) = file else {
+            info!(%from, "there is no snapshot, so all counts begin anew");
+            return Ok(None);
+        };
+        Ok(Some(Opened { reader: Box::new(BufReader::new(file)), from }))
+    }
+
+    /// Else it would be known only when the service ends.
+    fn check_writable(&self) -> Result<(), BuildError> {
+        let Some(path) = &self.file else { return Ok(()) };
+        file::check(path).map_err(|error| {
+            let problem = format!("{} cannot be written: {error}", super::shown(path));
+            BuildError::setting("snapshot_file", problem)
+        })
     }
 }
 
@@ -136,9 +137,17 @@ fn read(
     Ok((store, restored))
 }
 
+fn open(path: &Path) -> io::Result<File> {
+    if path.is_dir() {
+        let message = "it is a folder; name a file in it";
+        return Err(io::Error::new(io::ErrorKind::IsADirectory, message));
+    }
+    File::open(path)
+}
+
 /// Opens a file, if it is there; its folder must be.
 fn open_existing(path: &Path) -> io::Result<Option<File>> {
-    match File::open(path) {
+    match open(path) {
         Ok(file) => Ok(Some(file)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let folder = file::folder_of(path);

@@ -330,6 +330,23 @@ fn summary(took: &mut [Duration]) -> String {
     )
 }
 
+/// Also within a tick of the clock by which the system dates its files.
+#[cfg(unix)]
+#[test]
+fn a_file_that_took_the_place_of_another_is_told_from_it() {
+    let folder = std::env::temp_dir().join(format!("traffik-version-{}", std::process::id()));
+    std::fs::create_dir(&folder).unwrap();
+    let file = folder.join("limits");
+    let versions: Vec<_> = (0..50)
+        .map(|_| {
+            file::replace(&file, |new| new.write_all(b"of the same length"), || Ok(())).unwrap();
+            file::version(&file).unwrap()
+        })
+        .collect();
+    std::fs::remove_dir_all(&folder).unwrap();
+    assert!(versions.windows(2).all(|two| two[0] != two[1]), "{versions:?}");
+}
+
 #[test]
 fn a_snapshot_is_taken_without_a_runtime() {
     let backend = InMemory::new();
