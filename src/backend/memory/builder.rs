@@ -187,13 +187,14 @@ impl InMemoryBuilder {
     /// [`persistent`](Self::persistent).
     ///
     /// Without a [lifespan](crate::lifespan) nothing is written by itself, and a lifespan that is dropped writes nothing
-    /// either; a warning tells so when the backend is dropped. A process that dies, or a lifespan that is dropped without a close, leaves the file as it was written
-    /// last: set [`snapshot_every`](Self::snapshot_every) too. A close that cannot write returns that error, and writes
-    /// when it is called again. How the file is written, and why it is secret:
-    /// [`write_snapshot`](InMemory::write_snapshot). Give each backend a file of its own, and build the next backend of
-    /// a file when the one before is closed: of two that write one file the last one counts, which a warning tells. A
-    /// relative path is one from the folder in which it is built; of a symbolic link the file is replaced to which it
-    /// leads by then.
+    /// either; a warning tells so when the backend is dropped. Then, and when a process dies, the file is as it was
+    /// written last: set [`snapshot_every`](Self::snapshot_every) too. A close that cannot write returns that error,
+    /// and writes when it is called again. How the file is written, and why it is secret:
+    /// [`write_snapshot`](InMemory::write_snapshot).
+    ///
+    /// Give each backend a file of its own, and build the next backend of a file when the one before is closed: of two
+    /// that write one file the last one counts, which a warning tells. A relative path is one from the folder in which
+    /// the backend is built. A symbolic link stays, and the file to which it leads by then is replaced.
     ///
     /// ```
     /// use traffik::{InMemory, LifespanExt, Throttle};
