@@ -45,10 +45,19 @@
 //!
 //! The deadline of a hit lies outside of all of them, 250 ms by default. Inside of it the primary of a failover has
 //! 100 ms, so that the fallback is asked in time; within that no retry begins later than 100 ms after the first
-//! question; and a call that is given up counts for the breaker if the store was silent for 50 ms. The lines of a
-//! throttle's builder make these shorter for a short deadline. Of decorators that throttles share nobody knows the
-//! deadlines: keep each above the primary's time, which is above the breaker's. With a deadline below these a silent
-//! store is never found to be silent, the fallback is never asked, and the policy decides each hit.
+//! question; and a call that is given up counts for the breaker if the store was silent for 50 ms. Where hits share
+//! questions, one may wait for two of them, so for twice the primary's time. The lines of a throttle's builder make
+//! these shorter for a short deadline.
+//!
+//! Of decorators that throttles share nobody knows the deadlines. With a deadline below the primary's time, or twice
+//! that, the policy decides hits for which the fallback would have been asked, until the breaker is open; with one below
+//! the breaker's 50 ms it never opens for a store that is silent, unless the store gives up by itself. Where there is a
+//! fallback, a throttle with such a deadline is warned of in the log when it is built.
+//!
+//! # What does not fit
+//!
+//! A second fallback is refused, and so is a breaker around a fallback, which would see no failure. Of the others one
+//! around its like does no harm and is of no use, so do not add lines to a throttle whose backend has them already.
 
 mod breaker;
 mod coalesce;

@@ -114,7 +114,7 @@ impl Resilience {
     /// throttles are not, for the circuit belongs to none of them. There may be several.
     ///
     /// ```
-    /// use traffik::decorator::Resilience;
+    /// use traffik::decorator::{CircuitState, Resilience};
     /// use traffik::observe::{Event, Observer};
     /// use traffik::InMemory;
     ///
@@ -123,7 +123,10 @@ impl Resilience {
     ///
     /// impl Observer for Log {
     ///     fn on_event(&self, event: &Event<'_>) {
-    ///         if let Event::CircuitChanged(changed) = event {
+    ///         if let Event::CircuitChanged(changed) = event
+    ///             // With each probe it is half open for a moment.
+    ///             && changed.to != CircuitState::HalfOpen
+    ///         {
     ///             println!("{}: {:?}", changed.backend, changed.to);
     ///         }
     ///     }
@@ -156,6 +159,10 @@ impl Resilience {
         observers: &Observers,
     ) -> Result<Arc<dyn Backend>, BuildError> {
         let mut decorated = backend::erase(store);
+        if let Some((fallback, _)) = &self.fallback {
+            // Before a breaker finds fault with a fallback that is there already.
+            Failover::check(&*decorated, &**fallback)?;
+        }
         if let Some(options) = self.retry {
             decorated = Arc::new(Retry::with_options(decorated, options)?);
         }
@@ -192,7 +199,9 @@ impl Resilience {
         // What lies inside has to end first.
         let mut primary = deadline;
         if let Some((_, options)) = &mut self.fallback {
-            *options = options.for_callers_of(deadline);
+            // For the question that a hit joins, and for its own.
+            let most = if self.coalesces { deadline * 2 / 5 } else { deadline / 2 };
+            *options = options.of_at_most(most);
             primary = options.time().min(deadline);
         }
         self.breaker = self.breaker.map(|options| options.for_callers_of(primary));

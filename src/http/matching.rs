@@ -87,8 +87,8 @@ impl Unmatched {
         if won.is_ok() && !is_match && next == MATCHED {
             tracing::warn!(
                 pattern,
-                "no request has matched the route or path so far, so its rule limits nothing; of a route give the \
-                 whole pattern as the router has it, and of a path what comes after a router around it; and add the \
+                "no request has matched the route or path so far, so its rule limits nothing; if some should have, give of \
+                 a route the whole pattern as the router has it, and of a path what comes after a router around it; and add the \
                  layer to the router, not around it"
             );
         }

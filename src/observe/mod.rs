@@ -57,8 +57,8 @@
 //!
 //! An observer is called in the task of the hit, before its caller is told, outside of all locks of a store. What goes on
 //! when its caller goes away (`all` and `acquire` on a server) tells it in a task of its own. An outgoing request that
-//! waits for the end of a block asks more than once, and each time is a hit. Callers
-//! that wait in line for the same key wait for it: let it be short.
+//! waits for the end of a block asks more than once, and each time is a hit. Callers that wait in line for the same key
+//! wait for it, and no deadline ends it: let it be short, and hand on to a task of your own what is not.
 //!
 //! No event has a key, unless [`observe_raw_keys`](crate::ThrottleBuilder::observe_raw_keys) is set. To find out who
 //! is denied most, [`track_denied`](crate::ThrottleBuilder::track_denied) keeps digests, and
@@ -68,6 +68,9 @@
 //!
 //! With the feature `metrics` the observer `Metrics` counts by the facade of the crate `metrics`. The example
 //! `observability` has a Prometheus endpoint, and a dashboard for Grafana.
+//!
+//! An outage is seen by hits that are decided by the policy, or by the fallback where there is one, and by a circuit
+//! that is not closed. Alert on these; failures of the backend are told only where no fallback decides.
 //!
 //! # Spans
 //!

@@ -2,9 +2,9 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{Event, Observer};
+use crate::on_error::LogLimiter;
 
 /// Observers, told in the order in which they were added. One that panics spoils nothing.
 ///
@@ -14,7 +14,7 @@ pub(crate) struct Observers(Vec<Arc<Observed>>);
 
 #[derive(Debug)]
 struct Observed {
-    panics: AtomicU64,
+    log: LogLimiter,
     observer: Box<dyn Observer>,
 }
 
@@ -22,7 +22,7 @@ impl Observers {
     pub(crate) const NONE: Self = Self(Vec::new());
 
     pub(crate) fn add(&mut self, observer: impl Observer) {
-        let observed = Observed { panics: AtomicU64::new(0), observer: Box::new(observer) };
+        let observed = Observed { log: LogLimiter::default(), observer: Box::new(observer) };
         self.0.push(Arc::new(observed));
     }
 
@@ -38,10 +38,13 @@ impl Observers {
         for observed in &self.0 {
             // What it broke is its own.
             let told = catch_unwind(AssertUnwindSafe(|| observed.observer.on_event(event)));
-            if told.is_err() && observed.panics.fetch_add(1, Ordering::Relaxed) == 0 {
+            if told.is_err()
+                && let Some(suppressed) = observed.log.pass()
+            {
                 tracing::error!(
                     event = event.name(),
-                    "an observer panicked; it is told of further events, and its panics are counted and not logged"
+                    suppressed,
+                    "an observer panicked; it is told of further events"
                 );
             }
         }
@@ -50,6 +53,8 @@ impl Observers {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
     use super::super::{CircuitChanged, CircuitState};
     use super::*;
 
@@ -83,7 +88,5 @@ mod tests {
             observers.tell(&Event::CircuitChanged(event));
         }
         assert_eq!(counting.0.load(Ordering::Relaxed), 3);
-        assert_eq!(observers.0[0].panics.load(Ordering::Relaxed), 3);
-        assert_eq!(observers.0[1].panics.load(Ordering::Relaxed), 0);
     }
 }

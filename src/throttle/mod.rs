@@ -129,6 +129,10 @@ impl Throttle {
     /// Two throttles of the same name on one backend share what they count, and should have the same
     /// rates: each applies its own, so what one has counted may read as expired by the other. A name is
     /// configuration and never user input: a backend keeps what it knows of each name for its whole life.
+    ///
+    /// Build it and its backend once, when the program starts, and give clones to those who hit: clones are the same
+    /// throttle. An in-memory backend, a fallback or a circuit breaker that is made for each request limits nothing,
+    /// for each begins with nothing counted.
     pub fn builder(name: impl Into<String>) -> ThrottleBuilder {
         ThrottleBuilder::new(name.into())
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use test_support::{Distant, Log, Place, Play, Scripted};
+use tokio::task::JoinSet;
 use traffik::decorator::{
     CircuitBreakerOptions, DenyCacheOptions, FailoverOptions, Resilience, RetryOptions,
 };
@@ -141,4 +142,41 @@ fn a_deadline_that_ends_before_the_fallback_is_asked_is_told() {
     assert_eq!(told(), 1, "it is shorter then");
     let _ = own(40 * MS, FailoverOptions::new().primary_timeout(50 * MS));
     assert_eq!(told(), 2);
+    // Two questions, where hits share them.
+    let shared = Resilience::recommended().fallback(InMemory::new());
+    let shared = shared.around(Distant::new(InMemory::new())).unwrap();
+    let on_shared = |deadline| {
+        let builder = Throttle::builder("t").rate("5/day").backend(Arc::clone(&shared));
+        builder.deadline(deadline).build().unwrap()
+    };
+    let _ = on_shared(201 * MS);
+    assert_eq!(told(), 2);
+    let _ = on_shared(200 * MS);
+    assert_eq!(told(), 3);
+}
+
+/// One that joins a question on its way waits for that one, and then for its own.
+#[tokio::test(start_paused = true)]
+async fn f04_hits_that_share_questions_reach_the_fallback_of_a_silent_store_in_time() {
+    for deadline in [10, 40, 100, 150, 250] {
+        let deadline = deadline * MS;
+        let distant = Distant::new(InMemory::new());
+        distant.wire().hold(Place::Request);
+        let builder = Throttle::builder("hot").rate("1000/day").deadline(deadline);
+        let builder = builder.backend(distant).coalesce().fallback(InMemory::new());
+        let throttle = builder.on_error(OnError::Raise).build().unwrap();
+        let mut hits = JoinSet::new();
+        for number in 0..50 {
+            let throttle = throttle.clone();
+            hits.spawn(async move {
+                tokio::time::sleep(deadline * number / 50).await;
+                let start = tokio::time::Instant::now();
+                (throttle.hit("a").await, start.elapsed())
+            });
+        }
+        for (decision, took) in hits.join_all().await {
+            assert_eq!(decision.unwrap().decided_by(), DecidedBy::Fallback, "{deadline:?}");
+            assert!(took < deadline, "{took:?} of {deadline:?}");
+        }
+    }
 }

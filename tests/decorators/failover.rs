@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use test_support::{Play, Scripted, wait_of};
 use traffik::backend::Answers;
-use traffik::decorator::{CircuitBreaker, Failover, FailoverOptions, Resilience, Retry};
+use traffik::decorator::{
+    CircuitBreaker, CircuitBreakerOptions, Coalesce, Failover, FailoverOptions, Resilience, Retry,
+};
 use traffik::key::KeyPart;
 use traffik::step::Step;
 use traffik::strategy::Op;
@@ -592,7 +594,10 @@ fn a_fallback_is_another_backend_and_the_only_one() {
     let pair = Resilience::recommended().fallback(InMemory::new()).around(memory).unwrap();
     let other: Arc<dyn Backend> = Arc::new(InMemory::new());
     refused(Arc::clone(&pair), Arc::clone(&other), "cannot be added, for the backend has one");
-    let deep: Arc<dyn Backend> = Arc::new(Retry::new(CircuitBreaker::new(Arc::clone(&pair))));
+    let breaker = CircuitBreaker::with_options(Arc::clone(&pair), CircuitBreakerOptions::new());
+    let told = breaker.unwrap_err().to_string();
+    assert!(told.starts_with("circuit_breaker is around a fallback"), "{told}");
+    let deep: Arc<dyn Backend> = Arc::new(Retry::new(Coalesce::new(Arc::clone(&pair))));
     refused(deep, Arc::clone(&other), "cannot be added, for the backend has one");
     refused(other, pair, "has a fallback of its own");
 }

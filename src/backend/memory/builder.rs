@@ -180,7 +180,7 @@ impl InMemoryBuilder {
     /// Keeps what is counted in a file: it is restored when the backend is built, and written at the end of each
     /// lifespan, and by [`close`](crate::Backend::close). Defaults to none.
     ///
-    /// So limits survive a restart of the process. If the file is not there, it is a first start; if its folder is not
+    /// So limits survive a restart of the process; one whose period or strategy has changed begins anew. If the file is not there, it is a first start; if its folder is not
     /// there or not writable, or the file is damaged, [`build`](Self::build) fails. It is restored by `build` and not
     /// when a lifespan begins, for keys are hashed by its secret, and hits need no lifespan; a later lifespan of the
     /// same backend goes on with what is in memory. The end of a lifespan clears nothing then: the backend is

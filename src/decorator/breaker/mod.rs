@@ -21,7 +21,6 @@ pub use crate::observe::CircuitState;
 
 use self::call::{Guarded, ManyCall};
 use self::circuit::{CallOutcome, Circuit};
-use self::options::Settings;
 use super::forward::decorate_values_and_locks;
 use crate::backend::{self, Answers, Backend, Prepared, Result};
 use crate::clock::monotonic_now;
@@ -90,25 +89,37 @@ pub struct CircuitBreaker {
 
 impl CircuitBreaker {
     /// Creates a breaker with the default options around a backend, which may be an `Arc<dyn Backend>`.
+    ///
+    /// # Panics
+    ///
+    /// When the backend [has a fallback](Backend::fallback_after).
     #[must_use]
+    #[track_caller]
     pub fn new(backend: impl Backend) -> Self {
-        Self::of(backend, CircuitBreakerOptions::new().settings())
+        match Self::with_options(backend, CircuitBreakerOptions::new()) {
+            Ok(breaker) => breaker,
+            Err(error) => panic!("{error}"),
+        }
     }
 
     /// Creates a breaker around a backend.
     ///
     /// # Errors
     ///
-    /// When a time is zero, the window is below 10 ms, or `longest_open` is shorter than `first_open`.
+    /// When a time is zero, the window is below 10 ms, or `longest_open` is shorter than `first_open`; when the backend
+    /// [has a fallback](Backend::fallback_after), which would hide the failures of its primary.
     pub fn with_options(
         backend: impl Backend,
         options: CircuitBreakerOptions,
     ) -> Result<Self, BuildError> {
-        Ok(Self::of(backend, options.check()?))
-    }
-
-    fn of(backend: impl Backend, settings: Settings) -> Self {
-        Self { inner: Arc::new(Guarded::new(backend::erase(backend), settings)) }
+        let (backend, settings) = (backend::erase(backend), options.check()?);
+        if backend.fallback_after().is_some() {
+            return Err(BuildError::setting(
+                "circuit_breaker",
+                "is around a fallback, so it would see no failure; put it around the primary",
+            ));
+        }
+        Ok(Self { inner: Arc::new(Guarded::new(backend, settings)) })
     }
 
     /// Tells `observer` of each change of the state, as
@@ -117,7 +128,7 @@ impl CircuitBreaker {
     ///
     /// ```
     /// use traffik::InMemory;
-    /// use traffik::decorator::CircuitBreaker;
+    /// use traffik::decorator::{CircuitBreaker, CircuitState};
     /// use traffik::observe::{Event, Observer};
     ///
     /// #[derive(Debug)]
@@ -125,7 +136,10 @@ impl CircuitBreaker {
     ///
     /// impl Observer for Log {
     ///     fn on_event(&self, event: &Event<'_>) {
-    ///         if let Event::CircuitChanged(changed) = event {
+    ///         if let Event::CircuitChanged(changed) = event
+    ///             // With each probe it is half open for a moment.
+    ///             && changed.to != CircuitState::HalfOpen
+    ///         {
     ///             println!("{}: {:?}", changed.backend, changed.to);
     ///         }
     ///     }

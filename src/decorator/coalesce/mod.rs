@@ -52,7 +52,9 @@ use crate::strategy::{Limit, Op};
 ///
 /// # Failure
 ///
-/// A question that fails is the same error for all who share it. Each hit has its own deadline. One that is dropped before
+/// A question that fails is the same error for all who share it. Each hit has its own deadline. While the store is silent,
+/// a hit may wait for the question that is on its way and then for its own: around a [`Failover`](super::Failover) for
+/// twice the [time of the primary](super::FailoverOptions::primary_timeout). One that is dropped before
 /// its question is sent is not counted. At most 65,536 wait for one question; who comes then is
 /// [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded), with nothing done.
 ///
@@ -176,7 +178,8 @@ impl Backend for Coalesce {
     }
 
     fn fallback_after(&self) -> Option<Duration> {
-        self.inner().fallback_after()
+        let questions = if self.decides_equal_hits_at_once() { 2 } else { 1 };
+        self.inner().fallback_after().map(|each| each.saturating_mul(questions))
     }
 
     async fn apply_all(&self, hits: &[(Key<'_>, Step<'_>)]) -> Option<Result<Vec<Decision>>> {

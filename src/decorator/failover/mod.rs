@@ -78,7 +78,8 @@ use crate::timer::Deadline;
 ///
 /// # Time
 ///
-/// While the primary is silent, each hit waits for its time, 100 ms by default. So put a
+/// While the primary is silent, each hit waits for its time, 100 ms by default; twice as long at most where a
+/// [`Coalesce`](super::Coalesce) lies around. So put a
 /// [`CircuitBreaker`](super::CircuitBreaker) around the primary, which finds out by the first ones; the one-line form
 /// [`ThrottleBuilder::fallback`](crate::ThrottleBuilder::fallback) does. The deadline of the hit goes on.
 ///
@@ -157,6 +158,14 @@ impl Failover {
     ) -> Result<Self, BuildError> {
         options.check()?;
         let (primary, fallback) = (backend::erase(primary), backend::erase(fallback));
+        Self::check(&*primary, &*fallback)?;
+        let (fallback_life, log) = (Mutex::new(None), LogLimiter::default());
+        let inner = Inner { primary, fallback, options, fallback_life, log };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Fails if these two are not to be joined.
+    pub(super) fn check(primary: &dyn Backend, fallback: &dyn Backend) -> Result<(), BuildError> {
         let problem = if ptr::eq(primary.core(), fallback.core()) {
             "is the primary itself; use another backend, such as InMemory::new()"
         } else if primary.fallback_after().is_some() {
@@ -164,9 +173,7 @@ impl Failover {
         } else if fallback.fallback_after().is_some() {
             "has a fallback of its own; use one that stands alone, such as InMemory::new()"
         } else {
-            let (fallback_life, log) = (Mutex::new(None), LogLimiter::default());
-            let inner = Inner { primary, fallback, options, fallback_life, log };
-            return Ok(Self { inner: Arc::new(inner) });
+            return Ok(());
         };
         Err(BuildError::setting("fallback", problem))
     }

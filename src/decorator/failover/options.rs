@@ -40,7 +40,8 @@ impl FailoverOptions {
     /// Sets the time that the primary has to decide, after which the fallback is asked. It must leave time for that
     /// within the deadline of a hit: with a longer one a silent primary leads to the fallback only if it gives up by
     /// itself before, as Redis does after its `command_timeout`. A connection may have to be made in it. Above zero.
-    /// Defaults to 100 ms; for a failover that a throttle's builder adds to half the deadline, if that is shorter.
+    /// Defaults to 100 ms; for a failover that a throttle's builder adds to half the deadline, or two fifths where hits
+    /// share questions, if that is shorter.
     pub const fn primary_timeout(mut self, time: Duration) -> Self {
         self.primary_timeout = Some(time);
         self
@@ -58,9 +59,9 @@ impl FailoverOptions {
         self
     }
 
-    /// For callers that give up after that time, if nothing else was said.
-    pub(crate) fn for_callers_of(mut self, deadline: Duration) -> Self {
-        let shorter = PRIMARY_TIMEOUT.min(deadline / 2).max(Duration::from_nanos(1));
+    /// For a primary that has no more than that time, if nothing else was said.
+    pub(crate) fn of_at_most(mut self, time: Duration) -> Self {
+        let shorter = PRIMARY_TIMEOUT.min(time).max(Duration::from_nanos(1));
         self.primary_timeout = self.primary_timeout.or(Some(shorter));
         self
     }

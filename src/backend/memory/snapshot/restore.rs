@@ -19,7 +19,8 @@ use crate::error::RestoreError;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Restored {
-    /// Keys and values that it has from there.
+    /// Keys and values that it has from there. Whether a throttle goes on with one is another matter: its name, the
+    /// period and the strategy must be as they were.
     pub kept: u64,
     /// Keys and values that were over by now.
     pub over: u64,
