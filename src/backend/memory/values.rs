@@ -1,5 +1,6 @@
 //! The user's own values: bytes under a key, with or without a TTL.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
@@ -17,7 +18,7 @@ use crate::random;
 
 /// Buckets that are swept for each new value.
 const SWEPT_PER_INSERT: usize = 4;
-/// Buckets, and bytes in them, that a snapshot copies under one lock.
+/// Buckets that a snapshot looks at under one lock, and bytes that it takes from them.
 const COPIED_BUCKETS: usize = 256;
 const COPIED_BYTES: usize = 32 * 1024;
 
@@ -30,7 +31,8 @@ pub(super) struct ValueTable {
 #[derive(Debug)]
 struct Value {
     key: Box<[u8]>,
-    bytes: Vec<u8>,
+    /// Shared, so that nobody copies them under the lock.
+    bytes: Arc<Vec<u8>>,
     expires: Option<Timestamp>,
     /// The snapshot that is being taken has it.
     marked: bool,
@@ -50,7 +52,7 @@ pub(super) struct ValueWalk {
 }
 
 /// A value's key, its bytes, and when it expires.
-pub(super) type CopiedValue = (Box<[u8]>, Vec<u8>, Option<Timestamp>);
+pub(super) type CopiedValue = (Box<[u8]>, Arc<Vec<u8>>, Option<Timestamp>);
 
 impl Value {
     fn is_expired(&self, now: Timestamp) -> bool {
@@ -76,12 +78,21 @@ impl ValueTable {
     }
 
     pub(super) fn get(&self, key: &Key<'_>, now: Timestamp) -> Option<Vec<u8>> {
-        Open { table: &mut self.table.lock(), now }.find(&key.encode()).map(|v| v.bytes.clone())
+        let found = {
+            let mut open = Open { table: &mut self.table.lock(), now };
+            open.find(&key.encode()).map(|value| Arc::clone(&value.bytes))
+        };
+        found.map(Arc::unwrap_or_clone)
     }
 
     pub(super) fn multi_get(&self, keys: &[Key<'_>], now: Timestamp) -> Vec<Option<Vec<u8>>> {
-        let mut open = Open { table: &mut self.table.lock(), now };
-        keys.iter().map(|key| open.find(&key.encode()).map(|value| value.bytes.clone())).collect()
+        let found: Vec<_> = {
+            let mut open = Open { table: &mut self.table.lock(), now };
+            let find =
+                |key: &Key<'_>| open.find(&key.encode()).map(|value| Arc::clone(&value.bytes));
+            keys.iter().map(find).collect()
+        };
+        found.into_iter().map(|bytes| bytes.map(Arc::unwrap_or_clone)).collect()
     }
 
     /// Sets all values or none.
@@ -92,6 +103,7 @@ impl ValueTable {
         now: Timestamp,
         budget: &Budget,
     ) -> Result<()> {
+        let bytes: Vec<_> = pairs.iter().map(|(_, value)| Arc::new(value.to_vec())).collect();
         let mut open = Open { table: &mut self.table.lock(), now };
         if ttl == Some(Duration::ZERO) {
             for (key, _) in pairs {
@@ -111,8 +123,8 @@ impl ValueTable {
         open.take(taken, "multi_set", budget)?;
         let mut inserted = 0;
         let expires = ttl.map(|ttl| now.saturating_add(ttl));
-        for (key, value) in pairs {
-            inserted += usize::from(open.put(key.encode(), value.to_vec(), expires));
+        for ((key, _), bytes) in pairs.iter().zip(bytes) {
+            inserted += usize::from(open.put(key.encode(), bytes, expires));
         }
         budget.give_back(taken.saturating_sub(inserted));
         Ok(())
@@ -131,7 +143,7 @@ impl ValueTable {
         let mut open = Open { table: &mut table, now };
         let found = open.find(&encoded);
         let (is_new, old) = (found.is_none(), found.as_ref().and_then(|value| value.expires));
-        let (outcome, change) = change(found.map(|value| &*value.bytes))?;
+        let (outcome, change) = change(found.map(|value| &**value.bytes))?;
         match change {
             Change::Keep => {}
             Change::Remove => open.delete(&encoded, budget),
@@ -144,7 +156,7 @@ impl ValueTable {
                         open.delete(&encoded, budget);
                     }
                     open.take(taken, operation, budget)?;
-                    let inserted = open.put(encoded, bytes, expires);
+                    let inserted = open.put(encoded, Arc::new(bytes), expires);
                     budget.give_back(taken.saturating_sub(usize::from(inserted)));
                 }
             },
@@ -162,8 +174,8 @@ impl ValueTable {
         Open { table: &mut self.table.lock(), now }.sweep(buckets, budget)
     }
 
-    /// Copies the next values for a snapshot, some tens of kilobytes or the one that is larger; returns whether there
-    /// are more.
+    /// Takes the next values for a snapshot, some tens of kilobytes or the one that is larger; returns whether there are
+    /// more. None is copied: only keys are.
     pub(super) fn copy_next(&self, walk: &mut ValueWalk, copied: &mut Vec<CopiedValue>) -> bool {
         let mut table = self.table.lock();
         let goes_on = if walk.is_unmarked {
@@ -198,7 +210,7 @@ impl ValueTable {
         if !budget.take(1) {
             return Err(NoRoom);
         }
-        open.put(key.to_vec(), bytes.to_vec(), expires);
+        open.put(key.to_vec(), Arc::new(bytes.to_vec()), expires);
         Ok(true)
     }
 
@@ -221,7 +233,7 @@ fn copy_some(table: &mut Table<Value>, walk: &mut Walk, copied: &mut Vec<CopiedV
     for bucket in buckets {
         let Some(value) = table.bucket(bucket).filter(|value| !value.marked) else { continue };
         value.marked = true;
-        copied.push((value.key.clone(), value.bytes.clone(), value.expires));
+        copied.push((value.key.clone(), Arc::clone(&value.bytes), value.expires));
         length += value.key.len() + value.bytes.len();
         if length >= COPIED_BYTES {
             walk.go_on_with(bucket + 1);
@@ -246,7 +258,7 @@ impl Open<'_> {
     }
 
     /// Returns `true` if that is one value more, counting an expired one.
-    fn put(&mut self, encoded: Vec<u8>, bytes: Vec<u8>, expires: Option<Timestamp>) -> bool {
+    fn put(&mut self, encoded: Vec<u8>, bytes: Arc<Vec<u8>>, expires: Option<Timestamp>) -> bool {
         let hash = hash(&encoded);
         if let Some(value) = self.table.find_mut(hash, |value| *value.key == *encoded) {
             value.bytes = bytes;

@@ -1,9 +1,10 @@
 //! Snapshots: what is counted, as bytes from which a later process goes on.
 //!
-//! `format` says how they lie in a file. `walk` copies a shard a few slots at a time, `record` makes bytes of a key and
+//! `format` says how they lie in a file. `walk` copies a shard a few slots at a time into `copied`, `record` makes bytes of a key and
 //! states of these, `write` and `restore` do so for all keys; `frame_writer` and `frame_reader` hold the checksums, and
 //! `file` replaces a file as a whole.
 
+mod copied;
 mod fields;
 mod file;
 mod format;

@@ -6,9 +6,9 @@ use std::time::Duration;
 use super::super::slot::{Body, Brought};
 use super::super::state_ids::{StateIds, StateInfo};
 use super::super::stored_key::StoredKey;
+use super::copied::CopiedState;
 use super::fields::Fields;
 use super::held_back::{held_at, hold_back};
-use super::walk::CopiedState;
 use crate::clock::Timestamp;
 use crate::error::RestoreError;
 use crate::rate::Rate;
@@ -21,7 +21,7 @@ pub(super) type DrainedPart = (Part, u32);
 
 /// Returns the parts of a key that may count again, as of now.
 pub(super) fn parts_of(
-    states: impl Iterator<Item = (u32, CopiedState)>,
+    states: Vec<(u32, CopiedState)>,
     ids: &StateIds,
     now: Timestamp,
 ) -> Vec<DrainedPart> {

@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
+use super::copied::Copied;
 use super::format::{Counts, Kind};
 use super::frame_reader::FrameReader;
 use super::frame_writer::FrameWriter;
 use super::restore::Snapshot;
-use super::walk::{Copied, ShardWalk};
+use super::walk::ShardWalk;
 use super::write::copy_next;
 use super::*;
 use crate::clock::Timestamp;
@@ -46,10 +47,14 @@ fn hashed(store: &Store, key: u64) -> HashedKey {
 }
 
 fn hit(store: &Store, key: u64, limits: &[Limit]) {
+    hit_at(store, key, limits, NOW);
+}
+
+fn hit_at(store: &Store, key: u64, limits: &[Limit], now: Timestamp) {
     let key = hashed(store, key);
     let infos: Vec<_> = limits.iter().map(|limit| store.ids.of("t", limit)).collect();
     let states: Vec<_> = infos.iter().map(|info| Some(&**info)).collect();
-    let ruling = store.apply(&key, &Step::new(limits, 1, Op::Take), &states, NOW);
+    let ruling = store.apply(&key, &Step::new(limits, 1, Op::Take), &states, now);
     assert!(matches!(&ruling, Ruling::Decided(decision) if decision.is_allowed()), "{ruling:?}");
 }
 
@@ -182,11 +187,11 @@ fn keys_payload() -> Vec<u8> {
     (0..3).for_each(|key| hit(&store, key, &limits[..limits_of(key)]));
     let (mut walk, mut copied, mut payload) = (ShardWalk::default(), Copied::new(), Vec::new());
     while copy_next(&store, 0, &mut walk, &mut copied) {
-        let mut states = copied.states.drain(..);
-        for (key, count) in copied.keys.drain(..) {
-            let parts = record::parts_of(states.by_ref().take(count), &store.ids, NOW);
-            record::encode(&mut payload, 0, &key, parts);
-        }
+        let encode = |key: &StoredKey, states| {
+            record::encode(&mut payload, 0, key, record::parts_of(states, &store.ids, NOW));
+            io::Result::Ok(())
+        };
+        copied.for_each(encode).unwrap();
     }
     payload
 }
@@ -269,37 +274,111 @@ fn the_bytes_do_not_change_between_releases() {
     );
 }
 
+/// A walk, step by step: calls that with what each copied, and how long it had the lock.
+fn walk(store: &Store, mut step: impl FnMut(&Copied, Duration)) {
+    let mut copied = Copied::new();
+    for shard in 0..store.shard_count() {
+        let mut walk = ShardWalk::default();
+        loop {
+            copied.clear();
+            let room = copied.room();
+            let mut shard = store.shard_at(shard).lock();
+            let ((goes_on, emptied), took) =
+                timed(|| shard.copy_next(&mut walk, &store.ids, &mut copied));
+            drop(shard);
+            drop(emptied);
+            assert_eq!(copied.room(), room, "none is made under the lock");
+            step(&copied, took);
+            if !goes_on {
+                break;
+            }
+        }
+    }
+}
+
+/// Many small states, some thousand words, and states that are larger than that.
+fn stores() -> Vec<(&'static str, Store)> {
+    let is_soak = std::env::var_os("TRAFFIK_SOAK").is_some();
+    let keys = if is_soak { 1_000_000 } else { 10_000 };
+    let counts = |several, shards, keys| {
+        let (store, limits) = (store(shards), limits());
+        (0..keys).for_each(|key| hit(&store, key, &limits[..several]));
+        store
+    };
+    let logs = |keys, entries: u32| {
+        let store = store(1);
+        let log = SlidingWindowLog::new().max_entries(entries);
+        let limits = [Limit::new(Rate::per_hour(entries), log).unwrap()];
+        for key in 0..keys {
+            fill_log(&store, key, &limits, entries);
+        }
+        store
+    };
+    vec![
+        ("counts in one shard", counts(1, 1, 10_000)),
+        ("counts of one limit", counts(1, 64, keys)),
+        ("counts of two limits", counts(2, 64, keys)),
+        ("logs of 1,000 entries", logs(200, 1_000)),
+        ("logs of 50,000 entries", logs(3, 50_000)),
+        ("28 brought logs of 800 entries", brought_logs(10, 28, 800)),
+    ]
+}
+
+fn brought_logs(keys: u64, rates: u32, entries: u32) -> Store {
+    let (store, [_, _, own]) = (store(1), limits());
+    for key in 0..keys {
+        for rate in 0..rates {
+            let rate = Rate::per_hour(entries + rate);
+            let limit = Limit::new(rate, SlidingWindowLog::new()).unwrap();
+            fill_log(&store, key, &[limit.brought_beside(&own)], entries);
+        }
+    }
+    store
+}
+
+/// Each at an instant of its own, for those of the same one are one entry.
+fn fill_log(store: &Store, key: u64, limits: &[Limit], entries: u32) {
+    for entry in 0..entries {
+        hit_at(store, key, limits, NOW.saturating_add_micros(entry.into()));
+    }
+}
+
+/// By what is done under each, not by time: a key's states, however large, and otherwise a fixed number of them.
+#[test]
+fn a_lock_is_held_for_some_states_or_one_key() {
+    for (what, store) in stores() {
+        let (mut keys, mut idle, mut most) = (0, 0, 0);
+        walk(&store, |copied, _took| {
+            keys += copied.keys.len();
+            idle += usize::from(copied.keys.is_empty());
+            let (states, words) = (copied.state_count(), copied.word_count());
+            assert!(states <= 512, "{what}: {states} states");
+            assert!(words <= 4096 + 2001 || copied.keys.len() == 1, "{what}: {words} words");
+            most = most.max(words);
+        });
+        assert_eq!(keys, store.budget.used(), "{what}");
+        let buckets = store.shard_at(0).lock().small.buckets();
+        // The marks are taken off a part at a time too.
+        assert!(idle > buckets / 1024, "{what}: {idle} idle steps for {buckets} buckets");
+        assert!(most > 800 || what.starts_with("counts"), "{what}: {most} words");
+    }
+}
+
 /// `TRAFFIK_SOAK=1 cargo test --release --lib soak_how_long -- --nocapture` prints how long one step holds a lock, and
 /// beside it how long a loop takes that touches no memory: what makes that one slow at times is the machine.
 #[test]
 fn soak_how_long_a_shard_is_locked() {
-    let is_soak = std::env::var_os("TRAFFIK_SOAK").is_some();
-    let keys = if is_soak { 1_000_000 } else { 10_000 };
-    for several in [1, 2] {
-        let (store, limits) = (store(64), limits());
-        (0..keys).for_each(|key| hit(&store, key, &limits[..several]));
-        let (mut copied, mut found) = (Copied::new(), 0);
-        let (mut held, mut bare) = (Vec::new(), Vec::new());
-        for shard in 0..store.shard_count() {
-            let mut walk = ShardWalk::default();
-            loop {
-                copied.clear();
-                let mut shard = store.shard_at(shard).lock();
-                let ((goes_on, emptied), took) =
-                    timed(|| shard.copy_next(&mut walk, &store.ids, &mut copied));
-                drop(shard);
-                held.push(took);
-                bare.push(timed(touch_no_memory).1);
-                drop(emptied);
-                found += copied.keys.len();
-                if !goes_on {
-                    break;
-                }
-            }
-        }
-        println!("{keys} keys of {several} limits: a lock {}", summary(&mut held));
-        println!("{keys} keys of {several} limits: a loop {}", summary(&mut bare));
-        assert_eq!(found as u64, keys);
+    for (what, store) in stores() {
+        let (mut held, mut bare, mut found) = (Vec::new(), Vec::new(), 0);
+        walk(&store, |copied, took| {
+            held.push(took);
+            bare.push(timed(touch_no_memory).1);
+            found += copied.keys.len();
+        });
+        let keys = store.budget.used();
+        println!("{keys} keys, {what}: a lock {}", summary(&mut held));
+        println!("{keys} keys, {what}: a loop {}", summary(&mut bare));
+        assert_eq!(found, keys);
     }
 }
 

@@ -5,19 +5,14 @@
 //! walk begins with taking off the marks of the last one, which may have ended anywhere.
 
 use super::super::shard::Shard;
-use super::super::slot::{Body, LargeSlot, StateRef};
-use super::super::state_ids::StateIds;
+use super::super::slot::StateRef;
+use super::super::state_ids::{StateIds, StateInfo};
 use super::super::stored_key::{HashedKey, StoredKey};
 use super::super::table::{Marked, Walk};
-use crate::clock::Timestamp;
+use super::copied::{Copied, Size};
 
 /// Buckets that are looked at under one lock.
 const BUCKETS: usize = 1024;
-/// States that are looked for under one lock, or some more: those that one key can have stay together.
-const STATES: usize = 256;
-/// Words that are copied under one lock, or those of one key more.
-const WORDS: usize = 4096;
-
 /// How far the walk through a shard is.
 #[derive(Debug, Default)]
 pub(super) struct ShardWalk {
@@ -33,50 +28,6 @@ enum Stage {
     CopySmall,
     CopyLarge,
     Done,
-}
-
-/// What was copied under one lock.
-#[derive(Debug, Default)]
-pub(super) struct Copied {
-    /// Each with the number of its states.
-    pub(super) keys: Vec<(StoredKey, usize)>,
-    /// By key, with the number of its writer.
-    pub(super) states: Vec<(u32, CopiedState)>,
-    looked_for: usize,
-    words: usize,
-}
-
-#[derive(Debug)]
-pub(super) enum CopiedState {
-    Packed { count: u64, last: Timestamp },
-    Large(Body),
-}
-
-impl Copied {
-    /// With room for what is copied under one lock, so that none is made there.
-    pub(super) fn new() -> Self {
-        let (keys, states) = (Vec::with_capacity(STATES), Vec::with_capacity(STATES * 2));
-        Self { keys, states, looked_for: 0, words: 0 }
-    }
-
-    pub(super) fn clear(&mut self) {
-        self.keys.clear();
-        self.states.clear();
-        (self.looked_for, self.words) = (0, 0);
-    }
-
-    const fn is_full(&self) -> bool {
-        self.looked_for >= STATES || self.words >= WORDS
-    }
-
-    fn large(&mut self, slot: &LargeSlot) {
-        self.words += match &slot.body {
-            Body::Words { state, .. } => state.words().len(),
-            // Some words each, in one or two allocations.
-            Body::Brought(parts) => parts.len() * 16,
-        };
-        self.states.push((slot.state_id, CopiedState::Large(slot.body.clone())));
-    }
 }
 
 impl Shard {
@@ -112,7 +63,10 @@ impl Shard {
                 continue;
             };
             let (key, id) = (slot.key(), slot.state_id());
-            self.copy_key(key, id, ids, copied);
+            if !self.copy_key(key, id, ids, copied) {
+                walk.go_on_with(bucket);
+                break;
+            }
             if copied.is_full() {
                 walk.go_on_with(bucket + 1);
                 break;
@@ -128,7 +82,10 @@ impl Shard {
                 continue;
             };
             let (key, id) = (slot.key, slot.state_id);
-            self.copy_key(key, id, ids, copied);
+            if !self.copy_key(key, id, ids, copied) {
+                walk.go_on_with(bucket);
+                break;
+            }
             if copied.is_full() {
                 walk.go_on_with(bucket + 1);
                 break;
@@ -137,20 +94,29 @@ impl Shard {
         false
     }
 
-    /// Copies and marks all states of a key, unless one is marked: then the others came after the key was copied.
-    fn copy_key(&mut self, stored: StoredKey, id: u32, ids: &StateIds, copied: &mut Copied) {
-        let Some(info) = ids.get(id) else { return };
+    /// Copies and marks all states of a key, unless one is marked: then the others came after the key was copied. Returns
+    /// `false`, with nothing done, if there is no room for it.
+    fn copy_key(
+        &mut self,
+        stored: StoredKey,
+        id: u32,
+        ids: &StateIds,
+        copied: &mut Copied,
+    ) -> bool {
+        let Some(info) = ids.get(id) else { return true };
         let key = &HashedKey { stored, hash: ids.hasher().hash(&stored) };
-        let (before, mut was_copied) = (copied.states.len(), false);
+        if self.cold.large.len() > 0 && !copied.has_room(self.size_of(key, info, ids)) {
+            return false;
+        }
+        let (before, mut was_copied) = (copied.state_count(), false);
         for info in ids.siblings_of(info) {
-            copied.looked_for += 1;
+            copied.look_for();
             let state = StateRef { key, info, ids };
             let hash = state.hash();
             if let Some(slot) = self.small.find_mut(hash, |slot| state.is_small(slot)) {
                 was_copied |= slot.is_marked();
                 slot.mark(true);
-                let packed = CopiedState::Packed { count: slot.count(), last: slot.last() };
-                copied.states.push((slot.state_id(), packed));
+                copied.small(slot);
             }
             if let Some(slot) = self.cold.large.find_mut(hash, |slot| state.is_large(slot)) {
                 was_copied |= slot.marked;
@@ -158,10 +124,17 @@ impl Shard {
                 copied.large(slot);
             }
         }
-        if was_copied {
-            copied.states.truncate(before);
-        } else {
-            copied.keys.push((stored, copied.states.len() - before));
+        copied.end_key(stored, before, !was_copied);
+        true
+    }
+
+    fn size_of(&self, key: &HashedKey, info: &StateInfo, ids: &StateIds) -> Size {
+        let mut size = Size::default();
+        for info in ids.siblings_of(info) {
+            let state = StateRef { key, info, ids };
+            let found = self.cold.large.find(state.hash(), |slot| state.is_large(slot));
+            found.into_iter().for_each(|slot| size.add(slot));
         }
+        size
     }
 }

@@ -9,10 +9,11 @@ use super::super::MemoryInner;
 use super::super::state_ids::StateIds;
 use super::super::store::Store;
 use super::super::values::ValueWalk;
+use super::copied::Copied;
 use super::format::{Counts, Kind, NEVER};
 use super::frame_writer::FrameWriter;
 use super::record;
-use super::walk::{Copied, ShardWalk};
+use super::walk::ShardWalk;
 use crate::clock::Timestamp;
 use crate::step::KEPT_MICROS;
 use crate::sync::unlock_fair;
@@ -48,32 +49,24 @@ impl<W: Write> Writing<W> {
             let mut walk = ShardWalk::default();
             while copy_next(store, shard, &mut walk, &mut copied) {
                 check(cancelled)?;
-                self.encode(&mut copied, &store.ids, &mut payload)?;
+                self.encode(&copied, &store.ids, &mut payload)?;
                 self.send(Kind::Keys, &mut payload)?;
             }
         }
         Ok(())
     }
 
-    fn encode(
-        &mut self,
-        copied: &mut Copied,
-        ids: &StateIds,
-        payload: &mut Vec<u8>,
-    ) -> io::Result<()> {
-        let mut states = copied.states.drain(..);
-        for (key, count) in copied.keys.drain(..) {
-            let mut states = states.by_ref().take(count).peekable();
-            let Some(info) = states.peek().and_then(|(id, _)| ids.get(*id)) else { continue };
+    fn encode(&mut self, copied: &Copied, ids: &StateIds, payload: &mut Vec<u8>) -> io::Result<()> {
+        copied.for_each(|key, states| {
+            let Some(info) = states.first().and_then(|(id, _)| ids.get(*id)) else { return Ok(()) };
             let parts = record::parts_of(states, ids, self.now);
-            if parts.is_empty() {
-                continue;
+            if !parts.is_empty() {
+                let throttle = self.number(info.throttle())?;
+                record::encode(payload, throttle, key, parts);
+                self.counts.keys += 1;
             }
-            let throttle = self.number(info.throttle())?;
-            record::encode(payload, throttle, &key, parts);
-            self.counts.keys += 1;
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     /// Returns the number of a throttle, and writes its name before the first key that needs it.

@@ -1,0 +1,243 @@
+//! What a walk copies under one lock, into room that was made before: memory that is new to the process costs far more
+//! than the copy itself.
+
+use std::ops::Range;
+
+use super::super::slot::{Body, Brought, LargeSlot, Slot};
+use super::super::stored_key::StoredKey;
+use crate::clock::Timestamp;
+use crate::step::{Form, MAX_PARTS};
+use crate::strategy::{PartId, State};
+
+/// States that are looked for under one lock, or some more: those that one key can have stay together.
+const STATES: usize = 256;
+/// Words that are copied under one lock, or those of one key more.
+const WORDS: usize = 4096;
+/// What a rate that a hit brought weighs beside its words, in words.
+const PART: usize = 16;
+
+/// What was copied under one lock.
+#[derive(Debug)]
+pub(super) struct Copied {
+    /// Each with the number of its states.
+    pub(super) keys: Vec<(StoredKey, usize)>,
+    /// By key, with the number of its writer.
+    states: Vec<(u32, Kept)>,
+    parts: Vec<KeptPart>,
+    words: Vec<u64>,
+    looked_for: usize,
+    /// What the next key needs, if there is no room for it.
+    missing: Option<Size>,
+}
+
+/// A state, whose words and parts lie beside it.
+#[derive(Debug)]
+enum Kept {
+    Packed { count: u64, last: Timestamp },
+    Words { last: Timestamp, words: Range<usize>, reset_at: Timestamp },
+    Brought(Range<usize>),
+}
+
+#[derive(Debug)]
+struct KeptPart {
+    id: PartId,
+    form: KeptForm,
+    reset_at: Timestamp,
+}
+
+#[derive(Debug)]
+enum KeptForm {
+    Packed { count: u64, last: Timestamp },
+    Words { last: Timestamp, words: Range<usize> },
+}
+
+/// A state that was copied.
+#[derive(Debug)]
+pub(super) enum CopiedState {
+    Packed { count: u64, last: Timestamp },
+    Large(Body),
+}
+
+/// The room that the states of a key take.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Size {
+    parts: usize,
+    words: usize,
+}
+
+impl Size {
+    pub(super) fn add(&mut self, slot: &LargeSlot) {
+        match &slot.body {
+            Body::Words { state, .. } => self.words += state.words().len(),
+            Body::Brought(parts) => {
+                self.parts += parts.len();
+                self.words += parts.iter().map(|part| words_of(&part.form)).sum::<usize>();
+            }
+        }
+    }
+}
+
+fn words_of(form: &Form) -> usize {
+    match form {
+        Form::Packed { .. } => 0,
+        Form::Words(state) => state.words().len(),
+    }
+}
+
+impl Copied {
+    pub(super) fn new() -> Self {
+        let mut new = Self {
+            keys: Vec::with_capacity(STATES),
+            states: Vec::with_capacity(STATES * 2),
+            parts: Vec::new(),
+            words: Vec::new(),
+            looked_for: 0,
+            missing: None,
+        };
+        // For a key more than what is enough.
+        new.make_room(Size { parts: WORDS / PART + MAX_PARTS, words: WORDS * 2 });
+        new
+    }
+
+    /// Forgets what was copied, and makes room for the next key. To be called outside of the lock.
+    pub(super) fn clear(&mut self) {
+        self.keys.clear();
+        self.states.clear();
+        self.parts.clear();
+        self.words.clear();
+        self.looked_for = 0;
+        if let Some(Size { parts, words }) = self.missing.take() {
+            // It may have grown by then.
+            self.make_room(Size { parts: parts + parts / 4, words: words + words / 4 });
+        }
+    }
+
+    fn make_room(&mut self, Size { parts, words }: Size) {
+        self.parts.reserve(parts);
+        if words > self.words.capacity() {
+            // Written to, or the system would give each page when the copy comes to it.
+            self.words.resize(words, 0);
+            self.words.clear();
+        }
+    }
+
+    /// Returns whether a key of that size can be copied; if not, [`clear`](Self::clear) makes room for it.
+    pub(super) fn has_room(&mut self, size: Size) -> bool {
+        let has_room = self.parts.len() + size.parts <= self.parts.capacity()
+            && self.words.len() + size.words <= self.words.capacity();
+        if !has_room {
+            self.missing = Some(size);
+        }
+        has_room
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.looked_for >= STATES || self.words.len() + self.parts.len() * PART >= WORDS
+    }
+
+    pub(super) fn look_for(&mut self) {
+        self.looked_for += 1;
+    }
+
+    pub(super) fn small(&mut self, slot: &Slot) {
+        let kept = Kept::Packed { count: slot.count(), last: slot.last() };
+        self.states.push((slot.state_id(), kept));
+    }
+
+    pub(super) fn large(&mut self, slot: &LargeSlot) {
+        let kept = match &slot.body {
+            Body::Words { state, reset_at } => {
+                let words = self.keep(state);
+                Kept::Words { last: state.last(), words, reset_at: *reset_at }
+            }
+            Body::Brought(brought) => {
+                let start = self.parts.len();
+                for Brought { id, form, reset_at } in brought {
+                    let form = match form {
+                        Form::Packed { count, last } => {
+                            KeptForm::Packed { count: *count, last: *last }
+                        }
+                        Form::Words(state) => {
+                            let words = self.keep(state);
+                            KeptForm::Words { last: state.last(), words }
+                        }
+                    };
+                    self.parts.push(KeptPart { id: *id, form, reset_at: *reset_at });
+                }
+                Kept::Brought(start..self.parts.len())
+            }
+        };
+        self.states.push((slot.state_id, kept));
+    }
+
+    fn keep(&mut self, state: &State) -> Range<usize> {
+        let start = self.words.len();
+        self.words.extend_from_slice(state.words());
+        start..self.words.len()
+    }
+
+    /// Ends a key, whose states begin there; drops them if they are not wanted.
+    pub(super) fn end_key(&mut self, key: StoredKey, states: usize, is_wanted: bool) {
+        if is_wanted {
+            self.keys.push((key, self.states.len() - states));
+        } else {
+            self.states.truncate(states);
+        }
+    }
+
+    pub(super) fn state_count(&self) -> usize {
+        self.states.len()
+    }
+
+    #[cfg(all(test, not(traffik_model)))]
+    pub(super) fn word_count(&self) -> usize {
+        self.words.len()
+    }
+
+    /// Returns what fits without more memory.
+    #[cfg(all(test, not(traffik_model)))]
+    pub(super) fn room(&self) -> [usize; 4] {
+        let (keys, states) = (self.keys.capacity(), self.states.capacity());
+        [keys, states, self.parts.capacity(), self.words.capacity()]
+    }
+
+    /// Calls that with each key and its states.
+    pub(super) fn for_each<E>(
+        &self,
+        mut call: impl FnMut(&StoredKey, Vec<(u32, CopiedState)>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut states = self.states.iter();
+        for (key, count) in &self.keys {
+            let own = states.by_ref().take(*count);
+            call(key, own.map(|(id, kept)| (*id, self.state(kept))).collect())?;
+        }
+        Ok(())
+    }
+
+    fn state(&self, kept: &Kept) -> CopiedState {
+        CopiedState::Large(match kept {
+            Kept::Packed { count, last } => {
+                return CopiedState::Packed { count: *count, last: *last };
+            }
+            Kept::Words { last, words, reset_at } => {
+                Body::Words { state: self.words(*last, words), reset_at: *reset_at }
+            }
+            Kept::Brought(parts) => {
+                let parts = self.parts[parts.clone()].iter();
+                Body::Brought(parts.map(|part| self.part(part)).collect())
+            }
+        })
+    }
+
+    fn part(&self, KeptPart { id, form, reset_at }: &KeptPart) -> Brought {
+        let form = match form {
+            KeptForm::Packed { count, last } => Form::Packed { count: *count, last: *last },
+            KeptForm::Words { last, words } => Form::Words(self.words(*last, words)),
+        };
+        Brought { id: *id, form, reset_at: *reset_at }
+    }
+
+    fn words(&self, last: Timestamp, words: &Range<usize>) -> State {
+        State::new(last, self.words[words.clone()].to_vec())
+    }
+}
