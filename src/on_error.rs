@@ -92,7 +92,7 @@ impl OnError {
         Fut: Future<Output = Decision> + Send + 'static,
     {
         let call = Arc::new(move |failure| Box::pin(handler(failure)) as HandlerFuture);
-        Self::Handler(ErrorHandler { call, time_limit })
+        Self::Handler(ErrorHandler { call, time_limit, log: Arc::default() })
     }
 }
 
@@ -120,6 +120,7 @@ type HandlerFuture = Pin<Box<dyn Future<Output = Decision> + Send>>;
 pub struct ErrorHandler {
     call: Arc<dyn Fn(FailureContext) -> HandlerFuture + Send + Sync>,
     time_limit: Duration,
+    log: Arc<LogLimiter>,
 }
 
 impl fmt::Debug for ErrorHandler {
@@ -252,19 +253,16 @@ async fn ask(handler: &ErrorHandler, failure: FailureContext) -> Decision {
     let answer = unwind::catch(async { (handler.call)(failure).await });
     match Deadline::after(handler.time_limit).run(answer).await {
         Ok(Ok(decision)) => decision.decided_by_policy(),
-        Ok(Err(_panic)) => {
-            warn!(throttle = &*throttle, "the error handler panicked, the hit is denied");
-            Decision::deny(OnError::DEFAULT_RETRY_AFTER)
-        }
-        Err(unfinished) => {
-            let reason = unfinished.reason();
-            warn!(
-                throttle = &*throttle,
-                reason, "the error handler did not end, the hit is denied"
-            );
-            Decision::deny(OnError::DEFAULT_RETRY_AFTER)
-        }
+        Ok(Err(_panic)) => denied_after(handler, &throttle, "it panicked"),
+        Err(unfinished) => denied_after(handler, &throttle, unfinished.reason()),
     }
+}
+
+fn denied_after(handler: &ErrorHandler, throttle: &str, reason: &str) -> Decision {
+    if let Some(suppressed) = handler.log.pass() {
+        warn!(throttle, reason, suppressed, "the error handler did not decide, the hit is denied");
+    }
+    Decision::deny(OnError::DEFAULT_RETRY_AFTER)
 }
 
 /// Lets one log line through in a second, and counts the others.

@@ -75,7 +75,11 @@
 //! # Spans
 //!
 //! Each call of a store is in a span `backend_call` of `tracing` at debug level, with the throttle, the backend, the
-//! operation, and of a failure its `error`, `kind` and `effect`. No key is in it. Memory has none.
+//! operation, and when it is over the `decision` and by whom it was `decided_by`, where it asked for one, or of a failure
+//! its `error`, `kind` and `effect`. No key is in it. Memory has none.
+//!
+//! Each denial is an event at trace level, in memory too, with the throttle, the limit, the decision, and *the key*, so
+//! turn it on where keys may be logged. Failures are warned of once a second for each throttle.
 //!
 //! # What it costs
 //!

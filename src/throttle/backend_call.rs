@@ -124,7 +124,7 @@ impl Throttle {
             Some(deadline) => deadline,
             None => self.deadline(),
         };
-        self.call((name, "apply"), deadline, backend.apply(&key, step)).await
+        self.call_to_decide((name, "apply"), deadline, backend.apply(&key, step)).await
     }
 
     /// Returns the deadline of a call that begins now.

@@ -4,6 +4,7 @@ use tracing::field::Empty;
 use tracing::{Instrument, Span};
 
 use super::Throttle;
+use crate::decision::Decision;
 use crate::error::BackendError;
 use crate::timer::{self, Deadline};
 
@@ -11,15 +12,42 @@ impl Throttle {
     /// Asks the store, until the deadline and in a span of its own, in which a failure is recorded.
     pub(super) fn call<T>(
         &self,
+        call: (&'static str, &'static str),
+        deadline: Deadline,
+        work: impl Future<Output = Result<T, BackendError>>,
+    ) -> impl Future<Output = Result<T, BackendError>> {
+        self.recorded(call, deadline, work, |_span, _answer| {})
+    }
+
+    /// As [`call`](Self::call), for a decision, which is recorded too.
+    pub(super) fn call_to_decide(
+        &self,
+        call: (&'static str, &'static str),
+        deadline: Deadline,
+        work: impl Future<Output = Result<Decision, BackendError>>,
+    ) -> impl Future<Output = Result<Decision, BackendError>> {
+        self.recorded(call, deadline, work, |span, decision: &Decision| {
+            span.record("decision", tracing::field::display(decision));
+            span.record("decided_by", tracing::field::debug(decision.decided_by()));
+        })
+    }
+
+    fn recorded<T>(
+        &self,
         (backend, operation): (&'static str, &'static str),
         deadline: Deadline,
         work: impl Future<Output = Result<T, BackendError>>,
+        record: impl FnOnce(&Span, &T),
     ) -> impl Future<Output = Result<T, BackendError>> {
         let span = self.call_span(backend, operation);
         let recorded = span.clone();
         let asked = async move {
             let answer = timer::told(deadline.run(work).await, backend, operation);
-            answer.inspect_err(|error| record_failure(&recorded, error))
+            match &answer {
+                Ok(answer) => record(&recorded, answer),
+                Err(error) => record_failure(&recorded, error),
+            }
+            answer
         };
         asked.instrument(span)
     }
@@ -31,6 +59,8 @@ impl Throttle {
             throttle = self.name(),
             backend,
             operation,
+            decision = Empty,
+            decided_by = Empty,
             error = Empty,
             kind = Empty,
             effect = Empty,

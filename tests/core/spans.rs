@@ -11,7 +11,7 @@ use test_support::{Failing, Mode as Failure, ValuesOnly};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
-use traffik::{Backend, ErrorKind, InMemory, ManualClock, Throttle, all};
+use traffik::{Backend, ErrorKind, InMemory, ManualClock, OnError, Throttle, all};
 
 /// What was said, by spans and by events.
 #[derive(Clone, Default)]
@@ -19,6 +19,7 @@ struct Collected {
     next: Arc<AtomicU64>,
     spans: Arc<Mutex<BTreeMap<u64, Vec<String>>>>,
     warnings: Arc<Mutex<Vec<String>>>,
+    traces: Arc<Mutex<Vec<String>>>,
 }
 
 struct Collecting {
@@ -55,11 +56,14 @@ impl Subscriber for Collecting {
     }
     fn record_follows_from(&self, _span: &Id, _follows: &Id) {}
     fn event(&self, event: &Event<'_>) {
-        if *event.metadata().level() <= Level::WARN {
-            let mut fields = Vec::new();
-            event.record(&mut Fields(&mut fields));
-            self.collected.warnings.lock().push(fields.join(" "));
-        }
+        let told = match *event.metadata().level() {
+            Level::ERROR | Level::WARN => &self.collected.warnings,
+            Level::TRACE => &self.collected.traces,
+            _ => return,
+        };
+        let mut fields = Vec::new();
+        event.record(&mut Fields(&mut fields));
+        told.lock().push(fields.join(" "));
     }
     fn enter(&self, _span: &Id) {}
     fn exit(&self, _span: &Id) {}
@@ -96,20 +100,51 @@ async fn each_call_of_a_store_has_a_span_without_the_key() {
     api.refund("secret", receipt).await.unwrap();
     let _ = api.peek("secret").await.unwrap();
     let _ = api.charge("secret", 1).await.unwrap();
-    assert_eq!(collected.take(), vec![call("apply"); 4]);
+    let decided = |text: &str| format!("{} decision={text} decided_by=Backend", call("apply"));
+    let [four, five] = [4, 5].map(|left| decided(&format!("allowed, {left} of 5 remaining")));
+    assert_eq!(collected.take(), [four.clone(), five.clone(), five, four]);
     let _ = api.hit_many(["secret", "other"]).await;
     assert_eq!(collected.take(), [call("apply_many")]);
     let _ = all().hit(&api, "secret").hit(&api, "other").await.unwrap();
-    assert_eq!(collected.take(), [call("apply_all"), call("apply"), call("apply")]);
+    let [three, left] = [2, 3].map(|left| decided(&format!("allowed, {left} of 5 remaining")));
+    assert_eq!(collected.take(), [call("apply_all"), three, left]);
     api.block("secret", Duration::from_secs(1)).await.unwrap();
     let _ = api.inspect("secret").await.unwrap();
     api.reset("secret").await.unwrap();
-    let calls = ["change_block", "inspect", "apply", "forget"].map(call);
-    assert_eq!(collected.take(), calls);
+    let blocked = decided("blocked, retry after 1s");
+    assert_eq!(collected.take(), [call("change_block"), call("inspect"), blocked, call("forget")]);
     let free = Throttle::builder("api").rate("unlimited");
     let free = free.backend(ValuesOnly::new(&ManualClock::new())).build().unwrap();
     let _ = free.hit("secret").await.unwrap();
     assert_eq!(collected.take(), [""; 0], "nobody was called");
+}
+
+#[tokio::test]
+async fn a_denial_is_in_the_span_and_is_traced_with_its_key() {
+    let (collected, _guard) = Collected::collect(Level::TRACE);
+    for backend in [
+        Arc::new(InMemory::new()) as Arc<dyn Backend>,
+        Arc::new(ValuesOnly::new(&ManualClock::new())),
+    ] {
+        let api = throttle(backend);
+        for _ in 0..6 {
+            let _ = api.hit("secret").await.unwrap();
+        }
+    }
+    let spans = collected.take();
+    assert_eq!(spans.len(), 6, "of the store alone: {spans:?}");
+    assert!(
+        spans[5].ends_with(" decision=denied, retry after 12s decided_by=Backend"),
+        "{spans:?}"
+    );
+    assert!(spans.iter().all(|span| !span.contains("secret")), "{spans:?}");
+    let traces = std::mem::take(&mut *collected.traces.lock());
+    let denials: Vec<_> = traces.iter().filter(|text| text.contains("message=denied")).collect();
+    assert_eq!(denials.len(), 2, "{traces:?}");
+    for denial in denials {
+        assert!(denial.contains("throttle=api key=[") && denial.contains("secret"), "{denial}");
+        assert!(denial.contains("limit=api/min decision=denied, retry after "), "{denial}");
+    }
 }
 
 #[tokio::test]
@@ -163,4 +198,25 @@ async fn warnings_of_failures_are_limited_to_one_a_second() {
     let warnings = collected.warnings.lock().clone();
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     assert!(warnings[0].contains("suppressed=0") && !warnings[0].contains("secret"));
+}
+
+/// The failure, and what became of its handler.
+#[tokio::test(start_paused = true)]
+async fn warnings_of_handlers_are_limited_to_one_a_second() {
+    let hangs = OnError::handler(|_| std::future::pending());
+    let panics = OnError::handler(|_| async { panic!("part of the test") });
+    for (policy, reason) in [(hangs, "time"), (panics, "it panicked")] {
+        let (collected, _guard) = Collected::collect(Level::WARN);
+        let failing = Failing::new(Failure::Fail(ErrorKind::Unavailable));
+        let api = Throttle::builder("api").rate("5/min").backend(failing).on_error(policy);
+        let api = api.build().unwrap();
+        let hits = (0..50).map(|_| api.hit("secret"));
+        for decision in futures_util::future::join_all(hits).await {
+            assert!(decision.unwrap().is_denied());
+        }
+        let warnings = collected.warnings.lock().clone();
+        assert_eq!(warnings.len(), 2, "{warnings:?}");
+        assert!(warnings[1].contains("the error handler did not decide"), "{warnings:?}");
+        assert!(warnings[1].contains(reason) && !warnings[1].contains("secret"), "{warnings:?}");
+    }
 }
