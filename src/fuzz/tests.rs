@@ -9,12 +9,14 @@ use super::*;
 /// What a target takes.
 type Property = fn(&[u8]);
 
-const TARGETS: [(&str, Property); 5] = [
+const TARGETS: [(&str, Property); 7] = [
     ("rate_text", rate_text),
     ("stored_state", stored_state),
     ("key_names", key_names),
     ("memcached_reply", memcached_reply),
     ("script_reply", script_reply),
+    ("snapshot", snapshot),
+    ("client_address", client_address),
 ];
 
 #[test]
@@ -27,6 +29,19 @@ fn each_target_has_seeds_on_which_it_holds() {
         assert!(seeds.len() >= 3, "{name} has {} seeds", seeds.len());
         seeds.iter().for_each(|seed| property(seed));
     }
+}
+
+#[test]
+fn no_target_is_left_out() {
+    let targets = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/fuzz_targets");
+    let mut files: Vec<_> = std::fs::read_dir(targets)
+        .unwrap()
+        .map(|file| file.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned())
+        .collect();
+    let mut names = TARGETS.map(|(name, _)| name.to_owned());
+    files.sort();
+    names.sort();
+    assert_eq!(files, names);
 }
 
 fn bytes() -> impl Strategy<Value = Vec<u8>> {
@@ -74,6 +89,30 @@ fn text() -> impl Strategy<Value = String> {
     ]
 }
 
+/// Mostly a throttle's name, and keys or values of any bytes after it.
+fn frames() -> impl Strategy<Value = Vec<u8>> {
+    let payload = prop::collection::vec(prop_oneof![Just(0), Just(1), any::<u8>()], 0..120);
+    let frame = (0..6u8, payload).prop_map(|(kind, payload)| {
+        [&[kind, u8::try_from(payload.len()).expect("at most 120")], &payload[..]].concat()
+    });
+    let frames = prop::collection::vec(frame, 0..4).prop_map(|frames| frames.concat());
+    (any::<bool>(), frames).prop_map(|(is_named, frames)| match is_named {
+        true => [&[1, 1, b't'], &frames[..]].concat(),
+        false => frames,
+    })
+}
+
+/// Mostly pieces of which forwarding headers are made.
+fn forwarded() -> impl Strategy<Value = Vec<u8>> {
+    const PIECES: &[&str] =
+        &["for=", "\"", "\\", ";", ",", " ", "[", "]", ":", "10.0.0.2", "::1", "proto=http", "_x"];
+    let piece = prop_oneof![
+        4 => prop::sample::select(PIECES).prop_map(|piece| piece.as_bytes().to_vec()),
+        1 => prop::collection::vec(any::<u8>(), 0..4),
+    ];
+    prop::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat())
+}
+
 proptest! {
     #[test]
     fn rate_text_holds(text in text()) {
@@ -98,5 +137,15 @@ proptest! {
     #[test]
     fn script_reply_holds(bytes in bytes()) {
         script_reply(&bytes);
+    }
+
+    #[test]
+    fn snapshot_holds(bytes in frames()) {
+        snapshot(&bytes);
+    }
+
+    #[test]
+    fn client_address_holds(written in forwarded()) {
+        client_address(&written);
     }
 }
