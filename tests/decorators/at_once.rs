@@ -9,8 +9,8 @@ use traffik::decorator::{
     Resilience, Retry,
 };
 use traffik::{
-    Backend, DecidedBy, Decision, Denial, Effect, Error, ErrorKind, FixedWindow, HitOptions,
-    InMemory, ManualClock, OnError, Outcome, Throttle,
+    DecidedBy, Decision, Denial, Effect, Error, ErrorKind, FixedWindow, HitOptions, InMemory,
+    ManualClock, OnError, Outcome, Throttle,
 };
 
 use super::support::{MS, error, is_open_error, left, raising};

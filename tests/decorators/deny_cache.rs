@@ -502,7 +502,7 @@ async fn a_flood_of_keys_is_bounded_and_denies_nobody() {
 async fn who_is_pushed_out_by_a_flood_asks_less_than_the_flood() {
     const FLOOD: u64 = 1_000;
     // By its age each ends in the order of the questions; and by its wait the denied key ends before all of the flood.
-    for (options, most) in [(DenyCacheOptions::new(), FLOOD / 8), (LONG, FLOOD)] {
+    for (options, most) in [(DenyCacheOptions::new(), FLOOD / 7), (LONG, FLOOD)] {
         // One set, so that each key of the flood lies beside the denied one.
         let world = World::new(options.max_keys(8));
         let throttle = world.throttle("1/h");
