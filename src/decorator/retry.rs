@@ -85,7 +85,8 @@ impl RetryOptions {
         }
     }
 
-    /// Sets how often the store is asked at most after the first time. Defaults to 2.
+    /// Sets how often the store is asked at most after the first time. Defaults to 2. A backend that fails to decide
+    /// [at once](Backend::try_apply) is asked once more than that.
     pub const fn retries(mut self, retries: NonZeroU32) -> Self {
         self.retries = retries;
         self

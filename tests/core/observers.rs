@@ -312,6 +312,20 @@ async fn a_hit_that_leaves_little_is_told_for_each_limit() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_hit_that_is_withdrawn_leaves_what_it_took() {
+    for (name, backend) in backends() {
+        let (builder, log) = logging(Throttle::builder("api").rate("4/min").near_limit(50));
+        let api = builder.backend(Arc::clone(&backend)).build().unwrap();
+        let closed = Throttle::builder("closed").rate("0/min").backend(backend).build().unwrap();
+        let _ = api.hit_with("a", HitOptions::new().cost(2)).await.unwrap();
+        let first = ["api allowed 2 of api/min", "near api/min: 2/4"];
+        assert_eq!(log.take(), first, "{name}");
+        assert!(all().hit(&api, "a").hit(&closed, "a").await.unwrap().is_denied());
+        assert_eq!(log.take(), ["api withdrawn 1 of api/min"], "{name}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_full_memory_is_told_with_its_rule() {
     for (overflow, is_allowed) in [(Overflow::Deny, false), (Overflow::Allow, true)] {
         let memory = InMemory::builder().max_keys(Some(1)).number_of_shards(1).overflow(overflow);

@@ -267,6 +267,27 @@ async fn f04_a_probe_that_hangs_has_an_end_of_its_own() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn f04_all_together_may_be_the_probe_which_has_an_end_of_its_own() {
+    let (scripted, breaker) = opened().await;
+    let throttles = ["one", "two"].map(|name| {
+        let builder = Throttle::builder(name).rate("5/day").backend(breaker.clone());
+        builder.on_error(OnError::Raise).build().unwrap()
+    });
+    let all = async || throttles.iter().fold(traffik::all(), |all, one| all.hit(one, "a")).await;
+    scripted.plays(Play::SilenceAfterwards);
+    tokio::time::advance(100 * MS).await;
+    let start = tokio::time::Instant::now();
+    let late = error(all().await);
+    assert_eq!((late.kind(), late.effect()), (ErrorKind::Timeout, Effect::Ambiguous));
+    assert_eq!(start.elapsed(), 100 * MS, "no longer than a probe");
+    assert_eq!((breaker.info().state, scripted.asked("apply_all")), (CircuitState::Open, 1));
+    scripted.plays(Play::Answer);
+    tokio::time::advance(250 * MS).await;
+    assert!(all().await.unwrap().is_allowed());
+    assert_eq!(breaker.info().state, CircuitState::Closed);
+}
+
+#[tokio::test(start_paused = true)]
 async fn mistakes_and_answers_never_open_it() {
     for kind in [
         ErrorKind::Closed,

@@ -1,5 +1,6 @@
 //! The lines of a throttle's builder.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -70,6 +71,31 @@ async fn a_short_deadline_shortens_what_lies_inside() {
     assert_eq!(start.elapsed(), 50 * MS, "10 ms each");
     assert!(throttle.hit("a").await.unwrap().is_allowed());
     assert_eq!((start.elapsed(), scripted.asked("apply")), (50 * MS, 5), "the circuit is open");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_short_deadline_shortens_retries() {
+    let many = NonZeroU32::new(1_000_000).unwrap();
+    let often = RetryOptions::new().retries(many).first_pause(MS).longest_pause(MS);
+    let builder = |scripted: &Scripted| {
+        let builder = Throttle::builder("short").rate("5/day").backend(scripted.clone());
+        builder.deadline(20 * MS).on_error(OnError::Raise).retry(often)
+    };
+    for _ in 0..50 {
+        let scripted = Scripted::new();
+        scripted.plays(Play::Refuse(ErrorKind::Unavailable));
+        let throttle = builder(&scripted).build().unwrap();
+        let start = tokio::time::Instant::now();
+        let Err(Error::Backend(failed)) = throttle.hit("a").await else { panic!("it is down") };
+        assert_eq!(failed.kind(), ErrorKind::Unavailable, "before the caller gave up");
+        assert!(start.elapsed() <= 10 * MS, "{:?}", start.elapsed());
+        assert!(scripted.asked("apply") > 5, "they were repeated");
+        // What a failover waits is the half of it.
+        let throttle = builder(&scripted).fallback(InMemory::new()).build().unwrap();
+        let start = tokio::time::Instant::now();
+        assert_eq!(throttle.hit("a").await.unwrap().decided_by(), DecidedBy::Fallback);
+        assert!(start.elapsed() <= 5 * MS, "{:?}", start.elapsed());
+    }
 }
 
 #[tokio::test]

@@ -367,6 +367,42 @@ async fn f22_a_hit_that_is_dropped_before_its_question_is_not_counted() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn f21_so_many_wait_for_one_question_and_no_more() {
+    const MOST: u32 = 65_536;
+    const ALL: u32 = 1_000_000;
+    let world = World::new();
+    let limits = [Limit::new(Rate::per_hour(ALL), FixedWindow::new()).unwrap()];
+    let parts = [KeyPart::bytes(b"a")];
+    let (key, step) = (Key::new("t", &parts), Step::new(&limits, 1, Op::Take));
+    world.wire.hold(Place::Request);
+    let mut waiting = Vec::new();
+    // One by itself, and each question that may be under way beside it.
+    for number in 0..MOST_AT_A_TIME {
+        waiting.push(world.coalesce.apply(&key, &step));
+        assert!(poll!(waiting[number].as_mut()).is_pending());
+        world.wire.until_held(number).await;
+    }
+    for _ in 0..MOST {
+        let mut hit = world.coalesce.apply(&key, &step);
+        assert!(poll!(hit.as_mut()).is_pending());
+        waiting.push(hit);
+    }
+    for _ in 0..3 {
+        let poll = poll!(world.coalesce.apply(&key, &step));
+        let std::task::Poll::Ready(Err(refused)) = poll else { panic!("{poll:?}") };
+        assert_eq!(refused.kind(), ErrorKind::Overloaded);
+        assert_eq!(refused.effect(), Effect::NotApplied);
+    }
+    world.wire.release();
+    let served = u32::try_from(waiting.len()).unwrap();
+    let decisions = futures_util::future::join_all(waiting).await;
+    assert!(decisions.into_iter().all(|decision| decision.unwrap().is_allowed()));
+    let peek = world.coalesce.apply(&key, &Step::new(&limits, 1, Op::Peek)).await.unwrap();
+    assert_eq!(ALL - peek.remaining(), served, "who was refused is not counted");
+    assert!(world.coalesce.apply(&key, &step).await.unwrap().is_allowed(), "and others come");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_failure_is_that_of_all_who_share_it_and_of_nobody_else() {
     let world = World::new();
     let throttle = world.throttle("100/h");

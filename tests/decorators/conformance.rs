@@ -6,11 +6,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use traffik::conformance::{self, Harness};
 use traffik::decorator::{
-    CircuitBreaker, DenyCacheOptions, Failover, FailoverOptions, Resilience, Retry,
+    CircuitBreaker, Coalesce, DenyCache, DenyCacheOptions, Failover, FailoverOptions, Resilience,
+    Retry,
 };
 use traffik::{Backend, InMemory, ManualClock};
 
-use test_support::ValuesOnly;
+use test_support::{Scripted, ValuesOnly};
 
 use super::support::{Decorate, OnMemory};
 
@@ -94,4 +95,33 @@ async fn the_recommended_stack_around_a_backend_of_values() {
 #[tokio::test(start_paused = true)]
 async fn the_recommended_stack_without_a_fast_path() {
     conformance::run(&OnMemory(recommended)).await;
+}
+
+/// Without a prepared path, deciding without a wait.
+struct AtOnce(Decorate);
+
+#[async_trait]
+impl Harness for AtOnce {
+    async fn backend(&self, namespace: &str, clock: ManualClock) -> Arc<dyn Backend> {
+        let memory = InMemory::builder().namespace(namespace).clock(clock).build().unwrap();
+        (self.0)(Arc::new(Scripted::around(memory).at_once()))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_around_a_backend_that_decides_at_once() {
+    let each: [Decorate; 6] = [
+        |backend| Arc::new(CircuitBreaker::new(backend)),
+        |backend| Arc::new(Retry::new(backend)),
+        |backend| Arc::new(Failover::new(backend, InMemory::new())),
+        |backend| Arc::new(Coalesce::new(backend)),
+        |backend| {
+            let brief = DenyCacheOptions::new().max_age(Duration::from_micros(1));
+            Arc::new(DenyCache::with_options(backend, brief).unwrap())
+        },
+        recommended,
+    ];
+    for decorate in each {
+        conformance::run(&AtOnce(decorate)).await;
+    }
 }

@@ -7,11 +7,11 @@ use std::time::Duration;
 use proptest::prelude::*;
 use proptest::test_runner::Config;
 use test_support::servers::RedisServer;
-use test_support::{Distant, Place, Wire};
+use test_support::{Distant, Place, Play, Scripted, Wire};
 use tokio::task::JoinSet;
 use traffik::backend::Answers;
 use traffik::conformance;
-use traffik::decorator::{DenyCache, DenyCacheOptions};
+use traffik::decorator::{Coalesce, DenyCache, DenyCacheOptions, Failover};
 use traffik::key::KeyPart;
 use traffik::step::{BlockChange, Step};
 use traffik::strategy::{Limit, Op};
@@ -349,6 +349,24 @@ async fn policies_and_full_memories_are_not_remembered_and_errors_are_none() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn denials_by_a_fallback_are_not_remembered() {
+    let (primary, fallback) = (Scripted::new(), Scripted::new());
+    let failover = Failover::new(primary.clone(), fallback.clone());
+    let cache = DenyCache::with_options(failover, LONG).unwrap();
+    let throttle = Throttle::builder("t").rate("1/h").backend(cache.clone()).build().unwrap();
+    primary.plays(Play::Refuse(ErrorKind::Unavailable));
+    for hit in 0..4 {
+        let decision = throttle.hit("a").await.unwrap();
+        assert_eq!((decision.is_allowed(), decision.decided_by()), (hit == 0, DecidedBy::Fallback));
+    }
+    assert!(throttle.hit_many(["a", "a"]).await.into_iter().all(|it| it.unwrap().is_denied()));
+    assert_eq!((fallback.asked("apply"), cache.info().remembered()), (6, 0), "each asked");
+    primary.plays(Play::Answer);
+    let decision = throttle.hit("a").await.unwrap();
+    assert_eq!((decision.is_allowed(), decision.decided_by()), (true, DecidedBy::Backend));
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_the_limits_alone_never_let_pass_is_remembered() {
     let world = World::new(DenyCacheOptions::new());
     let throttle = world.throttle("5/h");
@@ -478,6 +496,83 @@ async fn a_flood_of_keys_is_bounded_and_denies_nobody() {
     }
     let remembered = world.cache.info().remembered();
     assert!((900..=1_000).contains(&remembered), "{remembered}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_pushed_out_by_a_flood_asks_less_than_the_flood() {
+    const FLOOD: u64 = 1_000;
+    // By its age each ends in the order of the questions; and by its wait the denied key ends before all of the flood.
+    for (options, most) in [(DenyCacheOptions::new(), FLOOD / 7), (LONG, FLOOD)] {
+        // One set, so that each key of the flood lies beside the denied one.
+        let world = World::new(options.max_keys(8));
+        let throttle = world.throttle("1/h");
+        let _ = deny(&throttle, "a").await;
+        let mut own = 0;
+        for number in 0..FLOOD {
+            world.advance(Duration::from_micros(500)).await;
+            let (questions, _) = world.questions(deny(&throttle, &format!("{number}"))).await;
+            assert_eq!(questions, 2, "one that passes and one that is denied");
+            for _ in 0..10 {
+                let (questions, hit) = world.questions(throttle.hit("a")).await;
+                assert!(hit.unwrap().is_denied());
+                own += questions;
+            }
+        }
+        assert!((1..=most).contains(&own), "{own} of {} hits asked", FLOOD * 10);
+    }
+}
+
+/// Hits a denied key by so many tasks.
+async fn hit_at_once(throttle: &Throttle, tasks: usize) {
+    let mut hits = JoinSet::new();
+    for _ in 0..tasks {
+        let throttle = throttle.clone();
+        hits.spawn(async move { assert!(throttle.hit("a").await.unwrap().is_denied()) });
+    }
+    hits.join_all().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_a_denial_runs_out_all_ask_who_come_before_the_next_and_few_where_they_share() {
+    const TASKS: usize = 64;
+    for (shares, most) in [(false, 64), (true, 4)] {
+        let clock = ManualClock::new();
+        let distant = Distant::new(InMemory::builder().clock(clock.clone()).build().unwrap());
+        let wire = distant.wire();
+        let cache = match shares {
+            true => DenyCache::new(Coalesce::new(distant)),
+            false => DenyCache::new(distant),
+        };
+        let throttle = Throttle::builder("t").rate("1/h").backend(cache);
+        let throttle = throttle.on_error(OnError::Raise).build().unwrap();
+        let _ = deny(&throttle, "a").await;
+        let questions = async || {
+            let before = wire.questions();
+            hit_at_once(&throttle, TASKS).await;
+            wire.questions() - before
+        };
+        assert_eq!(questions().await, 0, "it is remembered");
+        clock.advance(SECOND);
+        // In one instant: the first by itself, and all others together.
+        assert_eq!(questions().await, if shares { 2 } else { most });
+        assert_eq!(questions().await, 0, "it is remembered again");
+        clock.advance(SECOND);
+        // One after the other, each when those before are on their way.
+        let before = wire.questions();
+        wire.hold(Place::Request);
+        let mut hits = JoinSet::new();
+        for _ in 0..TASKS {
+            let throttle = throttle.clone();
+            hits.spawn(async move { assert!(throttle.hit("a").await.unwrap().is_denied()) });
+            for _ in 0..20 {
+                tokio::task::yield_now().await;
+            }
+        }
+        wire.release();
+        hits.join_all().await;
+        assert_eq!(wire.questions() - before, most, "shares: {shares}");
+        assert_eq!(questions().await, 0);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -664,4 +759,122 @@ async fn on_redis_a_denied_key_sends_no_command() {
     assert!(throttle.hit("a").await.unwrap().is_denied(), "also of a server that is silent");
     server.resume();
     assert_eq!(cache.info().hits(), 10_001);
+}
+
+/// On a clock that stands, so that a denial is remembered until it is moved.
+struct OnServer {
+    server: RedisServer,
+    clock: ManualClock,
+}
+
+impl OnServer {
+    fn start() -> Self {
+        Self { server: RedisServer::start(), clock: ManualClock::new() }
+    }
+
+    fn redis(&self) -> Redis {
+        let redis = Redis::builder().url(self.server.url()).clock(self.clock.clone());
+        redis.command_timeout(Duration::from_secs(10)).build().unwrap()
+    }
+
+    /// Returns how many decisions the server makes for a call.
+    async fn commands(&self, call: impl Future<Output = ()>) -> u64 {
+        let commands = || self.server.calls("evalsha") + self.server.calls("eval");
+        let before = commands();
+        call.await;
+        commands() - before
+    }
+}
+
+fn patient(cache: &DenyCache) -> Throttle {
+    let throttle = Throttle::builder("t").rate("1/day").backend(cache.clone());
+    let throttle = throttle.on_error(OnError::Raise).deadline(Duration::from_secs(30));
+    throttle.build().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_redis_many_tasks_that_hit_a_denied_key_send_no_command() {
+    const EACH: usize = 500;
+    let world = OnServer::start();
+    let cache = DenyCache::with_options(world.redis(), LONG).unwrap();
+    let throttle = patient(&cache);
+    let _ = deny(&throttle, "a").await;
+    let hits = async {
+        let mut tasks = JoinSet::new();
+        for _ in 0..64 {
+            let throttle = throttle.clone();
+            tasks.spawn(async move {
+                for _ in 0..EACH {
+                    assert!(throttle.hit("a").await.unwrap().is_denied());
+                    tokio::task::yield_now().await;
+                }
+            });
+        }
+        tasks.join_all().await;
+    };
+    assert_eq!(world.commands(hits).await, 0);
+    assert_eq!(cache.info().hits(), 64 * EACH as u64);
+}
+
+#[tokio::test]
+async fn on_redis_a_flood_of_denied_keys_costs_others_less_than_itself() {
+    const FLOOD: u64 = 400;
+    let world = OnServer::start();
+    let inner = Coalesce::new(world.redis());
+    let cache = DenyCache::with_options(inner, LONG.max_keys(8)).unwrap();
+    let throttle = patient(&cache);
+    let _ = deny(&throttle, "a").await;
+    let commands = world.commands(async {
+        let mut flood = JoinSet::new();
+        for task in 0..4 {
+            let throttle = throttle.clone();
+            flood.spawn(async move {
+                for number in 0..FLOOD / 4 {
+                    let _ = deny(&throttle, &format!("flood {task} {number}")).await;
+                }
+            });
+        }
+        let mut hits = JoinSet::new();
+        for _ in 0..16 {
+            let throttle = throttle.clone();
+            hits.spawn(async move {
+                loop {
+                    assert!(throttle.hit("a").await.unwrap().is_denied());
+                    tokio::task::yield_now().await;
+                }
+            });
+        }
+        flood.join_all().await;
+        hits.abort_all();
+        while let Some(ended) = hits.join_next().await {
+            assert!(ended.is_err_and(|error| error.is_cancelled()), "denied all the time");
+        }
+    });
+    let (commands, answered) = (commands.await, cache.info().hits());
+    println!("{commands} commands for a flood of {FLOOD}, {answered} hits answered here");
+    // Two for each key of the flood; and seven others push it out, after which four questions are asked at most.
+    let most = 2 * FLOOD + 4 * (FLOOD / 7 + 1);
+    assert!((2 * FLOOD..=most).contains(&commands), "{commands} commands, {most} at most");
+    assert!(answered > commands, "{answered} answered here");
+}
+
+#[tokio::test]
+async fn on_redis_few_commands_are_sent_when_a_denial_runs_out_where_hits_share() {
+    const TASKS: usize = 64;
+    let world = OnServer::start();
+    for (shares, most) in [(false, TASKS as u64), (true, 4)] {
+        let cache = match shares {
+            true => DenyCache::with_options(Coalesce::new(world.redis()), LONG).unwrap(),
+            false => DenyCache::with_options(world.redis(), LONG).unwrap(),
+        };
+        let throttle = patient(&cache);
+        let _ = deny(&throttle, "a").await;
+        for _ in 0..5 {
+            world.clock.advance(Duration::from_secs(3600));
+            let commands = world.commands(hit_at_once(&throttle, TASKS)).await;
+            println!("shares: {shares}, {commands} commands");
+            assert!((1..=most).contains(&commands), "shares: {shares}, {commands} commands");
+            assert_eq!(world.commands(hit_at_once(&throttle, TASKS)).await, 0);
+        }
+    }
 }

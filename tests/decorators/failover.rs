@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use test_support::{Play, Scripted, wait_of};
+use test_support::{Log, Play, Scripted, wait_of};
 use traffik::backend::Answers;
 use traffik::decorator::{
     CircuitBreaker, CircuitBreakerOptions, Coalesce, Failover, FailoverOptions, Resilience, Retry,
@@ -132,6 +132,32 @@ async fn if_both_fail_the_primary_is_reported_and_the_policy_decides() {
     let start = tokio::time::Instant::now();
     assert_eq!(error(pair.throttle.hit("a").await).kind(), ErrorKind::Timeout);
     assert_eq!(start.elapsed(), 250 * MS);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fallback_that_fails_too_is_told_once_a_second() {
+    let (log, _logging) = Log::of_thread(tracing::Level::WARN);
+    for is_at_once in [false, true] {
+        let [primary, fallback] = [(); 2].map(|()| match is_at_once {
+            true => Scripted::new().at_once(),
+            false => Scripted::new(),
+        });
+        for scripted in [&primary, &fallback] {
+            scripted.plays(DOWN);
+        }
+        let failover = Failover::new(primary, fallback);
+        let throttle = raising(failover.clone());
+        let (told, start) = (log.count("the fallback failed too"), tokio::time::Instant::now());
+        for _ in 0..100 {
+            error(throttle.hit("a").await);
+            for failed in throttle.hit_many(["a", "b"]).await {
+                error(failed);
+            }
+            all(&[throttle.clone(), raising(failover.clone())]).await.unwrap_err();
+        }
+        assert_eq!(start.elapsed(), Duration::ZERO);
+        assert_eq!(log.count("the fallback failed too") - told, 1, "{}", log.text());
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -318,6 +344,29 @@ async fn a_share_scales_the_limits_of_the_fallback() {
     assert_eq!((closed.outcome(), closed.decided_by()), (Outcome::Never, DecidedBy::Fallback));
     let one = Throttle::builder("one").rate("1/day").backend(pair.failover.clone());
     assert!(one.build().unwrap().hit("a").await.unwrap().is_allowed(), "rounded up");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_share_scales_the_limits_of_hits_that_count_together() {
+    let pair = pair_with(share(1, 4));
+    let throttles = ["one", "two"].map(|name| {
+        let builder = Throttle::builder(name).limit("8/day", FixedWindow::new());
+        builder.backend(pair.failover.clone()).on_error(OnError::Raise).build().unwrap()
+    });
+    pair.primary.plays(DOWN);
+    for hit in 1..=3 {
+        let decision = all(&throttles).await.unwrap();
+        assert_eq!(decision.is_allowed(), hit <= 2, "hit {hit}");
+        for one in decision.decisions().map(Option::unwrap) {
+            let expected = (DecidedBy::Fallback, 2, 2 - hit.min(2));
+            assert_eq!((one.decided_by(), one.limit(), one.remaining()), expected);
+        }
+    }
+    // More than the share ever lets pass: denied for now.
+    let costly = traffik::all().hit(&throttles[0], "b");
+    let costly = costly.hit_with(&throttles[1], "b", HitOptions::new().cost(3)).await.unwrap();
+    assert_eq!(costly.outcome(), Outcome::Denied { retry_after: Duration::from_secs(1) });
+    assert_eq!(pair.fallback.asked("apply_all"), 4, "each in one step");
 }
 
 #[tokio::test(start_paused = true)]

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 #![allow(clippy::disallowed_methods, reason = "by the paused time of its runtime")]
 
+mod at_once;
 mod breaker;
 mod builder;
 mod coalesce;

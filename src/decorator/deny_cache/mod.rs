@@ -74,7 +74,14 @@ use crate::strategy::{Limit, Op};
 ///
 /// It remembers a [fixed number of keys](DenyCacheOptions::max_keys), by a keyed hash of 128 bits that nobody
 /// outside can aim at: distinct keys push out what is remembered of others, which then costs a question to the store, and deny
-/// nobody.
+/// nobody. What ends first is pushed out first, and by a denial that the store was asked for: so of a flood of denied
+/// keys others ask at most one question for each of its denials, and one for seven of them where all end by their age.
+///
+/// When what is remembered of a key ends or is pushed out, the hits that come before the next answer ask the store, each
+/// by itself: as many questions as there are such hits, once in each [`max_age`](DenyCacheOptions::max_age). With a
+/// [`Coalesce`](super::Coalesce) inside, as in [`Resilience::recommended`](super::Resilience::recommended), these are
+/// four at most on a runtime of one thread, however many hits come: one by itself, two for those who come meanwhile, and
+/// one for those who come after them.
 ///
 /// # In memory
 ///

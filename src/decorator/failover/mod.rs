@@ -3,6 +3,8 @@
 mod lifecycle;
 mod options;
 mod share;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::fmt;

@@ -20,6 +20,8 @@ pub enum Play {
     Answer,
     /// ... after that time.
     AnswerAfter(Duration),
+    /// ... as it is now, but told after that time.
+    AnswerIsLate(Duration),
     /// An error, and nothing was done.
     Refuse(ErrorKind),
     /// An error after it was done.
@@ -30,10 +32,22 @@ pub enum Play {
     SilenceAfterwards,
 }
 
+impl Play {
+    const fn waits(self) -> bool {
+        match self {
+            Self::Answer | Self::Refuse(_) | Self::FailAfterwards(_) => false,
+            Self::AnswerAfter(_) | Self::AnswerIsLate(_) => true,
+            Self::Silence | Self::SilenceAfterwards => true,
+        }
+    }
+}
+
 /// Plays a script. Clones play the same one.
 #[derive(Clone, Debug)]
 pub struct Scripted {
     memory: InMemory,
+    /// Whether a play that does not wait is played by `try_apply` too.
+    is_at_once: bool,
     script: Arc<Mutex<Script>>,
 }
 
@@ -57,7 +71,15 @@ impl Scripted {
             others: Play::Answer,
             asked: Vec::new(),
         };
-        Self { memory, script: Arc::new(Mutex::new(script)) }
+        Self { memory, is_at_once: false, script: Arc::new(Mutex::new(script)) }
+    }
+
+    /// Decides by [`try_apply`](Backend::try_apply) too, unless it is to wait, or to be silent: then it leaves the play
+    /// to [`apply`](Backend::apply).
+    #[must_use]
+    pub fn at_once(mut self) -> Self {
+        self.is_at_once = true;
+        self
     }
 
     pub fn new() -> Self {
@@ -97,14 +119,9 @@ impl Scripted {
     fn play(&self, operation: &'static str, key: Option<&Key<'_>>) -> Play {
         let mut script = self.script.lock();
         script.asked.push(operation);
-        let of_key = key.and_then(|key| key.parts().first()).map(|part| part.as_bytes().to_vec());
-        match script.next.pop_front() {
-            Some(next) => next,
-            None => {
-                let of_key = of_key.and_then(|part| script.of_keys.get(&part).copied());
-                of_key.unwrap_or(script.others)
-            }
-        }
+        let play = script.of(key);
+        script.next.pop_front();
+        play
     }
 
     async fn call<T, E: From<BackendError>, F: Future<Output = Result<T, E>>>(
@@ -113,17 +130,21 @@ impl Scripted {
         key: Option<&Key<'_>>,
         work: impl FnOnce() -> F,
     ) -> Result<T, E> {
-        let error = |kind| BackendError::new("scripted", operation, kind);
         match self.play(operation, key) {
             Play::Answer => work().await,
             Play::AnswerAfter(time) => {
                 tokio::time::sleep(time).await;
                 work().await
             }
-            Play::Refuse(kind) => Err(error(kind).with_effect(Effect::NotApplied).into()),
+            Play::AnswerIsLate(time) => {
+                let answer = work().await;
+                tokio::time::sleep(time).await;
+                answer
+            }
+            Play::Refuse(kind) => Err(failure(operation, kind, false).into()),
             Play::FailAfterwards(kind) => {
                 let _ = work().await;
-                Err(error(kind).with_effect(Effect::Ambiguous).into())
+                Err(failure(operation, kind, true).into())
             }
             Play::Silence => std::future::pending().await,
             Play::SilenceAfterwards => {
@@ -132,6 +153,20 @@ impl Scripted {
             }
         }
     }
+}
+
+impl Script {
+    /// Of the next call, if it is about that key.
+    fn of(&self, key: Option<&Key<'_>>) -> Play {
+        let of_key = || self.of_keys.get(key?.parts().first()?.as_bytes()).copied();
+        self.next.front().copied().or_else(of_key).unwrap_or(self.others)
+    }
+}
+
+/// Returns the error of a call that was done all the same, or not at all.
+fn failure(operation: &'static str, kind: ErrorKind, is_done: bool) -> BackendError {
+    let effect = if is_done { Effect::Ambiguous } else { Effect::NotApplied };
+    BackendError::new("scripted", operation, kind).with_effect(effect)
 }
 
 impl HasCore for Scripted {
@@ -181,6 +216,20 @@ impl Backend for Scripted {
     fn stop(&self) {
         self.script.lock().asked.push("stop");
         self.memory.stop();
+    }
+    fn try_apply(&self, key: &Key<'_>, step: &Step<'_>) -> Option<Result<Decision>> {
+        let play = self.script.lock().of(Some(key));
+        if !self.is_at_once || play.waits() {
+            return None;
+        }
+        match self.play("try_apply", Some(key)) {
+            Play::Refuse(kind) => Some(Err(failure("try_apply", kind, false))),
+            Play::FailAfterwards(kind) => {
+                let _ = self.memory.try_apply(key, step);
+                Some(Err(failure("try_apply", kind, true)))
+            }
+            _ => self.memory.try_apply(key, step),
+        }
     }
     async fn apply(&self, key: &Key<'_>, step: &Step<'_>) -> Result<Decision> {
         self.call("apply", Some(key), || self.memory.apply(key, step)).await
