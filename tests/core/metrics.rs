@@ -27,6 +27,12 @@ fn recorded(work: impl Future<Output = ()>) -> (Recorded, BTreeSet<(String, Opti
     for (key, unit, description, value) in snapshotter.snapshot().into_vec() {
         let (_, key) = key.into_parts();
         assert!(description.is_some(), "{key}");
+        let expected = match key.name() {
+            "traffik.request.duration" => Some("seconds"),
+            "traffik.circuit.state" => None,
+            _ => Some("count"),
+        };
+        assert_eq!(unit.as_ref().map(::metrics::Unit::as_str), expected, "{key}");
         units.insert((key.name().to_owned(), unit.map(|unit| unit.as_str().to_owned())));
         let labels: Vec<_> =
             key.labels().map(|label| format!("{}={}", label.key(), label.value())).collect();

@@ -124,21 +124,21 @@ async fn f22_who_waits_on_a_hot_key_loses_nothing_by_one_who_was_cancelled() {
 fn f28_a_backend_outlives_its_runtimes() {
     let server = MemcachedServer::start();
     let backend = builder(&server).build().unwrap();
-    let limits = [limit("1000/30d", TokenBucket::new())];
-    for number in 0..50u32 {
+    let limits = [limit("2000/30d", TokenBucket::new())];
+    for number in 0..1000u32 {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         // Connections, and a task that decides for others, end with their runtime.
         let decision = runtime.block_on(async {
             for _ in 0..4 {
                 let backend = backend.clone();
                 tokio::spawn(async move {
-                    let limits = [limit("1000/30d", TokenBucket::new())];
+                    let limits = [limit("2000/30d", TokenBucket::new())];
                     drop(hit(&backend, "other", &limits).await);
                 });
             }
             tokio::task::yield_now().await;
             hit(&backend, "a", &limits).await.unwrap()
         });
-        assert_eq!(decision.remaining(), 999 - number);
+        assert_eq!(decision.remaining(), 1999 - number);
     }
 }

@@ -344,7 +344,7 @@ async fn f07_a_lock_whose_connection_is_cut_anywhere_is_free_again() {
 /// process never more than its pool has.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f37_many_come_back_with_no_more_connections_than_they_use() {
-    const CLIENTS: usize = 50;
+    const CLIENTS: usize = 200;
     let mut server = MemcachedServer::start();
     let proxy = Proxy::start(server.port());
     let url = format!("memcached://127.0.0.1:{}", proxy.port());

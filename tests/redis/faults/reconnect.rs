@@ -10,7 +10,7 @@ use test_support::servers::{Proxy, RedisServer};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f37_all_reconnect_and_not_too_often() {
-    const CLIENTS: usize = 50;
+    const CLIENTS: usize = 200;
     /// Of one client in one second, with pauses that grow from 5 ms to 100 ms at least.
     const MOST: usize = 15;
     let rounds = if soak() { 5 } else { 1 };

@@ -1,8 +1,10 @@
 //! A server that is there and refuses to work now.
 
 use std::thread;
+use std::time::Duration;
 
-use traffik::{ErrorKind, Key, Values};
+use tokio::task::JoinSet;
+use traffik::{Effect, ErrorKind, Key, Values};
 
 use super::world::{CAPACITY, LONG, heals, patient, refused, refused_by_policy, throttle};
 use test_support::servers::{RedisServer, wait_until};
@@ -101,12 +103,42 @@ async fn f12_a_single_url_of_a_cluster_says_what_to_use() {
             let text = error.to_string();
             assert!(text.contains("cluster(...)"), "{text}");
             let error = super::world::backend_error::<()>(Err(error));
-            assert_eq!(error.effect(), traffik::Effect::NotApplied);
+            assert_eq!(error.effect(), Effect::NotApplied);
             assert_ne!(error.kind(), ErrorKind::Other);
             refusals += 1;
         }
     }
     assert!(refusals > 0, "some keys are on other nodes");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f21_a_thousand_tasks_for_one_place_before_a_silent_server_wait_for_a_bounded_time() {
+    const TASKS: usize = 1000;
+    let call = Duration::from_millis(300);
+    let server = RedisServer::start();
+    let builder = patient().url(server.url()).max_in_flight(1).command_timeout(call);
+    let backend = builder.build().unwrap();
+    let key = Key::value("a");
+    backend.set(&key, b"1", None).await.unwrap();
+    server.pause();
+    let start = test_support::servers::wait::now();
+    let mut tasks = JoinSet::new();
+    for _ in 0..TASKS {
+        let backend = backend.clone();
+        tasks.spawn(async move { backend.get(&Key::value("a")).await });
+    }
+    let results = tasks.join_all().await;
+    let took = start.elapsed();
+    assert!(took < call * 10, "a bounded wait: {took:?}");
+    let errors: Vec<_> = results.into_iter().map(|result| result.unwrap_err()).collect();
+    let overloaded = errors.iter().filter(|error| error.kind() == ErrorKind::Overloaded);
+    let overloaded: Vec<_> = overloaded.map(|error| error.effect()).collect();
+    assert!(overloaded.len() > 900, "{} of {TASKS}", overloaded.len());
+    assert!(overloaded.iter().all(|effect| *effect == Effect::NotApplied), "nothing was sent");
+    server.resume();
+    let heals = || async { backend.get(&key).await };
+    let healed = test_support::servers::wait::heals("a call", LONG, heals).await;
+    assert_eq!(healed.as_deref(), Some(&b"1"[..]));
 }
 
 /// On one thread, a loop over an answer that comes at once must let the others go on.
