@@ -1,6 +1,7 @@
 //! The recommended stack with a fallback, as a service would build it, around real servers to which something happens
 //! under load: before the first hit, and in the middle.
 
+mod figures;
 mod load;
 mod places;
 
