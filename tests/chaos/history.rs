@@ -22,6 +22,59 @@ pub(crate) struct Series {
     pub(crate) law: Law,
     pub(crate) limit: u32,
     pub(crate) period: Micros,
+    /// Whether its limit is beyond what anybody hits: only the store itself then answers, no memory of a denial.
+    pub(crate) never_denies: bool,
+}
+
+/// A fallback grants one part of so many of each limit, as four processes share them.
+pub(crate) const FALLBACK_SHARE: u32 = 4;
+
+impl Series {
+    /// What the fallback of a process may admit of it by itself.
+    pub(crate) fn of_fallback(&self) -> Self {
+        let part = |units: u32| units.div_ceil(FALLBACK_SHARE);
+        let law = match self.law {
+            Law::Bucket { burst } => Law::Bucket { burst: part(burst) },
+            law @ (Law::Aligned | Law::Sliding) => law,
+        };
+        Self { law, limit: part(self.limit), ..self.clone() }
+    }
+}
+
+/// What decides in a process when the store cannot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Variant {
+    /// Nobody: errors are raised.
+    #[default]
+    Plain,
+    /// An error handler, which now and then takes longer than it may.
+    Handler,
+    /// The fallback in the recommended stack.
+    Stack,
+}
+
+const VARIANTS: [(Variant, &str); 3] =
+    [(Variant::Plain, "plain"), (Variant::Handler, "handler"), (Variant::Stack, "stack")];
+
+impl Variant {
+    pub(crate) fn name(self) -> &'static str {
+        VARIANTS[self as usize].1
+    }
+
+    /// Whether a process of it may see that. What is wrong is wrong in each.
+    pub(crate) fn may_see(self, outcome: Outcome) -> bool {
+        match outcome {
+            Outcome::Admitted | Outcome::Denied | Outcome::Wrong => true,
+            Outcome::NotApplied | Outcome::Ambiguous => self == Self::Plain,
+            Outcome::AdmittedByHandler | Outcome::DeniedByHandler => self == Self::Handler,
+            Outcome::AdmittedByFallback | Outcome::DeniedByFallback => self == Self::Stack,
+        }
+    }
+
+    /// Whether it hits that series. Those that are never denied are there for those that remember denials.
+    pub(crate) fn hits(self, series: &Series) -> bool {
+        !series.never_denies || self == Self::Stack
+    }
 }
 
 /// In which windows a series is counted.
@@ -49,7 +102,7 @@ impl Hit {
         self.end - self.start
     }
 
-    /// Whether the backend answered.
+    /// Whether the store answered, or a memory of what it has said.
     pub(crate) fn is_answered(&self) -> bool {
         matches!(self.outcome, Outcome::Admitted | Outcome::Denied)
     }
@@ -59,8 +112,13 @@ impl Hit {
 pub(crate) enum Outcome {
     /// By the backend.
     Admitted,
-    /// By the backend.
+    /// By the backend, be it remembered.
     Denied,
+    AdmittedByFallback,
+    DeniedByFallback,
+    AdmittedByHandler,
+    /// Or by nobody, for the handler did not end in time.
+    DeniedByHandler,
     /// An error, after which nothing was counted.
     NotApplied,
     /// An error, after which the hit may have been counted.
@@ -69,9 +127,13 @@ pub(crate) enum Outcome {
     Wrong,
 }
 
-const OUTCOMES: [(Outcome, &str); 5] = [
+const OUTCOMES: [(Outcome, &str); 9] = [
     (Outcome::Admitted, "+"),
     (Outcome::Denied, "-"),
+    (Outcome::AdmittedByFallback, "f+"),
+    (Outcome::DeniedByFallback, "f-"),
+    (Outcome::AdmittedByHandler, "h+"),
+    (Outcome::DeniedByHandler, "h-"),
     (Outcome::NotApplied, "n"),
     (Outcome::Ambiguous, "a"),
     (Outcome::Wrong, "!"),
@@ -101,6 +163,7 @@ pub(crate) struct Lock {
 /// What one process saw.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Participant {
+    pub(crate) variant: Variant,
     pub(crate) hits: Vec<Hit>,
     pub(crate) stalls: Vec<Stall>,
     pub(crate) locks: Vec<Lock>,
@@ -162,7 +225,8 @@ impl Participant {
         let locks = locks.map(|lock| format!("lock {} {} {}", lock.start, lock.end, token(lock)));
         let errors = self.errors.iter().map(|error| format!("error {}", error.replace('\n', " ")));
         let tasks = [format!("tasks {}", self.tasks_left)];
-        for line in hits.chain(stalls).chain(locks).chain(errors).chain(tasks) {
+        let variant = [format!("variant {}", self.variant.name())].into_iter();
+        for line in variant.chain(hits).chain(stalls).chain(locks).chain(errors).chain(tasks) {
             writeln!(text, "{line}").unwrap();
         }
         text
@@ -177,6 +241,10 @@ impl Participant {
                 continue;
             }
             let words: Vec<&str> = rest.split(' ').collect();
+            if kind == "variant" {
+                all.variant = VARIANTS.iter().find(|known| known.1 == rest).unwrap().0;
+                continue;
+            }
             let number = |index: usize| words[index].parse::<u64>().unwrap();
             let size = |index: usize| usize::try_from(number(index)).unwrap();
             match kind {
@@ -205,6 +273,7 @@ fn what_a_worker_writes_is_what_the_oracle_reads() {
     let hit = |(outcome, _): (Outcome, &str)| Hit { series: 3, start: 5, end: 9, outcome };
     let lock = |token| Lock { start: 1, end: 2, token };
     let all = Participant {
+        variant: Variant::Stack,
         hits: OUTCOMES.map(hit).to_vec(),
         stalls: vec![Stall { from: 1, to: 4 }],
         locks: vec![lock(None), lock(Some(7))],

@@ -1,7 +1,9 @@
 //! Random faults on real servers under several processes, and an oracle that says what must hold.
 //!
 //! Four deployments at once, a server, a cluster, sentinels and Memcached, each with four processes that hit
-//! the same keys. `TRAFFIK_SOAK=1` lets it last ten minutes instead of a quarter of one;
+//! the same keys: two of them see errors as they are, in one a handler decides, in one the fallback of the recommended
+//! stack. `TRAFFIK_SOAK=1` lets it last ten minutes instead of a quarter of one, and
+//! `TRAFFIK_SECONDS` for that long;
 //! `TRAFFIK_SEED` repeats the faults of a run, whose seed is printed first. `docs/reliability.md` says what
 //! is promised.
 
@@ -30,7 +32,12 @@ const PLACES: [Kind; 4] = [Kind::Redis, Kind::Cluster, Kind::Sentinels, Kind::Me
 #[ignore = "a soak, which scripts/test --soak runs"]
 fn what_is_promised_holds_under_random_faults() {
     let is_soak = std::env::var_os("TRAFFIK_SOAK").is_some();
-    let length = Duration::from_secs(if is_soak { 600 } else { 15 });
+    let length = match std::env::var("TRAFFIK_SECONDS") {
+        Ok(seconds) => seconds.parse().expect("TRAFFIK_SECONDS is a number"),
+        Err(_) if is_soak => 600,
+        Err(_) => 15,
+    };
+    let length = Duration::from_secs(length);
     let seed = match std::env::var("TRAFFIK_SEED") {
         Ok(seed) => seed.parse().expect("TRAFFIK_SEED is a number"),
         Err(_) => RandomState::new().build_hasher().finish(),

@@ -1,6 +1,8 @@
 //! One of the processes: hits a few keys until it is told to stop, and writes down what became of it.
 
+use std::collections::HashMap;
 use std::io::BufRead;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -10,13 +12,17 @@ use test_support::servers::wait::{self, holds_within};
 use test_support::servers::{pause, sentinel, workers};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use traffik::decorator::{FailoverOptions, Resilience};
 use traffik::{
-    Backend, Clock, DecidedBy, Effect, Error, FixedWindow, LifespanExt, LockOptions, Memcached,
-    OnError, Rate, Redis, SlidingWindowCounter, SlidingWindowLog, Strategy, Throttle, Timestamp,
-    TokenBucket, WallClock,
+    Backend, Clock, DecidedBy, Decision, Effect, Error, FixedWindow, InMemory, LifespanExt,
+    LockOptions, Memcached, OnError, Rate, Redis, SlidingWindowCounter, SlidingWindowLog, Strategy,
+    Throttle, Timestamp, TokenBucket, WallClock,
 };
 
-use crate::history::{Hit, Law, Lock, MILLI, Micros, Outcome, Participant, SECOND, Series, now};
+use crate::history::{
+    FALLBACK_SHARE, Hit, Law, Lock, MILLI, Micros, Outcome, Participant, SECOND, Series, Variant,
+    now,
+};
 use crate::monitor::Monitor;
 
 pub(crate) const NAMESPACE: &str = "chaos";
@@ -28,10 +34,17 @@ pub(crate) const KEYS: [&str; 2] = ["alice", "bob"];
 const LIMIT: u32 = 40;
 const PERIOD: Micros = 2 * SECOND;
 const BURST: u32 = 20;
+/// The throttle that denies nobody.
+const WIDE: &str = "wide";
+
+/// What each process is: of two without anything beside their stores errors are seen as they are.
+pub(crate) const VARIANTS: [Variant; 4] =
+    [Variant::Plain, Variant::Plain, Variant::Handler, Variant::Stack];
 
 /// The throttles, by name.
-fn strategies() -> [(&'static str, Arc<dyn Strategy>, Law); 4] {
+fn strategies() -> [(&'static str, Arc<dyn Strategy>, Law); 5] {
     [
+        (WIDE, Arc::new(FixedWindow::new()), Law::Aligned),
         ("fixed", Arc::new(FixedWindow::new()), Law::Aligned),
         ("counter", Arc::new(SlidingWindowCounter::new()), Law::Aligned),
         ("log", Arc::new(SlidingWindowLog::new()), Law::Sliding),
@@ -42,11 +55,19 @@ fn strategies() -> [(&'static str, Arc<dyn Strategy>, Law); 4] {
 /// What all processes hit: each key of each throttle, in the order of the workers' numbers for them.
 pub(crate) fn series() -> Vec<Series> {
     let of = |(name, _, law): (&str, _, Law)| {
-        let one =
-            move |key| Series { name: format!("{name} {key}"), law, limit: LIMIT, period: PERIOD };
-        KEYS.map(one)
+        KEYS.map(|key| Series {
+            name: format!("{name} {key}"),
+            law,
+            limit: limit_of(name),
+            period: PERIOD,
+            never_denies: name == WIDE,
+        })
     };
     strategies().into_iter().flat_map(of).collect()
+}
+
+fn limit_of(throttle: &str) -> u32 {
+    if throttle == WIDE { 1_000_000 } else { LIMIT }
 }
 
 /// The names of the throttles and keys, in that order.
@@ -106,26 +127,54 @@ impl Clock for SteppedClock {
     }
 }
 
-/// What decides when the backend cannot.
-#[derive(Clone, Copy, Debug)]
-enum Variant {
-    /// Nobody: errors are raised.
-    Plain,
-}
-
 impl Variant {
+    /// What is put around the store, once for all throttles.
+    fn around(self, store: Arc<dyn Backend>) -> Arc<dyn Backend> {
+        match self {
+            Self::Plain | Self::Handler => store,
+            Self::Stack => {
+                let share = NonZeroU32::new(FALLBACK_SHARE).unwrap();
+                let options = FailoverOptions::new().share(NonZeroU32::MIN, share);
+                let stack = Resilience::recommended().fallback_with(InMemory::new(), options);
+                stack.around(store).unwrap()
+            }
+        }
+    }
+
     fn throttle(
         self,
         backend: Arc<dyn Backend>,
         name: &str,
         strategy: Arc<dyn Strategy>,
     ) -> Throttle {
-        let rate = Rate::new(LIMIT, Duration::from_micros(PERIOD)).unwrap();
+        let rate = Rate::new(limit_of(name), Duration::from_micros(PERIOD)).unwrap();
         let rate = if name == "bucket" { rate.burst(BURST) } else { rate };
-        let builder = Throttle::builder(name).limit(rate, strategy).backend(backend);
-        match self {
-            Self::Plain => builder.on_error(OnError::Raise).build().unwrap(),
-        }
+        let on_error = match self {
+            Self::Plain | Self::Stack => OnError::Raise,
+            Self::Handler => OnError::handler(|_| handle()),
+        };
+        Throttle::builder(name)
+            .limit(rate, strategy)
+            .backend(backend)
+            .on_error(on_error)
+            .build()
+            .unwrap()
+    }
+}
+
+/// An error handler that mostly decides at once. One in eight takes a part of the time that it may, and one in eight
+/// more than that.
+async fn handle() -> Decision {
+    let mut dice = Dice::new(now());
+    let limit = u64::try_from(OnError::DEFAULT_HANDLER_TIME.as_millis()).unwrap();
+    match dice.roll(8) {
+        0 => pause::lasts(Duration::from_millis(dice.roll(limit))).await,
+        1 => pause::lasts(Duration::from_millis(limit + dice.roll(limit))).await,
+        _ => {}
+    }
+    match dice.roll(2) {
+        0 => Decision::allow(),
+        _ => Decision::deny(OnError::DEFAULT_RETRY_AFTER),
     }
 }
 
@@ -154,22 +203,26 @@ async fn hit_until_told() -> Participant {
     let kind = Kind::named(&workers::variable("PLACE"));
     let urls: Vec<String> = workers::variable("URLS").split(',').map(str::to_owned).collect();
     let clock = SteppedClock::default();
-    let backend = kind.backend(&urls, clock.clone());
+    let variant = VARIANTS[workers::number().unwrap()];
+    let backend = variant.around(kind.backend(&urls, clock.clone()));
     let life = backend.lifespan().await.unwrap();
     let (mut stop, mut end) = listen(clock);
     workers::say("HITTING");
+    let throttle = |(name, strategy, _): (&'static str, _, _)| {
+        (name, variant.throttle(Arc::clone(&backend), name, strategy))
+    };
+    let throttles: HashMap<&str, Throttle> = strategies().into_iter().map(throttle).collect();
     let mut hitting = JoinSet::new();
-    let mut number = 0;
-    for (name, strategy, _) in strategies() {
-        let throttle = Variant::Plain.throttle(Arc::clone(&backend), name, strategy);
-        for key in KEYS {
+    let series = series();
+    for (number, (name, key)) in names().into_iter().enumerate() {
+        if variant.hits(&series[number]) {
+            let throttle = &throttles[name];
             hitting.spawn(hit(throttle.clone(), key, number, stop.clone()));
-            number += 1;
         }
     }
     let locking = tokio::spawn(lock(backend, stop.clone()));
     let _ = stop.wait_for(|&stopped| stopped).await;
-    let mut seen = Participant::default();
+    let mut seen = Participant { variant, ..Participant::default() };
     for part in hitting.join_all().await {
         seen.hits.extend(part.hits);
         seen.errors.extend(part.errors);
@@ -216,9 +269,15 @@ async fn hit(
         let outcome = throttle.hit(key).await;
         let took = Micros::try_from(began.elapsed().as_micros()).unwrap();
         let outcome = match outcome {
-            Ok(decision) if decision.decided_by() != DecidedBy::Backend => Outcome::Wrong,
-            Ok(decision) if decision.is_allowed() => Outcome::Admitted,
-            Ok(_) => Outcome::Denied,
+            Ok(decision) => match (decision.decided_by(), decision.is_allowed()) {
+                (DecidedBy::Backend, true) => Outcome::Admitted,
+                (DecidedBy::Backend, false) => Outcome::Denied,
+                (DecidedBy::Fallback, true) => Outcome::AdmittedByFallback,
+                (DecidedBy::Fallback, false) => Outcome::DeniedByFallback,
+                (DecidedBy::Policy, true) => Outcome::AdmittedByHandler,
+                (DecidedBy::Policy, false) => Outcome::DeniedByHandler,
+                _ => Outcome::Wrong,
+            },
             Err(error) => {
                 let text = error.to_string();
                 if seen.errors.len() < 100 && !seen.errors.contains(&text) {

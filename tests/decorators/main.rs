@@ -10,6 +10,7 @@ mod coalesce;
 mod conformance;
 mod deny_cache;
 mod failover;
+mod recommended;
 mod retry;
 mod servers;
 mod stack;

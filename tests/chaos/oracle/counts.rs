@@ -1,35 +1,45 @@
-//! Never more is admitted in a window than its limit, and one more for each event that touched it.
+//! Never more is admitted in a window than its limit, and one more for each event that touched it. The fallback of a
+//! process keeps to its share of the limit by itself, whatever happens to the store.
 //!
 //! When exactly a hit was counted is known only to lie between its start and its end. So a hit belongs to
 //! a window for certain if it began and ended in it, and only such are counted: what is found is never a
 //! matter of luck.
 
 use super::Violation;
-use crate::history::{Fault, History, Hit, Law, Micros, Outcome, Series};
+use crate::history::{Fault, History, Hit, Law, Micros, Outcome, Participant, Series};
 
 pub(super) fn judge(history: &History) -> Vec<Violation> {
     let mut found = Vec::new();
     for (number, series) in history.series.iter().enumerate() {
-        let mut admitted: Vec<Hit> = history
-            .participants
-            .iter()
-            .flat_map(|one| &one.hits)
-            .copied()
-            .filter(|hit| hit.series == number && hit.outcome == Outcome::Admitted)
-            .collect();
-        admitted.sort_by_key(|hit| hit.start);
-        let counts = Counts { series, admitted: &admitted, faults: &history.faults };
-        match series.law {
-            Law::Aligned => counts.judge_aligned(&mut found),
-            Law::Sliding => counts.judge_spans(series.period, series.limit, &mut found),
-            Law::Bucket { burst } => {
-                for span in [series.period / 4, series.period, series.period * 4] {
-                    counts.judge_spans(span, burst, &mut found);
-                }
-            }
+        let all = history.participants.iter();
+        let admitted = admitted(all, number, Outcome::Admitted);
+        Counts { series, admitted: &admitted, faults: &history.faults, by: "" }.judge(&mut found);
+        let series = &series.of_fallback();
+        for (process, one) in history.participants.iter().enumerate() {
+            let admitted = admitted_by_fallback(one, number);
+            let by = format!(" by the fallback of process {process}");
+            // Nothing happens to the memory of a process.
+            Counts { series, admitted: &admitted, faults: &[], by: &by }.judge(&mut found);
         }
     }
     found
+}
+
+fn admitted_by_fallback(one: &Participant, series: usize) -> Vec<Hit> {
+    admitted(std::iter::once(one), series, Outcome::AdmittedByFallback)
+}
+
+/// In the order of their starts.
+fn admitted<'a>(
+    participants: impl Iterator<Item = &'a Participant>,
+    series: usize,
+    outcome: Outcome,
+) -> Vec<Hit> {
+    let is = |hit: &Hit| hit.series == series && hit.outcome == outcome;
+    let mut admitted: Vec<Hit> =
+        participants.flat_map(|one| &one.hits).copied().filter(is).collect();
+    admitted.sort_by_key(|hit| hit.start);
+    admitted
 }
 
 struct Counts<'a> {
@@ -37,9 +47,24 @@ struct Counts<'a> {
     /// In the order of their starts.
     admitted: &'a [Hit],
     faults: &'a [Fault],
+    /// Who admitted them, for a violation; nothing for the store.
+    by: &'a str,
 }
 
 impl Counts<'_> {
+    fn judge(&self, found: &mut Vec<Violation>) {
+        match self.series.law {
+            Law::Aligned => self.judge_aligned(found),
+            Law::Sliding => self.judge_spans(self.series.period, self.series.limit, found),
+            Law::Bucket { burst } => {
+                let period = self.series.period;
+                for span in [period / 4, period, period * 4] {
+                    self.judge_spans(span, burst, found);
+                }
+            }
+        }
+    }
+
     fn judge_aligned(&self, found: &mut Vec<Violation>) {
         let period = self.series.period;
         let mut rest = self.admitted;
@@ -97,9 +122,9 @@ impl Counts<'_> {
         let earned = self.earned(to - from) + twice.sum::<u64>();
         let most = u64::from(limit) * (1 + u64::from(grants)) + earned;
         if u64::try_from(count).unwrap() > most {
-            let Series { name, .. } = self.series;
+            let (Series { name, .. }, by) = (self.series, self.by);
             let what = format!(
-                "{name}: {count} admitted in {} ms, where {most} may be ({grants} events)",
+                "{name}: {count} admitted{by} in {} ms, where {most} may be ({grants} events)",
                 (to - from) / 1000
             );
             found.push(Violation { what, at: from });

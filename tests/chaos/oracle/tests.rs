@@ -3,7 +3,7 @@
 use super::judge;
 use crate::history::{
     Fault, History, Hit, Law, Lock, MILLI, Micros, Outcome, Participant, Probe, SECOND, Series,
-    Stall,
+    Stall, Variant,
 };
 
 /// A multiple of each period.
@@ -20,7 +20,8 @@ const HITS: u64 = 400;
 /// Ten seconds of four processes that hit one key. All is right: each window admits the first that come,
 /// and what comes during the partition waits for its deadline.
 fn history(law: Law) -> History {
-    let series = Series { name: "fixed".to_owned(), law, limit: LIMIT, period: PERIOD };
+    let series =
+        Series { name: "fixed".to_owned(), law, limit: LIMIT, period: PERIOD, never_denies: false };
     let mut all = History {
         place: "recorded".to_owned(),
         series: vec![series],
@@ -260,4 +261,204 @@ fn what_is_left_at_the_end_is_found() {
     assert!(found.iter().any(|what| what.contains("1 tasks outlived")), "{found:?}");
     assert!(found.iter().any(|what| what.contains("a key without expiry")), "{found:?}");
     assert_eq!(found.len(), 3);
+}
+
+/// The last process is of that variant: during the partition what it has beside the store decides, and each hit ends
+/// soon. A stack has a key that is never denied, too.
+fn history_of(variant: Variant) -> History {
+    let mut all = history(Law::Aligned);
+    let wide = Series {
+        name: "wide".to_owned(),
+        limit: 1_000_000,
+        never_denies: true,
+        ..all.series[0].clone()
+    };
+    all.series.push(wide);
+    let last = &mut all.participants[3];
+    last.variant = variant;
+    let decided = match variant {
+        Variant::Plain => return all,
+        Variant::Handler => Outcome::AdmittedByHandler,
+        Variant::Stack => Outcome::AdmittedByFallback,
+    };
+    last.hits.retain(|hit| hit.start < DOWN.0 || hit.start >= DOWN.1);
+    for start in (DOWN.0..DOWN.1).step_by(100_000) {
+        last.hits.push(Hit { series: 0, start, end: start + MILLI, outcome: decided });
+    }
+    if variant == Variant::Stack {
+        let wide = |hit: &Hit| {
+            let is_down = hit.outcome == decided;
+            let outcome = if is_down { decided } else { Outcome::Admitted };
+            Hit { series: 1, outcome, ..*hit }
+        };
+        let wide: Vec<Hit> = last.hits.iter().map(wide).collect();
+        last.hits.extend(wide);
+    }
+    last.hits.sort_by_key(|hit| hit.start);
+    all
+}
+
+#[test]
+fn what_a_fallback_or_a_handler_decides_in_an_outage_is_right() {
+    for variant in [Variant::Handler, Variant::Stack] {
+        let all = history_of(variant);
+        is_right(&all);
+        let times = super::Times::of(&all.participants[3], &all);
+        assert_eq!(times.ways_back, 1, "{variant:?}: the one fault is judged");
+    }
+}
+
+/// So many hits of one process that its fallback admits during the partition, in one window.
+fn admitted_by_a_fallback(count: u64) -> Vec<Hit> {
+    let outcome = Outcome::AdmittedByFallback;
+    let starts = (0..count).map(|number| DOWN.0 + number * 10 * MILLI);
+    starts.map(|start| Hit { series: 0, start, end: start + MILLI, outcome }).collect()
+}
+
+#[test]
+fn a_fallback_that_admits_more_than_its_share_is_found() {
+    let with = |counts: [u64; 2]| {
+        let mut all = history_of(Variant::Stack);
+        all.participants[2] = Participant { hits: vec![], ..all.participants[3].clone() };
+        for (process, count) in [2, 3].into_iter().zip(counts) {
+            let hits = &mut all.participants[process].hits;
+            hits.retain(|hit| hit.series == 1 || hit.outcome != Outcome::AdmittedByFallback);
+            hits.extend(admitted_by_a_fallback(count));
+            hits.sort_by_key(|hit| hit.start);
+        }
+        // What happened to the store is no excuse.
+        all.faults = vec![fault(1)];
+        judge(&all)
+    };
+    // Each process has one of its own.
+    let of_series = |counts| {
+        let found = with(counts).into_iter().map(|violation| violation.what);
+        found.filter(|what| what.contains("admitted")).collect::<Vec<_>>()
+    };
+    assert_eq!(of_series([10, 10]), Vec::<String>::new());
+    let found = of_series([10, 11]);
+    let what = "11 admitted by the fallback of process 3 in 2000 ms, where 10 may be (0 events)";
+    assert!(found.len() == 1 && found[0].contains(what), "{found:?}");
+}
+
+#[test]
+fn what_a_fallback_admits_is_not_counted_at_the_store() {
+    let mut all = history_of(Variant::Stack);
+    // The store has admitted 40 of this window.
+    let hits = &mut all.participants[3].hits;
+    let denied = |hit: &&mut Hit| hit.series == 0 && hit.outcome == Outcome::Denied;
+    let hit = hits.iter_mut().rfind(denied).unwrap();
+    hit.outcome = Outcome::AdmittedByFallback;
+    is_right(&all);
+    let hits = &mut all.participants[3].hits;
+    let by_fallback = |hit: &&mut Hit| hit.outcome == Outcome::AdmittedByFallback;
+    hits.iter_mut().rfind(by_fallback).unwrap().outcome = Outcome::Admitted;
+    assert_eq!(found(&all, "41 admitted in 2000 ms, where 40 may be (0 events)"), 1);
+}
+
+/// The last process with one hit during the partition that took so long.
+fn taking(variant: Variant, outcome: Outcome, millis: Micros) -> History {
+    let mut all = history_of(variant);
+    let end = DOWN.0 + millis * MILLI;
+    let hits = &mut all.participants[3].hits;
+    hits.retain(|hit| hit.start < DOWN.0 || hit.start >= end.max(DOWN.1));
+    hits.push(Hit { series: 0, start: DOWN.0, end, outcome });
+    hits.sort_by_key(|hit| hit.start);
+    all
+}
+
+#[test]
+fn a_handler_has_its_own_time_and_no_more() {
+    for outcome in [Outcome::AdmittedByHandler, Outcome::DeniedByHandler] {
+        is_right(&taking(Variant::Handler, outcome, 550));
+        let late = taking(Variant::Handler, outcome, 551);
+        assert_eq!(found(&late, "process 3: a hit took 551 ms, 0 ms of them a stall"), 1);
+    }
+    // What the store decides has no such time, nor has a fallback.
+    let late = taking(Variant::Handler, Outcome::Denied, 301);
+    assert_eq!(found(&late, "process 3: a hit took 301 ms"), 1);
+    let late = taking(Variant::Stack, Outcome::AdmittedByFallback, 301);
+    assert_eq!(found(&late, "process 3: a hit took 301 ms"), 1);
+}
+
+#[test]
+fn a_handler_that_mostly_ends_late_is_found() {
+    let with = |micros: Micros| {
+        let mut all = history_of(Variant::Handler);
+        // Before all else, so that no answer is missed.
+        let start = START - 3600 * SECOND;
+        let hit = |number| {
+            let (start, outcome) = (start + number * SECOND, Outcome::DeniedByHandler);
+            Hit { series: 0, start, end: start + 500 * MILLI + micros, outcome }
+        };
+        all.participants[3].hits.splice(0..0, (0..1000).map(hit));
+        all
+    };
+    is_right(&with(5 * MILLI));
+    assert_eq!(found(&with(6 * MILLI), "of 1000 hits that met silence one in a hundred"), 1);
+}
+
+#[test]
+fn an_error_past_a_fallback_or_a_handler_is_found() {
+    for outcome in [Outcome::NotApplied, Outcome::Ambiguous] {
+        for (variant, name) in [(Variant::Handler, "handler"), (Variant::Stack, "stack")] {
+            let all = taking(variant, outcome, 2);
+            assert_eq!(found(&all, &format!("process 3, {name}: {outcome:?} after 2 ms")), 1);
+        }
+    }
+    // A fallback is asked before the deadline, unless the machine stands still.
+    let mut late = taking(Variant::Stack, Outcome::Ambiguous, 251);
+    assert_eq!(found(&late, "process 3, stack: Ambiguous after 251 ms"), 1);
+    late.participants[3].stalls = vec![Stall { from: DOWN.0, to: DOWN.0 + 40 * MILLI }];
+    is_right(&late);
+    // To a handler that is no excuse.
+    let mut late = taking(Variant::Handler, Outcome::Ambiguous, 251);
+    late.participants[3].stalls = vec![Stall { from: DOWN.0, to: DOWN.0 + 40 * MILLI }];
+    assert_eq!(found(&late, "process 3, handler: Ambiguous after 251 ms"), 1);
+}
+
+#[test]
+fn a_decision_by_what_a_process_does_not_have_is_found() {
+    for (variant, outcome) in [
+        (Variant::Plain, Outcome::AdmittedByFallback),
+        (Variant::Plain, Outcome::DeniedByHandler),
+        (Variant::Handler, Outcome::DeniedByFallback),
+        (Variant::Stack, Outcome::AdmittedByHandler),
+    ] {
+        let all = taking(variant, outcome, 2);
+        assert_eq!(found(&all, &format!("process 3, {}: {outcome:?}", variant.name())), 1);
+    }
+}
+
+/// The last process has no decision of the store until so long after the partition, and then has.
+fn back_after(variant: Variant, outcome: Outcome, millis: Micros) -> History {
+    let mut all = history_of(variant);
+    let back = DOWN.1 + millis * MILLI;
+    for hit in &mut all.participants[3].hits {
+        if hit.start >= DOWN.0 && hit.start < back && (variant != Variant::Stack || hit.series == 1)
+        {
+            hit.outcome = outcome;
+        }
+    }
+    all
+}
+
+#[test]
+fn a_fallback_that_goes_on_too_long_is_found_whatever_is_remembered() {
+    let outcome = Outcome::AdmittedByFallback;
+    is_right(&back_after(Variant::Stack, outcome, 900));
+    let late = back_after(Variant::Stack, outcome, 1200);
+    // Meanwhile its hits on the other key are denied as by the store.
+    let denied = |hit: &Hit| hit.series == 0 && hit.outcome == Outcome::Denied;
+    let meanwhile = |hit: &&Hit| hit.start > DOWN.1 && hit.start < DOWN.1 + SECOND;
+    assert!(late.participants[3].hits.iter().filter(meanwhile).any(denied));
+    assert_eq!(found(&late, "process 3, wide: no answer for 11"), 1);
+}
+
+#[test]
+fn a_handler_that_goes_on_too_long_is_found() {
+    let outcome = Outcome::DeniedByHandler;
+    is_right(&back_after(Variant::Handler, outcome, 1200));
+    let late = back_after(Variant::Handler, outcome, 1400);
+    assert_eq!(found(&late, "process 3, fixed: no answer for 13"), 1);
 }

@@ -21,25 +21,10 @@ pub(super) struct Cluster {
 
 impl Cluster {
     pub(super) fn start() -> Self {
-        let mut cluster = RedisCluster::with(MASTERS, 1, &STORED);
-        let ports = cluster.nodes().iter().map(RedisServer::port);
-        let proxies: Vec<Proxy> = ports.map(Proxy::start).collect();
-        for (node, proxy) in proxies.iter().enumerate() {
-            let port = proxy.port().to_string();
-            cluster.node(node).cmd(&format!("CONFIG SET cluster-announce-port {port}"));
-            cluster.node(node).add_arguments(&["--cluster-announce-port", &port]);
-        }
+        let (cluster, proxies) = RedisCluster::behind_proxies(MASTERS, 1, &STORED);
         let place = Self { cluster, proxies };
-        wait_until("all nodes know the proxies", SOON, || place.all_know_the_proxies());
         wait_until("the cluster is whole", SOON, || place.agrees());
         place
-    }
-
-    fn all_know_the_proxies(&self) -> bool {
-        self.cluster.nodes().iter().all(|node| {
-            let known = node.cmd("CLUSTER NODES").text();
-            self.proxies.iter().all(|proxy| known.contains(&format!(":{}@", proxy.port())))
-        })
     }
 
     /// Whether each node says that all is well, and each replica is linked.

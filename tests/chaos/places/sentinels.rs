@@ -14,6 +14,9 @@ use crate::faults::Sort;
 use crate::probe::{Check, Named, named_by_most};
 use crate::worker::Kind;
 
+/// The sentinels find a server down that is silent for so long.
+const DOWN_AFTER: Duration = Duration::from_millis(500);
+
 pub(super) struct Sentinels {
     servers: Servers,
     proxies: [Proxy; 2],
@@ -22,23 +25,7 @@ pub(super) struct Sentinels {
 
 impl Sentinels {
     pub(super) fn start() -> Self {
-        let mut servers = Servers::with(&STORED);
-        let proxies = [0, 1].map(|node| Proxy::start(servers.servers()[node].port()));
-        for (server, proxy) in servers.servers().iter_mut().zip(&proxies) {
-            let port = proxy.port().to_string();
-            server.cmd(&format!("CONFIG SET replica-announce-port {port}"));
-            // When it starts again, it is told whose replica it is.
-            let arguments = ["--replica-announce-port", &port, "--replicaof", "no", "one"];
-            server.add_arguments(&arguments);
-        }
-        let master = proxies[0].port();
-        servers.servers()[1].cmd(&format!("REPLICAOF 127.0.0.1 {master}"));
-        for sentinel in servers.sentinels().iter() {
-            sentinel.cmd(&format!("SENTINEL REMOVE {SERVICE}"));
-            sentinel.cmd(&format!("SENTINEL MONITOR {SERVICE} 127.0.0.1 {master} 2"));
-            sentinel.cmd(&format!("SENTINEL SET {SERVICE} down-after-milliseconds 500"));
-            sentinel.cmd(&format!("SENTINEL SET {SERVICE} failover-timeout 3000"));
-        }
+        let (mut servers, proxies) = Servers::behind_proxies(&STORED, DOWN_AFTER);
         let sentinels = servers.sentinels().iter().map(RedisServer::port).collect();
         let mut place = Self { servers, proxies, sentinels };
         wait_until("the sentinels know the proxies", SOON, || place.is_whole());

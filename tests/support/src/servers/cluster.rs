@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::proxy::Proxy;
 use super::redis::RedisServer;
 use super::resp::Value;
 use super::wait::{holds_within, wait_until};
@@ -59,6 +60,29 @@ impl RedisCluster {
             master.wait_for_replicas(replicas_per_master);
         }
         cluster
+    }
+
+    /// ... and with a proxy in front of each, by which the nodes are named to all.
+    pub fn behind_proxies(
+        masters: usize,
+        replicas_per_master: usize,
+        arguments: &[&str],
+    ) -> (Self, Vec<Proxy>) {
+        let mut cluster = Self::with(masters, replicas_per_master, arguments);
+        let ports = cluster.nodes.iter().map(RedisServer::port);
+        let proxies: Vec<Proxy> = ports.map(Proxy::start).collect();
+        for (node, proxy) in cluster.nodes.iter_mut().zip(&proxies) {
+            let port = proxy.port().to_string();
+            node.cmd(&format!("CONFIG SET cluster-announce-port {port}"));
+            node.add_arguments(&["--cluster-announce-port", &port]);
+        }
+        wait_until("all nodes know the proxies", LIMIT, || {
+            cluster.nodes.iter().all(|node| {
+                let known = node.cmd("CLUSTER NODES").text();
+                proxies.iter().all(|proxy| known.contains(&format!(":{}@", proxy.port())))
+            })
+        });
+        (cluster, proxies)
     }
 
     /// `redis://127.0.0.1:port` of each node.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::proxy::Proxy;
 use super::redis::{RedisServer, Setup};
 use super::wait::wait_until;
 
@@ -38,6 +39,32 @@ impl Sentinels {
         let all = Self { sentinels, servers: vec![master, replica] };
         wait_until("the sentinels know all", LIMIT, || all.sentinels.iter().all(knows_all));
         all
+    }
+
+    /// ... and with a proxy in front of master and replica, by which everybody knows them, the sentinels too. They
+    /// find a server down that is silent for that long.
+    pub fn behind_proxies(arguments: &[&str], down_after: Duration) -> (Self, [Proxy; 2]) {
+        let mut all = Self::with(arguments);
+        let proxies = [0, 1].map(|node| Proxy::start(all.servers[node].port()));
+        for (server, proxy) in all.servers.iter_mut().zip(&proxies) {
+            let port = proxy.port().to_string();
+            server.cmd(&format!("CONFIG SET replica-announce-port {port}"));
+            // When it starts again, it is told whose replica it is.
+            let arguments = ["--replica-announce-port", &port, "--replicaof", "no", "one"];
+            server.add_arguments(&arguments);
+        }
+        let master = proxies[0].port();
+        all.servers[1].cmd(&format!("REPLICAOF 127.0.0.1 {master}"));
+        for sentinel in &all.sentinels {
+            let millis = down_after.as_millis();
+            sentinel.cmd(&format!("SENTINEL REMOVE {SERVICE}"));
+            sentinel.cmd(&format!("SENTINEL MONITOR {SERVICE} 127.0.0.1 {master} 2"));
+            sentinel.cmd(&format!("SENTINEL SET {SERVICE} down-after-milliseconds {millis}"));
+            sentinel.cmd(&format!("SENTINEL SET {SERVICE} failover-timeout 3000"));
+        }
+        let know_all = || all.sentinels.iter().all(knows_all);
+        wait_until("the sentinels know the proxies", LIMIT, know_all);
+        (all, proxies)
     }
 
     /// `redis://127.0.0.1:port` of each sentinel.
