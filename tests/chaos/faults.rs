@@ -52,6 +52,9 @@ pub(crate) enum Sort {
     StopSentinel,
 }
 
+/// What was asked for and did not happen, so that it excuses nothing.
+const REFUSED: &str = ", refused";
+
 /// All sorts of a place in random order, again and again.
 pub(crate) struct Schedule {
     sorts: Vec<Sort>,
@@ -81,7 +84,7 @@ impl Schedule {
         let node = place.target(&mut self.dice);
         let begun = now();
         let detail = self.inflict_sort(sort, node, hold, place, workers);
-        let lifted = now();
+        let (lifted, is_refused) = (now(), detail == REFUSED);
         let whole = holds_within(WHOLE, || place.is_whole());
         assert!(whole, "{} is not whole after {sort:?} of node {node}", place.kind().name());
         let settled = now();
@@ -91,7 +94,7 @@ impl Schedule {
             begun,
             lifted,
             settled,
-            grants: place.grants(sort),
+            grants: if is_refused { 0 } else { place.grants(sort) },
             heals_before: place.heals_before(sort),
         }
     }
@@ -146,7 +149,8 @@ impl Schedule {
                 pause::blocking::lasts(hold);
                 ask(server, "CONFIG SET maxmemory 0");
             }
-            Sort::Failover => place.fail_over(node),
+            Sort::Failover if place.fail_over(node) => {}
+            Sort::Failover => return REFUSED.to_owned(),
             Sort::KillSentinel | Sort::StopSentinel => {
                 let number = usize::try_from(self.dice.roll(3)).unwrap();
                 place.disturb_sentinel(number, sort == Sort::KillSentinel, hold);

@@ -9,6 +9,7 @@ mod builder;
 mod coalesce;
 mod conformance;
 mod deny_cache;
+mod deny_cache_on_redis;
 mod failover;
 mod recommended;
 mod retry;

@@ -72,7 +72,9 @@ use crate::timer::Deadline;
 ///   [cannot do that](ErrorKind::Unsupported), or that a state was [corrupt](ErrorKind::Corrupt), which it has replaced
 ///   by one that holds this hit.
 /// * A hit whose failure is *ambiguous* may have been counted by the primary; it counts there as used, and is asked at
-///   the fallback.
+///   the fallback. Not so where the primary failed [at once](Backend::try_apply), or about several hits
+///   [together](Backend::apply_all), and the fallback does not decide in the same way, as memory does: then the error is
+///   returned, since to ask once more could count twice.
 /// * If both fail, the error is the primary's, and the error policy decides. So it does for a key on which the fallback
 ///   has no room for a block: that is an error of the call, which says so.
 /// * A call to both returns what the primary says. It reports the error of the primary, else that of the fallback, after

@@ -147,10 +147,11 @@ impl Place for Cluster {
         &self.cluster.nodes()[node]
     }
 
-    fn fail_over(&self, node: usize) {
+    fn fail_over(&self, node: usize) -> bool {
         let replica = self.replica_of(node).unwrap_or(node);
-        // Refused by one that is a master; then this is no fault.
-        let _ = self.redis(replica).words(&["CLUSTER", "FAILOVER"]);
+        // Refused by one that is a master.
+        let told = self.redis(replica).words(&["CLUSTER", "FAILOVER"]);
         holds_within(Duration::from_secs(5), || !is_replica(self.redis(replica)));
+        !told.is_ok_and(|reply| reply.is_error())
     }
 }

@@ -67,8 +67,8 @@ pub(crate) trait Place {
         unreachable!("only of those with a clock of their own")
     }
 
-    /// Lets another take the place of that node.
-    fn fail_over(&self, _node: usize) {
+    /// Lets another take the place of that node; returns whether that is tried.
+    fn fail_over(&self, _node: usize) -> bool {
         unreachable!("only of those with replicas")
     }
 

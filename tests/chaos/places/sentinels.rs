@@ -145,13 +145,17 @@ impl Place for Sentinels {
         self.servers.server(node)
     }
 
-    fn fail_over(&self, _node: usize) {
+    fn fail_over(&self, _node: usize) -> bool {
         let before = self.master();
-        // Refused while there is no good replica; then this is no fault.
-        let _ = self.servers.sentinel(0).words(&["SENTINEL", "FAILOVER", SERVICE]);
+        // Refused while there is no good replica.
+        let told = self.servers.sentinel(0).words(&["SENTINEL", "FAILOVER", SERVICE]);
+        if told.is_ok_and(|reply| reply.is_error()) {
+            return false;
+        }
         holds_within(Duration::from_secs(5), || {
             self.master().is_some_and(|now| before != Some(now))
         });
+        true
     }
 
     fn disturb_sentinel(&mut self, number: usize, kills: bool, hold: Duration) {
