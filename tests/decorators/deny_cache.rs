@@ -486,7 +486,7 @@ async fn in_memory_the_fast_path_goes_past_it() {
 async fn a_flood_of_keys_is_bounded_and_denies_nobody() {
     let world = World::new(LONG.max_keys(1_000));
     let throttle = world.throttle("1/h");
-    for number in 0..100_000u32 {
+    for number in 0..20_000u32 {
         // A key that is new is never denied, whatever is remembered.
         assert!(throttle.hit(number).await.unwrap().is_allowed(), "{number}");
         assert!(throttle.hit(number).await.unwrap().is_denied(), "{number}");

@@ -61,7 +61,7 @@ async fn measure(stack: Resilience, by: DecidedBy, fault: Fault) {
     let life = stack.lifespan().await.unwrap();
     let builder = Throttle::builder("figures").limit("1000000000/366d", FixedWindow::new());
     let throttle = builder.backend(Arc::clone(&stack)).build().unwrap();
-    let (rounds, lasts) = if is_soak() { (30, 400..1200) } else { (2, 300..400) };
+    let (rounds, lasts) = if is_soak() { (30, 400..1200) } else { (1, 300..400) };
     let mut dice = Dice::new(1);
     for _ in 0..rounds {
         assert_eq!(throttle.hit("a").await.unwrap().decided_by(), DecidedBy::Backend);

@@ -109,7 +109,7 @@ async fn f07_cut_amid_many_nobody_gets_the_reply_of_another() {
             let (own, value) = (format!("own {task}"), format!("value {task}"));
             let (own, mut dice) = (Key::value(&own), Dice::new(task));
             heals("a value", || backend.set(&own, value.as_bytes(), None)).await;
-            for _ in 0..if soak() { 50_000 } else { 1_000 } {
+            for _ in 0..if soak() { 50_000 } else { 500 } {
                 if let Ok(got) = ends(backend.get(&own)).await {
                     assert_eq!(got.as_deref(), Some(value.as_bytes()), "of task {task}");
                 }

@@ -364,9 +364,10 @@ fn a_lock_is_held_for_some_states_or_one_key() {
     }
 }
 
-/// `TRAFFIK_SOAK=1 cargo test --release --lib soak_how_long -- --nocapture` prints how long one step holds a lock, and
-/// beside it how long a loop takes that touches no memory: what makes that one slow at times is the machine.
+/// `TRAFFIK_SOAK=1 cargo test --release --lib soak_how_long -- --ignored --nocapture` prints how long one step holds a
+/// lock, and beside it how long a loop takes that touches no memory: what makes that one slow at times is the machine.
 #[test]
+#[ignore = "a soak, which scripts/test --soak runs"]
 fn soak_how_long_a_shard_is_locked() {
     for (what, store) in stores() {
         let (mut held, mut bare, mut found) = (Vec::new(), Vec::new(), 0);
