@@ -135,7 +135,10 @@ impl Variant {
             Self::Stack => {
                 let share = NonZeroU32::new(FALLBACK_SHARE).unwrap();
                 let options = FailoverOptions::new().share(NonZeroU32::MIN, share);
-                let stack = Resilience::recommended().fallback_with(InMemory::new(), options);
+                // By the clock of the oracle, or a window would begin a moment later than the oracle's and have a hit of
+                // the one before.
+                let memory = InMemory::builder().clock(WallClock::new()).build().unwrap();
+                let stack = Resilience::recommended().fallback_with(memory, options);
                 stack.around(store).unwrap()
             }
         }
