@@ -70,8 +70,10 @@ fn each_fault_of_the_page_has_the_tests_that_it_lists() {
 /// Else nobody could tell a pause that stands for an event from one that is the subject.
 #[test]
 fn a_pause_beside_a_real_server_says_what_it_is_for() {
-    let files: Vec<_> = ["tests/redis", "tests/memcached", "tests/chaos"]
+    let folders = ["redis", "memcached", "chaos", "differential", "decorators/recommended"];
+    let files: Vec<_> = folders
         .iter()
+        .map(|folder| format!("tests/{folder}"))
         .flat_map(|folder| rust_files(&root().join(folder)))
         .collect();
     assert!(files.len() > 50, "{} files", files.len());

@@ -428,23 +428,19 @@ fn two_backends_of_one_file_are_warned() {
     assert_eq!(log.count("another wrote this snapshot too"), 1, "what the second counted is gone");
 }
 
-/// A relative path, one by another folder, and a link are the file itself.
+/// A relative path, one by another folder, and one by a link to the folder are the file itself.
 #[cfg(unix)]
 #[test]
 fn a_file_is_known_by_each_of_its_paths() {
     let dir = TempDir::new();
     let (log, _logging) = Log::of_thread(tracing::Level::WARN);
-    let (folder, data) = (dir.join("folder"), dir.join("data"));
-    std::fs::create_dir(&folder).unwrap();
+    let (data, link) = (dir.join("data"), dir.join("link"));
     std::fs::create_dir(&data).unwrap();
-    let link = folder.join("link");
-    // To a file that is not there yet.
-    std::os::unix::fs::symlink("../data/limits", &link).unwrap();
+    std::os::unix::fs::symlink("data", &link).unwrap();
     let here = std::env::current_dir().unwrap();
     let up: std::path::PathBuf = here.components().skip(1).map(|_| "..").collect();
     let relative = up.join(data.strip_prefix("/").unwrap()).join("limits");
-    let paths =
-        [link.clone(), data.join("limits"), data.join("./../data/limits"), relative.clone()];
+    let paths = [link.join("limits"), data.join("limits"), data.join("./../data/limits"), relative];
     for own in &paths {
         let backend = InMemory::builder().snapshot_file(own).build().unwrap();
         let hit = limited(&backend).hit("a").now_or_never().unwrap().unwrap();
@@ -455,11 +451,32 @@ fn a_file_is_known_by_each_of_its_paths() {
         backend.close().now_or_never().unwrap().unwrap();
     }
     assert_eq!(log.text(), "", "it is its own, and it was written");
-    assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink(), "the link stays");
-    assert_eq!(names(&folder), ["link"]);
     assert_eq!(names(&data), ["limits"]);
     let next = InMemory::builder().restore(data.join("limits")).build().unwrap();
     assert_eq!(limited(&next).peek("a").now_or_never().unwrap().unwrap().remaining(), 1);
+}
+
+/// Whoever may write to the folder could else choose which file of the service is replaced.
+#[cfg(unix)]
+#[test]
+fn a_link_is_refused_and_what_it_leads_to_is_left_alone() {
+    let dir = TempDir::new();
+    let (other, link) = (dir.join("other"), dir.join("link"));
+    for is_there in [false, true] {
+        if is_there {
+            std::fs::write(&other, b"of somebody else").unwrap();
+        }
+        let _ = std::fs::remove_file(&link);
+        std::os::unix::fs::symlink("other", &link).unwrap();
+        let written = InMemory::new().write_snapshot(&link).now_or_never().unwrap();
+        let told = written.unwrap_err().to_string();
+        assert!(told.contains("it is a symbolic link; name the file to which it leads"), "{told}");
+        let told = InMemory::builder().snapshot_file(&link).build().unwrap_err().to_string();
+        assert!(told.contains("it is a symbolic link; name the file to which it leads"), "{told}");
+        assert_eq!(other.exists(), is_there);
+    }
+    assert_eq!(std::fs::read(&other).unwrap(), b"of somebody else");
+    assert_eq!(names(dir.path()), ["link", "other"]);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use traffik::decorator::{
     CircuitBreakerOptions, DenyCacheOptions, FailoverOptions, Resilience, RetryOptions,
 };
-use traffik::{BuildError, DecidedBy, Error, ErrorKind, InMemory, OnError, Throttle};
+use traffik::{Backend, BuildError, DecidedBy, Error, ErrorKind, InMemory, OnError, Throttle};
 
 use super::support::MS;
 
@@ -149,15 +149,15 @@ async fn a_deny_cache_lies_outside_and_shared_questions_inside_of_it() {
 fn a_deadline_that_ends_before_the_fallback_is_asked_is_told() {
     let (log, _logging) = Log::of_thread(tracing::Level::WARN);
     let told = || log.count("hits may end before the fallback of a silent store is asked");
-    let shared = Resilience::recommended().fallback(InMemory::new()).around(InMemory::new());
-    let shared = shared.unwrap();
-    let on_shared = |deadline| {
-        let builder = Throttle::builder("t").rate("5/day").backend(Arc::clone(&shared));
+    let build = |backend: &Arc<dyn Backend>, deadline| {
+        let builder = Throttle::builder("t").rate("5/day").backend(Arc::clone(backend));
         builder.deadline(deadline).build().unwrap()
     };
-    let _ = on_shared(101 * MS);
+    let stack = || Resilience::recommended().fallback(InMemory::new());
+    let shared = stack().around(InMemory::new()).unwrap();
+    let _ = build(&shared, 101 * MS);
     assert_eq!(told(), 0);
-    let _ = on_shared(100 * MS);
+    let _ = build(&shared, 100 * MS);
     assert_eq!(told(), 1);
     let own = |deadline: Duration, failover| {
         let resilience = Resilience::new().fallback_with(InMemory::new(), failover);
@@ -169,15 +169,10 @@ fn a_deadline_that_ends_before_the_fallback_is_asked_is_told() {
     let _ = own(40 * MS, FailoverOptions::new().primary_timeout(50 * MS));
     assert_eq!(told(), 2);
     // Two questions, where hits share them.
-    let shared = Resilience::recommended().fallback(InMemory::new());
-    let shared = shared.around(Distant::new(InMemory::new())).unwrap();
-    let on_shared = |deadline| {
-        let builder = Throttle::builder("t").rate("5/day").backend(Arc::clone(&shared));
-        builder.deadline(deadline).build().unwrap()
-    };
-    let _ = on_shared(201 * MS);
+    let shared = stack().around(Distant::new(InMemory::new())).unwrap();
+    let _ = build(&shared, 201 * MS);
     assert_eq!(told(), 2);
-    let _ = on_shared(200 * MS);
+    let _ = build(&shared, 200 * MS);
     assert_eq!(told(), 3);
 }
 

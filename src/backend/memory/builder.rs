@@ -194,7 +194,7 @@ impl InMemoryBuilder {
     ///
     /// Give each backend a file of its own, and build the next backend of a file when the one before is closed: of two
     /// that write one file the last one counts, which a warning tells. A relative path is one from the folder in which
-    /// the backend is built. A symbolic link stays, and the file to which it leads by then is replaced.
+    /// the backend is built. A folder may be reached by a symbolic link; a file that is one is refused.
     ///
     /// ```
     /// use traffik::{InMemory, LifespanExt, Throttle};

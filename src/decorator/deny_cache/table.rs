@@ -24,7 +24,7 @@ pub(super) struct Table {
 
 #[derive(Debug, Default)]
 struct Set {
-    denials: Vec<Remembered>,
+    denials: Vec<CachedDenial>,
     forgotten: Forgotten,
 }
 
@@ -66,7 +66,7 @@ impl Forgotten {
 }
 
 #[derive(Debug)]
-struct Remembered {
+struct CachedDenial {
     key: KeyDigest,
     step: StepDigest,
     asked_at: Moment,
@@ -94,7 +94,7 @@ pub(super) struct Moment {
     pub(super) clock: Timestamp,
 }
 
-impl Remembered {
+impl CachedDenial {
     /// Returns the time that has passed by the backend's clock, while it holds: by that and by monotonic time, whatever
     /// one of them does. Not once the clock was put back, for then the waits are longer.
     fn age(&self, now: Moment) -> Option<Duration> {
@@ -138,7 +138,7 @@ impl Table {
         let now = question.asked_at;
         let mut set = self.set(question.key).lock();
         let of_it =
-            |denied: &Remembered| denied.step == question.step && denied.key == question.key;
+            |denied: &CachedDenial| denied.step == question.step && denied.key == question.key;
         let place = set.denials.iter().position(of_it);
         if let Some(place) = place.filter(|_| is_open) {
             let denied = &set.denials[place];
@@ -168,7 +168,7 @@ impl Table {
         let strategies = own.map(|limit| Arc::clone(limit.strategy())).collect();
         let decision = decision.clone();
         let denied =
-            Remembered { key, step: digest, asked_at, time, decision, _strategies: strategies };
+            CachedDenial { key, step: digest, asked_at, time, decision, _strategies: strategies };
         // A user's strategy may be dropped by this, which is not for a lock.
         let pushed_out = self.set(key).lock().put(denied, forgotten);
         drop(pushed_out);
@@ -187,7 +187,7 @@ impl Table {
     fn remove(&self, key: KeyDigest, note: impl FnOnce(&mut Set)) {
         let mut set = self.set(key).lock();
         note(&mut set);
-        let gone: Vec<Remembered> =
+        let gone: Vec<CachedDenial> =
             set.denials.extract_if(.., |denied| denied.key == key).collect();
         drop(set);
         drop(gone);
@@ -215,11 +215,11 @@ impl Table {
 
 impl Set {
     /// Returns what is not remembered any more, or not at all.
-    fn put(&mut self, denied: Remembered, forgotten: u64) -> Option<Remembered> {
+    fn put(&mut self, denied: CachedDenial, forgotten: u64) -> Option<CachedDenial> {
         if self.forgotten.is_since(denied.key, forgotten) {
             return Some(denied);
         }
-        let same = |known: &Remembered| known.step == denied.step && known.key == denied.key;
+        let same = |known: &CachedDenial| known.step == denied.step && known.key == denied.key;
         let place = self.denials.iter().position(same);
         let place = place.or_else(|| match self.denials.len() {
             0..WAYS => None,

@@ -44,7 +44,9 @@ pub(super) trait Place {
     fn store(&self) -> Arc<dyn Backend>;
 
     /// Whether the node to which the faults happen counts that key.
-    fn is_hit(&self, throttle: &str, key: &str) -> bool;
+    fn is_hit(&self, _throttle: &str, _key: &str) -> bool {
+        true
+    }
 
     fn begin(&mut self, fault: Fault);
 
@@ -52,7 +54,9 @@ pub(super) trait Place {
     fn end(&mut self, fault: Fault, end: End);
 
     /// How many limits more pass at the store because it lost what it had counted.
-    fn losses(&self, fault: Fault, end: End) -> u32;
+    fn losses(&self, fault: Fault, _end: End) -> u32 {
+        u32::from(fault == Fault::Killed)
+    }
 
     /// Connections to the servers that are ours.
     fn connections(&self) -> usize;
@@ -124,10 +128,6 @@ impl Place for OneRedis {
         Arc::new(builder.build().unwrap())
     }
 
-    fn is_hit(&self, _throttle: &str, _key: &str) -> bool {
-        true
-    }
-
     fn begin(&mut self, fault: Fault) {
         begin(fault, &mut self.server, &self.proxy);
     }
@@ -137,10 +137,6 @@ impl Place for OneRedis {
             Fault::Killed => self.server.restart(),
             _ => lift(fault, &self.server, &self.proxy),
         }
-    }
-
-    fn losses(&self, fault: Fault, _end: End) -> u32 {
-        u32::from(fault == Fault::Killed)
     }
 
     fn connections(&self) -> usize {
@@ -195,10 +191,6 @@ impl Place for Cluster {
         wait_until("the node takes writes", SOON, || is_written(&self.cluster.nodes()[0], &key));
     }
 
-    fn losses(&self, fault: Fault, _end: End) -> u32 {
-        u32::from(fault == Fault::Killed)
-    }
-
     fn connections(&self) -> usize {
         self.cluster.nodes().iter().map(clients).sum()
     }
@@ -248,10 +240,6 @@ impl Place for Named {
     fn store(&self) -> Arc<dyn Backend> {
         let builder = Redis::builder().sentinels(self.servers.sentinel_urls(), SERVICE);
         Arc::new(builder.namespace(NAMESPACE).build().unwrap())
-    }
-
-    fn is_hit(&self, _throttle: &str, _key: &str) -> bool {
-        true
     }
 
     fn begin(&mut self, fault: Fault) {
@@ -310,10 +298,6 @@ impl Place for OneMemcached {
         Arc::new(Memcached::builder().url(url).namespace(NAMESPACE).build().unwrap())
     }
 
-    fn is_hit(&self, _throttle: &str, _key: &str) -> bool {
-        true
-    }
-
     fn begin(&mut self, fault: Fault) {
         begin(fault, &mut self.server, &self.proxy);
     }
@@ -323,10 +307,6 @@ impl Place for OneMemcached {
             Fault::Killed => self.server.restart(),
             _ => lift(fault, &self.server, &self.proxy),
         }
-    }
-
-    fn losses(&self, fault: Fault, _end: End) -> u32 {
-        u32::from(fault == Fault::Killed)
     }
 
     fn connections(&self) -> usize {

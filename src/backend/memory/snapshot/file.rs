@@ -33,6 +33,7 @@ pub(super) fn replace(
     let name = name_of(path).ok_or_else(|| {
         io::Error::new(io::ErrorKind::InvalidInput, "it has no file name; name a file in a folder")
     })?;
+    check_link(path)?;
     for attempt in 1.. {
         remove_left_behind(folder, name);
         let mut beside = Beside::create(folder, name)?;
@@ -50,29 +51,30 @@ pub(super) fn replace(
     Ok(())
 }
 
-/// Fails if [`replace`] could not create the file that it writes beside the one of that path.
+/// Fails if [`replace`] could not begin: by a link, or where it cannot create the file that it writes beside.
 pub(super) fn check(path: &Path) -> io::Result<()> {
+    check_link(path)?;
     let name = name_of(path).unwrap_or_default();
     Beside::create(folder_of(path), name).map(drop)
 }
 
-/// Returns the one path of a file, however it is spelled: absolute and free of symbolic links, of which the last one may
-/// lead to a file that is not there yet. As it is, where that cannot be told; then whoever opens it is told why.
+/// Returns the one path of a file, however that of its folder is spelled. As it is, where that cannot be told; then
+/// whoever opens it is told why.
 pub(super) fn located(path: &Path) -> PathBuf {
-    match fs::canonicalize(path) {
-        Ok(real) => real,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let folder = folder_of(path);
-            if let Ok(target) = fs::read_link(path) {
-                return located(&folder.join(target));
-            }
-            match (fs::canonicalize(folder), name_of(path)) {
-                (Ok(folder), Some(name)) => folder.join(name),
-                _ => std::path::absolute(path).unwrap_or_else(|_| path.into()),
-            }
-        }
-        Err(_) => std::path::absolute(path).unwrap_or_else(|_| path.into()),
+    match (fs::canonicalize(folder_of(path)), name_of(path)) {
+        (Ok(folder), Some(name)) => folder.join(name),
+        _ => std::path::absolute(path).unwrap_or_else(|_| path.into()),
     }
+}
+
+/// Fails for a link: whoever may write to its folder could else choose which file is replaced, and to replace the link
+/// would leave the file as it is to which it leads.
+fn check_link(path: &Path) -> io::Result<()> {
+    if path.is_symlink() {
+        let message = "it is a symbolic link; name the file to which it leads";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+    }
+    Ok(())
 }
 
 /// What tells a file that another wrote from one's own.

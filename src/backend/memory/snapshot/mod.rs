@@ -131,7 +131,7 @@ impl InMemory {
     ///
     /// # Errors
     ///
-    /// When the file cannot be written, or the runtime is being shut down. The old file is as it was, but for a failure to
+    /// When the file cannot be written or is a symbolic link, or the runtime is being shut down. The old file is as it was, but for a failure to
     /// let the disk have the folder, the last step: then a loss of power may bring either back.
     ///
     /// # Cancel safety
