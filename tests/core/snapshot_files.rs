@@ -479,6 +479,28 @@ fn a_link_is_refused_and_what_it_leads_to_is_left_alone() {
     assert_eq!(names(dir.path()), ["link", "other"]);
 }
 
+/// A device would be a file from then on, and a pipe would never be opened.
+#[cfg(unix)]
+#[test]
+fn devices_pipes_and_sockets_are_refused_and_left_alone() {
+    let dir = TempDir::new();
+    let (pipe, socket) = (dir.join("pipe"), dir.join("socket"));
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    for path in [pipe.as_path(), &socket, std::path::Path::new("/dev/null")] {
+        let written = InMemory::new().write_snapshot(path).now_or_never().unwrap();
+        let built = InMemory::builder().snapshot_file(path).build();
+        for told in [written.unwrap_err().to_string(), built.unwrap_err().to_string()] {
+            assert!(
+                told.contains("it is a device, a pipe or a socket; name an ordinary file"),
+                "{told}"
+            );
+        }
+        assert!(!std::fs::symlink_metadata(path).unwrap().is_file());
+    }
+    assert_eq!(names(dir.path()), ["pipe", "socket"]);
+}
+
 #[test]
 fn a_path_of_a_folder_is_refused() {
     let dir = TempDir::new();
@@ -487,12 +509,14 @@ fn a_path_of_a_folder_is_refused() {
     let error = |path: std::path::PathBuf| {
         InMemory::builder().snapshot_file(path).build().unwrap_err().to_string()
     };
-    for path in [dir.join("missing/"), folder.join(""), "/".into(), "".into(), "..".into()] {
+    for path in
+        [dir.join("missing/"), dir.join("missing/."), folder.join(""), "/".into(), "".into()]
+    {
         let told = error(path);
         assert!(told.contains("name a file in a folder that exists"), "{told}");
     }
     let told = error(folder.clone());
-    assert!(told.ends_with("folder\": it is a folder; name a file in it"), "{told}");
+    assert!(told.ends_with("it is a folder; name a file in it"), "{told}");
     let backend = InMemory::new();
     let written = backend.write_snapshot(dir.join("missing/")).now_or_never().unwrap();
     let told = written.unwrap_err().to_string();
@@ -503,7 +527,7 @@ fn a_path_of_a_folder_is_refused() {
 fn a_backend_that_never_wrote_its_snapshot_says_so_when_it_is_dropped() {
     let dir = TempDir::new();
     let (log, _logging) = Log::of_thread(tracing::Level::WARN);
-    let lost = || log.count("was dropped before it wrote its snapshot");
+    let lost = || log.count("was dropped without a last snapshot");
     let close = |backend: &InMemory| backend.close().now_or_never().unwrap();
     let counted = |builder: traffik::backend::InMemoryBuilder| {
         let backend = builder.build().unwrap();
@@ -542,6 +566,68 @@ fn a_backend_that_never_wrote_its_snapshot_says_so_when_it_is_dropped() {
     let without_timer = build().snapshot_every(Duration::from_secs(60)).build().unwrap();
     without_timer.initialize().now_or_never().unwrap().unwrap();
     assert_eq!(log.count("no runtime for snapshots in the background"), 1);
+}
+
+/// A writer that stands still until it is let go.
+struct Held {
+    holds: std::sync::mpsc::Sender<()>,
+    until: std::sync::mpsc::Receiver<()>,
+}
+
+impl std::io::Write for Held {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let _ = self.holds.send(());
+        let _ = self.until.recv();
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The one that ends late, and then writes, must not take the end of the next from it.
+#[tokio::test]
+async fn each_lifespan_has_an_end_that_writes_also_when_one_ends_late() {
+    let dir = TempDir::new();
+    let backend = InMemory::builder().snapshot_file(dir.join("s")).build().unwrap();
+    backend.initialize().await.unwrap();
+    // Snapshots take turns, so this one holds up the first end.
+    let (holds, held) = std::sync::mpsc::channel();
+    let (let_go, until) = std::sync::mpsc::channel();
+    let other = backend.clone();
+    let holding = tokio::spawn(async move { other.snapshot(Held { holds, until }).await });
+    while held.try_recv().is_err() {
+        tokio::task::yield_now().await;
+    }
+    let ending = backend.clone();
+    let first = tokio::spawn(async move { ending.close().await });
+    tokio::task::yield_now().await;
+    backend.initialize().await.unwrap();
+    drop(let_go);
+    holding.await.unwrap().unwrap();
+    first.await.unwrap().unwrap();
+    assert!(limited(&backend).hit("a").await.unwrap().is_allowed());
+    backend.close().await.unwrap();
+    let next = InMemory::builder().restore(dir.join("s")).build().unwrap();
+    assert_eq!(limited(&next).peek("a").await.unwrap().remaining(), 4, "it is in the file");
+}
+
+/// The task's last one is not the end.
+#[tokio::test]
+async fn a_lifespan_that_is_dropped_after_snapshots_now_and_then_says_so() {
+    let dir = TempDir::new();
+    let (log, _logging) = Log::of_thread(tracing::Level::WARN);
+    let builder = InMemory::builder().snapshot_file(dir.join("s"));
+    let backend = builder.snapshot_every(Duration::from_millis(1)).build().unwrap();
+    let life = backend.lifespan().await.unwrap();
+    assert!(limited(&backend).hit("a").await.unwrap().is_allowed());
+    while !dir.join("s").exists() {
+        tokio::task::yield_now().await;
+    }
+    drop((life, backend));
+    while log.count("was dropped without a last snapshot") == 0 {
+        tokio::task::yield_now().await;
+    }
 }
 
 #[cfg(target_os = "linux")]

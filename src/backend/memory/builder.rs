@@ -180,8 +180,9 @@ impl InMemoryBuilder {
     /// Keeps what is counted in a file: it is restored when the backend is built, and written at the end of each
     /// lifespan, and by [`close`](crate::Backend::close). Defaults to none.
     ///
-    /// So limits survive a restart of the process; one whose period or strategy has changed begins anew. If the file is not there, it is a first start; if its folder is not
-    /// there or not writable, or the file is damaged, [`build`](Self::build) fails. It is restored by `build` and not
+    /// So limits survive a restart of the process; one whose period or strategy has changed begins anew. If the file is
+    /// not there, it is a first start; if its folder is not there or not writable, or the file is damaged,
+    /// [`build`](Self::build) fails. It is restored by `build` and not
     /// when a lifespan begins, for keys are hashed by its secret, and hits need no lifespan; a later lifespan of the
     /// same backend goes on with what is in memory. The end of a lifespan clears nothing then: the backend is
     /// [`persistent`](Self::persistent).
@@ -194,7 +195,10 @@ impl InMemoryBuilder {
     ///
     /// Give each backend a file of its own, and build the next backend of a file when the one before is closed: of two
     /// that write one file the last one counts, which a warning tells. A relative path is one from the folder in which
-    /// the backend is built. A folder may be reached by a symbolic link; a file that is one is refused.
+    /// the backend is built. A folder may be reached by symbolic links, which are followed then and not later: do not name
+    /// the file by a link that moves with each release. A file that is a link, a device or a pipe is refused.
+    ///
+    /// To close takes as long as the disk does, so put a limit around it where that may be a network's.
     ///
     /// ```
     /// use traffik::{InMemory, LifespanExt, Throttle};

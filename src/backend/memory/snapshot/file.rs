@@ -23,7 +23,7 @@ const ATTEMPTS: usize = 3;
 static WRITING: Mutex<BTreeSet<OsString>> = Mutex::new(BTreeSet::new());
 
 /// Replaces a file by what `write` writes, if it is `still_wanted` then. After an error the old one is as it was, but for
-/// an error of the very last step: then either may be found after a loss of power.
+/// an error of the very last step: then the new one is there, and either may be found after a loss of power.
 pub(super) fn replace(
     path: &Path,
     mut write: impl FnMut(&mut File) -> io::Result<()>,
@@ -33,7 +33,7 @@ pub(super) fn replace(
     let name = name_of(path).ok_or_else(|| {
         io::Error::new(io::ErrorKind::InvalidInput, "it has no file name; name a file in a folder")
     })?;
-    check_link(path)?;
+    check_kind(path)?;
     for attempt in 1.. {
         remove_left_behind(folder, name);
         let mut beside = Beside::create(folder, name)?;
@@ -42,8 +42,11 @@ pub(super) fn replace(
         still_wanted()?;
         match fs::rename(&beside.path, path) {
             Ok(()) => return sync_folder(folder),
-            Err(error) if error.kind() != io::ErrorKind::NotFound || attempt == ATTEMPTS => {
-                return Err(error);
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Err(error) if attempt == ATTEMPTS => {
+                let message = "what was written beside it was removed each time, as by another process that writes the \
+                               same file; give each its own";
+                return Err(io::Error::new(error.kind(), message));
             }
             Err(_) => {}
         }
@@ -51,11 +54,13 @@ pub(super) fn replace(
     Ok(())
 }
 
-/// Fails if [`replace`] could not begin: by a link, or where it cannot create the file that it writes beside.
+/// Fails if [`replace`] would: by what the path is, or where it cannot create the file that it writes beside, or let the
+/// disk have the folder.
 pub(super) fn check(path: &Path) -> io::Result<()> {
-    check_link(path)?;
-    let name = name_of(path).unwrap_or_default();
-    Beside::create(folder_of(path), name).map(drop)
+    check_kind(path)?;
+    let (folder, name) = (folder_of(path), name_of(path).unwrap_or_default());
+    Beside::create(folder, name).map(drop)?;
+    sync_folder(folder)
 }
 
 /// Returns the one path of a file, however that of its folder is spelled. As it is, where that cannot be told; then
@@ -67,14 +72,20 @@ pub(super) fn located(path: &Path) -> PathBuf {
     }
 }
 
-/// Fails for a link: whoever may write to its folder could else choose which file is replaced, and to replace the link
-/// would leave the file as it is to which it leads.
-fn check_link(path: &Path) -> io::Result<()> {
-    if path.is_symlink() {
-        let message = "it is a symbolic link; name the file to which it leads";
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
-    }
-    Ok(())
+/// Fails for what is there and is not an ordinary file. For a link, since whoever may write to its folder could else
+/// choose which file is replaced, and to replace the link would leave the file as it is to which it leads; for a device
+/// or a pipe, which would be one no longer.
+pub(super) fn check_kind(path: &Path) -> io::Result<()> {
+    let problem = match fs::symlink_metadata(path) {
+        Ok(found) if found.is_symlink() => "it is a symbolic link; name the file to which it leads",
+        Ok(found) if found.is_dir() => "it is a folder; name a file in it",
+        Ok(found) if !found.is_file() => {
+            "it is a device, a pipe or a socket; name an ordinary file"
+        }
+        // Of an error whoever opens it is told.
+        _ => return Ok(()),
+    };
+    Err(io::Error::new(io::ErrorKind::InvalidInput, problem))
 }
 
 /// What tells a file that another wrote from one's own.
@@ -99,8 +110,9 @@ const fn inode(_file: &fs::Metadata) -> u64 {
 
 /// Returns the name of a file; `None` for what is or ends as a folder does.
 pub(super) fn name_of(path: &Path) -> Option<&OsStr> {
-    let last = path.as_os_str().as_encoded_bytes().last()?;
-    if std::path::is_separator(char::from(*last)) { None } else { path.file_name() }
+    let name = path.file_name()?;
+    // Of `folder/` and `folder/.` that would be the name of the folder.
+    path.as_os_str().as_encoded_bytes().ends_with(name.as_encoded_bytes()).then_some(name)
 }
 
 /// Returns the folder of a file.
@@ -184,14 +196,47 @@ fn is_beside(name: &OsStr, of: &OsStr) -> bool {
     random.is_some_and(|it| it.len() == DIGITS && it.iter().all(u8::is_ascii_hexdigit))
 }
 
-/// Lets the disk have the new name.
+/// Lets the disk have the new name. Some file systems cannot do that for a folder, and who may write to one need not be
+/// allowed to read it: then the name gets there by itself, sooner or later.
 #[cfg(unix)]
 fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
+    use io::ErrorKind::{InvalidInput, PermissionDenied, Unsupported};
+    match File::open(folder).and_then(|folder| folder.sync_all()) {
+        Err(error) if matches!(error.kind(), InvalidInput | PermissionDenied | Unsupported) => {
+            Ok(())
+        }
+        synced => synced,
+    }
 }
 
 #[cfg(not(unix))]
 #[expect(clippy::unnecessary_wraps, reason = "as where folders can be synchronized")]
 fn sync_folder(_folder: &Path) -> io::Result<()> {
     Ok(())
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_that_cannot_be_synchronized_is_one_all_the_same() {
+        let of_processes = File::open("/proc").unwrap().sync_all().unwrap_err();
+        assert_eq!(of_processes.kind(), io::ErrorKind::InvalidInput);
+        sync_folder(Path::new("/proc")).unwrap();
+        let missing = sync_folder(Path::new("/proc/missing")).unwrap_err();
+        assert_eq!(missing.kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_name_is_what_a_path_ends_with() {
+        for none in ["", ".", "..", "/", "a/", "a//", "a/.", "a/./", "a/..", "/a/b/."] {
+            assert_eq!(name_of(Path::new(none)), None, "{none:?}");
+        }
+        for (path, name) in
+            [("a", "a"), ("a/b", "b"), ("./a", "a"), ("../.a", ".a"), ("a/b.", "b.")]
+        {
+            assert_eq!(name_of(Path::new(path)), Some(OsStr::new(name)), "{path:?}");
+        }
+    }
 }

@@ -77,6 +77,8 @@ impl Settings {
     ) -> Result<(Store, Snapshots), BuildError> {
         // Also after the process has gone to another folder.
         self.file = self.file.map(|file| file::located(&file));
+        // Before it is opened: a pipe would never be.
+        self.check_file(file::check_kind)?;
         let Some(Opened { reader, from }) = self.open()? else {
             return Ok((new(KeyHasher::new()), Snapshots::new(self, None)));
         };
@@ -108,7 +110,7 @@ impl Settings {
         let from = super::shown(&path);
         let file =
             file.map_err(|error| BuildError::restore(from.clone(), RestoreError::io(&error)))?;
-        self.check_writable()?;
+        self.check_file(file::check)?;
         let Some(file) = file else {
             info!(%from, "there is no snapshot, so all counts begin anew");
             return Ok(None);
@@ -116,10 +118,11 @@ impl Settings {
         Ok(Some(Opened { reader: Box::new(BufReader::new(file)), from }))
     }
 
-    /// Else it would be known only when the service ends.
-    fn check_writable(&self) -> Result<(), BuildError> {
+    /// Looks at the file of the backend's own snapshots: what is wrong with it would else be known only when the service
+    /// ends.
+    fn check_file(&self, check: impl FnOnce(&Path) -> io::Result<()>) -> Result<(), BuildError> {
         let Some(path) = &self.file else { return Ok(()) };
-        file::check(path).map_err(|error| {
+        check(path).map_err(|error| {
             let problem = format!("{} cannot be written: {error}", super::shown(path));
             BuildError::setting("snapshot_file", problem)
         })
