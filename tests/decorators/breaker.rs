@@ -1,13 +1,11 @@
 //! A circuit breaker around a backend that does as it is told.
 
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use test_support::{Play, Scripted};
 use traffik::backend::Answers;
-use traffik::decorator::{CircuitBreaker, CircuitBreakerOptions, CircuitState, Resilience};
+use traffik::decorator::{CircuitBreaker, CircuitBreakerOptions, CircuitState};
 use traffik::key::KeyPart;
-use traffik::observe::{Event, Observer};
 use traffik::step::{BlockChange, Step};
 use traffik::strategy::Op;
 use traffik::{
@@ -15,6 +13,7 @@ use traffik::{
     OnError, Throttle, Values,
 };
 
+use super::breaker_told::Told;
 use super::support::{MS, error, five, given_up_after, is_open_error, left, raising, take};
 
 fn guarded() -> (Scripted, CircuitBreaker) {
@@ -22,7 +21,7 @@ fn guarded() -> (Scripted, CircuitBreaker) {
     (scripted.clone(), CircuitBreaker::new(scripted))
 }
 
-async fn opened() -> (Scripted, CircuitBreaker) {
+pub(super) async fn opened() -> (Scripted, CircuitBreaker) {
     let (scripted, breaker) = guarded();
     scripted.plays(Play::Refuse(ErrorKind::Unavailable));
     for _ in 0..5 {
@@ -68,99 +67,6 @@ async fn open_costs_no_call_and_says_why() {
     assert!(
         info.next_probe.unwrap() <= 70 * MS && info.cause.unwrap().starts_with("scripted: apply")
     );
-}
-
-/// The changes of circuits.
-#[derive(Clone, Debug, Default)]
-struct Told(Arc<Mutex<Vec<(CircuitState, CircuitState)>>>);
-
-impl Told {
-    fn take(&self) -> Vec<(CircuitState, CircuitState)> {
-        std::mem::take(&mut *self.0.lock().unwrap())
-    }
-}
-
-impl Observer for Told {
-    fn on_event(&self, event: &Event<'_>) {
-        if let Event::CircuitChanged(changed) = event {
-            assert_eq!(changed.backend, "memory", "as it is called inside");
-            self.0.lock().unwrap().push((changed.from, changed.to));
-        }
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn observers_are_told_of_each_change() {
-    use CircuitState::{Closed, HalfOpen, Open};
-    let (scripted, told) = (Scripted::new(), Told::default());
-    let breaker = CircuitBreaker::new(scripted.clone());
-    breaker.observe(told.clone());
-    let throttle = raising(breaker.clone());
-    scripted.plays(Play::Refuse(ErrorKind::Unavailable));
-    for _ in 0..5 {
-        assert!(throttle.hit("a").await.is_err());
-    }
-    assert_eq!(told.take(), [(Closed, Open)]);
-    tokio::time::advance(250 * MS).await;
-    assert!(throttle.hit("a").await.is_err());
-    assert_eq!(told.take(), [(Open, HalfOpen), (HalfOpen, Open)]);
-    scripted.plays(Play::Answer);
-    tokio::time::advance(250 * MS).await;
-    assert!(throttle.hit("a").await.is_ok());
-    assert!(throttle.hit("a").await.is_ok());
-    assert_eq!(told.take(), [(Open, HalfOpen), (HalfOpen, Closed)]);
-}
-
-/// Its time is over at the same instant for the probe itself and for the next call, which comes first.
-#[tokio::test(start_paused = true)]
-async fn observers_are_told_of_probes_that_nobody_answers_also_under_load() {
-    let (scripted, told) = (Scripted::new(), Told::default());
-    let breaker = CircuitBreaker::new(scripted.clone());
-    breaker.observe(told.clone());
-    scripted.plays(Play::Refuse(ErrorKind::Unavailable));
-    for _ in 0..5 {
-        assert!(take(&breaker, "a").await.is_err());
-    }
-    scripted.plays(Play::Silence);
-    let end = tokio::time::Instant::now() + 3_000 * MS;
-    let mut load = tokio::task::JoinSet::new();
-    for _ in 0..4 {
-        let breaker = breaker.clone();
-        load.spawn(async move {
-            while tokio::time::Instant::now() < end {
-                let _ = take(&breaker, "a").await;
-                tokio::time::sleep(MS).await;
-            }
-        });
-    }
-    load.join_all().await;
-    let changes = told.take();
-    assert!(changes.len() > 10, "{changes:?}");
-    for change in changes.windows(2) {
-        assert_eq!(change[0].1, change[1].0, "none is left out: {changes:?}");
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_observers_of_a_throttle_are_told_of_the_breaker_that_its_builder_makes() {
-    let (scripted, told) = (Scripted::new(), Told::default());
-    scripted.plays(Play::Refuse(ErrorKind::Unavailable));
-    let builder = Throttle::builder("t").rate("5/h").backend(scripted).on_error(OnError::Raise);
-    let builder = builder.circuit_breaker(CircuitBreakerOptions::new());
-    let throttle = builder.observer(told.clone()).build().unwrap();
-    for _ in 0..6 {
-        assert!(throttle.hit("a").await.is_err());
-    }
-    assert_eq!(told.take(), [(CircuitState::Closed, CircuitState::Open)]);
-    // Of one that throttles share its maker is told.
-    let scripted = Scripted::new();
-    scripted.plays(Play::Refuse(ErrorKind::Unavailable));
-    let shared = Resilience::recommended().observer(told.clone()).around(scripted).unwrap();
-    let throttle = raising(shared);
-    for hit in 0..6 {
-        assert!(throttle.hit(hit).await.is_err());
-    }
-    assert_eq!(told.take(), [(CircuitState::Closed, CircuitState::Open)]);
 }
 
 #[tokio::test(start_paused = true)]

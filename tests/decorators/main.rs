@@ -5,6 +5,7 @@
 
 mod at_once;
 mod breaker;
+mod breaker_told;
 mod builder;
 mod coalesce;
 mod conformance;

@@ -3,16 +3,16 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::{Mutex, RwLock};
-use tracing::{debug, info, warn};
+use parking_lot::Mutex;
 
 use super::circuit::{CallOutcome, Circuit, Refused, Ticket, Transition};
 use super::options::Settings;
+use super::telling::Telling;
 use crate::backend::{Answers, Backend, Result};
 use crate::clock::monotonic_now;
 use crate::error::{BackendError, ErrorKind};
 use crate::lock::LockError;
-use crate::observe::{CircuitChanged, CircuitState, Event, Observers};
+use crate::observe::Observers;
 use crate::random;
 use crate::timer::Deadline;
 
@@ -23,7 +23,7 @@ pub(super) struct Guarded {
     circuit: Mutex<Circuit>,
     settings: Settings,
     refused: AtomicU64,
-    observers: RwLock<Observers>,
+    telling: Telling,
 }
 
 /// A call that was let through. Dropped without an end, its caller gave up.
@@ -43,7 +43,7 @@ impl Guarded {
             circuit: Mutex::new(circuit),
             settings,
             refused: AtomicU64::new(0),
-            observers: RwLock::default(),
+            telling: Telling::default(),
         }
     }
 
@@ -57,7 +57,7 @@ impl Guarded {
     }
 
     pub(super) fn observe(&self, add: impl FnOnce(&mut Observers)) {
-        add(&mut self.observers.write());
+        self.telling.observe(add);
     }
 
     pub(super) fn read<T>(&self, read: impl FnOnce(&Circuit) -> T) -> T {
@@ -68,13 +68,21 @@ impl Guarded {
     pub(super) fn enter(&self, operation: &'static str) -> Result<Call<'_>> {
         let now = monotonic_now();
         self.note(|circuit| circuit.lapse(now), || self.silent_probe());
-        let admitted = self.circuit.lock().admit(now);
+        let mut circuit = self.circuit.lock();
+        let admitted = circuit.admit(now);
+        let is_probe = admitted.as_ref().is_ok_and(Ticket::is_probe);
+        if is_probe {
+            self.telling.add(Transition::Probing, String::new());
+        }
+        drop(circuit);
         match admitted {
             Ok(ticket) => {
-                if ticket.is_probe() {
-                    self.tell_observers(CircuitState::Open, CircuitState::HalfOpen);
+                // In its name already: should who is told panic, the probe is over.
+                let call = self.call(ticket);
+                if is_probe {
+                    self.telling.tell(self.backend.core());
                 }
-                Ok(self.call(ticket))
+                Ok(call)
             }
             Err(refusal) => {
                 self.refused.fetch_add(1, Ordering::Relaxed);
@@ -139,71 +147,19 @@ impl Guarded {
         let mut circuit = self.circuit.lock();
         let Some(change) = change(&mut circuit) else { return };
         let cause = match change {
-            Transition::Closed { .. } | Transition::Reset { .. } | Transition::ProbeVoid => {
-                String::new()
-            }
+            Transition::Closed { .. }
+            | Transition::Reset { .. }
+            | Transition::Probing
+            | Transition::ProbeVoid => String::new(),
             Transition::Opened { .. } | Transition::ProbeFailed { .. } => {
                 let cause = cause();
                 circuit.caused_by(cause.clone());
                 cause
             }
         };
-        // A subscriber may ask for the state.
+        self.telling.add(change, cause);
         drop(circuit);
-        self.tell(change, &cause);
-    }
-
-    #[cold]
-    fn tell_observers(&self, from: CircuitState, to: CircuitState) {
-        // An observer may add another.
-        let observers = self.observers.read().clone();
-        observers.tell(&Event::CircuitChanged(CircuitChanged::new(
-            self.backend.core().name(),
-            from,
-            to,
-        )));
-    }
-
-    #[cold]
-    fn tell(&self, change: Transition, error: &str) {
-        let core = self.backend.core();
-        let (backend, namespace) = (core.name(), core.namespace());
-        let (from, to) = match change {
-            Transition::Opened { .. } => (CircuitState::Closed, CircuitState::Open),
-            Transition::ProbeFailed { .. } | Transition::ProbeVoid => {
-                (CircuitState::HalfOpen, CircuitState::Open)
-            }
-            Transition::Closed { was_probing: true, .. }
-            | Transition::Reset { was_probing: true } => {
-                (CircuitState::HalfOpen, CircuitState::Closed)
-            }
-            Transition::Closed { .. } | Transition::Reset { .. } => {
-                (CircuitState::Open, CircuitState::Closed)
-            }
-        };
-        self.tell_observers(from, to);
-        match change {
-            Transition::Opened { pause, failures } => {
-                warn!(
-                    backend,
-                    namespace,
-                    error,
-                    failures_in_a_row = failures,
-                    ?pause,
-                    "the circuit opened"
-                );
-            }
-            Transition::ProbeFailed { pause } => {
-                debug!(backend, namespace, error, ?pause, "a probe failed, the circuit stays open");
-            }
-            Transition::ProbeVoid => {}
-            Transition::Reset { .. } => {
-                debug!(backend, namespace, "the store was closed, and its circuit begins anew");
-            }
-            Transition::Closed { open_for, .. } => {
-                info!(backend, namespace, ?open_for, "the circuit closed: the store answers again");
-            }
-        }
+        self.telling.tell(self.backend.core());
     }
 }
 

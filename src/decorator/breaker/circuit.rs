@@ -76,6 +76,8 @@ pub(super) enum Transition {
         pause: Duration,
         failures: u32,
     },
+    /// A probe began.
+    Probing,
     ProbeFailed {
         pause: Duration,
     },

@@ -5,6 +5,7 @@ mod circuit;
 mod info;
 mod options;
 mod tally;
+mod telling;
 #[cfg(test)]
 mod tests;
 
