@@ -35,7 +35,9 @@ use crate::timer::Deadline;
 /// Lets a *fallback* decide when the *primary* fails or does not answer in time: mostly memory, when Redis or
 /// Memcached is away. A service then goes on limiting, each process by itself, instead of letting all pass or none.
 ///
-/// Such a decision says [`DecidedBy::Fallback`](crate::DecidedBy::Fallback), and its figures are those of the fallback.
+/// Such a decision says [`DecidedBy::Fallback`](crate::DecidedBy::Fallback), or
+/// [`DecidedBy::Overflow`](crate::DecidedBy::Overflow) where a fallback in memory is full, and its figures are those of
+/// the fallback. Of the primary's failures a warning tells, at most once a second.
 /// What it took is given back there: a receipt knows who took it. A fallback begins fresh and counts for itself, so
 /// while the primary is away up to the whole limit passes once more, in each process; a
 /// [share](FailoverOptions::share) bounds that.
@@ -109,7 +111,10 @@ struct Inner {
     options: FailoverOptions,
     /// Keeps the fallback open.
     fallback_life: Mutex<Option<Lifespan>>,
+    /// Of a primary that fails.
     log: LogLimiter,
+    /// Of a fallback that fails too.
+    fallback_log: LogLimiter,
 }
 
 /// Returns whether the fallback is asked after that error: not if the primary answered by it, or the program has made a
@@ -163,8 +168,14 @@ impl Failover {
         options.check()?;
         let (primary, fallback) = (backend::erase(primary), backend::erase(fallback));
         Self::check(&*primary, &*fallback)?;
-        let (fallback_life, log) = (Mutex::new(None), LogLimiter::default());
-        let inner = Inner { primary, fallback, options, fallback_life, log };
+        let inner = Inner {
+            primary,
+            fallback,
+            options,
+            fallback_life: Mutex::new(None),
+            log: LogLimiter::default(),
+            fallback_log: LogLimiter::default(),
+        };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -222,9 +233,26 @@ impl Failover {
         decided.map(|decision| share::finish(decision, step))
     }
 
-    /// Tells of a fallback that fails too. The caller hears of the primary.
-    fn warn(&self, error: &BackendError) {
+    /// Tells of a primary that failed, of which nobody hears if the fallback decides.
+    fn warn_of_primary(&self, error: &BackendError) {
         if let Some(suppressed) = self.inner.log.pass() {
+            let (backend, namespace) = (self.core().name(), self.core().namespace());
+            warn!(
+                backend,
+                namespace,
+                operation = error.operation(),
+                kind = ?error.kind(),
+                effect = ?error.effect(),
+                %error,
+                suppressed,
+                "the primary failed, the fallback is asked"
+            );
+        }
+    }
+
+    /// Tells of a fallback that fails too. The caller hears of the primary.
+    fn warn_of_fallback(&self, error: &BackendError) {
+        if let Some(suppressed) = self.inner.fallback_log.pass() {
             let (backend, namespace) = (self.core().name(), self.core().namespace());
             warn!(backend, namespace, %error, suppressed, "the fallback failed too");
         }
@@ -252,7 +280,7 @@ impl Failover {
         let seconds: HashMap<usize, BackendError> =
             failures.take(|_, _| true).into_iter().collect();
         if let Some(error) = seconds.values().next() {
-            self.warn(error);
+            self.warn_of_fallback(error);
         }
         for (place, error) in places.into_iter().zip(errors) {
             let error = match seconds.get(&place) {
@@ -321,9 +349,13 @@ impl Backend for Failover {
                 let limits = self.shared(step.limits());
                 let own = step.over(limits.as_deref().unwrap_or(step.limits()));
                 match self.inner.fallback.try_apply(key, &own) {
-                    Some(Ok(decision)) => Some(Ok(share::finish(decision, step))),
+                    Some(Ok(decision)) => {
+                        self.warn_of_primary(&error);
+                        Some(Ok(share::finish(decision, step)))
+                    }
                     Some(Err(second)) => {
-                        self.warn(&second);
+                        self.warn_of_primary(&error);
+                        self.warn_of_fallback(&second);
                         Some(Err(after(error, &second)))
                     }
                     // It was not done, so `apply` may ask again.
@@ -345,10 +377,13 @@ impl Backend for Failover {
         }
         let decided = primary.apply(key, step);
         match self.primary_deadline().bound(primary.core().name(), "apply", decided).await {
-            Err(error) if fails_over(&error) => self.fall_back(key, step).await.map_err(|second| {
-                self.warn(&second);
-                after(error, &second)
-            }),
+            Err(error) if fails_over(&error) => {
+                self.warn_of_primary(&error);
+                self.fall_back(key, step).await.map_err(|second| {
+                    self.warn_of_fallback(&second);
+                    after(error, &second)
+                })
+            }
             decided => decided,
         }
     }
@@ -381,7 +416,12 @@ impl Backend for Failover {
             |place: usize, error: &BackendError| fails_over(error) && may_move(&steps[place].1);
         let mut failed = failures.take(is_right);
         drop(failures);
+        if let Some((_, error)) = failed.first() {
+            self.warn_of_primary(error);
+        }
         failed.extend(at_fallback.into_iter().map(|place| (place, missing.shared())));
+        // Steps of one key count in the order in which they were given.
+        failed.sort_unstable_by_key(|(place, _)| *place);
         if !failed.is_empty() {
             self.fall_back_many(steps, failed, answers).await;
         }
@@ -403,6 +443,7 @@ impl Backend for Failover {
             Some(Err(error)) if fails_over(&error) => error,
             decided => return decided,
         };
+        self.warn_of_primary(&error);
         let limits: Vec<_> = hits.iter().map(|(_, step)| self.shared(step.limits())).collect();
         let own = hits.iter().zip(&limits).map(|((key, step), limits)| {
             (*key, step.over(limits.as_deref().unwrap_or(step.limits())))
@@ -415,7 +456,7 @@ impl Backend for Failover {
                 Some(Ok(finished.collect()))
             }
             Some(Err(second)) => {
-                self.warn(&second);
+                self.warn_of_fallback(&second);
                 Some(Err(after(error, &second)))
             }
             // Nothing was done anywhere, so they are decided one after the other.
