@@ -446,6 +446,11 @@ impl fmt::Display for Decision {
         if self.shadowed().is_some() {
             f.write_str("allowed in shadow mode: would be ")?;
         }
+        if self.is_reserved()
+            && let Outcome::Denied { retry_after } = self.outcome()
+        {
+            return write!(f, "reserved, passes in {retry_after:?}");
+        }
         match (self.denial_or_shadowed(), self.outcome_or_shadowed()) {
             (None, _) if self.decided_by() == DecidedBy::Policy => {
                 f.write_str("allowed by the error policy")

@@ -147,6 +147,20 @@ async fn a_denial_is_in_the_span_and_is_traced_with_its_key() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_turn_that_is_reserved_is_no_denial() {
+    let (collected, _guard) = Collected::collect(Level::TRACE);
+    let api = throttle(ValuesOnly::new(&ManualClock::new()));
+    for _ in 0..6 {
+        api.acquire("secret").await.unwrap().commit();
+    }
+    let spans = collected.take();
+    let reserved = " decision=reserved, passes in 12s decided_by=Backend";
+    assert!(spans.iter().any(|span| span.ends_with(reserved)), "{spans:?}");
+    assert!(spans.iter().all(|span| !span.contains("denied")), "{spans:?}");
+    assert!(collected.traces.lock().iter().all(|text| !text.contains("message=denied")));
+}
+
 #[tokio::test]
 async fn memory_and_who_does_not_listen_have_no_spans() {
     let (collected, _guard) = Collected::collect(Level::DEBUG);
