@@ -200,7 +200,7 @@ impl Resilience {
         let mut primary = deadline;
         if let Some((_, options)) = &mut self.fallback {
             // For the question that a hit joins, and for its own.
-            let most = if self.coalesces { deadline * 2 / 5 } else { deadline / 2 };
+            let most = if self.coalesces { deadline / 5 * 2 } else { deadline / 2 };
             *options = options.of_at_most(most);
             primary = options.time().min(deadline);
         }

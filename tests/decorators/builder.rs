@@ -51,8 +51,10 @@ fn f34_options_out_of_range_are_errors() {
     }
     // No deadline is too short for the defaults.
     for deadline in [Duration::from_nanos(1), MS, Duration::MAX] {
-        let builder = builder().retry(RetryOptions::new()).fallback(InMemory::new());
-        assert!(builder.deadline(deadline).build().is_ok(), "{deadline:?}");
+        let builder = || builder().retry(RetryOptions::new()).fallback(InMemory::new());
+        for builder in [builder(), builder().coalesce()] {
+            assert!(builder.deadline(deadline).build().is_ok(), "{deadline:?}");
+        }
     }
 }
 
