@@ -24,6 +24,9 @@ use crate::error::BuildError;
 use crate::lock::{LockOptions, SHORTEST_TTL};
 use crate::on_error::OnError;
 
+const LONGEST_CALL: Duration = Duration::from_secs(60);
+const LONGEST_START: Duration = Duration::from_secs(3600);
+
 /// The servers that keep locks.
 #[derive(Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -245,23 +248,24 @@ impl RedisBuilder {
         self
     }
 
-    /// Sets the timeout of one call, with connecting, redirections and safe retries. Must be above zero.
-    /// Keep it below the throttle's deadline, so that an error tells what was slow. Defaults to
+    /// Sets the timeout of one call, with connecting, redirections and safe retries. Must be above zero and at most a
+    /// minute. Keep it below the throttle's deadline, so that an error tells what was slow. Defaults to
     /// [`Redis::DEFAULT_COMMAND_TIMEOUT`].
     pub fn command_timeout(mut self, timeout: Duration) -> Self {
         self.command_timeout = timeout;
         self
     }
 
-    /// Sets the timeout of one attempt to connect. Must be above zero. Attempts go on in the background,
-    /// so it may be longer than a call. It is also the time that a silent connection has to answer a
+    /// Sets the timeout of one attempt to connect. Must be above zero and at most a minute. Attempts go on in the
+    /// background, so it may be longer than a call. It is also the time that a silent connection has to answer a
     /// probe, for which it counts as 1 s at most. Defaults to 250 ms: raise it if the server is far away.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self
     }
 
-    /// Sets how long `initialize` (a lifespan) waits for a server that is starting. Defaults to 5 s.
+    /// Sets how long `initialize` (a lifespan) waits for a server that is starting. Must be above zero and at most an
+    /// hour. Defaults to 5 s.
     pub fn initialize_timeout(mut self, timeout: Duration) -> Self {
         self.initialize_timeout = timeout;
         self
@@ -353,15 +357,18 @@ impl RedisBuilder {
     }
 
     fn check_times(&self) -> Result<(), BuildError> {
-        let above_zero = [
-            ("command_timeout", self.command_timeout),
-            ("connect_timeout", self.connect_timeout),
-            ("initialize_timeout", self.initialize_timeout),
-            ("lock_fence_ttl", self.lock_fence_ttl),
+        if self.lock_fence_ttl.is_zero() {
+            return Err(BuildError::setting("lock_fence_ttl", "is zero; use a duration above it"));
+        }
+        let bounded = [
+            ("command_timeout", self.command_timeout, LONGEST_CALL, "a minute"),
+            ("connect_timeout", self.connect_timeout, LONGEST_CALL, "a minute"),
+            ("initialize_timeout", self.initialize_timeout, LONGEST_START, "an hour"),
         ];
-        for (setting, time) in above_zero {
-            if time.is_zero() {
-                return Err(BuildError::setting(setting, "is zero; use a duration above it"));
+        for (setting, time, longest, name) in bounded {
+            if time.is_zero() || time > longest {
+                let problem = format!("is {time:?}; use above zero to {name}");
+                return Err(BuildError::setting(setting, problem));
             }
         }
         let ttl = self.lock.explicit_ttl().unwrap_or(SHORTEST_TTL);

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::failed;
 use super::master::{Acquired, Acquisition, Master, Place, Traces, Wanted};
@@ -77,12 +77,14 @@ impl Quorum {
         let votes = self.vote(wanted, &mut traces).await;
         if votes.granted >= self.majority() && monotonic_now() < until {
             let fence = self.agree_on(wanted, traces.places(), votes.token).await;
-            let fence = fence.filter(|_| monotonic_now() < until);
-            return Ok(Acquired::Taken(Acquisition {
-                fence,
-                valid_until: until,
-                places: traces.keep(),
-            }));
+            // Who is slow to agree may have used up its time.
+            if monotonic_now() < until {
+                return Ok(Acquired::Taken(Acquisition {
+                    fence,
+                    valid_until: until,
+                    places: traces.keep(),
+                }));
+            }
         }
         self.withdraw(wanted, &mut traces).await;
         match votes.error {
@@ -176,16 +178,24 @@ impl Quorum {
         places: &[Place],
         ttl: Duration,
     ) -> Result<Option<Instant>> {
+        // A majority has the longest time, however short it is extended by: it may last for longer already.
         let mut asked: FuturesUnordered<_> = self
             .awake(places)
             .map(|(_, node)| async move {
-                node.within(time_of_one(ttl)).extend(&wanted.name, &wanted.owner, ttl).await
+                node.within(LONGEST_ANSWER).extend(&wanted.name, &wanted.owner, ttl).await
             })
             .collect();
+        let soon = monotonic_now() + time_of_one(ttl);
         // Where it was refused it is not ours either.
         let mut not_ours = self.masters.len() - places.len();
         let mut ours = Vec::new();
-        while let Some(answer) = asked.next().await {
+        loop {
+            // Once it is ours, others are waited for only for so long that not much of its time is lost.
+            let next = match ours.len() < self.majority() {
+                true => asked.next().await,
+                false => timeout_at(soon, asked.next()).await.ok().flatten(),
+            };
+            let Some(answer) = next else { break };
             not_ours += usize::from(matches!(answer, Ok(None)));
             ours.extend(answer.ok().flatten());
         }

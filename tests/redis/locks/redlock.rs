@@ -1,10 +1,11 @@
 //! Locks on a majority of independent masters.
 
+use tokio::task::{JoinHandle, yield_now};
 use traffik::backend::redis::LockType;
-use traffik::{LockOptions, Locks, Redis};
+use traffik::{LockError, LockGuard, LockOptions, Locks, Redis};
 
-use super::common::{LONG, builder, ends, is_held, millis, take, ttl, until};
-use test_support::servers::RedisServer;
+use super::common::{LONG, at_once, builder, ends, is_held, lock_key, millis, take, ttl, until};
+use test_support::servers::{Direction, Proxy, RedisServer};
 
 fn masters() -> Vec<RedisServer> {
     (0..3).map(|_| RedisServer::start()).collect()
@@ -143,4 +144,64 @@ async fn a_lock_that_a_majority_lost_is_lost() {
     until("known to be lost", async || guard.extend(LONG).await.is_ok_and(|ours| !ours)).await;
     assert!(!guard.is_valid());
     assert!(next.is_valid());
+}
+
+/// Drives a task while the runtime's time stands still: it goes on by itself only where nobody has anything to do.
+async fn driven<T>(task: JoinHandle<T>) -> T {
+    driven_until(|| task.is_finished()).await;
+    task.await.unwrap()
+}
+
+async fn driven_until(condition: impl Fn() -> bool) {
+    while !condition() {
+        yield_now().await;
+    }
+}
+
+fn tried(backend: &Redis) -> JoinHandle<Result<LockGuard, LockError>> {
+    let backend = backend.clone();
+    tokio::spawn(async move { backend.lock("a", at_once()).await })
+}
+
+#[tokio::test(start_paused = true)]
+async fn f36_a_majority_that_agrees_on_a_token_too_late_gives_no_lock() {
+    let masters = masters();
+    let proxies: Vec<_> = masters.iter().map(|master| Proxy::start(master.port())).collect();
+    let url = |proxy: &Proxy| format!("redis://127.0.0.1:{}", proxy.port());
+    let urls: Vec<String> = proxies.iter().map(url).collect();
+    let backend = builder().url(&urls[0]).lock_type(LockType::Redlock(urls)).build().unwrap();
+    // Until all are connected, and know the scripts.
+    loop {
+        let guard = driven(tried(&backend)).await.unwrap();
+        let held = held_on(&masters, "a");
+        assert!(driven(tokio::spawn(async move { guard.release().await })).await.unwrap());
+        driven_until(|| held_on(&masters, "a") == 0).await;
+        if held == 3 {
+            break;
+        }
+    }
+    for is_late in [false, true] {
+        let all = |does: fn(&Proxy)| proxies.iter().for_each(does);
+        all(|proxy| proxy.hold(Direction::Reply));
+        let trying = tried(&backend);
+        driven_until(|| held_on(&masters, "a") == 3).await;
+        // The replies get through, and not the token on which to agree: the task is not driven meanwhile.
+        all(|proxy| proxy.hold(Direction::Request));
+        all(|proxy| proxy.pass(Direction::Reply));
+        let asked = |proxy: &Proxy| proxy.holds(Direction::Request, &lock_key("a"));
+        driven_until(|| proxies.iter().filter(|proxy| asked(proxy)).count() >= 2).await;
+        if is_late {
+            tokio::time::advance(LONG).await;
+        }
+        all(Proxy::forward);
+        let taken = driven(trying).await;
+        if is_late {
+            assert!(matches!(taken, Err(LockError::Held)), "{taken:?}");
+        } else {
+            let guard = taken.unwrap();
+            assert!(guard.is_valid() && guard.fencing_token().is_some());
+            assert!(driven(tokio::spawn(async move { guard.release().await })).await.unwrap());
+        }
+        driven_until(|| held_on(&masters, "a") == 0).await;
+    }
 }

@@ -248,3 +248,37 @@ async fn f15_masters_of_redlock_are_looked_at_too() {
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
     assert!(error.to_string().contains("masters"), "{error}");
 }
+
+#[test]
+fn f34_times_that_make_no_sense_are_refused() {
+    let url = || Redis::builder().url("redis://127.0.0.1");
+    let second = Duration::from_secs(1);
+    let [minute, hour] = [60 * second, 3600 * second];
+    for (built, problem) in [
+        (
+            url().command_timeout(Duration::ZERO),
+            "command_timeout is 0ns; use above zero to a minute",
+        ),
+        (
+            url().command_timeout(minute + second),
+            "command_timeout is 61s; use above zero to a minute",
+        ),
+        (
+            url().connect_timeout(Duration::ZERO),
+            "connect_timeout is 0ns; use above zero to a minute",
+        ),
+        (url().connect_timeout(Duration::MAX), "connect_timeout is "),
+        (
+            url().initialize_timeout(Duration::ZERO),
+            "initialize_timeout is 0ns; use above zero to an hour",
+        ),
+        (url().initialize_timeout(Duration::MAX), "initialize_timeout is "),
+        (url().lock_fence_ttl(Duration::ZERO), "lock_fence_ttl is zero; use a duration above it"),
+        (url().lock_lease(Duration::ZERO), "lock_lease is 0ns; use 5ms or more"),
+    ] {
+        let error = built.build().map(drop).unwrap_err().to_string();
+        assert!(error.starts_with(problem), "{error}");
+    }
+    let longest = url().command_timeout(minute).connect_timeout(minute).initialize_timeout(hour);
+    assert!(longest.lock_fence_ttl(Duration::MAX).build().is_ok());
+}
