@@ -499,17 +499,18 @@ async fn a_flood_of_keys_is_bounded_and_denies_nobody() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_is_pushed_out_by_a_flood_asks_less_than_the_flood() {
+async fn a_flood_pushes_out_itself_and_not_who_is_hit_meanwhile() {
     const FLOOD: u64 = 1_000;
-    // By its age each ends in the order of the questions; and by its wait the denied key ends before all of the flood.
-    for (options, most) in [(DenyCacheOptions::new(), FLOOD / 7), (LONG, FLOOD)] {
+    let step = Duration::from_micros(500);
+    // None of them ends meanwhile.
+    for options in [DenyCacheOptions::new(), LONG] {
         // One set, so that each key of the flood lies beside the denied one.
         let world = World::new(options.max_keys(8));
         let throttle = world.throttle("1/h");
         let _ = deny(&throttle, "a").await;
         let mut own = 0;
         for number in 0..FLOOD {
-            world.advance(Duration::from_micros(500)).await;
+            world.advance(step).await;
             let (questions, _) = world.questions(deny(&throttle, &format!("{number}"))).await;
             assert_eq!(questions, 2, "one that passes and one that is denied");
             for _ in 0..10 {
@@ -518,7 +519,27 @@ async fn who_is_pushed_out_by_a_flood_asks_less_than_the_flood() {
                 own += questions;
             }
         }
-        assert!((1..=most).contains(&own), "{own} of {} hits asked", FLOOD * 10);
+        assert_eq!(own, 0, "of {} hits", FLOOD * 10);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_flood_has_left_there_does_not_make_others_push_out_each_other() {
+    let world = World::new(LONG.max_keys(8));
+    let [flood, short] = ["1/h", "1/min"].map(|rate| world.throttle(rate));
+    for number in 0..8 {
+        let _ = deny(&flood, &format!("{number}")).await;
+    }
+    // They end before all of the flood.
+    for key in ["a", "b"] {
+        let _ = deny(&short, key).await;
+    }
+    for _ in 0..100 {
+        for key in ["a", "b"] {
+            let (questions, hit) = world.questions(short.hit(key)).await;
+            assert!(hit.unwrap().is_denied());
+            assert_eq!(questions, 0, "{key}");
+        }
     }
 }
 

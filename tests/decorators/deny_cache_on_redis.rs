@@ -124,7 +124,7 @@ async fn on_redis_a_flood_of_denied_keys_costs_others_less_than_itself() {
     });
     let (commands, answered) = (commands.await, cache.info().hits());
     println!("{commands} commands for a flood of {FLOOD}, {answered} hits answered here");
-    // Two for each key of the flood; and seven others push it out, after which four questions are asked at most.
+    // Two for each key of the flood; and should seven others come between two hits, it is asked for again, by four at most.
     let most = 2 * FLOOD + 4 * (FLOOD / 7 + 1);
     assert!((2 * FLOOD..=most).contains(&commands), "{commands} commands, {most} at most");
     assert!(answered > commands, "{answered} answered here");

@@ -73,9 +73,11 @@ use crate::strategy::{Limit, Op};
 /// # Bounds
 ///
 /// It remembers a [fixed number of keys](DenyCacheOptions::max_keys), by a keyed hash of 128 bits that nobody
-/// outside can aim at: distinct keys push out what is remembered of others, which then costs a question to the store, and deny
-/// nobody. What ends first is pushed out first, and by a denial that the store was asked for: so of a flood of denied
-/// keys others ask at most one question for each of its denials, and one for seven of them where all end by their age.
+/// outside can aim at: distinct keys push out what is remembered of others, which then costs a question to the store, and
+/// deny nobody. Each key lies in a set of eight with others. When a set is full, a denial that the store was asked for
+/// pushes out one that is over, else the one that was used longest ago: so a key stays that is hit more often than there
+/// come seven denials of others in its set, and a flood of keys that come once or twice pushes out itself. Where more
+/// than eight keys of a set are denied in turn, each may ask each time: raise the number.
 ///
 /// When what is remembered of a key ends or is pushed out, the hits that come before the next answer ask the store, each
 /// by itself: as many questions as there are such hits, once in each [`max_age`](DenyCacheOptions::max_age). With a

@@ -25,6 +25,8 @@ pub(super) struct Table {
 #[derive(Debug, Default)]
 struct Set {
     denials: Vec<CachedDenial>,
+    /// Counts what is put here or recalled.
+    uses: u64,
     forgotten: Forgotten,
 }
 
@@ -73,6 +75,8 @@ struct CachedDenial {
     /// For how long it holds from then on.
     time: Duration,
     decision: Decision,
+    /// When it was used last, counted in the uses of its set.
+    used: u64,
     /// Users' own strategies, which are known by where they lie: it must not be free for others.
     _strategies: Box<[Arc<dyn Strategy>]>,
 }
@@ -141,10 +145,10 @@ impl Table {
             |denied: &CachedDenial| denied.step == question.step && denied.key == question.key;
         let place = set.denials.iter().position(of_it);
         if let Some(place) = place.filter(|_| is_open) {
-            let denied = &set.denials[place];
-            if let Some(age) = denied.age(now) {
-                let decision = denied.decision.clone().later(age);
-                return Ok(decision);
+            if let Some(age) = set.denials[place].age(now) {
+                set.uses += 1;
+                set.denials[place].used = set.uses;
+                return Ok(set.denials[place].decision.clone().later(age));
             }
             let over = set.denials.swap_remove(place);
             let question = OpenQuestion { forgotten: set.forgotten.times, ..question };
@@ -166,9 +170,15 @@ impl Table {
         let OpenQuestion { key, step: digest, asked_at, forgotten } = *question;
         let own = step.limits().iter().filter(|limit| limit.is_by_own_strategy());
         let strategies = own.map(|limit| Arc::clone(limit.strategy())).collect();
-        let decision = decision.clone();
-        let denied =
-            CachedDenial { key, step: digest, asked_at, time, decision, _strategies: strategies };
+        let denied = CachedDenial {
+            key,
+            step: digest,
+            asked_at,
+            time,
+            decision: decision.clone(),
+            used: 0,
+            _strategies: strategies,
+        };
         // A user's strategy may be dropped by this, which is not for a lock.
         let pushed_out = self.set(key).lock().put(denied, forgotten);
         drop(pushed_out);
@@ -215,7 +225,7 @@ impl Table {
 
 impl Set {
     /// Returns what is not remembered any more, or not at all.
-    fn put(&mut self, denied: CachedDenial, forgotten: u64) -> Option<CachedDenial> {
+    fn put(&mut self, mut denied: CachedDenial, forgotten: u64) -> Option<CachedDenial> {
         if self.forgotten.is_since(denied.key, forgotten) {
             return Some(denied);
         }
@@ -223,9 +233,15 @@ impl Set {
         let place = self.denials.iter().position(same);
         let place = place.or_else(|| match self.denials.len() {
             0..WAYS => None,
-            // Which ends first, and perhaps has.
-            _ => (0..WAYS).min_by_key(|place| self.denials[*place].until()),
+            // What is over, else what was used longest ago: a flood of keys then pushes out itself.
+            _ => {
+                let now = denied.asked_at.monotonic;
+                let rank = |denied: &CachedDenial| (denied.until() > now, denied.used);
+                (0..WAYS).min_by_key(|place| rank(&self.denials[*place]))
+            }
         });
+        self.uses += 1;
+        denied.used = self.uses;
         match place {
             // Of two that were asked at the same time the later one.
             Some(place)
