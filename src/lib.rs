@@ -151,7 +151,7 @@
 //! An [`Observer`](observe::Observer) is told of each decision, of failures, and of limits that run low: see
 //! [`observe`]. With the feature `metrics`, `observe::Metrics` is one that counts for Prometheus and others; the example
 //! `observability` has a dashboard. [`Throttle::top_denied`] says who is denied most, in bounded memory. Calls of a
-//! store are in spans of `tracing`, and its failures are logged once a second. None of these says a key, unless you
+//! store are in spans of `tracing`, and its failures are logged at most once a second. None of these says a key, unless you
 //! ask for it by a method that has `raw_keys` in its name; only the level `trace` logs keys.
 //!
 //! # Which strategy

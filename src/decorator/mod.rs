@@ -56,8 +56,13 @@
 //!
 //! # What does not fit
 //!
-//! A second fallback is refused, and so is a breaker around a fallback, which would see no failure. Of the others one
-//! around its like does no harm and is of no use, so do not add lines to a throttle whose backend has them already.
+//! A second fallback is refused, and so is a breaker around a fallback, which would see no failure. Others are not, so do
+//! not add lines to a throttle whose backend has them already:
+//!
+//! * A retry around a breaker asks an open circuit again, and each hit waits for the pauses in between. Around another
+//!   retry it asks up to three times as often.
+//! * A breaker around a breaker takes the refusals of that for failures, and is back only after its own pause too.
+//! * A deny cache around a deny cache remembers what that recalls for another [`max_age`](DenyCacheOptions::max_age).
 
 mod breaker;
 mod coalesce;

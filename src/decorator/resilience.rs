@@ -146,8 +146,8 @@ impl Resilience {
     ///
     /// # Errors
     ///
-    /// When an option is out of its range, and when the fallback is the store itself, or one of them has a
-    /// [fallback](Backend::fallback_after) already.
+    /// When an option is out of its range; when the fallback is the store itself; and when a fallback or a circuit breaker
+    /// is to be put around a store that [has a fallback](Backend::fallback_after) already, or the fallback has one.
     pub fn around(self, store: impl Backend) -> Result<Arc<dyn Backend>, BuildError> {
         self.around_observed(store, &Observers::default())
     }

@@ -72,8 +72,8 @@
 //!
 //! # Ending
 //!
-//! With the feature `axum`, `serve` runs a router, and closes the backend's lifespan when the process is told to end, if
-//! it is given `shutdown_signal`. Another server is told to end by its own means; close the
+//! With the feature `axum`, `serve` runs a router, and closes the lifespans that it is given when the process is told to
+//! end, if it is given `shutdown_signal` too. Another server is told to end by its own means; close the
 //! [lifespan](crate::lifespan) after it.
 //!
 //! # Trying

@@ -39,9 +39,9 @@ const CHANGES: &str = "traffik.circuit.changes";
 /// * `limit` is the name of the limit that the decision names, `brought` for one that came with the hit, and `none`
 ///   where no limit was asked.
 ///
-/// * An outage shows as `decided_by` `policy`, or `fallback` where there is one: there are no `traffik.backend.errors`
-///   of what a fallback decides. A circuit that does not close is above 0, and 1 for a moment with each probe: alert on
-///   `> 0`.
+/// * An outage shows as `decided_by` `fallback` where there is one, else `policy`; where the policy is to raise errors
+///   only as `traffik.backend.errors`, of which there are none of what a fallback decides. A circuit that does not close
+///   is above 0, and 1 for a moment with each probe: alert on `> 0`.
 /// * `traffik.circuit.state` is that of the breaker that changed last, of those around backends of one name: share one
 ///   breaker, and give an observer to its [`Resilience::observer`](crate::decorator::Resilience::observer) too. It
 ///   appears with the first change.

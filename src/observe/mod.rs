@@ -46,13 +46,14 @@
 //! * Of [`acquire`] the decision by which the caller passes or is turned away, not the questions in between. One whose
 //!   turn is reserved is allowed when that is done, and may still be given up.
 //! * Of [`all`] the entries that were asked, when all are decided. One that passed, and counts for nothing since
-//!   another was denied, is [withdrawn](DecisionMade::withdrawn).
+//!   another was denied, is [withdrawn](DecisionMade::withdrawn). Of one that passes in spite of a mistake, since its
+//!   throttle turns nobody away, the log tells, and no event.
 //! * A peek is not a hit, and neither are [`charge`], [`settle`] and [`refund`]: there is no [`Event::Decision`] of
 //!   them. A hit that ends in an error has none either.
 //! * **Each failure of a backend** that a throttle is told, whatever was asked for: [`Event::BackendFailed`]. What a
 //!   [fallback](crate::decorator::Failover) decides is none: such a decision is
 //!   [decided by the fallback](crate::DecidedBy::Fallback).
-//! * **Each change of a circuit breaker**: [`Event::CircuitChanged`], by the throttle whose builder made it, and by
+//! * **Each change of a circuit breaker**, in their order: [`Event::CircuitChanged`], by the throttle whose builder made it, and by
 //!   [`Resilience::observer`](crate::decorator::Resilience::observer) of one that several share.
 //!
 //! An observer is called in the task of the hit, before its caller is told, outside of all locks of a store. What goes on
@@ -69,8 +70,9 @@
 //! With the feature `metrics` the observer `Metrics` counts by the facade of the crate `metrics`. The example
 //! `observability` has a Prometheus endpoint, and a dashboard for Grafana.
 //!
-//! An outage is seen by hits that are decided by the policy, or by the fallback where there is one, and by a circuit
-//! that is not closed. Alert on these; failures of the backend are told only where no fallback decides.
+//! An outage is seen by hits that are decided by the fallback where there is one, else by the policy, and by a circuit
+//! that is not closed. Alert on these, and where the policy is to raise errors on [`Event::BackendFailed`] too: such a
+//! hit has no decision. Failures of the backend are told only where no fallback decides.
 //!
 //! # Spans
 //!
@@ -78,8 +80,10 @@
 //! operation, and when it is over the `decision` and by whom it was `decided_by`, where it asked for one, or of a failure
 //! its `error`, `kind` and `effect`. No key is in it. Memory has none.
 //!
-//! Each denial is an event at trace level, in memory too, with the throttle, the limit, the decision, and *the key*, so
-//! turn it on where keys may be logged. Failures are warned of once a second for each throttle.
+//! Each denial by the limits is an event at trace level, in memory too, with the throttle, the limit, the decision, and
+//! *the key*, so turn it on where keys may be logged. Failures of hits that the error policy decides, or may raise, are
+//! warned of at most once a second for each throttle; those that a fallback decides, for each
+//! [`Failover`](crate::decorator::Failover). Those of other calls are returned, and not logged.
 //!
 //! # What it costs
 //!
@@ -124,8 +128,8 @@ pub use top_denied::{DeniedDigest, DeniedKey, TrackDenied};
 
 /// Is told what throttles and decorators do; see the [module](self).
 ///
-/// It must not wait: it runs in the task of a hit. One that panics is told of further events; its first panic is
-/// logged, and no hit is changed by it. An [`Arc`] of an observer is one, to be shared by several throttles.
+/// It must not wait: it runs in the task of a hit. One that panics is told of further events; its panics are
+/// logged, at most once a second, and no hit is changed by them. An [`Arc`] of an observer is one, to be shared by several throttles.
 pub trait Observer: Send + Sync + fmt::Debug + 'static {
     /// Is told of an event.
     fn on_event(&self, event: &Event<'_>);

@@ -131,8 +131,8 @@ impl Throttle {
     /// configuration and never user input: a backend keeps what it knows of each name for its whole life.
     ///
     /// Build it and its backend once, when the program starts, and give clones to those who hit: clones are the same
-    /// throttle. An in-memory backend, a fallback or a circuit breaker that is made for each request limits nothing,
-    /// for each begins with nothing counted.
+    /// throttle. An in-memory backend or a fallback that is made for each request limits nothing, for each begins with
+    /// nothing counted; and a circuit breaker that is never opens.
     pub fn builder(name: impl Into<String>) -> ThrottleBuilder {
         ThrottleBuilder::new(name.into())
     }

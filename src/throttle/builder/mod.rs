@@ -205,8 +205,8 @@ impl ThrottleBuilder {
     /// Sets the deadline of a hit, with the wait for connections and retries; when it passes, the error
     /// policy decides. An error handler has its own limit on top of it. Must be above zero. If the backend has a
     /// failover, use more than its
-    /// [`primary_timeout`](crate::decorator::FailoverOptions::primary_timeout), or a warning is logged. Defaults to
-    /// 250 ms.
+    /// [`primary_timeout`](crate::decorator::FailoverOptions::primary_timeout), or twice that where hits share questions
+    /// ([`Backend::fallback_after`] tells), or a warning is logged. Defaults to 250 ms.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
@@ -272,7 +272,8 @@ impl ThrottleBuilder {
     /// eight, when two limits would share their state or have the same name, when the name is not 1 to 128
     /// bytes without control characters, when the deadline is zero, when the penalty, the share of
     /// [`near_limit`](Self::near_limit), the keys of [`track_denied`](Self::track_denied) or an option of a decorator
-    /// are out of their range, or when there are decorators and no backend.
+    /// are out of their range, when there are decorators and no backend, or when a fallback or a circuit breaker is to be
+    /// put around a backend that [has a fallback](Backend::fallback_after) already.
     pub fn build(mut self) -> Result<Throttle, BuildError> {
         self.check_settings()?;
         let resilience = std::mem::take(&mut self.resilience).for_callers_of(self.deadline);
