@@ -31,7 +31,7 @@ fn each_target_has_seeds_on_which_it_holds() {
     }
 }
 
-/// They are built apart, by their own compiler flags: so that they can be is seen here.
+/// They are built apart, by compiler flags of their own, which the soak does: what they call is seen here.
 #[test]
 fn each_target_calls_its_property_and_nothing_else() {
     let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz");
