@@ -13,6 +13,10 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
 use traffik::{Backend, ErrorKind, InMemory, ManualClock, OnError, Throttle, all};
 
+/// More than a second by the clock of any test here. Their log lines are told by one start, which may lie in the future
+/// of another test's paused time.
+const LATER: Duration = Duration::from_secs(366 * 24 * 3600);
+
 /// What was said, by spans and by events.
 #[derive(Clone, Default)]
 struct Collected {
@@ -212,6 +216,21 @@ async fn warnings_of_failures_are_limited_to_one_a_second() {
     let warnings = collected.warnings.lock().clone();
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     assert!(warnings[0].contains("suppressed=0") && !warnings[0].contains("secret"));
+    tokio::time::advance(LATER).await;
+    for _ in 0..2 {
+        let _ = api.hit("secret").await.unwrap();
+    }
+    let warnings = collected.warnings.lock().clone();
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    assert!(warnings[1].contains("suppressed=99"), "all but the first one: {warnings:?}");
+    tokio::time::advance(Duration::from_millis(999)).await;
+    let _ = api.hit("secret").await.unwrap();
+    assert_eq!(collected.warnings.lock().len(), 2, "the second is not over");
+    tokio::time::advance(Duration::from_millis(1)).await;
+    let _ = api.hit("secret").await.unwrap();
+    let warnings = collected.warnings.lock().clone();
+    assert_eq!(warnings.len(), 3, "{warnings:?}");
+    assert!(warnings[2].contains("suppressed=2"), "{warnings:?}");
 }
 
 /// The failure, and what became of its handler.
@@ -224,13 +243,23 @@ async fn warnings_of_handlers_are_limited_to_one_a_second() {
         let failing = Failing::new(Failure::Fail(ErrorKind::Unavailable));
         let api = Throttle::builder("api").rate("5/min").backend(failing).on_error(policy);
         let api = api.build().unwrap();
-        let hits = (0..50).map(|_| api.hit("secret"));
-        for decision in futures_util::future::join_all(hits).await {
-            assert!(decision.unwrap().is_denied());
-        }
+        let hits = async || {
+            let hits = (0..50).map(|_| api.hit("secret"));
+            for decision in futures_util::future::join_all(hits).await {
+                assert!(decision.unwrap().is_denied());
+            }
+        };
+        hits().await;
         let warnings = collected.warnings.lock().clone();
         assert_eq!(warnings.len(), 2, "{warnings:?}");
         assert!(warnings[1].contains("the error handler did not decide"), "{warnings:?}");
         assert!(warnings[1].contains(reason) && !warnings[1].contains("secret"), "{warnings:?}");
+        tokio::time::advance(LATER).await;
+        hits().await;
+        let warnings = collected.warnings.lock().clone();
+        assert_eq!(warnings.len(), 4, "{warnings:?}");
+        let told = warnings[3].contains("the error handler did not decide");
+        assert!(told && warnings[3].contains(reason), "{warnings:?}");
+        assert!(warnings[2..].iter().all(|it| it.contains("suppressed=49")), "{warnings:?}");
     }
 }

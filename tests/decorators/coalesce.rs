@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::poll;
-use test_support::servers::wait::heals;
+use test_support::servers::wait::{heals, now};
 use test_support::servers::{RedisServer, wait_until};
 use test_support::{Distant, Place, RuntimeClock, Scripted, Wire};
 use tokio::runtime::{Builder, Runtime};
@@ -619,11 +619,15 @@ async fn f04_a_silent_server_holds_nobody_beyond_the_deadline() {
     let throttle = throttle.on_error(OnError::Raise).build().unwrap();
     assert!(throttle.hit("a").await.unwrap().is_allowed());
     server.pause();
+    let start = now();
     let hits: Vec<_> = (0..64).map(|_| hit(&throttle)).collect();
     for hit in hits {
         let Err(Error::Backend(error)) = hit.await.unwrap() else { panic!("it is silent") };
         assert!(matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Unavailable), "{error}");
     }
+    // A quarter of a second together, and sixteen of them one after the other.
+    let took = start.elapsed();
+    assert!(took < Duration::from_secs(5), "{took:?}");
     server.resume();
     let _ = heals("a hit", PATIENCE, || throttle.hit("a")).await;
 }

@@ -9,7 +9,7 @@ use std::task::Poll;
 use traffik::{FixedWindow, Key, LockOptions, Locks, Memcached, TokenBucket, Values};
 
 use crate::world::{PATIENCE, builder, hit, limit};
-use test_support::servers::{MemcachedServer, wait};
+use test_support::servers::{Abandoned, MemcachedServer, wait};
 
 fn rounds() -> u64 {
     if std::env::var_os("TRAFFIK_SOAK").is_some() { 100_000 } else { 4_000 }
@@ -70,9 +70,11 @@ async fn f22_nobody_reads_the_reply_of_one_who_was_cancelled() {
         });
     }
     tasks.join_all().await;
+    let abandoned = Abandoned::now();
     for number in 0..50 {
         let (name, at_once) = (format!("v{number}"), LockOptions::new().blocking(false));
         let _free = wait::heals(&name, PATIENCE, || backend.lock(&name, at_once)).await;
+        abandoned.is_free(&name);
     }
     assert!(server.stat("curr_connections") <= 4 + 2 + 8, "no connection leaks");
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use traffik::{Backend, LockError, LockOptions, Locks, Memcached};
+use traffik::{Backend, LockError, LockGuard, LockOptions, Locks, Memcached};
 
 use crate::world::{PATIENCE, backend, builder, url};
 use test_support::servers::wait::eventually;
@@ -91,6 +91,29 @@ async fn f23_a_guard_may_be_dropped_anywhere() {
     assert!(guard.release().await.unwrap());
     let free = backend.lock("b", within(Duration::from_secs(5))).await;
     assert!(free.is_ok(), "released by a task of this runtime");
+}
+
+/// In a task, and on a thread of no runtime.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f23_a_guard_that_is_dropped_while_unwinding_lets_go() {
+    const HOUR: Duration = Duration::from_secs(3600);
+    let server = MemcachedServer::start();
+    let backend = builder(&server).lock_lease(HOUR).build().unwrap();
+    // With a lease too: its task must not keep the lock.
+    for options in [LockOptions::new().ttl(Some(HOUR)), LockOptions::new()] {
+        let panics = |guard| {
+            let _guard: LockGuard = guard;
+            panic!("part of the test");
+        };
+        let guard = backend.lock("a", options.blocking_timeout(Some(PATIENCE))).await.unwrap();
+        assert!(tokio::spawn(async move { panics(guard) }).await.unwrap_err().is_panic());
+        let guard = backend.lock("a", options.blocking_timeout(Some(PATIENCE))).await;
+        let guard = guard.expect("the panic of a task has let go of it");
+        assert!(std::thread::spawn(move || panics(guard)).join().is_err());
+        let guard = backend.lock("a", within(PATIENCE)).await;
+        let guard = guard.expect("the panic of a thread has let go of it");
+        assert!(guard.release().await.unwrap());
+    }
 }
 
 fn current_thread() -> tokio::runtime::Runtime {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use test_support::servers::{Proxy, RedisCluster, RedisServer, workers};
+use test_support::servers::{Proxy, RedisCluster, RedisServer, wait, workers};
 use test_support::together::{self, Pair};
 use test_support::{Failing, Mode};
 use traffik::{
@@ -193,11 +193,15 @@ async fn f04_a_silent_server_ends_it_within_the_deadline() {
     let closed = throttle("closed", OnError::default());
     assert!(all().hit(&one, "a").hit(&two, "a").await.unwrap().is_allowed());
     server.pause();
+    let start = wait::now();
     let passed = all().hit(&one, "a").hit(&two, "a").await.unwrap();
     assert!(passed.decisions().all(|one| one.unwrap().decided_by() == DecidedBy::Policy));
     let denied = all().hit(&one, "a").hit(&closed, "a").await.unwrap();
     assert_eq!(denied.denied_by(), Some(1));
     assert_eq!(denied.outcome(), Outcome::Denied { retry_after: Duration::from_secs(1) });
+    // A quarter of a second each.
+    let took = start.elapsed();
+    assert!(took < Duration::from_secs(5), "{took:?}");
     server.resume();
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use test_support::servers::{RedisCluster, RedisServer};
+use test_support::servers::{RedisCluster, RedisServer, wait};
 use traffik::strategy::Strategy;
 use traffik::{
     Denial, Effect, Error, ErrorKind, FixedWindow, OnError, Redis, SlidingWindowLog, Throttle,
@@ -215,7 +215,11 @@ async fn f04_a_silent_server_ends_all_in_the_time_of_one() {
         assert!(decision.unwrap().is_allowed());
     }
     server.pause();
+    let start = wait::now();
     let decisions = throttle.hit_many(0..10_000u32).await;
+    let took = start.elapsed();
+    // A quarter of a second together, and many of them one after the other.
+    assert!(took < Duration::from_secs(5), "{took:?}");
     assert_eq!(decisions.len(), 10_000);
     assert!(decisions.iter().all(Result::is_err));
     server.resume();

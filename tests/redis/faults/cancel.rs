@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use traffik::{Backend, Key, LockOptions, Locks, Redis, Throttle, Values};
 
 use super::common::{Dice, PLENTY, SOON, ends, patient, soak, throttle, until, used};
-use test_support::servers::{Proxy, RedisServer, pause};
+use test_support::servers::{Abandoned, Proxy, RedisServer, pause};
 
 /// Only letting go frees it in the time of a test.
 const HELD_FOR: Duration = Duration::from_secs(3600);
@@ -38,8 +38,10 @@ async fn poll_times<F: Future>(future: F, times: usize) -> Option<F::Output> {
 
 /// Nobody holds it any more, by itself.
 async fn becomes_free(backend: &Redis, name: &str) {
+    let abandoned = Abandoned::now();
     let options = HELD.blocking_timeout(Some(SOON));
     let guard = backend.lock(name, options).await.expect("a lock whose taker went away is free");
+    abandoned.is_free(name);
     assert!(ends(guard.release()).await.unwrap());
 }
 

@@ -4,10 +4,10 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::task::Poll;
 
-use traffik::{LockError, Locks};
+use traffik::{LockError, Locks, Redis};
 
 use super::common::{LONG, SOON, ends, is_free, millis, on, take, ttl, until};
-use test_support::servers::{RedisServer, pause, wait};
+use test_support::servers::{Abandoned, RedisServer, pause, wait};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_fifty_waiters_in_a_process_one_asks() {
@@ -74,6 +74,13 @@ async fn polled<T>(mut polls: usize, work: impl Future<Output = T>) -> Option<T>
     .await
 }
 
+/// Its taker has gone away.
+async fn becomes_free(backend: &Redis) {
+    let abandoned = Abandoned::now();
+    until("it is free", async || is_free(backend, "a").await).await;
+    abandoned.is_free("the lock");
+}
+
 /// A future that is kept and not polled, and a runtime that stands idle, hold no free lock up.
 #[test]
 fn f28_a_waiter_that_stands_still_keeps_no_free_lock_from_others() {
@@ -114,7 +121,7 @@ async fn f22_a_cancelled_acquisition_leaves_no_lock_behind() {
             if let Some(guard) = taken {
                 assert!(guard.unwrap().release().await.unwrap());
             }
-            until("it is free", async || is_free(&observer, "a").await).await;
+            becomes_free(&observer).await;
             if ended {
                 assert!(polls > 0);
                 break;
@@ -138,11 +145,11 @@ async fn f22_acquisitions_cancelled_at_any_time_leave_no_lock_behind() {
             Err(_elapsed) => cancelled += 1,
         }
         if round % 10 == 0 {
-            until("it is free", async || is_free(&observer, "a").await).await;
+            becomes_free(&observer).await;
         }
     }
     println!("{cancelled} cancelled");
-    until("it is free", async || is_free(&observer, "a").await).await;
+    becomes_free(&observer).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -158,6 +165,6 @@ async fn f22_cancelled_waiters_leave_no_lock_behind() {
         });
         assert!(released.unwrap());
         drop(given_up);
-        until("it is free", async || is_free(&holder, "a").await).await;
+        becomes_free(&holder).await;
     }
 }
