@@ -11,6 +11,7 @@ mod conformance;
 mod deny_cache;
 mod deny_cache_on_redis;
 mod failover;
+mod prepared;
 mod recommended;
 mod retry;
 mod servers;
