@@ -14,6 +14,7 @@ mod failover;
 mod prepared;
 mod recommended;
 mod retry;
+mod retry_on_redis;
 mod servers;
 mod stack;
 mod support;
