@@ -2,7 +2,9 @@
 //! under load: before the first hit, and in the middle.
 
 mod figures;
+mod half_open;
 mod load;
+mod moves;
 mod places;
 mod refusals;
 
@@ -209,6 +211,19 @@ fn decided_by_the_fallback(
     }
     if others_go_on {
         assert!(by_store * 2 > apart.len(), "{what}: {by_store} of {}", apart.len());
+    }
+}
+
+/// The store counted each hit that it decided, once, and of others at most so many of a key: those that it did and whose
+/// answer came too late.
+async fn is_counted_once(of_store: &Throttle, targets: &Targets, seen: &[Seen], unanswered: usize) {
+    for (target, key) in targets.wide.iter().enumerate() {
+        let of_key = seen.iter().filter(|seen| seen.target == target);
+        let by_store = of_key.filter(|seen| seen.is_by(DecidedBy::Backend)).count();
+        let peeked = wait::heals("a peek", SOON, || of_store.peek(key)).await;
+        let used = (1_000_000 - peeked.remaining()) as usize;
+        let most = by_store + unanswered;
+        assert!((by_store..=most).contains(&used), "{key}: {used} of {by_store}, at most {most}");
     }
 }
 

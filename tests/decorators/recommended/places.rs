@@ -75,6 +75,11 @@ pub(super) trait Place {
     fn tell(&self, _command: &str) {
         unreachable!("only of those with Redis")
     }
+
+    /// Lets nothing more through on the connections that are open, and says nothing to either end.
+    fn strand(&self) {
+        unreachable!("only of one server")
+    }
 }
 
 fn begin(fault: Fault, server: &mut Instance, proxy: &Proxy) {
@@ -163,6 +168,10 @@ impl Place for OneRedis {
 
     fn tell(&self, command: &str) {
         self.server.cmd(command);
+    }
+
+    fn strand(&self) {
+        self.proxy.strand();
     }
 }
 
@@ -344,5 +353,9 @@ impl Place for OneMemcached {
 
     fn most_connections(&self) -> usize {
         Memcached::DEFAULT_POOL_SIZE
+    }
+
+    fn strand(&self) {
+        self.proxy.strand();
     }
 }
