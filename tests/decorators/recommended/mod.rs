@@ -4,6 +4,7 @@
 mod figures;
 mod half_open;
 mod load;
+mod mistakes;
 mod moves;
 mod places;
 mod refusals;
