@@ -1,6 +1,7 @@
 //! The recommended stack with a fallback, as a service would build it, around real servers to which something happens
 //! under load: before the first hit, and in the middle.
 
+mod clocks;
 mod figures;
 mod half_open;
 mod load;
