@@ -157,6 +157,22 @@ async fn a_fallback_that_fails_too_is_told_once_a_second() {
         }
         assert_eq!(start.elapsed(), Duration::ZERO);
         assert_eq!(log.count("the fallback failed too") - told, 1, "{}", log.text());
+        let told_after = |time: Duration| {
+            let (log, throttle) = (&log, &throttle);
+            async move {
+                tokio::time::advance(time).await;
+                error(throttle.hit("a").await);
+                log.count("the fallback failed too") - told
+            }
+        };
+        assert_eq!(told_after(900 * MS).await, 1, "{}", log.text());
+        // Seconds are those since the first line of the process, and other tests are ahead by their own time.
+        assert_eq!(told_after(Duration::from_secs(366 * 86_400)).await, 2, "{}", log.text());
+        let lines = log.lines();
+        let (_, suppressed) = lines.last().unwrap().split_once("suppressed=").unwrap();
+        let suppressed: u32 = suppressed.split_whitespace().next().unwrap().parse().unwrap();
+        // The other hits, and with them those of many and of all.
+        assert!(suppressed > 100, "{suppressed}");
     }
 }
 

@@ -99,41 +99,36 @@ impl Load {
         targets: usize,
         since: Instant,
     ) -> Instant {
-        let mut last = since;
         let what = format!("each task is decided {times} times by {by:?}");
-        wait::eventually(&what, SOON, async || {
+        self.each_is(&what, |seen| seen.is_by(by), times, targets, since).await
+    }
+
+    /// The same of other outcomes.
+    pub(super) async fn each_is(
+        &self,
+        what: &str,
+        is: impl Fn(&Seen) -> bool,
+        times: usize,
+        targets: usize,
+        since: Instant,
+    ) -> Instant {
+        let mut last = since;
+        wait::eventually(what, SOON, async || {
             let mut counts = vec![0; TASKS * targets];
             let seen = self.seen.lock();
             for seen in seen.iter().rev().take_while(|seen| seen.end >= since) {
                 if seen.task < TASKS && seen.target < targets && seen.start >= since {
-                    counts[seen.task * targets + seen.target] += usize::from(seen.is_by(by));
+                    counts[seen.task * targets + seen.target] += usize::from(is(seen));
                 }
             }
             let done = counts.iter().all(|&count| count >= times);
             if done && times == 1 {
-                last = self.first_of_each(&seen, by, targets, since);
+                last = first_of_each(&seen, &is, targets, since);
             }
             done
         })
         .await;
         last
-    }
-
-    /// When the last of the pairs of task and target was decided by that one for the first time.
-    fn first_of_each(
-        &self,
-        seen: &[Seen],
-        by: DecidedBy,
-        targets: usize,
-        since: Instant,
-    ) -> Instant {
-        let pairs = (0..TASKS).flat_map(|task| (0..targets).map(move |target| (task, target)));
-        let first = |(task, target): (usize, usize)| {
-            let is = |seen: &&Seen| seen.task == task && seen.target == target;
-            let decided = seen.iter().filter(is).filter(|seen| seen.start >= since);
-            decided.filter(|seen| seen.is_by(by)).map(|seen| seen.end).min()
-        };
-        pairs.filter_map(first).max().unwrap_or(since)
     }
 
     /// Waits until that many were admitted by the fallback on that target.
@@ -155,4 +150,20 @@ impl Load {
         }
         std::mem::take(&mut *self.seen.lock())
     }
+}
+
+/// When the last of the pairs of task and target had that outcome for the first time.
+fn first_of_each(
+    seen: &[Seen],
+    is_it: impl Fn(&Seen) -> bool,
+    targets: usize,
+    since: Instant,
+) -> Instant {
+    let pairs = (0..TASKS).flat_map(|task| (0..targets).map(move |target| (task, target)));
+    let first = |(task, target): (usize, usize)| {
+        let is = |seen: &&Seen| seen.task == task && seen.target == target;
+        let had = seen.iter().filter(is).filter(|seen| seen.start >= since && is_it(seen));
+        had.map(|seen| seen.end).min()
+    };
+    pairs.filter_map(first).max().unwrap_or(since)
 }

@@ -29,6 +29,8 @@ pub(super) enum Fault {
     Mute,
     /// It answers when the deadline of a hit is over.
     TooSlow,
+    /// It is there, and says that it does not do it now.
+    Unwilling,
 }
 
 /// How a fault ends.
@@ -58,6 +60,11 @@ pub(super) trait Place {
         u32::from(fault == Fault::Killed)
     }
 
+    /// Whether it denies all the same while it is unwilling, for which it writes nothing.
+    fn denies_unwillingly(&self) -> bool {
+        false
+    }
+
     /// Connections to the servers that are ours.
     fn connections(&self) -> usize;
 
@@ -67,6 +74,11 @@ pub(super) trait Place {
     /// What the Redis servers among them are told.
     fn tell(&self, _command: &str) {
         unreachable!("only of those with Redis")
+    }
+
+    /// Lets nothing more through on the connections that are open, and says nothing to either end.
+    fn strand(&self) {
+        unreachable!("only of one server")
     }
 }
 
@@ -80,6 +92,7 @@ fn begin(fault: Fault, server: &mut Instance, proxy: &Proxy) {
         }
         Fault::Mute => proxy.hold(Direction::Reply),
         Fault::TooSlow => proxy.delay(TOO_SLOW, TOO_SLOW),
+        Fault::Unwilling => unreachable!("each place refuses in its own way"),
     }
 }
 
@@ -89,10 +102,11 @@ fn lift(fault: Fault, server: &Instance, proxy: &Proxy) {
         Fault::Killed => unreachable!("it is started again"),
         Fault::Silent => server.resume(),
         Fault::Refused | Fault::Mute | Fault::TooSlow => proxy.forward(),
+        Fault::Unwilling => unreachable!("each place refuses in its own way"),
     }
 }
 
-fn is_written(server: &RedisServer, key: &str) -> bool {
+pub(super) fn is_written(server: &RedisServer, key: &str) -> bool {
     let reply = server.words(&["SET", key, "1", "PX", "1000"]);
     reply.is_ok_and(|reply| !reply.is_error())
 }
@@ -110,13 +124,18 @@ fn url(proxy: &Proxy) -> String {
 
 /// One Redis server.
 pub(super) struct OneRedis {
-    server: RedisServer,
+    pub(super) server: RedisServer,
     proxy: Proxy,
 }
 
 impl OneRedis {
     pub(super) fn start() -> Self {
-        let server = RedisServer::start();
+        Self::with(&[])
+    }
+
+    /// ... with more arguments.
+    pub(super) fn with(arguments: &[&str]) -> Self {
+        let server = RedisServer::with(arguments);
         let proxy = Proxy::start(server.port());
         Self { server, proxy }
     }
@@ -150,11 +169,15 @@ impl Place for OneRedis {
     fn tell(&self, command: &str) {
         self.server.cmd(command);
     }
+
+    fn strand(&self) {
+        self.proxy.strand();
+    }
 }
 
 /// Three masters, to the first of which all happens.
 pub(super) struct Cluster {
-    cluster: RedisCluster,
+    pub(super) cluster: RedisCluster,
     proxies: Vec<Proxy>,
 }
 
@@ -162,6 +185,19 @@ impl Cluster {
     pub(super) fn start() -> Self {
         let (cluster, proxies) = RedisCluster::behind_proxies(3, 0, &[]);
         Self { cluster, proxies }
+    }
+
+    /// Waits until the node to which all happens can be written to.
+    pub(super) fn wait_for_writes(&self) {
+        // In its own slots, for the first third is of the first master.
+        let mut keys = (0..).map(|number: u32| number.to_string());
+        let key = keys.find(|key| self.cluster.slot_of(key) < 5000).unwrap();
+        wait_until("the node takes writes", SOON, || is_written(&self.cluster.nodes()[0], &key));
+    }
+
+    /// The slot in which the state of a key is.
+    pub(super) fn slot_of(&self, throttle: &str, key: &str) -> u16 {
+        self.cluster.slot_of(&format!("{{{NAMESPACE}|t|{throttle}|{key}}}"))
     }
 }
 
@@ -172,8 +208,7 @@ impl Place for Cluster {
     }
 
     fn is_hit(&self, throttle: &str, key: &str) -> bool {
-        let slot = self.cluster.slot_of(&format!("{{{NAMESPACE}|t|{throttle}|{key}}}"));
-        self.cluster.master_of_slot(slot) == 0
+        self.cluster.master_of_slot(self.slot_of(throttle, key)) == 0
     }
 
     fn begin(&mut self, fault: Fault) {
@@ -185,10 +220,7 @@ impl Place for Cluster {
             Fault::Killed => self.cluster.node(0).restart(),
             _ => lift(fault, self.cluster.node(0), &self.proxies[0]),
         }
-        // In its own slots, for the first third is of the first master.
-        let mut keys = (0..).map(|number: u32| number.to_string());
-        let key = keys.find(|key| self.cluster.slot_of(key) < 5000).unwrap();
-        wait_until("the node takes writes", SOON, || is_written(&self.cluster.nodes()[0], &key));
+        self.wait_for_writes();
     }
 
     fn connections(&self) -> usize {
@@ -277,7 +309,7 @@ impl Place for Named {
 
 /// One Memcached server.
 pub(super) struct OneMemcached {
-    server: MemcachedServer,
+    pub(super) server: MemcachedServer,
     proxy: Proxy,
     /// Connections before there was any of ours.
     idle: u64,
@@ -285,7 +317,12 @@ pub(super) struct OneMemcached {
 
 impl OneMemcached {
     pub(super) fn start() -> Self {
-        let server = MemcachedServer::start();
+        Self::with(&[])
+    }
+
+    /// ... with more arguments.
+    pub(super) fn with(arguments: &[&str]) -> Self {
+        let server = MemcachedServer::with(arguments);
         let proxy = Proxy::start(server.port());
         let idle = server.stat("curr_connections");
         Self { server, proxy, idle }
@@ -316,5 +353,9 @@ impl Place for OneMemcached {
 
     fn most_connections(&self) -> usize {
         Memcached::DEFAULT_POOL_SIZE
+    }
+
+    fn strand(&self) {
+        self.proxy.strand();
     }
 }
