@@ -76,9 +76,9 @@ impl<C: Clock + ?Sized> Clock for Arc<C> {
 ///
 /// It reads the processor's time stamp counter where that is reliable, which takes a few nanoseconds
 /// and no system call. It never goes back and does not follow later changes of the wall clock, so it
-/// suits state that lives in one process. Nor is it corrected as the wall clock is: 3 to 31 parts in a million were seen, up to
-/// some seconds in a day, by which windows that begin with the hour or the day then begin sooner or later. The first one
-/// in a process may take up to 200 ms, in which the counter is measured against the system's monotonic clock.
+/// suits state that lives in one process. Nor is it corrected as the wall clock is: 3 to 31 parts in a million were seen,
+/// up to some seconds in a day, by which windows that begin with the hour or the day then begin sooner or later. The first
+/// one in a process may take up to 200 ms, in which the counter is measured against the system's monotonic clock.
 #[derive(Clone, Debug)]
 pub struct SystemClock {
     counter: quanta::Clock,

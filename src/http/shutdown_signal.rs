@@ -22,7 +22,8 @@ use std::io;
 /// The first poll installs handlers for the whole process. From then on these signals no longer end it by themselves, not
 /// even after this future has completed or was dropped: so what follows must end in bounded time. A server drains for its
 /// [`drain_timeout`](super::Serve::drain_timeout) at most, which a second signal does not shorten; then its lifespans
-/// close, which takes as long as the disk does where a backend writes a snapshot. Before the first poll a signal
+/// close, which takes as long as the disk does where a backend keeps a
+/// [`snapshot_file`](crate::backend::InMemoryBuilder::snapshot_file). Before the first poll a signal
 /// does what it does by default. If a signal cannot be listened for, an error is logged, and the other one is waited for.
 ///
 /// # Panics

@@ -53,13 +53,14 @@
 //! * **Each failure of a backend** that a throttle is told, whatever was asked for: [`Event::BackendFailed`]. What a
 //!   [fallback](crate::decorator::Failover) decides is none: such a decision is
 //!   [decided by the fallback](crate::DecidedBy::Fallback).
-//! * **Each change of a circuit breaker**, in their order: [`Event::CircuitChanged`], by the throttle whose builder made it, and by
-//!   [`Resilience::observer`](crate::decorator::Resilience::observer) of one that several share.
+//! * **Each change of a circuit breaker**, in their order: [`Event::CircuitChanged`], by the throttle whose builder made
+//!   it, and by [`Resilience::observer`](crate::decorator::Resilience::observer) of one that several share.
 //!
 //! An observer is called in the task of the hit, before its caller is told, outside of all locks of a store. What goes on
 //! when its caller goes away (`all` and `acquire` on a server) tells it in a task of its own. An outgoing request that
 //! waits for the end of a block asks more than once, and each time is a hit. Callers that wait in line for the same key
-//! wait for it, and no deadline ends it: let it be short, and hand on to a task of your own what is not.
+//! wait for it, and no deadline ends it: let it be short, and hand on to a task of your own what is not. Changes of a
+//! circuit are told one after the other by whoever is at it, perhaps after the call has ended that caused one.
 //!
 //! No event has a key, unless [`observe_raw_keys`](crate::ThrottleBuilder::observe_raw_keys) is set. To find out who
 //! is denied most, [`track_denied`](crate::ThrottleBuilder::track_denied) keeps digests, and
@@ -128,8 +129,8 @@ pub use top_denied::{DeniedDigest, DeniedKey, TrackDenied};
 
 /// Is told what throttles and decorators do; see the [module](self).
 ///
-/// It must not wait: it runs in the task of a hit. One that panics is told of further events; its panics are
-/// logged, at most once a second, and no hit is changed by them. An [`Arc`] of an observer is one, to be shared by several throttles.
+/// It must not wait: it runs in the task of a hit. One that panics is told of further events; its panics are logged, at
+/// most once a second, and no hit is changed by them. An [`Arc`] of an observer is one, to be shared by several throttles.
 pub trait Observer: Send + Sync + fmt::Debug + 'static {
     /// Is told of an event.
     fn on_event(&self, event: &Event<'_>);

@@ -613,21 +613,26 @@ async fn each_lifespan_has_an_end_that_writes_also_when_one_ends_late() {
 }
 
 /// The task's last one is not the end.
-#[tokio::test]
-async fn a_lifespan_that_is_dropped_after_snapshots_now_and_then_says_so() {
+#[test]
+fn a_lifespan_that_is_dropped_after_snapshots_now_and_then_says_so() {
     let dir = TempDir::new();
     let (log, _logging) = Log::of_thread(tracing::Level::WARN);
     let builder = InMemory::builder().snapshot_file(dir.join("s"));
     let backend = builder.snapshot_every(Duration::from_millis(1)).build().unwrap();
-    let life = backend.lifespan().await.unwrap();
-    assert!(limited(&backend).hit("a").await.unwrap().is_allowed());
-    while !dir.join("s").exists() {
-        tokio::task::yield_now().await;
-    }
-    drop((life, backend));
-    while log.count("was dropped without a last snapshot") == 0 {
-        tokio::task::yield_now().await;
-    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let life = backend.lifespan().await.unwrap();
+        assert!(limited(&backend).hit("a").await.unwrap().is_allowed());
+        while !dir.join("s").exists() {
+            tokio::task::yield_now().await;
+        }
+        drop(life);
+    });
+    // With the thread that may write a last one, so that this one drops the backend, and hears of it.
+    drop(runtime);
+    assert_eq!(log.count("was dropped without a last snapshot"), 0);
+    drop(backend);
+    assert_eq!(log.count("was dropped without a last snapshot"), 1);
 }
 
 #[cfg(target_os = "linux")]

@@ -182,10 +182,9 @@ impl InMemoryBuilder {
     ///
     /// So limits survive a restart of the process; one whose period or strategy has changed begins anew. If the file is
     /// not there, it is a first start; if its folder is not there or not writable, or the file is damaged,
-    /// [`build`](Self::build) fails. It is restored by `build` and not
-    /// when a lifespan begins, for keys are hashed by its secret, and hits need no lifespan; a later lifespan of the
-    /// same backend goes on with what is in memory. The end of a lifespan clears nothing then: the backend is
-    /// [`persistent`](Self::persistent).
+    /// [`build`](Self::build) fails. It is restored by `build` and not when a lifespan begins, for keys are hashed by its
+    /// secret, and hits need no lifespan; a later lifespan of the same backend goes on with what is in memory. The end of
+    /// a lifespan clears nothing then: the backend is [`persistent`](Self::persistent).
     ///
     /// Without a [lifespan](crate::lifespan) nothing is written by itself, and a lifespan that is dropped writes nothing
     /// either; a warning tells so when the backend is dropped. Then, and when a process dies, the file is as it was
@@ -198,7 +197,9 @@ impl InMemoryBuilder {
     /// the backend is built. A folder may be reached by symbolic links, which are followed then and not later: do not name
     /// the file by a link that moves with each release. A file that is a link, a device or a pipe is refused.
     ///
-    /// To close takes as long as the disk does, so put a limit around it where that may be a network's.
+    /// To close takes as long as the disk does. Where that may be a network's, put a limit around it, and end the process
+    /// by [`exit`](std::process::exit) or the runtime by its `shutdown_timeout`: a thread that hangs in a write goes on, and
+    /// a runtime that is dropped waits for it.
     ///
     /// ```
     /// use traffik::{InMemory, LifespanExt, Throttle};

@@ -362,9 +362,11 @@ impl Backend for InMemory {
     }
 
     async fn close(&self) -> Result<()> {
+        // Before it is closed: the next lifespan, which may begin meanwhile, has an end of its own.
+        let lifespan = self.inner.snapshots.lifespan();
         self.inner.closed.store(true, Ordering::Relaxed);
         self.stop();
-        self.inner.snapshots.finish(&self.inner).await
+        self.inner.snapshots.finish(&self.inner, lifespan).await
     }
 
     fn stop(&self) {

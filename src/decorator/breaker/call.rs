@@ -66,24 +66,25 @@ impl Guarded {
 
     /// Lets a call through, or says why not.
     pub(super) fn enter(&self, operation: &'static str) -> Result<Call<'_>> {
-        let now = monotonic_now();
-        self.note(|circuit| circuit.lapse(now), || self.silent_probe());
         let mut circuit = self.circuit.lock();
+        let now = monotonic_now();
+        let lapsed = circuit.lapse(now);
+        if let Some(lapsed) = lapsed {
+            self.add(&mut circuit, lapsed, || self.silent_probe());
+        }
         let admitted = circuit.admit(now);
         let is_probe = admitted.as_ref().is_ok_and(Ticket::is_probe);
         if is_probe {
             self.telling.add(Transition::Probing, String::new());
         }
         drop(circuit);
+        // A call already: should who is told panic, the probe is over.
+        let admitted = admitted.map(|ticket| self.call(ticket));
+        if is_probe || lapsed.is_some() {
+            self.telling.tell(self.backend.core());
+        }
         match admitted {
-            Ok(ticket) => {
-                // In its name already: should who is told panic, the probe is over.
-                let call = self.call(ticket);
-                if is_probe {
-                    self.telling.tell(self.backend.core());
-                }
-                Ok(call)
-            }
+            Ok(call) => Ok(call),
             Err(refusal) => {
                 self.refused.fetch_add(1, Ordering::Relaxed);
                 Err(self.refusal(operation, refusal))
@@ -146,6 +147,13 @@ impl Guarded {
     ) {
         let mut circuit = self.circuit.lock();
         let Some(change) = change(&mut circuit) else { return };
+        self.add(&mut circuit, change, cause);
+        drop(circuit);
+        self.telling.tell(self.backend.core());
+    }
+
+    /// Adds a change of the circuit to those to be told, and keeps what caused it.
+    fn add(&self, circuit: &mut Circuit, change: Transition, cause: impl FnOnce() -> String) {
         let cause = match change {
             Transition::Closed { .. }
             | Transition::Reset { .. }
@@ -158,8 +166,6 @@ impl Guarded {
             }
         };
         self.telling.add(change, cause);
-        drop(circuit);
-        self.telling.tell(self.backend.core());
     }
 }
 

@@ -49,7 +49,7 @@ impl Telling {
             if queue.is_told { None } else { queue.next() }
         };
         while let Some(untold) = next {
-            // A subscriber of tracing may panic.
+            // A subscriber of tracing may panic. What is left is told with the next change.
             let broken = OnDrop::new(|| self.queue.lock().is_told = false);
             self.tell_of(core, &untold);
             broken.defuse();

@@ -73,9 +73,11 @@ impl InMemory {
     ///
     /// Has all limits of all keys, blocks and values, and not the locks. Hits go on meanwhile: a key is written as it is
     /// at one instant, with all its limits, but different keys at different ones. No hit waits for longer than a few
-    /// hundred slots take, or all that is counted of one key: some 100 us where that are logs of 35,000 entries. Works on a thread for what blocks, and on this one where there is no runtime; two at the
-    /// same time take turns: a writer that waits holds up the others, and the end of the lifespan, so give it a file or a
-    /// `Vec`. A closed backend has what it had before; but the end of a lifespan clears it, unless it is
+    /// hundred slots take, or all that is counted of one key: some 100 us where that are logs of 35,000 entries.
+    ///
+    /// Works on a thread for what blocks, and on this one where there is no runtime; two at the same time take turns: a
+    /// writer that waits holds up the others, and the end of the lifespan, so give it a file or a `Vec`. A
+    /// closed backend has what it had before; but the end of a lifespan clears it, unless it is
     /// [`persistent`](crate::backend::InMemoryBuilder::persistent), so take it before that.
     ///
     /// A snapshot has the secret by which long keys are digested, and short keys as they are: whoever reads it can make
@@ -102,7 +104,7 @@ impl InMemory {
     ///
     /// # Errors
     ///
-    /// When `writer` fails or panics, or the runtime is being shut down.
+    /// When `writer` fails, or panics on a thread of the runtime, or that is being shut down.
     ///
     /// # Cancel safety
     ///
@@ -121,8 +123,8 @@ impl InMemory {
     ///
     /// The file is readable by its owner alone (mode 0600 on Unix). What is new is written to a file beside it, which takes
     /// its place once the disk has it: a process or a machine that dies meanwhile leaves the old file as it was, and
-    /// the next writer removes what lies beside it. The folder must be there. Of two processes that write the same
-    /// file the last one wins; give each its own.
+    /// the next writer removes what lies beside it, if it may read the folder. The folder must be there. Of two processes
+    /// that write the same file the last one wins; give each its own.
     ///
     /// ```
     /// use traffik::InMemory;
@@ -180,7 +182,7 @@ impl Snapshots {
 
     /// Begins a lifespan.
     pub(super) fn start(&self, inner: &Arc<MemoryInner>) {
-        self.lifespans.fetch_add(1, Ordering::Relaxed);
+        self.lifespans.fetch_add(1, Ordering::SeqCst);
         self.is_tried.store(false, Ordering::Relaxed);
         let (Some(file), Some(every)) = (&self.file, self.every) else { return };
         let (backend, file) = (Arc::downgrade(inner), file.clone());
@@ -206,10 +208,14 @@ impl Snapshots {
         }
     }
 
-    /// Ends a lifespan: writes the file, unless that was done.
-    pub(super) async fn finish(&self, inner: &Arc<MemoryInner>) -> Result<()> {
+    /// Returns the number of the last lifespan that has begun.
+    pub(super) fn lifespan(&self) -> u64 {
+        self.lifespans.load(Ordering::SeqCst)
+    }
+
+    /// Ends the lifespan of that number: writes the file, unless that was done.
+    pub(super) async fn finish(&self, inner: &Arc<MemoryInner>, lifespan: u64) -> Result<()> {
         let Some(file) = &self.file else { return Ok(()) };
-        let lifespan = self.lifespans.load(Ordering::Relaxed);
         write_file(Arc::clone(inner), file.clone(), Why::End { lifespan }).await
     }
 }
