@@ -143,7 +143,7 @@ async fn f05_an_idle_half_open_connection_is_replaced() {
 async fn f04_initializing_ends_in_its_own_time_and_applies_nothing() {
     let server = RedisServer::start();
     let short = std::time::Duration::from_millis(100);
-    let builder = builder(server.url()).command_timeout(SOON * 100).connect_timeout(SOON * 100);
+    let builder = builder(server.url()).command_timeout(SOON * 2).connect_timeout(SOON * 2);
     let backend = builder.initialize_timeout(short).build().unwrap();
     server.pause();
     let error = ends(backend.initialize()).await.unwrap_err();

@@ -47,7 +47,7 @@ async fn f15_a_wrong_password_fails_at_once_and_shows_no_secret() {
         (open.url().replace("redis://", "redis://:hunter2@"), "or wants none"),
     ];
     for (url, remedy) in urls {
-        let backend = patient().initialize_timeout(LONG * 100).url(url).build().unwrap();
+        let backend = patient().initialize_timeout(LONG * 90).url(url).build().unwrap();
         // It would wait for an hour if this were a server that is starting.
         let error = tokio::time::timeout(LONG, backend.initialize()).await.unwrap().unwrap_err();
         is_misconfigured(&error);

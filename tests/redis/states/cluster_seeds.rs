@@ -89,7 +89,7 @@ async fn f15_a_wrong_password_of_a_cluster_or_of_sentinels_is_a_mistake() {
         Redis::builder().sentinels(seeds, "service"),
     ];
     for builder in builders {
-        let backend = builder.initialize_timeout(LONG * 100).build().unwrap();
+        let backend = builder.initialize_timeout(LONG * 90).build().unwrap();
         let error = tokio::time::timeout(LONG, backend.initialize()).await.unwrap().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Misconfigured, "{error}");
         assert!(!format!("{backend:?} {error:?} {error}").contains("wrong@"), "{error:?}");
