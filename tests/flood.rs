@@ -79,14 +79,16 @@ async fn f32_a_flood_of_distinct_keys_is_bounded() {
 /// A customer's rate may differ from each other customer's, and change with each hit.
 #[tokio::test]
 async fn c4_a_million_rates_that_hits_bring_leave_nothing_behind() {
-    const RATES: u32 = 1_000_000;
+    let soak = std::env::var_os("TRAFFIK_SOAK").is_some();
+    // Of each less than five bytes.
+    let (rates, most_kib) = if soak { (1_000_000, 4 * 1024) } else { (300_000, 1_200) };
     let _alone = ALONE.lock().await;
     let clock = ManualClock::new();
     let backend = InMemory::builder().clock(clock).max_keys(Some(1_000)).build().unwrap();
     let throttle = Throttle::builder("t").rate("5/day").backend(backend.clone()).build().unwrap();
     let mut before = 0;
-    for number in 1..=RATES {
-        if number == RATES / 10 {
+    for number in 1..=rates {
+        if number == rates / 10 {
             before = resident_kib();
         }
         // Cost 0: nothing is stored, so nothing may stay.
@@ -96,7 +98,8 @@ async fn c4_a_million_rates_that_hits_bring_leave_nothing_behind() {
     }
     assert_eq!(backend.key_count(), 0);
     let grown = resident_kib().saturating_sub(before);
-    assert!(grown < 4 * 1024, "{grown} KiB more after {RATES} rates");
+    println!("{grown} KiB more after {rates} rates, {most_kib} allowed");
+    assert!(grown < most_kib, "{grown} KiB more after {rates} rates");
     assert!(throttle.hit("a").await.unwrap().is_allowed());
     assert_eq!(backend.key_count(), 1);
 }
