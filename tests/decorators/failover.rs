@@ -134,6 +134,30 @@ async fn if_both_fail_the_primary_is_reported_and_the_policy_decides() {
     assert_eq!(start.elapsed(), 250 * MS);
 }
 
+/// Else nobody would hear of an outage that a fallback covers.
+#[tokio::test(start_paused = true)]
+async fn a_primary_that_fails_is_told_of_once_a_second_though_the_fallback_decides() {
+    let (log, _logging) = Log::of_thread(tracing::Level::WARN);
+    for is_at_once in [false, true] {
+        let primary = match is_at_once {
+            true => Scripted::new().at_once(),
+            false => Scripted::new(),
+        };
+        let failover = Failover::new(primary.clone(), InMemory::new());
+        let throttle = raising(failover.clone());
+        let told = log.count("the primary failed, the fallback is asked");
+        assert!(throttle.hit("a").await.is_ok());
+        assert_eq!(log.count("the primary failed") - told, 0, "{}", log.text());
+        primary.plays(DOWN);
+        for _ in 0..50 {
+            assert_eq!(throttle.hit("a").await.unwrap().decided_by(), DecidedBy::Fallback);
+            assert!(throttle.hit_many(["a", "b"]).await.iter().all(Result::is_ok));
+        }
+        assert_eq!(log.count("the primary failed, the fallback is asked") - told, 1);
+        assert_eq!(log.count("the fallback failed"), 0, "{}", log.text());
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_fallback_that_fails_too_is_told_once_a_second() {
     let (log, _logging) = Log::of_thread(tracing::Level::WARN);
