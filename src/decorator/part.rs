@@ -59,14 +59,14 @@ impl Drop for Failures<'_> {
 }
 
 /// What is being asked, and has perhaps been answered when the caller gives up.
-struct Asking<'f, 'a> {
+struct AskedPart<'f, 'a> {
     places: &'f [usize],
     own: Option<Answers>,
     failures: &'f mut Failures<'a>,
     finish: &'f (dyn Fn(usize, Decision) -> Decision + Sync),
 }
 
-impl Drop for Asking<'_, '_> {
+impl Drop for AskedPart<'_, '_> {
     fn drop(&mut self) {
         let answers = self.own.take().into_iter().flat_map(Answers::into_answers);
         for (&place, answer) in self.places.iter().zip(answers) {
@@ -90,7 +90,7 @@ pub(super) async fn ask(
     failures: &mut Failures<'_>,
     finish: &(dyn Fn(usize, Decision) -> Decision + Sync),
 ) {
-    let asked = Asking { places, own: Some(Answers::new(questions.len())), failures, finish };
+    let asked = AskedPart { places, own: Some(Answers::new(questions.len())), failures, finish };
     if let Some(own) = &asked.own {
         backend.apply_many(questions, own).await;
     }

@@ -13,12 +13,12 @@ use crate::on_drop::OnDrop;
 /// Who is told of changes, and those of which nobody has been told.
 #[derive(Debug, Default)]
 pub(super) struct Telling {
-    queue: Mutex<Queue>,
+    backlog: Mutex<Backlog>,
     observers: RwLock<Observers>,
 }
 
 #[derive(Debug, Default)]
-struct Queue {
+struct Backlog {
     waiting: VecDeque<Untold>,
     /// Somebody tells of them, and goes on with those that are added meanwhile.
     is_told: bool,
@@ -38,22 +38,22 @@ impl Telling {
 
     /// Adds a change. Call it while the circuit is locked, or a later change could come before.
     pub(super) fn add(&self, change: Transition, cause: String) {
-        self.queue.lock().waiting.push_back(Untold { change, cause });
+        self.backlog.lock().waiting.push_back(Untold { change, cause });
     }
 
     /// Tells of what was added, unless somebody does. Call it outside of locks: who is told may ask for the state.
     #[cold]
     pub(super) fn tell(&self, core: &BackendCore) {
         let mut next = {
-            let mut queue = self.queue.lock();
-            if queue.is_told { None } else { queue.next() }
+            let mut backlog = self.backlog.lock();
+            if backlog.is_told { None } else { backlog.next() }
         };
         while let Some(untold) = next {
             // A subscriber of tracing may panic. What is left is told with the next change.
-            let broken = OnDrop::new(|| self.queue.lock().is_told = false);
+            let broken = OnDrop::new(|| self.backlog.lock().is_told = false);
             self.tell_of(core, &untold);
             broken.defuse();
-            next = self.queue.lock().next();
+            next = self.backlog.lock().next();
         }
     }
 
@@ -89,7 +89,7 @@ impl Telling {
     }
 }
 
-impl Queue {
+impl Backlog {
     fn next(&mut self) -> Option<Untold> {
         let next = self.waiting.pop_front();
         self.is_told = next.is_some();

@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use traffik::backend::{Answers, BackendCore, Result};
+use traffik::backend::{Answers, BackendCore, Prepared, Result};
 use traffik::step::{BlockChange, KeyState, Step};
+use traffik::strategy::Limit;
 use traffik::{
     Backend, Decision, HasCore, Key, LockError, LockGuard, LockOptions, Locks, Ttl, Values,
 };
@@ -16,11 +17,17 @@ use traffik::{
 pub struct Counting<B> {
     backend: B,
     asked: Arc<AtomicUsize>,
+    hands_on: bool,
 }
 
 impl<B> Counting<B> {
     pub fn new(backend: B) -> Self {
-        Self { backend, asked: Arc::default() }
+        Self { backend, asked: Arc::default(), hands_on: false }
+    }
+
+    /// One that hands on the backend's fast path, of which it counts nothing.
+    pub fn prepared(backend: B) -> Self {
+        Self { hands_on: true, ..Self::new(backend) }
     }
 
     /// How often it was asked for decisions so far; for many together once.
@@ -78,6 +85,9 @@ impl<B: Backend> Backend for Counting<B> {
     }
     fn stop(&self) {
         self.backend.stop();
+    }
+    fn prepare(&self, throttle: &str, limits: &[Limit]) -> Option<Prepared> {
+        if self.hands_on { self.backend.prepare(throttle, limits) } else { None }
     }
     async fn apply(&self, key: &Key<'_>, step: &Step<'_>) -> Result<Decision> {
         self.count();
