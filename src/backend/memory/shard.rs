@@ -246,7 +246,7 @@ impl Shard {
         slot.body = body;
     }
 
-    /// Returns the large slot of a state, and makes it if there is none.
+    /// Returns the large slot of a state, which is to be written, and makes it if there is none.
     pub(super) fn large_slot(&mut self, state: StateRef<'_>, counted: &mut bool) -> &mut LargeSlot {
         let hash = state.hash();
         if self.cold.large.find(hash, |slot| state.is_large(slot)).is_none() {
@@ -261,7 +261,9 @@ impl Shard {
             self.cold.large.insert(hash, slot, state.ids);
         }
         let found = self.cold.large.find_mut(hash, |slot| state.is_large(slot));
-        found.expect("it was found or inserted just now")
+        let slot = found.expect("it was found or inserted just now");
+        slot.changed = true;
+        slot
     }
 
     /// Forgets a limit's state; of a rate that a hit brought, that rate only.

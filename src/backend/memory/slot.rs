@@ -165,6 +165,9 @@ pub(super) struct LargeSlot {
     pub(super) counted: bool,
     /// The snapshot that is being taken has it.
     pub(super) marked: bool,
+    /// Words of it were written since a snapshot began to copy them, some under each lock. That some went, how many there
+    /// are shows.
+    pub(super) changed: bool,
     pub(super) body: Body,
 }
 
@@ -198,6 +201,8 @@ impl Brought {
     }
 }
 
+const _: () = assert!(size_of::<LargeSlot>() == size_of::<Body>() + 32, "flags take no room");
+
 impl LargeSlot {
     pub(super) fn new(state: StateRef<'_>, body: Body) -> Self {
         Self {
@@ -205,8 +210,24 @@ impl LargeSlot {
             state_id: state.info.id(),
             counted: false,
             marked: false,
+            changed: true,
             body,
         }
+    }
+}
+
+impl Body {
+    /// The words of each state that has some, in an order that no hit changes without writing.
+    pub(super) fn words(&self) -> impl Iterator<Item = &[u64]> {
+        let (own, brought) = match self {
+            Self::Words { state, .. } => (Some(state), &[][..]),
+            Self::Brought(parts) => (None, &parts[..]),
+        };
+        let brought = brought.iter().filter_map(|part| match &part.form {
+            Form::Words(state) => Some(state),
+            Form::Packed { .. } => None,
+        });
+        own.into_iter().chain(brought).map(State::words)
     }
 }
 

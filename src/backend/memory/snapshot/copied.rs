@@ -13,8 +13,12 @@ use crate::strategy::{PartId, State};
 const STATES: usize = 256;
 /// Words that are copied under one lock, or those of one key more.
 const WORDS: usize = 4096;
+/// Words of one key that are copied under one lock.
+const KEY_WORDS: usize = 8192;
 /// What a rate that a hit brought weighs beside its words, in words.
 const PART: usize = 16;
+/// How often the words of a key are begun anew, since somebody has written them. Then all are copied under one lock.
+const TRIES: usize = 64;
 
 /// What was copied under one lock.
 #[derive(Debug)]
@@ -28,6 +32,31 @@ pub(super) struct Copied {
     looked_for: usize,
     /// What the next key needs, if there is no room for it.
     missing: Option<Size>,
+    progress: Option<Progress>,
+}
+
+/// How far the words of a key are that are copied ahead. No others are there meanwhile.
+#[derive(Clone, Copy, Debug)]
+struct Progress {
+    of: (StoredKey, u32),
+    /// Words of the key.
+    all: usize,
+    tries: usize,
+    /// Words whose states are copied.
+    given: usize,
+}
+
+/// What is to be done with the words of a key.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Ahead {
+    /// They are copied with its states.
+    NotNeeded,
+    /// The first are copied now.
+    Begins,
+    /// The next are copied now.
+    GoesOn,
+    /// None can be under this lock.
+    NoRoom,
 }
 
 /// A state, whose words and parts lie beside it.
@@ -60,27 +89,29 @@ pub(super) enum CopiedState {
 
 /// The room that the states of a key take.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Size {
+struct Size {
     parts: usize,
     words: usize,
 }
 
-impl Size {
-    pub(super) fn add(&mut self, slot: &LargeSlot) {
-        match &slot.body {
-            Body::Words { state, .. } => self.words += state.words().len(),
-            Body::Brought(parts) => {
-                self.parts += parts.len();
-                self.words += parts.iter().map(|part| words_of(&part.form)).sum::<usize>();
-            }
-        }
-    }
+/// What there is of a key.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Found {
+    size: Size,
+    /// One of its states is marked.
+    pub(super) is_marked: bool,
+    /// Some words were written since they began to be copied.
+    is_changed: bool,
 }
 
-fn words_of(form: &Form) -> usize {
-    match form {
-        Form::Packed { .. } => 0,
-        Form::Words(state) => state.words().len(),
+impl Found {
+    pub(super) fn add(&mut self, slot: &LargeSlot) {
+        self.is_marked |= slot.marked;
+        self.is_changed |= slot.changed;
+        self.size.words += slot.body.words().map(<[u64]>::len).sum::<usize>();
+        if let Body::Brought(parts) = &slot.body {
+            self.size.parts += parts.len();
+        }
     }
 }
 
@@ -93,18 +124,22 @@ impl Copied {
             words: Vec::new(),
             looked_for: 0,
             missing: None,
+            progress: None,
         };
         // For a key more than what is enough.
-        new.make_room(Size { parts: WORDS / PART + MAX_PARTS, words: WORDS * 2 });
+        new.make_room(Size { parts: WORDS / PART + MAX_PARTS, words: WORDS + KEY_WORDS });
         new
     }
 
-    /// Forgets what was copied, and makes room for the next key. To be called outside of the lock.
+    /// Forgets what was copied, but for words that are ahead of their key, and makes room for the next key. To be called
+    /// outside of the lock.
     pub(super) fn clear(&mut self) {
         self.keys.clear();
         self.states.clear();
         self.parts.clear();
-        self.words.clear();
+        if self.progress.is_none() {
+            self.words.clear();
+        }
         self.looked_for = 0;
         if let Some(Size { parts, words }) = self.missing.take() {
             // It may have grown by then.
@@ -121,8 +156,52 @@ impl Copied {
         }
     }
 
+    /// Drops the words that are ahead of another key than that: the other is gone, or comes later.
+    pub(super) fn turn_to(&mut self, key: (StoredKey, u32)) {
+        if self.progress.is_some_and(|progress| progress.of != key) {
+            self.progress = None;
+            self.words.clear();
+        }
+    }
+
+    /// Returns what is to be done with the words of a key, one of whose states has that number.
+    pub(super) fn ahead(&mut self, of: (StoredKey, u32), found: Found) -> Ahead {
+        let all = found.size.words;
+        let tries = match self.progress {
+            Some(progress) if !found.is_changed && progress.all == all => return Ahead::GoesOn,
+            Some(progress) => {
+                self.words.clear();
+                progress.tries + 1
+            }
+            None => 0,
+        };
+        self.progress = None;
+        let is_ahead = all > KEY_WORDS && tries < TRIES;
+        if (is_ahead && !self.words.is_empty()) || !self.has_room(found.size) {
+            return Ahead::NoRoom;
+        }
+        if !is_ahead {
+            return Ahead::NotNeeded;
+        }
+        self.progress = Some(Progress { of, all, tries, given: 0 });
+        Ahead::Begins
+    }
+
+    /// Copies the next words of a key, from all that it has; returns whether these are the last.
+    pub(super) fn copy_ahead<'w>(&mut self, all: impl Iterator<Item = &'w [u64]>) -> bool {
+        let (mut copied, mut room) = (self.words.len(), KEY_WORDS);
+        for words in all {
+            let next = words.get(copied..).unwrap_or_default();
+            copied = copied.saturating_sub(words.len());
+            let next = &next[..next.len().min(room)];
+            self.words.extend_from_slice(next);
+            room -= next.len();
+        }
+        self.progress.is_some_and(|progress| progress.all == self.words.len())
+    }
+
     /// Returns whether a key of that size can be copied; if not, [`clear`](Self::clear) makes room for it.
-    pub(super) fn has_room(&mut self, size: Size) -> bool {
+    fn has_room(&mut self, size: Size) -> bool {
         let has_room = self.parts.len() + size.parts <= self.parts.capacity()
             && self.words.len() + size.words <= self.words.capacity();
         if !has_room {
@@ -171,8 +250,13 @@ impl Copied {
     }
 
     fn keep(&mut self, state: &State) -> Range<usize> {
+        let words = state.words();
+        if let Some(Progress { given, .. }) = &mut self.progress {
+            *given += words.len();
+            return *given - words.len()..*given;
+        }
         let start = self.words.len();
-        self.words.extend_from_slice(state.words());
+        self.words.extend_from_slice(words);
         start..self.words.len()
     }
 
@@ -183,6 +267,7 @@ impl Copied {
         } else {
             self.states.truncate(states);
         }
+        self.progress = None;
     }
 
     pub(super) fn state_count(&self) -> usize {

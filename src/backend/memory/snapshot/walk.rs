@@ -3,16 +3,20 @@
 //! A key is copied with all its slots under one lock, when the first of them is met, and all are marked. What is marked
 //! when it is met has been copied: so a table that is replaced meanwhile is gone through anew, and no key comes twice. A
 //! walk begins with taking off the marks of the last one, which may have ended anywhere.
+//!
+//! Of a key with many words these are copied ahead, some under each lock. They hold if nobody has written them until the
+//! last are copied, and all else of the key is copied under the lock of these.
 
 use super::super::shard::Shard;
-use super::super::slot::StateRef;
+use super::super::slot::{Slot, StateRef};
 use super::super::state_ids::{StateIds, StateInfo};
 use super::super::stored_key::{HashedKey, StoredKey};
 use super::super::table::{Marked, Walk};
-use super::copied::{Copied, Size};
+use super::copied::{Ahead, Copied, Found};
 
 /// Buckets that are looked at under one lock.
 const BUCKETS: usize = 1024;
+
 /// How far the walk through a shard is.
 #[derive(Debug, Default)]
 pub(super) struct ShardWalk {
@@ -95,7 +99,7 @@ impl Shard {
     }
 
     /// Copies and marks all states of a key, unless one is marked: then the others came after the key was copied. Returns
-    /// `false`, with nothing done, if there is no room for it.
+    /// `false` if that takes another lock.
     fn copy_key(
         &mut self,
         stored: StoredKey,
@@ -103,12 +107,21 @@ impl Shard {
         ids: &StateIds,
         copied: &mut Copied,
     ) -> bool {
+        copied.turn_to((stored, id));
         let Some(info) = ids.get(id) else { return true };
         let key = &HashedKey { stored, hash: ids.hasher().hash(&stored) };
-        if self.cold.large.len() > 0 && !copied.has_room(self.size_of(key, info, ids)) {
-            return false;
+        let mut was_copied = false;
+        if self.cold.large.len() > 0 {
+            let found = self.look_at(key, info, ids);
+            was_copied = found.is_marked;
+            if !was_copied {
+                let ahead = copied.ahead((stored, id), found);
+                if !self.make_way((key, info, ids), ahead, copied) {
+                    return false;
+                }
+            }
         }
-        let (before, mut was_copied) = (copied.state_count(), false);
+        let before = copied.state_count();
         for info in ids.siblings_of(info) {
             copied.look_for();
             let state = StateRef { key, info, ids };
@@ -116,25 +129,61 @@ impl Shard {
             if let Some(slot) = self.small.find_mut(hash, |slot| state.is_small(slot)) {
                 was_copied |= slot.is_marked();
                 slot.mark(true);
-                copied.small(slot);
+                if !was_copied {
+                    copied.small(slot);
+                }
             }
             if let Some(slot) = self.cold.large.find_mut(hash, |slot| state.is_large(slot)) {
-                was_copied |= slot.marked;
                 slot.mark(true);
-                copied.large(slot);
+                if !was_copied {
+                    copied.large(slot);
+                }
             }
         }
         copied.end_key(stored, before, !was_copied);
         true
     }
 
-    fn size_of(&self, key: &HashedKey, info: &StateInfo, ids: &StateIds) -> Size {
-        let mut size = Size::default();
+    fn look_at(&self, key: &HashedKey, info: &StateInfo, ids: &StateIds) -> Found {
+        let mut found = Found::default();
         for info in ids.siblings_of(info) {
             let state = StateRef { key, info, ids };
-            let found = self.cold.large.find(state.hash(), |slot| state.is_large(slot));
-            found.into_iter().for_each(|slot| size.add(slot));
+            let hash = state.hash();
+            let small = self.small.find(hash, |slot| state.is_small(slot));
+            found.is_marked |= small.is_some_and(Slot::is_marked);
+            if let Some(slot) = self.cold.large.find(hash, |slot| state.is_large(slot)) {
+                found.add(slot);
+            }
         }
-        size
+        found
+    }
+
+    /// Returns whether a key can be copied under this lock. Where it has many words, the next of these are.
+    fn make_way(
+        &mut self,
+        (key, info, ids): (&HashedKey, &StateInfo, &StateIds),
+        ahead: Ahead,
+        copied: &mut Copied,
+    ) -> bool {
+        match ahead {
+            Ahead::NoRoom => return false,
+            Ahead::NotNeeded => return true,
+            Ahead::GoesOn => {}
+            Ahead::Begins => {
+                for info in ids.siblings_of(info) {
+                    let state = StateRef { key, info, ids };
+                    let hash = state.hash();
+                    if let Some(slot) = self.cold.large.find_mut(hash, |slot| state.is_large(slot))
+                    {
+                        slot.changed = false;
+                    }
+                }
+            }
+        }
+        let slots = ids.siblings_of(info).filter_map(|info| {
+            let state = StateRef { key, info, ids };
+            self.cold.large.find(state.hash(), |slot| state.is_large(slot))
+        });
+        copied.copy_ahead(slots.flat_map(|slot| slot.body.words()))
     }
 }
