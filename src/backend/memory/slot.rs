@@ -165,8 +165,8 @@ pub(super) struct LargeSlot {
     pub(super) counted: bool,
     /// The snapshot that is being taken has it.
     pub(super) marked: bool,
-    /// Words of it were written since a snapshot began to copy them, some under each lock. That some went, how many there
-    /// are shows.
+    /// It was written since a snapshot began to copy its words, some under each lock. Without this, words can only go, and
+    /// then there are fewer: what is forgotten, and a state that could not be read.
     pub(super) changed: bool,
     pub(super) body: Body,
 }
@@ -200,8 +200,6 @@ impl Brought {
         }
     }
 }
-
-const _: () = assert!(size_of::<LargeSlot>() == size_of::<Body>() + 32, "flags take no room");
 
 impl LargeSlot {
     pub(super) fn new(state: StateRef<'_>, body: Body) -> Self {

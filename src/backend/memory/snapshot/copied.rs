@@ -1,4 +1,4 @@
-//! What a walk copies under one lock, into room that was made before: memory that is new to the process costs far more
+//! What a walk has copied since the last keys were written, into room that was made before: memory that is new to the process costs far more
 //! than the copy itself.
 
 use std::ops::Range;
@@ -11,16 +11,16 @@ use crate::strategy::{PartId, State};
 
 /// States that are looked for under one lock, or some more: those that one key can have stay together.
 const STATES: usize = 256;
-/// Words that are copied under one lock, or those of one key more.
+/// Words of keys that are copied whole under one lock, or those of one key more.
 const WORDS: usize = 4096;
-/// Words of one key that are copied under one lock.
+/// Words of one key that are copied under one lock. A key with more has its words copied ahead.
 const KEY_WORDS: usize = 8192;
 /// What a rate that a hit brought weighs beside its words, in words.
 const PART: usize = 16;
-/// How often the words of a key are begun anew, since somebody has written them. Then all are copied under one lock.
+/// How often the words of a key are begun, if somebody writes them each time. Then all are copied under one lock.
 const TRIES: usize = 64;
 
-/// What was copied under one lock.
+/// What was copied under one lock; of a key with many words, under all of its locks.
 #[derive(Debug)]
 pub(super) struct Copied {
     /// Each with the number of its states.
@@ -38,6 +38,7 @@ pub(super) struct Copied {
 /// How far the words of a key are that are copied ahead. No others are there meanwhile.
 #[derive(Clone, Copy, Debug)]
 struct Progress {
+    /// The key, and the number of its throttle's first state.
     of: (StoredKey, u32),
     /// Words of the key.
     all: usize,
@@ -164,7 +165,7 @@ impl Copied {
         }
     }
 
-    /// Returns what is to be done with the words of a key, one of whose states has that number.
+    /// Returns what is to be done with the words of a key, whose throttle's first state has that number.
     pub(super) fn ahead(&mut self, of: (StoredKey, u32), found: Found) -> Ahead {
         let all = found.size.words;
         let tries = match self.progress {

@@ -4,8 +4,8 @@
 //! when it is met has been copied: so a table that is replaced meanwhile is gone through anew, and no key comes twice. A
 //! walk begins with taking off the marks of the last one, which may have ended anywhere.
 //!
-//! Of a key with many words these are copied ahead, some under each lock. They hold if nobody has written them until the
-//! last are copied, and all else of the key is copied under the lock of these.
+//! Of a key with many words these are copied ahead, some under each lock, and begun anew if somebody writes them before the
+//! last are copied, until they have been begun too often. All else of the key is copied under the lock of the last.
 
 use super::super::shard::Shard;
 use super::super::slot::{Slot, StateRef};
@@ -107,16 +107,18 @@ impl Shard {
         ids: &StateIds,
         copied: &mut Copied,
     ) -> bool {
-        copied.turn_to((stored, id));
         let Some(info) = ids.get(id) else { return true };
         let key = &HashedKey { stored, hash: ids.hasher().hash(&stored) };
+        // Not the number that was met: another writer may come and leave its own.
+        let of = (stored, ids.siblings_of(info).next().map_or(id, StateInfo::id));
+        copied.turn_to(of);
         let mut was_copied = false;
         if self.cold.large.len() > 0 {
             let found = self.look_at(key, info, ids);
             was_copied = found.is_marked;
             if !was_copied {
-                let ahead = copied.ahead((stored, id), found);
-                if !self.make_way((key, info, ids), ahead, copied) {
+                let ahead = copied.ahead(of, found);
+                if !self.copy_words((key, info, ids), ahead, copied) {
                     return false;
                 }
             }
@@ -158,8 +160,8 @@ impl Shard {
         found
     }
 
-    /// Returns whether a key can be copied under this lock. Where it has many words, the next of these are.
-    fn make_way(
+    /// Copies the next words of a key that has many. Returns whether its states can be copied under this lock.
+    fn copy_words(
         &mut self,
         (key, info, ids): (&HashedKey, &StateInfo, &StateIds),
         ahead: Ahead,

@@ -4,10 +4,13 @@ use super::super::super::slot::{Slot, StateRef};
 use super::super::copied::CopiedState;
 use super::*;
 use crate::step::BlockChange;
+use crate::strategy::TokenBucket;
 
-/// Two with packed counts, of which hits bring one, a log of many entries, and a log that hits bring.
+/// Packed counts, one of another writer and one that hits bring; a log of many entries, and one that hits bring.
 struct Limits {
     packed: Limit,
+    /// Another writer of the same state.
+    packed_by_another: Limit,
     packed_brought: Limit,
     log: Limit,
     log_brought: Limit,
@@ -15,10 +18,12 @@ struct Limits {
 
 impl Limits {
     fn new() -> Self {
-        let packed = Limit::new(Rate::per_day(1_000_000), FixedWindow::new()).unwrap();
+        let packed = Limit::new(Rate::per_day(1_000_000), TokenBucket::new()).unwrap();
+        let by_another = Limit::new(Rate::per_day(900_000), TokenBucket::new());
         let log = SlidingWindowLog::new().max_entries(20_000);
         let brought = |limit: Result<Limit, _>| limit.unwrap().brought_beside(&packed);
         Self {
+            packed_by_another: by_another.unwrap(),
             packed_brought: brought(Limit::new(Rate::per_day(9_000), FixedWindow::new())),
             log: Limit::new(Rate::per_hour(20_000), log).unwrap(),
             log_brought: brought(Limit::new(Rate::per_hour(800), SlidingWindowLog::new())),
@@ -113,7 +118,13 @@ enum Event {
 
 impl Event {
     fn happen(self, store: &Store, limits: &Limits, key: u64, now: Timestamp) {
-        let all = [&limits.packed, &limits.packed_brought, &limits.log, &limits.log_brought];
+        let all = [
+            &limits.packed,
+            &limits.packed_brought,
+            &limits.log,
+            &limits.log_brought,
+            &limits.packed_by_another,
+        ];
         let step = |limit, cost, op| {
             let limits = std::slice::from_ref(limit);
             let ruling = ask(store, key, &Step::new(limits, cost, op), now);
@@ -146,8 +157,8 @@ impl Event {
 
 fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
-        4 => (0..4usize).prop_map(Event::Hit),
-        2 => (0..4usize).prop_map(Event::Refund),
+        4 => (0..5usize).prop_map(Event::Hit),
+        2 => (0..5usize).prop_map(Event::Refund),
         1 => Just(Event::Peek),
         1 => Just(Event::Denied),
         1 => prop::sample::select(vec![None, Some(1), Some(2), Some(3)]).prop_map(Event::Forget),
@@ -196,7 +207,9 @@ fn what_writes_no_words_begins_nothing_anew() {
     let store = large(1, &limits);
     let keys = walked(&store, |lock, _| {
         let now = NOW.saturating_add_micros(20_000 + lock as u64);
-        for event in [Event::Hit(0), Event::Peek, Event::Denied] {
+        // By one writer and the other in turn.
+        let packed = Event::Hit([0, 4][lock % 2]);
+        for event in [packed, Event::Peek, Event::Denied] {
             event.happen(&store, &limits, 0, now);
         }
         let (brought, key) = (&limits.packed_brought, hashed(&store, 0));
