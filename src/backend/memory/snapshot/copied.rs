@@ -160,7 +160,13 @@ impl Copied {
     /// Drops the words that are ahead of another key than that: the other is gone, or comes later.
     pub(super) fn turn_to(&mut self, key: (StoredKey, u32)) {
         if self.progress.is_some_and(|progress| progress.of != key) {
-            self.progress = None;
+            self.drop_ahead();
+        }
+    }
+
+    /// Drops the words that are ahead of a key, if there are any.
+    pub(super) fn drop_ahead(&mut self) {
+        if self.progress.take().is_some() {
             self.words.clear();
         }
     }

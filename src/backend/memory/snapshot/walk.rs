@@ -109,11 +109,13 @@ impl Shard {
     ) -> bool {
         let Some(info) = ids.get(id) else { return true };
         let key = &HashedKey { stored, hash: ids.hasher().hash(&stored) };
-        // Not the number that was met: another writer may come and leave its own.
-        let of = (stored, ids.siblings_of(info).next().map_or(id, StateInfo::id));
-        copied.turn_to(of);
         let mut was_copied = false;
-        if self.cold.large.len() > 0 {
+        if self.cold.large.len() == 0 {
+            copied.drop_ahead();
+        } else {
+            // Not the number that was met: another writer may come and leave its own.
+            let of = (stored, ids.siblings_of(info).next().map_or(id, StateInfo::id));
+            copied.turn_to(of);
             let found = self.look_at(key, info, ids);
             was_copied = found.is_marked;
             if !was_copied {
