@@ -1,5 +1,5 @@
-//! What a walk has copied since the last keys were written, into room that was made before: memory that is new to the process costs far more
-//! than the copy itself.
+//! What a walk has copied since the last keys were written, into room that was made before: memory that is new to the
+//! process costs far more than the copy itself.
 
 use std::ops::Range;
 
@@ -32,12 +32,12 @@ pub(super) struct Copied {
     looked_for: usize,
     /// What the next key needs, if there is no room for it.
     missing: Option<Size>,
-    progress: Option<Progress>,
+    begun: Option<Begun>,
 }
 
-/// How far the words of a key are that are copied ahead. No others are there meanwhile.
+/// A key whose words are copied ahead, and how far they are. No others are there meanwhile.
 #[derive(Clone, Copy, Debug)]
-struct Progress {
+struct Begun {
     /// The key, and the number of its throttle's first state.
     of: (StoredKey, u32),
     /// Words of the key.
@@ -125,7 +125,7 @@ impl Copied {
             words: Vec::new(),
             looked_for: 0,
             missing: None,
-            progress: None,
+            begun: None,
         };
         // For a key more than what is enough.
         new.make_room(Size { parts: WORDS / PART + MAX_PARTS, words: WORDS + KEY_WORDS });
@@ -138,7 +138,7 @@ impl Copied {
         self.keys.clear();
         self.states.clear();
         self.parts.clear();
-        if self.progress.is_none() {
+        if self.begun.is_none() {
             self.words.clear();
         }
         self.looked_for = 0;
@@ -159,14 +159,14 @@ impl Copied {
 
     /// Drops the words that are ahead of another key than that: the other is gone, or comes later.
     pub(super) fn turn_to(&mut self, key: (StoredKey, u32)) {
-        if self.progress.is_some_and(|progress| progress.of != key) {
+        if self.begun.is_some_and(|begun| begun.of != key) {
             self.drop_ahead();
         }
     }
 
     /// Drops the words that are ahead of a key, if there are any.
     pub(super) fn drop_ahead(&mut self) {
-        if self.progress.take().is_some() {
+        if self.begun.take().is_some() {
             self.words.clear();
         }
     }
@@ -174,15 +174,15 @@ impl Copied {
     /// Returns what is to be done with the words of a key, whose throttle's first state has that number.
     pub(super) fn ahead(&mut self, of: (StoredKey, u32), found: Found) -> Ahead {
         let all = found.size.words;
-        let tries = match self.progress {
-            Some(progress) if !found.is_changed && progress.all == all => return Ahead::GoesOn,
-            Some(progress) => {
+        let tries = match self.begun {
+            Some(begun) if !found.is_changed && begun.all == all => return Ahead::GoesOn,
+            Some(begun) => {
                 self.words.clear();
-                progress.tries + 1
+                begun.tries + 1
             }
             None => 0,
         };
-        self.progress = None;
+        self.begun = None;
         let is_ahead = all > KEY_WORDS && tries < TRIES;
         if (is_ahead && !self.words.is_empty()) || !self.has_room(found.size) {
             return Ahead::NoRoom;
@@ -190,7 +190,7 @@ impl Copied {
         if !is_ahead {
             return Ahead::NotNeeded;
         }
-        self.progress = Some(Progress { of, all, tries, given: 0 });
+        self.begun = Some(Begun { of, all, tries, given: 0 });
         Ahead::Begins
     }
 
@@ -204,7 +204,7 @@ impl Copied {
             self.words.extend_from_slice(next);
             room -= next.len();
         }
-        self.progress.is_some_and(|progress| progress.all == self.words.len())
+        self.begun.is_some_and(|begun| begun.all == self.words.len())
     }
 
     /// Returns whether a key of that size can be copied; if not, [`clear`](Self::clear) makes room for it.
@@ -258,7 +258,7 @@ impl Copied {
 
     fn keep(&mut self, state: &State) -> Range<usize> {
         let words = state.words();
-        if let Some(Progress { given, .. }) = &mut self.progress {
+        if let Some(Begun { given, .. }) = &mut self.begun {
             *given += words.len();
             return *given - words.len()..*given;
         }
@@ -274,7 +274,7 @@ impl Copied {
         } else {
             self.states.truncate(states);
         }
-        self.progress = None;
+        self.begun = None;
     }
 
     pub(super) fn state_count(&self) -> usize {
